@@ -1,0 +1,77 @@
+//! Networks: configuration, tensor names, and the Plan that each records. One file a network; nothing here knows
+//! devices, stored dtypes or time.
+
+pub mod uvit;
+
+use crate::Result;
+use crate::plan::{Plan, TensorId};
+
+/// How many items one forward holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Batch {
+    /// Images that are being sampled.
+    pub images: usize,
+    /// Network items an image: 2 with guidance (conditional items first, then unconditional ones), else 1.
+    pub copies: usize,
+}
+
+impl Batch {
+    /// `images` items, no guidance.
+    pub fn plain(images: usize) -> Batch {
+        Batch { images, copies: 1 }
+    }
+
+    /// Items of the network.
+    pub fn items(self) -> usize {
+        self.images * self.copies
+    }
+}
+
+/// A recorded network with its inputs and output.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// What to compute.
+    pub plan: Plan,
+    /// `[images, channels, height, width]`: x_t.
+    pub latents: TensorId,
+    /// `[items]`: network times.
+    pub time: TensorId,
+    /// `[items]`: class labels, for class-conditional networks.
+    pub label: Option<TensorId>,
+    /// `[items, channels, height, width]`: the prediction.
+    pub out: TensorId,
+}
+
+/// A network that this build can run.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Network {
+    /// U-ViT, unconditional or class-conditional.
+    Uvit(uvit::Config),
+}
+
+impl Network {
+    /// Records the network for a batch.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED_MODEL` for a configuration that contradicts itself.
+    pub fn record(&self, batch: Batch) -> Result<Recording> {
+        match self {
+            Network::Uvit(config) => config.record(batch),
+        }
+    }
+
+    /// `[channels, height, width]` of one image or latent.
+    pub fn image_shape(&self) -> [usize; 3] {
+        match self {
+            Network::Uvit(c) => [c.in_chans, c.img_size, c.img_size],
+        }
+    }
+
+    /// Number of class labels, the null class included; 0 for unconditional networks.
+    pub fn classes(&self) -> usize {
+        match self {
+            Network::Uvit(c) => c.num_classes.max(0) as usize,
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Plan to Program: which operations one kernel computes together, and where tensors lie.
+
+use super::arena::{Interval, place};
+use super::program::*;
+use super::{Op, Plan, Role, TensorId};
+use crate::{Code, Error, Result};
+
+/// Lowers a Plan. Tensors named in `keep` stay readable after the run, which costs fusion and memory: for tests.
+///
+/// # Errors
+/// `INTERNAL` for an inconsistent Plan, `LIMIT_TOO_SMALL` if a tensor exceeds the largest binding.
+pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<Program> {
+    plan.validate()?;
+    let kept = |id: TensorId| {
+        let t = &plan.tensors[id.0];
+        t.role != Role::Scratch || keep.contains(&t.name.as_str())
+    };
+    let (kernels, time_embeddings) = fuse(plan, &kept);
+
+    let mut views: Vec<View> = plan
+        .tensors
+        .iter()
+        .map(|t| {
+            let dim = *t.shape.last().unwrap_or(&1);
+            let padded = t.shape.len() != 4 && t.role != Role::Indices;
+            let row_stride = if padded { dim.next_multiple_of(capabilities.row_align) } else { dim };
+            View { name: t.name.clone(), shape: t.shape.clone(), role: t.role, row_stride, place: Place::Nowhere }
+        })
+        .collect();
+
+    let mut program_io = 0;
+    let mut intervals = Vec::new();
+    for (i, view) in views.iter_mut().enumerate() {
+        let id = TensorId(i);
+        let uses = |k: &Kernel| k.writes() == id || k.reads().contains(&id);
+        let host_written = time_embeddings.iter().any(|&(_, out)| out == id);
+        let bytes = view.bytes().next_multiple_of(capabilities.offset_align);
+        if bytes > capabilities.max_binding {
+            return Err(Error::new(
+                Code::LimitTooSmall,
+                format!(
+                    "tensor {:?} {:?} needs {bytes} bytes in one binding; maxStorageBufferBindingSize is {}",
+                    view.name, view.shape, capabilities.max_binding
+                ),
+                "Generate fewer images at once, or use a device with larger limits",
+            ));
+        }
+        if view.role != Role::Scratch || host_written {
+            view.place = Place::Io(program_io);
+            program_io += bytes;
+        } else if let Some(first) = kernels.iter().position(uses) {
+            let last = if kept(id) { kernels.len() } else { kernels.iter().rposition(uses).unwrap_or(first) };
+            intervals.push(Interval { tensor: i, first, last, bytes });
+        }
+    }
+    let arena = place(&intervals, capabilities.max_binding);
+    for (interval, &(slab, offset)) in intervals.iter().zip(&arena.places) {
+        views[interval.tensor].place = Place::Arena { slab, offset };
+    }
+    Ok(Program {
+        views,
+        weights: plan.weights.clone(),
+        kernels,
+        time_embeddings,
+        io_bytes: program_io,
+        slab_bytes: arena.slab_bytes,
+        peak_live_bytes: arena.peak_live_bytes,
+    })
+}
+
+/// Walks the operations; an activation or addition that alone consumes a Linear's result joins its kernel.
+fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool) -> (Vec<Kernel>, Vec<(TensorId, TensorId)>) {
+    let mut kernels = Vec::new();
+    let mut time_embeddings = Vec::new();
+    let mut done = vec![false; plan.ops.len()];
+    let sole_reader = |id: TensorId| {
+        let mut readers = plan.ops.iter().enumerate().filter(|(_, op)| op.reads().contains(&id));
+        let first = readers.next()?;
+        (readers.next().is_none() && !kept(id)).then_some(first)
+    };
+    let written_before = |id: TensorId, i: usize| !plan.ops[i..].iter().any(|op| op.writes() == id);
+    for i in 0..plan.ops.len() {
+        if done[i] {
+            continue;
+        }
+        match plan.ops[i] {
+            Op::TimestepEmbedding { time, out } => time_embeddings.push((time, out)),
+            Op::Linear { x, skip, weight, bias, mut out } => {
+                let mut activation = Activation::None;
+                let mut residual = None;
+                if let Some((j, &Op::Gelu { out: next, .. })) = sole_reader(out) {
+                    (activation, out, done[j]) = (Activation::Gelu, next, true);
+                } else if let Some((j, &Op::Silu { out: next, .. })) = sole_reader(out) {
+                    (activation, out, done[j]) = (Activation::Silu, next, true);
+                }
+                if let Some((j, &Op::Add { a, b, out: next })) = sole_reader(out) {
+                    let other = if a == out { b } else { a };
+                    if other != out && written_before(other, i) {
+                        (residual, out, done[j]) = (Some(other), next, true);
+                    }
+                }
+                let shape = plan.shape(x);
+                kernels.push(Kernel::Matmul(Matmul {
+                    x,
+                    x2: skip,
+                    weight,
+                    bias,
+                    activation,
+                    residual,
+                    out,
+                    rows: shape[..shape.len() - 1].iter().product(),
+                    k: shape[shape.len() - 1],
+                    k2: skip.map_or(0, |s| plan.shape(s)[plan.shape(s).len() - 1]),
+                    n: plan.weights[weight.0].shape[0],
+                }));
+            }
+            ref op => kernels.push(single(plan, op)),
+        }
+    }
+    (kernels, time_embeddings)
+}
+
+/// The kernel of an operation on its own.
+fn single(plan: &Plan, op: &Op) -> Kernel {
+    match *op {
+        Op::TimestepEmbedding { .. } | Op::Linear { .. } => unreachable!("handled by fuse"),
+        Op::Gelu { x, out } => Kernel::Elementwise(Elementwise { a: x, b: None, activation: Activation::Gelu, out }),
+        Op::Silu { x, out } => Kernel::Elementwise(Elementwise { a: x, b: None, activation: Activation::Silu, out }),
+        Op::Add { a, b, out } => Kernel::Elementwise(Elementwise { a, b: Some(b), activation: Activation::None, out }),
+        Op::LayerNorm { x, weight, bias, eps, out } => {
+            let s = plan.shape(x);
+            let dim = s[s.len() - 1];
+            Kernel::LayerNorm(LayerNorm { x, weight, bias, eps, out, rows: s.iter().product::<usize>() / dim, dim })
+        }
+        Op::Attention { qkv, heads, out } => {
+            let s = plan.shape(out);
+            let head_dim = s[2] / heads;
+            Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim })
+        }
+        Op::Embedding { table, index, position, out, at } => {
+            let s = plan.shape(out);
+            Kernel::Embedding(Embedding { table, index, position, out, at, batch: s[0], tokens: s[1], dim: s[2] })
+        }
+        Op::PlaceTokens { x, position, out, at } => {
+            let s = plan.shape(out);
+            let count = plan.shape(x)[1];
+            Kernel::PlaceTokens(PlaceTokens { x, position, out, at, count, batch: s[0], tokens: s[1], dim: s[2] })
+        }
+        Op::PatchEmbed { image, weight, bias, position, patch, out, at } => {
+            let (s, image_shape) = (plan.shape(out), plan.shape(image));
+            Kernel::PatchEmbed(PatchEmbed {
+                image,
+                weight,
+                bias,
+                position,
+                out,
+                at,
+                patch,
+                batch: s[0],
+                images: image_shape[0],
+                channels: image_shape[1],
+                height: image_shape[2],
+                width: image_shape[3],
+                tokens: s[1],
+                dim: s[2],
+            })
+        }
+        Op::Unpatchify { x, patch, skip_tokens, out } => {
+            let s = plan.shape(out);
+            Kernel::Unpatchify(Unpatchify {
+                x,
+                out,
+                patch,
+                skip_tokens,
+                batch: s[0],
+                channels: s[1],
+                height: s[2],
+                width: s[3],
+                tokens: plan.shape(x)[1],
+            })
+        }
+        Op::Conv2d { x, weight, bias, out } => {
+            let (s, o) = (plan.shape(x), plan.shape(out));
+            Kernel::Conv2d(Conv2d {
+                x,
+                weight,
+                bias,
+                out,
+                batch: s[0],
+                in_channels: s[1],
+                out_channels: o[1],
+                height: s[2],
+                width: s[3],
+            })
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! The lowered form of a Plan: kernels with all their sizes, and where every tensor lies.
+
+use super::{Role, TensorId, Weight, WeightId};
+
+/// What an executor can do, as far as lowering cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Rows of tokens start at multiples of this many elements; the gap holds zeros. 4 for `vec4` loads.
+    pub row_align: usize,
+    /// Tensors start at multiples of this many bytes.
+    pub offset_align: usize,
+    /// The largest range one binding may have, in bytes.
+    pub max_binding: usize,
+}
+
+impl Capabilities {
+    /// The plain CPU: dense rows, no limits.
+    pub const CPU: Capabilities = Capabilities { row_align: 1, offset_align: 4, max_binding: usize::MAX };
+    /// Any WebGPU device, at the specification's default limits.
+    pub const WEBGPU: Capabilities = Capabilities { row_align: 4, offset_align: 256, max_binding: 128 << 20 };
+}
+
+/// Where a tensor lies. Offsets are in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Fused away or unused.
+    Nowhere,
+    /// In the buffer of inputs, outputs and persistent tensors.
+    Io(usize),
+    /// In slab `slab` of the arena.
+    Arena {
+        /// Which slab.
+        slab: usize,
+        /// Where in it.
+        offset: usize,
+    },
+}
+
+/// A tensor of a Program: its meaning and its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// As in the Plan.
+    pub name: String,
+    /// As in the Plan.
+    pub shape: Vec<usize>,
+    /// As in the Plan.
+    pub role: Role,
+    /// Elements from one row (last axis) to the next.
+    pub row_stride: usize,
+    /// Where it lies.
+    pub place: Place,
+}
+
+impl View {
+    /// How many rows (all axes but the last).
+    pub fn rows(&self) -> usize {
+        self.shape[..self.shape.len() - 1].iter().product()
+    }
+
+    /// Elements of one row.
+    pub fn dim(&self) -> usize {
+        self.shape[self.shape.len() - 1]
+    }
+
+    /// Elements without the gaps between rows.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes that it takes, gaps included.
+    pub fn bytes(&self) -> usize {
+        self.rows() * self.row_stride * 4
+    }
+}
+
+/// An activation fused into the kernel that feeds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// Identity.
+    None,
+    /// Exact GELU.
+    Gelu,
+    /// SiLU.
+    Silu,
+}
+
+/// `out = activation(cat(x, x2) W^T + bias) + residual`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matmul {
+    /// `[rows, k]`.
+    pub x: TensorId,
+    /// `[rows, k2]`: the second part of the input.
+    pub x2: Option<TensorId>,
+    /// `[n, k + k2]`.
+    pub weight: WeightId,
+    /// `[n]`.
+    pub bias: Option<WeightId>,
+    /// Applied before the residual.
+    pub activation: Activation,
+    /// `[rows, n]`.
+    pub residual: Option<TensorId>,
+    /// `[rows, n]`.
+    pub out: TensorId,
+    /// Batch times tokens.
+    pub rows: usize,
+    /// Input features of x.
+    pub k: usize,
+    /// Input features of x2, 0 without one.
+    pub k2: usize,
+    /// Output features.
+    pub n: usize,
+}
+
+/// See [`super::Op::LayerNorm`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct LayerNorm {
+    pub x: TensorId,
+    pub weight: WeightId,
+    pub bias: WeightId,
+    pub eps: f32,
+    pub out: TensorId,
+    pub rows: usize,
+    pub dim: usize,
+}
+
+/// See [`super::Op::Attention`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Attention {
+    pub qkv: TensorId,
+    pub out: TensorId,
+    pub batch: usize,
+    pub tokens: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+}
+
+/// `out = activation(a) + b`: what could not be fused.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Elementwise {
+    pub a: TensorId,
+    pub b: Option<TensorId>,
+    pub activation: Activation,
+    pub out: TensorId,
+}
+
+/// See [`super::Op::Embedding`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Embedding {
+    pub table: WeightId,
+    pub index: TensorId,
+    pub position: WeightId,
+    pub out: TensorId,
+    pub at: usize,
+    pub batch: usize,
+    pub tokens: usize,
+    pub dim: usize,
+}
+
+/// See [`super::Op::PlaceTokens`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct PlaceTokens {
+    pub x: TensorId,
+    pub position: WeightId,
+    pub out: TensorId,
+    pub at: usize,
+    pub count: usize,
+    pub batch: usize,
+    pub tokens: usize,
+    pub dim: usize,
+}
+
+/// See [`super::Op::PatchEmbed`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct PatchEmbed {
+    pub image: TensorId,
+    pub weight: WeightId,
+    pub bias: WeightId,
+    pub position: WeightId,
+    pub out: TensorId,
+    pub at: usize,
+    pub patch: usize,
+    pub batch: usize,
+    pub images: usize,
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+    pub tokens: usize,
+    pub dim: usize,
+}
+
+/// See [`super::Op::Unpatchify`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Unpatchify {
+    pub x: TensorId,
+    pub out: TensorId,
+    pub patch: usize,
+    pub skip_tokens: usize,
+    pub batch: usize,
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+    pub tokens: usize,
+}
+
+/// See [`super::Op::Conv2d`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Conv2d {
+    pub x: TensorId,
+    pub weight: WeightId,
+    pub bias: WeightId,
+    pub out: TensorId,
+    pub batch: usize,
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+/// One kernel launch.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Kernel {
+    Matmul(Matmul),
+    LayerNorm(LayerNorm),
+    Attention(Attention),
+    Elementwise(Elementwise),
+    Embedding(Embedding),
+    PlaceTokens(PlaceTokens),
+    PatchEmbed(PatchEmbed),
+    Unpatchify(Unpatchify),
+    Conv2d(Conv2d),
+}
+
+impl Kernel {
+    /// The kernel's file name in `shaders/`, `src/gpu/kernels/` and `src/cpu/`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Kernel::Matmul(_) => "matmul",
+            Kernel::LayerNorm(_) => "layer_norm",
+            Kernel::Attention(_) => "attention",
+            Kernel::Elementwise(_) => "elementwise",
+            Kernel::Embedding(_) => "embedding",
+            Kernel::PlaceTokens(_) => "place_tokens",
+            Kernel::PatchEmbed(_) => "patch_embed",
+            Kernel::Unpatchify(_) => "unpatchify",
+            Kernel::Conv2d(_) => "conv2d",
+        }
+    }
+
+    /// The tensors that it reads.
+    pub fn reads(&self) -> Vec<TensorId> {
+        match self {
+            Kernel::Matmul(m) => [Some(m.x), m.x2, m.residual].into_iter().flatten().collect(),
+            Kernel::LayerNorm(k) => vec![k.x],
+            Kernel::Attention(k) => vec![k.qkv],
+            Kernel::Elementwise(k) => [Some(k.a), k.b].into_iter().flatten().collect(),
+            Kernel::Embedding(k) => vec![k.index],
+            Kernel::PlaceTokens(k) => vec![k.x],
+            Kernel::PatchEmbed(k) => vec![k.image],
+            Kernel::Unpatchify(k) => vec![k.x],
+            Kernel::Conv2d(k) => vec![k.x],
+        }
+    }
+
+    /// The tensor that it writes.
+    pub fn writes(&self) -> TensorId {
+        match self {
+            Kernel::Matmul(k) => k.out,
+            Kernel::LayerNorm(k) => k.out,
+            Kernel::Attention(k) => k.out,
+            Kernel::Elementwise(k) => k.out,
+            Kernel::Embedding(k) => k.out,
+            Kernel::PlaceTokens(k) => k.out,
+            Kernel::PatchEmbed(k) => k.out,
+            Kernel::Unpatchify(k) => k.out,
+            Kernel::Conv2d(k) => k.out,
+        }
+    }
+}
+
+/// How to compute a Plan: what an executor runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Program {
+    /// By [`TensorId`].
+    pub views: Vec<View>,
+    /// By [`WeightId`].
+    pub weights: Vec<Weight>,
+    /// In order.
+    pub kernels: Vec<Kernel>,
+    /// `(time [batch], out [batch, 1, dim])`: filled by the host before a run.
+    pub time_embeddings: Vec<(TensorId, TensorId)>,
+    /// Bytes of the buffer of inputs, outputs and persistent tensors.
+    pub io_bytes: usize,
+    /// Bytes of each slab of the arena.
+    pub slab_bytes: Vec<usize>,
+    /// The largest sum of scratch bytes alive at one kernel: no arena can be smaller.
+    pub peak_live_bytes: usize,
+}
+
+impl Program {
+    /// A tensor's view.
+    pub fn view(&self, id: TensorId) -> &View {
+        &self.views[id.0]
+    }
+
+    /// The tensor of that name, if it has a place in memory.
+    pub fn find(&self, name: &str) -> Option<TensorId> {
+        self.views.iter().position(|v| !name.is_empty() && v.name == name && v.place != Place::Nowhere).map(TensorId)
+    }
+
+    /// Bytes of all activations: arena, inputs, outputs and persistent tensors.
+    pub fn activation_bytes(&self) -> usize {
+        self.io_bytes + self.slab_bytes.iter().sum::<usize>()
+    }
+}
