@@ -1,0 +1,47 @@
+//! `softmax(q k^T / sqrt(head_dim)) v` per head; the twin of `shaders/attention.wgsl`.
+
+/// qkv `[batch, tokens, 3, heads, head_dim]`, out `[batch, tokens, heads, head_dim]`.
+pub fn attention(qkv: &[f32], out: &mut [f32], batch: usize, tokens: usize, heads: usize, head_dim: usize) {
+    let dim = heads * head_dim;
+    let scale = 1.0 / (head_dim as f32).sqrt();
+    let mut weights = vec![0f32; tokens];
+    for b in 0..batch {
+        for h in 0..heads {
+            let at = |token: usize, part: usize| (b * tokens + token) * 3 * dim + part * dim + h * head_dim;
+            for i in 0..tokens {
+                let q = &qkv[at(i, 0)..][..head_dim];
+                let mut largest = f32::NEG_INFINITY;
+                for j in 0..tokens {
+                    let k = &qkv[at(j, 1)..][..head_dim];
+                    weights[j] = dot(q, k) * scale;
+                    largest = largest.max(weights[j]);
+                }
+                let mut sum = 0.0;
+                for w in &mut weights {
+                    *w = libm::expf(*w - largest);
+                    sum += *w;
+                }
+                let o = &mut out[(b * tokens + i) * dim + h * head_dim..][..head_dim];
+                o.fill(0.0);
+                for j in 0..tokens {
+                    let v = &qkv[at(j, 2)..][..head_dim];
+                    let w = weights[j] / sum;
+                    for d in 0..head_dim {
+                        o[d] += w * v[d];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The dot product of two vectors whose length is a multiple of 4, summed in four lanes.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; 4];
+    for (a, b) in a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0) {
+        for i in 0..4 {
+            lanes[i] += a[i] * b[i];
+        }
+    }
+    (lanes[0] + lanes[1]) + (lanes[2] + lanes[3])
+}

@@ -1,0 +1,19 @@
+//! Activations, and `out = activation(a) + b`; the twin of `shaders/elementwise.wgsl`.
+
+use crate::plan::Activation;
+
+/// One value through an activation. GELU is the exact one, `x/2 (1 + erf(x/sqrt 2))`.
+pub fn activate(activation: Activation, x: f32) -> f32 {
+    match activation {
+        Activation::None => x,
+        Activation::Gelu => 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2)),
+        Activation::Silu => x / (1.0 + libm::expf(-x)),
+    }
+}
+
+/// `out = activation(a) + b`, all of one length.
+pub fn elementwise(a: &[f32], b: Option<&[f32]>, activation: Activation, out: &mut [f32]) {
+    for i in 0..out.len() {
+        out[i] = activate(activation, a[i]) + b.map_or(0.0, |b| b[i]);
+    }
+}
