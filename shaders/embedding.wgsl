@@ -1,0 +1,30 @@
+// Token `at` of every item becomes table[index] + position[at]. One invocation computes one vec4.
+//
+// Template: WORKGROUP.
+
+struct Params {
+  batch: u32,
+  tokens: u32,
+  dim4: u32,
+  at: u32,
+  classes: u32,
+  unused_0: u32,
+  unused_1: u32,
+  unused_2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> table: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> index: array<u32>;
+@group(0) @binding(3) var<storage, read> position: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
+
+@compute @workgroup_size({WORKGROUP}, 1, 1)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= params.dim4) {
+    return;
+  }
+  let row = min(index[id.y], params.classes - 1u);
+  out[(id.y * params.tokens + params.at) * params.dim4 + id.x] =
+    table[row * params.dim4 + id.x] + position[params.at * params.dim4 + id.x];
+}

@@ -1,0 +1,43 @@
+// (x - mean) / sqrt(var + eps) weight + bias over rows, biased variance, two passes. One invocation computes one row;
+// rows are padded to whole vec4s with zeros, and so are weight and bias.
+//
+// Template: WORKGROUP.
+
+struct Params {
+  rows: u32,
+  dim: u32,
+  dim4: u32,
+  eps: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read_write> x: array<vec4f>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
+
+@compute @workgroup_size({WORKGROUP}, 1, 1)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  if (id.x >= params.rows) {
+    return;
+  }
+  let at = id.x * params.dim4;
+  let count = f32(params.dim);
+  let gap = f32(4u * params.dim4 - params.dim);
+  var total = vec4f();
+  for (var i = 0u; i < params.dim4; i = i + 1u) {
+    total = total + x[at + i];
+  }
+  let mean = (total.x + total.y + total.z + total.w) / count;
+  var squares = vec4f();
+  for (var i = 0u; i < params.dim4; i = i + 1u) {
+    let centred = x[at + i] - mean;
+    squares = squares + centred * centred;
+  }
+  // The padding's zeros each added mean^2.
+  let variance = (squares.x + squares.y + squares.z + squares.w - gap * mean * mean) / count;
+  let scale = 1.0 / sqrt(variance + params.eps);
+  for (var i = 0u; i < params.dim4; i = i + 1u) {
+    out[at + i] = (x[at + i] - mean) * scale * weight[i] + bias[i];
+  }
+}

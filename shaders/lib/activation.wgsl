@@ -1,0 +1,28 @@
+// Activations by number: 0 none, 1 GELU (exact, erf), 2 SiLU. The numbers are those of `Activation` on the host.
+
+// erf by the rational approximation of Eigen (MathFunctionsImpl.h, generic_fast_erf_float, 3.4), |error| < 4e-7.
+fn erf(a: vec4f) -> vec4f {
+  let x = clamp(a, vec4f(-4.0), vec4f(4.0));
+  let x2 = x * x;
+  var p = vec4f(-2.72614225801306e-10) * x2 + 2.77068142495902e-08;
+  p = p * x2 - 2.10102402082508e-06;
+  p = p * x2 - 5.69250639462346e-05;
+  p = p * x2 - 7.34990630326855e-04;
+  p = p * x2 - 2.95459980854025e-03;
+  p = p * x2 - 1.60960333262415e-02;
+  var q = vec4f(-1.45660718464996e-05) * x2 - 2.13374055278905e-04;
+  q = q * x2 - 1.68282697438203e-03;
+  q = q * x2 - 7.37332916720468e-03;
+  q = q * x2 - 1.42647390514189e-02;
+  return x * p / q;
+}
+
+fn activate(kind: u32, x: vec4f) -> vec4f {
+  if (kind == 1u) {
+    return 0.5 * x * (1.0 + erf(x * 0.70710678118654752));
+  }
+  if (kind == 2u) {
+    return x / (1.0 + exp(-x));
+  }
+  return x;
+}

@@ -1,0 +1,176 @@
+// out = activation(cat(x, x2) W^T + bias) + residual.
+//
+// One invocation computes ROWS rows x COLUMNS vec4 columns in registers: no workgroup memory, no barriers. Rows of x,
+// x2, residual and out are padded to whole vec4s with zeros. W lies in 4 x 4 blocks, [n / 4][k / 4]; column j of a
+// block holds the four outputs for input 4 k4 + j. Stored as
+//   f32  mat4x4f;  f16  8 words;  q8  vec4u, word j = column j as four int8;
+//   q4   vec2u, byte i of word 0 = row i, columns 0 (low nibble) and 1 (high), word 1 columns 2 and 3, each q + 8.
+// Scales: q8 one vec4 a block row (times 127), or with GROUPED (always for q4) one a block row and group.
+//
+// Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, ROWS, COLUMNS, WORKGROUP.
+//#include "lib/activation.wgsl"
+
+struct Params {
+  rows: u32,
+  n4: u32,         // vec4 columns of out
+  k4: u32,         // vec4 columns of x
+  k4_second: u32,  // vec4 columns of x2, 0 without one
+  group4: u32,     // vec4 columns a scale
+  groups: u32,     // scales a row
+  activation: u32,
+  flags: u32,      // 1: bias, 2: residual
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read_write> x_0: array<vec4f>;
+//#if WEIGHTS == f32
+@group(0) @binding(2) var<storage, read> weights: array<mat4x4f>;
+//#end
+//#if WEIGHTS == f16
+@group(0) @binding(2) var<storage, read> weights: array<vec4u>;
+//#end
+//#if WEIGHTS == q8
+@group(0) @binding(2) var<storage, read> weights: array<vec4u>;
+@group(0) @binding(3) var<storage, read> scales: array<vec4f>;
+//#end
+//#if WEIGHTS == q4
+@group(0) @binding(2) var<storage, read> weights: array<vec2u>;
+@group(0) @binding(3) var<storage, read> scales: array<vec4f>;
+//#end
+@group(0) @binding(4) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> residual: array<vec4f>;
+@group(0) @binding(6) var<storage, read_write> out: array<vec4f>;
+//#if SOURCES == 2
+@group(0) @binding(7) var<storage, read_write> x_1: array<vec4f>;
+//#end
+
+@compute @workgroup_size({WORKGROUP}, 1, 1)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let column = id.x * {COLUMNS}u;
+  let row = id.y * {ROWS}u;
+  if (column >= params.n4 || row >= params.rows) {
+    return;
+  }
+  let blocks = params.k4 + params.k4_second;
+//#for c in 0..COLUMNS
+  let column_{c} = min(column + {c}u, params.n4 - 1u);
+//#end
+//#for r in 0..ROWS
+  let row_{r} = min(row + {r}u, params.rows - 1u);
+//#for c in 0..COLUMNS
+  var sum_{r}_{c} = vec4f();
+//#end
+//#end
+
+//#for s in 0..SOURCES
+  {
+//#if s == 0
+    let first = 0u;
+    let k4 = params.k4;
+//#end
+//#if s == 1
+    let first = params.k4;
+    let k4 = params.k4_second;
+//#end
+//#for r in 0..ROWS
+    let x_at_{r} = row_{r} * k4;
+//#end
+//#for c in 0..COLUMNS
+    let w_at_{c} = column_{c} * blocks + first;
+//#end
+    var k = 0u;
+//#if GROUPED == 1
+    loop {
+      if (k >= k4) {
+        break;
+      }
+      let group = (first + k) / params.group4;
+      let end = min((group + 1u) * params.group4 - first, k4);
+//#for c in 0..COLUMNS
+      let scale_{c} = scales[column_{c} * params.groups + group];
+//#end
+//#end
+//#if GROUPED == 0
+      let end = k4;
+//#end
+      for (; k < end; k = k + 1u) {
+//#for c in 0..COLUMNS
+//#if WEIGHTS == f32
+        let b_{c} = weights[w_at_{c} + k];
+//#end
+//#if WEIGHTS == f16
+        let w_{c} = weights[2u * (w_at_{c} + k)];
+        let v_{c} = weights[2u * (w_at_{c} + k) + 1u];
+        let b_{c} = mat4x4f(
+          vec4f(unpack2x16float(w_{c}.x), unpack2x16float(w_{c}.y)),
+          vec4f(unpack2x16float(w_{c}.z), unpack2x16float(w_{c}.w)),
+          vec4f(unpack2x16float(v_{c}.x), unpack2x16float(v_{c}.y)),
+          vec4f(unpack2x16float(v_{c}.z), unpack2x16float(v_{c}.w)));
+//#end
+//#if WEIGHTS == q8
+        let w_{c} = weights[w_at_{c} + k];
+//#if GROUPED == 0
+        let b_{c} = mat4x4f(
+          unpack4x8snorm(w_{c}.x), unpack4x8snorm(w_{c}.y), unpack4x8snorm(w_{c}.z), unpack4x8snorm(w_{c}.w));
+//#end
+//#if GROUPED == 1
+        let b_{c} = mat4x4f(
+          unpack4x8snorm(w_{c}.x) * scale_{c}, unpack4x8snorm(w_{c}.y) * scale_{c},
+          unpack4x8snorm(w_{c}.z) * scale_{c}, unpack4x8snorm(w_{c}.w) * scale_{c});
+//#end
+//#end
+//#if WEIGHTS == q4
+        let w_{c} = weights[w_at_{c} + k];
+        let s_{c} = scale_{c} * (255.0 / 16.0);
+        let z_{c} = scale_{c} * 8.0;
+        let b_{c} = mat4x4f(
+          unpack4x8unorm((w_{c}.x & 0x0f0f0f0fu) << 4u) * s_{c} - z_{c},
+          unpack4x8unorm(w_{c}.x & 0xf0f0f0f0u) * s_{c} - z_{c},
+          unpack4x8unorm((w_{c}.y & 0x0f0f0f0fu) << 4u) * s_{c} - z_{c},
+          unpack4x8unorm(w_{c}.y & 0xf0f0f0f0u) * s_{c} - z_{c});
+//#end
+//#end
+//#for r in 0..ROWS
+        {
+          let a = x_{s}[x_at_{r} + k];
+//#for c in 0..COLUMNS
+          sum_{r}_{c} = sum_{r}_{c} + b_{c} * a;
+//#end
+        }
+//#end
+      }
+//#if GROUPED == 1
+    }
+//#end
+  }
+//#end
+
+//#for c in 0..COLUMNS
+  if (column + {c}u < params.n4) {
+//#if WEIGHTS == q8
+//#if GROUPED == 0
+    let scale = scales[column_{c}];
+//#end
+//#end
+    var offset = vec4f();
+    if ((params.flags & 1u) != 0u) {
+      offset = bias[column_{c}];
+    }
+//#for r in 0..ROWS
+    if (row + {r}u < params.rows) {
+      let at = row_{r} * params.n4 + column_{c};
+//#if WEIGHTS == q8
+//#if GROUPED == 0
+      sum_{r}_{c} = sum_{r}_{c} * scale;
+//#end
+//#end
+      var value = activate(params.activation, sum_{r}_{c} + offset);
+      if ((params.flags & 2u) != 0u) {
+        value = value + residual[at];
+      }
+      out[at] = value;
+    }
+//#end
+  }
+//#end
+}

@@ -1,0 +1,59 @@
+// Image patches to tokens: a convolution with kernel = stride = patch, plus bias and position. One invocation computes
+// four channels of PATCHES neighbouring patches. weight is [channels patch patch][dim / 4]; item b reads image
+// b mod images.
+//
+// Template: PATCHES, WORKGROUP.
+
+struct Params {
+  images: u32,
+  channels: u32,
+  height: u32,
+  width: u32,
+  patch_size: u32,
+  tokens: u32,
+  at: u32,
+  dim4: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read_write> image: array<f32>;
+@group(0) @binding(2) var<storage, read> weight: array<vec4f>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4f>;
+@group(0) @binding(4) var<storage, read> position: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> out: array<vec4f>;
+
+@compute @workgroup_size({WORKGROUP}, 1, 1)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let size = params.patch_size;
+  let columns = params.width / size;
+  let patches = columns * (params.height / size);
+  let first = id.y * {PATCHES}u;
+  if (id.x >= params.dim4 || first >= patches) {
+    return;
+  }
+  let plane = (id.z % params.images) * params.channels;
+//#for p in 0..PATCHES
+  let token_{p} = min(first + {p}u, patches - 1u);
+  let corner_{p} = (token_{p} / columns) * size * params.width + (token_{p} % columns) * size;
+  var sum_{p} = bias[id.x];
+//#end
+  var w_at = id.x;
+  for (var c = 0u; c < params.channels; c = c + 1u) {
+    for (var y = 0u; y < size; y = y + 1u) {
+      let line = ((plane + c) * params.height + y) * params.width;
+      for (var x = 0u; x < size; x = x + 1u) {
+        let w = weight[w_at];
+        w_at = w_at + params.dim4;
+//#for p in 0..PATCHES
+        sum_{p} = sum_{p} + w * image[line + corner_{p} + x];
+//#end
+      }
+    }
+  }
+//#for p in 0..PATCHES
+  if (first + {p}u < patches) {
+    let token = params.at + token_{p};
+    out[(id.z * params.tokens + token) * params.dim4 + id.x] = sum_{p} + position[token * params.dim4 + id.x];
+  }
+//#end
+}

@@ -1,0 +1,393 @@
+//! The thin backend under the kernels: buffers, pipelines, submissions, readback, and nothing of the networks. Kernels
+//! and the executor never see wgpu's types, so that a second implementation can take this file's place.
+
+use crate::{Code, Error, Result};
+use futures_channel::oneshot;
+use std::sync::{Arc, Mutex};
+
+/// A range of device memory that a kernel binds.
+#[derive(Clone, Copy)]
+pub struct Slice<'a> {
+    /// The buffer.
+    pub buffer: &'a Buffer,
+    /// First byte, a multiple of 256.
+    pub offset: usize,
+    /// Length in bytes.
+    pub bytes: usize,
+}
+
+/// Device memory.
+#[derive(Clone, Debug)]
+pub struct Buffer(wgpu::Buffer);
+
+impl Buffer {
+    /// Its size in bytes.
+    pub fn bytes(&self) -> usize {
+        self.0.size() as usize
+    }
+
+    /// All of it.
+    pub fn whole(&self) -> Slice<'_> {
+        Slice { buffer: self, offset: 0, bytes: self.bytes() }
+    }
+}
+
+/// A compiled kernel.
+#[derive(Clone, Debug)]
+pub struct Pipeline(wgpu::ComputePipeline);
+
+/// One kernel launch, ready to be recorded.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    pipeline: wgpu::ComputePipeline,
+    bindings: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+impl Dispatch {
+    /// Changes how many workgroups run.
+    pub fn set_workgroups(&mut self, workgroups: [u32; 3]) {
+        self.workgroups = workgroups;
+    }
+}
+
+/// What a buffer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// Read and written by kernels, written and read by the host.
+    Storage,
+    /// Parameters of kernels.
+    Uniform,
+}
+
+/// Who the adapter is.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Adapter {
+    /// The vendor, or the adapter's name natively.
+    pub vendor: String,
+    /// The architecture, or the driver natively.
+    pub architecture: String,
+    /// Anything else it says of itself.
+    pub description: String,
+    /// Whether it is a software adapter.
+    pub is_fallback_adapter: bool,
+}
+
+/// What happened to the device behind our back.
+#[derive(Default)]
+struct Events {
+    lost: Option<String>,
+    uncaptured: Option<String>,
+}
+
+/// An open device.
+pub struct Backend {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    adapter: Adapter,
+    limits: wgpu::Limits,
+    events: Arc<Mutex<Events>>,
+}
+
+impl Backend {
+    /// Opens the best adapter, with all the limits that it offers.
+    ///
+    /// # Errors
+    /// `NO_WEBGPU` if there is none, `LIMIT_TOO_SMALL` if it stays below WebGPU's default limits.
+    pub async fn open() -> Result<Backend> {
+        #[cfg(target_arch = "wasm32")]
+        super::browser::check_webgpu()?;
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let options = wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        };
+        let adapter = instance.request_adapter(&options).await.map_err(|e| {
+            Error::new(
+                Code::NoWebGpu,
+                format!("there is no GPU adapter ({e})"),
+                "Use a browser with WebGPU and a GPU driver that it supports, or device \"cpu\"",
+            )
+        })?;
+        let limits = adapter.limits();
+        check_limits(&limits)?;
+        let descriptor = wgpu::DeviceDescriptor { required_limits: limits.clone(), ..Default::default() };
+        let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| {
+            Error::new(Code::NoWebGpu, format!("the adapter opens no device ({e})"), "Use device \"cpu\"")
+        })?;
+        let info = adapter.get_info();
+        let events = Arc::new(Mutex::new(Events::default()));
+        let (on_lost, on_error) = (events.clone(), events.clone());
+        device.set_device_lost_callback(move |reason, message| {
+            if let Ok(mut events) = on_lost.lock() {
+                events.lost = Some(format!("{reason:?}: {message}"));
+            }
+        });
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            if let Ok(mut events) = on_error.lock() {
+                events.uncaptured.get_or_insert_with(|| error.to_string());
+            }
+        }));
+        let is_fallback_adapter = info.device_type == wgpu::DeviceType::Cpu;
+        #[cfg(target_arch = "wasm32")]
+        let adapter = super::browser::adapter(&device, is_fallback_adapter);
+        #[cfg(not(target_arch = "wasm32"))]
+        let adapter = Adapter {
+            vendor: info.name,
+            architecture: info.driver,
+            description: info.driver_info,
+            is_fallback_adapter,
+        };
+        Ok(Backend { device, queue, adapter, limits, events })
+    }
+
+    /// Who the adapter is.
+    pub fn adapter(&self) -> &Adapter {
+        &self.adapter
+    }
+
+    /// The largest range one binding may have, in bytes.
+    pub fn max_binding(&self) -> usize {
+        (self.limits.max_storage_buffer_binding_size).min(self.limits.max_buffer_size) as usize
+    }
+
+    /// Runs `work`, which creates objects on the device, and reports what went wrong with it.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`, or `code` for a validation error.
+    async fn guarded<T>(&self, what: &str, code: Code, work: impl FnOnce() -> T) -> Result<T> {
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let result = work();
+        if let Some(error) = memory.pop().await {
+            return Err(Error::new(
+                Code::OutOfMemory,
+                format!("{what}: {error}"),
+                "Close other pages that use the GPU, generate fewer images at once, or use device \"cpu\"",
+            ));
+        }
+        for scope in [validation, internal] {
+            if let Some(error) = scope.pop().await {
+                return Err(Error::new(
+                    code,
+                    format!("{what}: {error}"),
+                    "Use device \"cpu\", and report this adapter",
+                ));
+            }
+        }
+        Ok(result)
+    }
+
+    /// Device memory, zeroed.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub async fn buffer(&self, label: &str, bytes: usize, usage: Usage) -> Result<Buffer> {
+        let what = format!("{label} of {bytes} bytes");
+        self.guarded(&what, Code::OutOfMemory, || self.create(label, bytes, usage)).await
+    }
+
+    fn create(&self, label: &str, bytes: usize, usage: Usage) -> Buffer {
+        let usage = match usage {
+            Usage::Storage => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
+            Usage::Uniform => wgpu::BufferUsages::UNIFORM,
+        } | wgpu::BufferUsages::COPY_DST;
+        Buffer(self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size: bytes.max(16) as u64,
+            usage,
+            mapped_at_creation: false,
+        }))
+    }
+
+    /// Device memory with contents; a multiple of 4 bytes.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub async fn upload(&self, label: &str, contents: &[u8]) -> Result<Buffer> {
+        let buffer = self.buffer(label, contents.len(), Usage::Storage).await?;
+        self.write(&buffer, 0, contents);
+        Ok(buffer)
+    }
+
+    /// Overwrites part of a buffer before all later submissions.
+    pub fn write(&self, buffer: &Buffer, offset: usize, contents: &[u8]) {
+        self.queue.write_buffer(&buffer.0, offset as u64, contents);
+    }
+
+    /// Compiles a kernel.
+    ///
+    /// # Errors
+    /// `SHADER_FAILED` with the compiler's message.
+    pub async fn pipeline(&self, label: &str, wgsl: &str) -> Result<Pipeline> {
+        self.guarded(&format!("shader {label}"), Code::ShaderFailed, || {
+            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(label),
+                source: wgpu::ShaderSource::Wgsl(wgsl.into()),
+            });
+            Pipeline(self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(label),
+                layout: None,
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: Default::default(),
+                cache: None,
+            }))
+        })
+        .await
+    }
+
+    /// Binds ranges to a kernel.
+    pub fn dispatch(&self, pipeline: &Pipeline, bindings: &[(u32, Slice<'_>)], workgroups: [u32; 3]) -> Dispatch {
+        let entries: Vec<wgpu::BindGroupEntry<'_>> = bindings
+            .iter()
+            .map(|(binding, slice)| wgpu::BindGroupEntry {
+                binding: *binding,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &slice.buffer.0,
+                    offset: slice.offset as u64,
+                    size: std::num::NonZeroU64::new(slice.bytes as u64),
+                }),
+            })
+            .collect();
+        let bindings = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.0.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        Dispatch { pipeline: pipeline.0.clone(), bindings, workgroups }
+    }
+
+    /// Submits launches in order, in one compute pass.
+    pub fn submit<'a>(&self, dispatches: impl IntoIterator<Item = &'a Dispatch>) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for dispatch in dispatches {
+                let [x, y, z] = dispatch.workgroups;
+                pass.set_pipeline(&dispatch.pipeline);
+                pass.set_bind_group(0, &dispatch.bindings, &[]);
+                pass.dispatch_workgroups(x, y, z);
+            }
+        }
+        self.queue.submit([encoder.finish()]);
+    }
+
+    /// Waits until all submitted work is done.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`, or `INTERNAL` for a validation error of anything submitted.
+    pub async fn finished(&self) -> Result<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            let _ = sender.send(());
+        });
+        self.poll();
+        let answered = receiver.await.is_ok();
+        self.check()?;
+        if answered { Ok(()) } else { Err(lost("the device dropped its work")) }
+    }
+
+    /// Reads part of a buffer (offset and length multiples of 4).
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn read(&self, slice: Slice<'_>) -> Result<Vec<u8>> {
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size: slice.bytes as u64,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(&slice.buffer.0, slice.offset as u64, &staging, 0, slice.bytes as u64);
+        self.queue.submit([encoder.finish()]);
+        let (sender, receiver) = oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            let _ = sender.send(result);
+        });
+        self.poll();
+        let mapped = receiver.await;
+        self.check()?;
+        match mapped {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(lost(&format!("a readback failed ({error})"))),
+            Err(_) => return Err(lost("a readback was dropped")),
+        }
+        let view = staging.get_mapped_range(..).map_err(|e| lost(&format!("a readback failed ({e})")))?;
+        let bytes = view.to_vec();
+        drop(view);
+        staging.unmap();
+        Ok(bytes)
+    }
+
+    /// Natively somebody must drive the device; in browsers the event loop does.
+    fn poll(&self) {
+        #[cfg(not(target_arch = "wasm32"))]
+        let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
+    }
+
+    /// Whether the device still works.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`, or `INTERNAL` for an error that nobody waited for.
+    pub fn check(&self) -> Result<()> {
+        let events = self.events.lock().map_err(|_| Error::internal("the event log is poisoned"))?;
+        if let Some(reason) = &events.lost {
+            return Err(lost(reason));
+        }
+        match &events.uncaptured {
+            Some(error) => Err(Error::internal(format!("the GPU reported: {error}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.device.destroy();
+    }
+}
+
+fn lost(reason: &str) -> Error {
+    Error::new(
+        Code::DeviceLost,
+        format!("the GPU device was lost ({reason})"),
+        "Load the model again; if it happens again, use device \"cpu\"",
+    )
+}
+
+/// What the kernels need: WebGPU's default limits.
+fn check_limits(found: &wgpu::Limits) -> Result<()> {
+    let needed = wgpu::Limits::default();
+    for (name, needed, found) in [
+        (
+            "maxStorageBuffersPerShaderStage",
+            needed.max_storage_buffers_per_shader_stage as u64,
+            found.max_storage_buffers_per_shader_stage as u64,
+        ),
+        ("maxStorageBufferBindingSize", needed.max_storage_buffer_binding_size, found.max_storage_buffer_binding_size),
+        ("maxBufferSize", needed.max_buffer_size, found.max_buffer_size),
+        (
+            "maxComputeInvocationsPerWorkgroup",
+            needed.max_compute_invocations_per_workgroup as u64,
+            found.max_compute_invocations_per_workgroup as u64,
+        ),
+        (
+            "maxComputeWorkgroupsPerDimension",
+            needed.max_compute_workgroups_per_dimension as u64,
+            found.max_compute_workgroups_per_dimension as u64,
+        ),
+    ] {
+        if found < needed {
+            return Err(Error::new(
+                Code::LimitTooSmall,
+                format!("the adapter's {name} is {found}, {needed} is needed"),
+                "Use another adapter, or device \"cpu\"",
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! Owns the weights and one Program's memory and launches on a device. Everything is allocated, compiled and bound in
+//! [`Executor::prepare`]; running only writes parameters and submits.
+
+use super::backend::{Backend, Buffer, Dispatch, Pipeline, Slice, Usage};
+use super::kernels::{self, Binding, Launch, Variant, WeightLayouts};
+use super::pack::{Storage, pack};
+use crate::plan::{Capabilities, Place, Program, TensorId, Weight, WeightId};
+use crate::{Error, Result, weights};
+use std::collections::HashMap;
+
+/// Combinations that one submission can hold; each has its own parameters.
+const COMBINES: usize = 8;
+/// Uniform blocks start at multiples of this.
+const UNIFORM_ALIGN: usize = 256;
+
+struct DeviceWeight {
+    values: Buffer,
+    scales: Option<Buffer>,
+    storage: Storage,
+    group4: usize,
+    groups: usize,
+}
+
+/// A Program made ready: its memory and its launches.
+struct Prepared {
+    program: Program,
+    io: Buffer,
+    slabs: Vec<Buffer>,
+    uniforms: Buffer,
+    launches: Vec<Dispatch>,
+    combines: Vec<Dispatch>,
+}
+
+/// Runs Programs on a GPU.
+pub struct Executor {
+    backend: Backend,
+    weights: Vec<Option<DeviceWeight>>,
+    pipelines: HashMap<Variant, Pipeline>,
+    prepared: Option<Prepared>,
+    no_read: Buffer,
+    no_write: Buffer,
+    /// (tensors touched, workgroups) of combinations that are not submitted yet.
+    pending_combines: Vec<(Vec<TensorId>, u32)>,
+    dispatches: u64,
+}
+
+impl WeightLayouts for Vec<Option<DeviceWeight>> {
+    fn layout(&self, id: WeightId) -> (Storage, usize, usize) {
+        match &self[id.index()] {
+            Some(w) => (w.storage, w.group4, w.groups),
+            None => (Storage::F32, 0, 1),
+        }
+    }
+}
+
+impl Executor {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// As [`Backend::open`].
+    pub async fn open() -> Result<Executor> {
+        let backend = Backend::open().await?;
+        let no_read = backend.buffer("nothing to read", 16, Usage::Storage).await?;
+        let no_write = backend.buffer("nothing to write", 16, Usage::Storage).await?;
+        Ok(Executor {
+            backend,
+            weights: Vec::new(),
+            pipelines: HashMap::new(),
+            prepared: None,
+            no_read,
+            no_write,
+            pending_combines: Vec::new(),
+            dispatches: 0,
+        })
+    }
+
+    /// The device.
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// What Programs for this executor are lowered with.
+    pub fn capabilities(&self) -> Capabilities {
+        Capabilities { max_binding: self.backend.max_binding(), ..Capabilities::WEBGPU }
+    }
+
+    /// Kernel launches submitted so far.
+    pub fn dispatches(&self) -> u64 {
+        self.dispatches
+    }
+
+    /// Takes a weight: packs it and uploads it.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub async fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
+        let packed = pack(weight, tensor);
+        let values = self.backend.upload(&weight.name, &packed.values).await?;
+        let scales = match packed.scales.is_empty() {
+            true => None,
+            false => Some(self.backend.upload(&format!("{}.scale", weight.name), &packed.scales).await?),
+        };
+        if self.weights.len() <= id.index() {
+            self.weights.resize_with(id.index() + 1, || None);
+        }
+        let (storage, group4, groups) = (packed.storage, packed.group4, packed.groups);
+        self.weights[id.index()] = Some(DeviceWeight { values, scales, storage, group4, groups });
+        Ok(())
+    }
+
+    /// Makes `program` the one that runs: memory, pipelines, bindings.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`, `SHADER_FAILED`.
+    pub async fn prepare(&mut self, program: Program) -> Result<()> {
+        self.prepared = None;
+        let io = self.backend.buffer("inputs and outputs", program.io_bytes, Usage::Storage).await?;
+        let mut slabs = Vec::with_capacity(program.slab_bytes.len());
+        for &bytes in &program.slab_bytes {
+            slabs.push(self.backend.buffer("arena", bytes, Usage::Storage).await?);
+        }
+        let blocks = program.kernels.len() + COMBINES;
+        let uniforms = self.backend.buffer("parameters", blocks * UNIFORM_ALIGN, Usage::Uniform).await?;
+        let mut params = vec![0u8; program.kernels.len() * UNIFORM_ALIGN];
+        let mut prepared = Prepared { program, io, slabs, uniforms, launches: Vec::new(), combines: Vec::new() };
+        for i in 0..prepared.program.kernels.len() {
+            let launch = kernels::launch(&prepared.program.kernels[i], &prepared.program, &self.weights);
+            params[i * UNIFORM_ALIGN..][..launch.params.len()].copy_from_slice(&launch.params);
+            let dispatch = self.bind(&prepared, i, &launch).await?;
+            prepared.launches.push(dispatch);
+        }
+        self.backend.write(&prepared.uniforms, 0, &params);
+        let combine = kernels::combine(0, prepared.program.io_bytes / 4, &[], None);
+        for i in 0..COMBINES {
+            let dispatch = self.bind(&prepared, prepared.program.kernels.len() + i, &combine).await?;
+            prepared.combines.push(dispatch);
+        }
+        self.prepared = Some(prepared);
+        self.backend.check()
+    }
+
+    async fn bind(&mut self, prepared: &Prepared, block: usize, launch: &Launch) -> Result<Dispatch> {
+        if !self.pipelines.contains_key(&launch.variant) {
+            let pipeline = self.backend.pipeline(&launch.variant.label(), &launch.variant.wgsl()?).await?;
+            self.pipelines.insert(launch.variant.clone(), pipeline);
+        }
+        let params = Slice { buffer: &prepared.uniforms, offset: block * UNIFORM_ALIGN, bytes: launch.params.len() };
+        let mut bindings = vec![(0, params)];
+        for &(slot, binding) in &launch.bindings {
+            bindings.push((slot, self.slice(prepared, binding)?));
+        }
+        Ok(self.backend.dispatch(&self.pipelines[&launch.variant], &bindings, launch.workgroups))
+    }
+
+    fn slice<'a>(&'a self, prepared: &'a Prepared, binding: Binding) -> Result<Slice<'a>> {
+        let weight = |id: WeightId| {
+            self.weights.get(id.index()).and_then(Option::as_ref).ok_or_else(|| {
+                Error::internal(format!("weight {:?} is not loaded", prepared.program.weights[id.index()].name))
+            })
+        };
+        Ok(match binding {
+            Binding::Tensor(id) => place(prepared, id)?,
+            Binding::Weight(id) => weight(id)?.values.whole(),
+            Binding::Scales(id) => {
+                weight(id)?.scales.as_ref().ok_or_else(|| Error::internal("a weight has no scales"))?.whole()
+            }
+            Binding::NoRead => self.no_read.whole(),
+            Binding::NoWrite => self.no_write.whole(),
+            Binding::Io => prepared.io.whole(),
+        })
+    }
+
+    fn prepared(&self) -> Result<&Prepared> {
+        self.prepared.as_ref().ok_or_else(|| Error::internal("no program is prepared"))
+    }
+
+    /// The Program that runs.
+    pub fn program(&self) -> Result<&Program> {
+        Ok(&self.prepared()?.program)
+    }
+
+    /// Bytes that were allocated for activations.
+    pub fn activation_bytes(&self) -> usize {
+        self.prepared.as_ref().map_or(0, |p| p.io.bytes() + p.slabs.iter().map(Buffer::bytes).sum::<usize>())
+    }
+
+    /// Writes a tensor (dense values) before all later runs and combinations, after all earlier ones.
+    pub fn write(&mut self, id: TensorId, values: &[f32]) -> Result<()> {
+        // A write overtakes what is queued but not submitted.
+        if self.pending_combines.iter().any(|(touched, _)| touched.contains(&id)) {
+            self.flush()?;
+        }
+        let prepared = self.prepared()?;
+        let view = prepared.program.view(id);
+        if view.elements() != values.len() {
+            return Err(Error::internal(format!("wrote {} values into {:?}", values.len(), view.shape)));
+        }
+        let target = place(prepared, id)?;
+        if view.row_stride == view.dim() {
+            self.backend.write(target.buffer, target.offset, bytemuck::cast_slice(values));
+        } else {
+            let mut padded = vec![0f32; view.rows() * view.row_stride];
+            for (to, from) in padded.chunks_mut(view.row_stride).zip(values.chunks(view.dim())) {
+                to[..from.len()].copy_from_slice(from);
+            }
+            self.backend.write(target.buffer, target.offset, bytemuck::cast_slice(&padded));
+        }
+        Ok(())
+    }
+
+    /// Writes a tensor of indices before all later runs.
+    pub fn write_indices(&mut self, id: TensorId, values: &[u32]) -> Result<()> {
+        let target = place(self.prepared()?, id)?;
+        self.backend.write(target.buffer, target.offset, bytemuck::cast_slice(values));
+        Ok(())
+    }
+
+    /// Reads a tensor (dense values) after all submitted work.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn read(&mut self, id: TensorId) -> Result<Vec<f32>> {
+        self.flush()?;
+        let prepared = self.prepared()?;
+        let view = prepared.program.view(id);
+        let bytes = self.backend.read(place(prepared, id)?).await?;
+        let values: &[f32] = bytemuck::cast_slice(&bytes);
+        Ok(values.chunks(view.row_stride).take(view.rows()).flat_map(|row| &row[..view.dim()]).copied().collect())
+    }
+
+    /// Queues `out = clip(sum of coefficient * tensor)` over the first `elements` of tensors in the io buffer; `terms`
+    /// are (tensor, first element, coefficient). Runs before the next `run` or `read`.
+    pub fn combine(
+        &mut self,
+        out: TensorId,
+        elements: usize,
+        terms: &[(TensorId, usize, f32)],
+        clip: Option<(f32, f32)>,
+    ) -> Result<()> {
+        if self.pending_combines.len() == COMBINES {
+            self.flush()?;
+        }
+        let prepared = self.prepared()?;
+        let first = |id: TensorId| match prepared.program.view(id).place {
+            Place::Io(offset) => Ok(offset / 4),
+            _ => Err(Error::internal("samplers combine inputs, outputs and persistent tensors only")),
+        };
+        let mut sources = Vec::with_capacity(terms.len());
+        for &(id, at, coefficient) in terms {
+            sources.push((first(id)? + at, coefficient));
+        }
+        let launch = kernels::combine(first(out)?, elements, &sources, clip);
+        let block = prepared.program.kernels.len() + self.pending_combines.len();
+        self.backend.write(&prepared.uniforms, block * UNIFORM_ALIGN, &launch.params);
+        let touched = terms.iter().map(|&(id, ..)| id).chain([out]).collect();
+        self.pending_combines.push((touched, launch.workgroups[0]));
+        Ok(())
+    }
+
+    /// Submits queued combinations.
+    fn flush(&mut self) -> Result<()> {
+        self.submit(0, 0)
+    }
+
+    fn submit(&mut self, from: usize, to: usize) -> Result<()> {
+        let combines = std::mem::take(&mut self.pending_combines);
+        if combines.is_empty() && from == to {
+            return Ok(());
+        }
+        let prepared = self.prepared.as_mut().ok_or_else(|| Error::internal("no program is prepared"))?;
+        for (dispatch, &(_, workgroups)) in prepared.combines.iter_mut().zip(&combines) {
+            dispatch.set_workgroups([workgroups, 1, 1]);
+        }
+        self.backend.submit(prepared.combines[..combines.len()].iter().chain(&prepared.launches[from..to]));
+        self.dispatches += (combines.len() + to - from) as u64;
+        Ok(())
+    }
+
+    /// Submits kernels from `from` until `budget` multiply-adds are spent or the Program ends; returns the next kernel.
+    pub fn run(&mut self, from: usize, budget: u64) -> Result<usize> {
+        self.backend.check()?;
+        let kernels = &self.prepared()?.program.kernels;
+        let mut spent = 0;
+        let mut next = from;
+        while next < kernels.len() && (next == from || spent < budget) {
+            spent += kernels[next].cost().multiply_adds;
+            next += 1;
+        }
+        self.submit(from, next)?;
+        Ok(next)
+    }
+
+    /// Waits for all submitted work.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn finished(&mut self) -> Result<()> {
+        self.flush()?;
+        self.backend.finished().await
+    }
+}
+
+fn place(prepared: &Prepared, id: TensorId) -> Result<Slice<'_>> {
+    let view = prepared.program.view(id);
+    // A binding's length must hold whole vec4s; the gap belongs to this tensor, since places are 256-byte aligned.
+    let bytes = view.bytes().next_multiple_of(16);
+    match view.place {
+        Place::Io(offset) => Ok(Slice { buffer: &prepared.io, offset, bytes }),
+        Place::Arena { slab, offset } => Ok(Slice { buffer: &prepared.slabs[slab], offset, bytes }),
+        Place::Nowhere => Err(Error::internal(format!("tensor {:?} has no place", view.name))),
+    }
+}

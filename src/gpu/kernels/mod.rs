@@ -1,0 +1,131 @@
+//! Each kernel's variants, parameters, bindings and dispatch shape: everything between a Program and its shader.
+//! This is the one registry: [`launch`] names every kernel, [`variants`] every shader text that can be compiled.
+
+mod attention;
+mod combine;
+mod conv2d;
+mod elementwise;
+mod embedding;
+mod layer_norm;
+mod matmul;
+mod patch_embed;
+mod place_tokens;
+mod unpatchify;
+
+pub use combine::{MAX_COMBINE_TERMS, combine};
+
+use super::pack::Storage;
+use super::template::{Variables, expand};
+use crate::Result;
+use crate::plan::{Kernel, Program, TensorId, WeightId};
+
+/// One shader text: a file of `shaders/` and the values of its template's variables.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Variant {
+    /// The file's name without ending.
+    pub kernel: &'static str,
+    /// Template variables.
+    pub variables: Variables,
+}
+
+impl Variant {
+    /// The WGSL text.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the template is wrong.
+    pub fn wgsl(&self) -> Result<String> {
+        let source = match self.kernel {
+            "attention" => include_str!("../../../shaders/attention.wgsl"),
+            "combine" => include_str!("../../../shaders/combine.wgsl"),
+            "conv2d" => include_str!("../../../shaders/conv2d.wgsl"),
+            "elementwise" => include_str!("../../../shaders/elementwise.wgsl"),
+            "embedding" => include_str!("../../../shaders/embedding.wgsl"),
+            "layer_norm" => include_str!("../../../shaders/layer_norm.wgsl"),
+            "matmul" => include_str!("../../../shaders/matmul.wgsl"),
+            "patch_embed" => include_str!("../../../shaders/patch_embed.wgsl"),
+            "place_tokens" => include_str!("../../../shaders/place_tokens.wgsl"),
+            "unpatchify" => include_str!("../../../shaders/unpatchify.wgsl"),
+            other => return Err(crate::Error::internal(format!("there is no shader {other}"))),
+        };
+        expand(source, &self.variables)
+    }
+
+    /// The kernel and its variables, for messages.
+    pub fn label(&self) -> String {
+        let values: Vec<String> = self.variables.iter().map(|(n, v)| format!("{n}={v}")).collect();
+        format!("{} {}", self.kernel, values.join(" "))
+    }
+}
+
+/// What a kernel binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// A tensor.
+    Tensor(TensorId),
+    /// A weight's values.
+    Weight(WeightId),
+    /// A weight's scales.
+    Scales(WeightId),
+    /// Nothing: the shader declares a read-only binding that this launch does not read.
+    NoRead,
+    /// Nothing: the shader declares a writable binding that this launch does not touch.
+    NoWrite,
+    /// The whole buffer of inputs, outputs and persistent tensors.
+    Io,
+}
+
+/// One launch: which shader, with which parameters, on what, how many workgroups.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Which shader.
+    pub variant: Variant,
+    /// The uniform block, binding 0.
+    pub params: Vec<u8>,
+    /// All other bindings.
+    pub bindings: Vec<(u32, Binding)>,
+    /// Workgroups in x, y, z.
+    pub workgroups: [u32; 3],
+}
+
+/// How the weights of a model lie on the device.
+pub trait WeightLayouts {
+    /// (storage, vec4 columns a scale, scales a row).
+    fn layout(&self, id: WeightId) -> (Storage, usize, usize);
+}
+
+/// The launch of any kernel.
+pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts) -> Launch {
+    match kernel {
+        Kernel::Matmul(k) => matmul::launch(k, weights),
+        Kernel::LayerNorm(k) => layer_norm::launch(k, program),
+        Kernel::Attention(k) => attention::launch(k),
+        Kernel::Elementwise(k) => elementwise::launch(k, program),
+        Kernel::Embedding(k) => embedding::launch(k, program),
+        Kernel::PlaceTokens(k) => place_tokens::launch(k),
+        Kernel::PatchEmbed(k) => patch_embed::launch(k),
+        Kernel::Unpatchify(k) => unpatchify::launch(k, program),
+        Kernel::Conv2d(k) => conv2d::launch(k),
+    }
+}
+
+/// Every shader text that a launch can ask for; head dims by example.
+pub fn variants() -> Vec<Variant> {
+    let mut all = vec![
+        combine::variant(),
+        conv2d::variant(),
+        embedding::variant(),
+        layer_norm::variant(),
+        patch_embed::variant(),
+        place_tokens::variant(),
+        unpatchify::variant(),
+    ];
+    all.extend((1..=32).map(|head_dim4| attention::variant(4 * head_dim4)));
+    all.extend([1, 2].map(elementwise::variant));
+    all.extend(matmul::variants());
+    all
+}
+
+/// Workgroups that cover `count` items, `each` a workgroup.
+fn groups(count: usize, each: usize) -> u32 {
+    count.div_ceil(each) as u32
+}

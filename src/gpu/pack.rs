@@ -1,0 +1,153 @@
+//! Weights in the layouts that the shaders read, made at load from the stored form.
+
+use crate::plan::{Weight, WeightUse};
+use crate::weights::{Data, Tensor};
+
+/// How a matrix's values lie on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// 4 x 4 blocks of f32.
+    F32,
+    /// 4 x 4 blocks of f16.
+    F16,
+    /// 4 x 4 blocks of int8.
+    Q8,
+    /// 4 x 4 blocks of int4.
+    Q4,
+}
+
+impl Storage {
+    /// Its name in the shader's template.
+    pub fn name(self) -> &'static str {
+        match self {
+            Storage::F32 => "f32",
+            Storage::F16 => "f16",
+            Storage::Q8 => "q8",
+            Storage::Q4 => "q4",
+        }
+    }
+}
+
+/// A weight in device layout.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    /// The values.
+    pub values: Vec<u8>,
+    /// `[n / 4][groups]` vec4s, empty for floats.
+    pub scales: Vec<u8>,
+    /// How `values` lie; matrices only.
+    pub storage: Storage,
+    /// vec4 columns a scale; all of a row if there is one scale a row.
+    pub group4: usize,
+    /// Scales a row.
+    pub groups: usize,
+}
+
+/// Packs a weight for the way it is read.
+pub fn pack(weight: &Weight, tensor: &Tensor) -> Packed {
+    let plain = |values: Vec<f32>| Packed {
+        values: bytemuck::cast_slice(&padded(values)).to_vec(),
+        scales: Vec::new(),
+        storage: Storage::F32,
+        group4: 0,
+        groups: 1,
+    };
+    let rows = weight.shape[0];
+    let columns = weight.shape[1..].iter().product::<usize>();
+    match weight.usage {
+        WeightUse::Floats => plain(tensor.to_f32()),
+        WeightUse::PatchKernel => plain(crate::cpu::transpose(&tensor.to_f32(), rows, columns)),
+        WeightUse::Matrix => matrix(tensor, rows, columns),
+    }
+}
+
+/// Fills up to a whole number of vec4s.
+fn padded(mut values: Vec<f32>) -> Vec<f32> {
+    values.resize(values.len().next_multiple_of(4).max(4), 0.0);
+    values
+}
+
+fn matrix(tensor: &Tensor, rows: usize, columns: usize) -> Packed {
+    let k4 = columns.div_ceil(4);
+    match &tensor.data {
+        Data::F32(v) => Packed {
+            values: bytemuck::cast_slice(&blocks(rows, columns, |r, c| v[r * columns + c])).to_vec(),
+            scales: Vec::new(),
+            storage: Storage::F32,
+            group4: k4,
+            groups: 1,
+        },
+        Data::F16(v) => Packed {
+            values: bytemuck::cast_slice(&blocks(rows, columns, |r, c| v[r * columns + c].to_bits())).to_vec(),
+            scales: Vec::new(),
+            storage: Storage::F16,
+            group4: k4,
+            groups: 1,
+        },
+        Data::Q8 { values, scales, group } => {
+            let (group4, groups) = if *group == 0 { (k4, 1) } else { (group / 4, columns.div_ceil(*group)) };
+            Packed {
+                values: bytemuck::cast_slice(&blocks(rows, columns, |r, c| values[r * columns + c])).to_vec(),
+                scales: pack_scales(rows, groups, |r, g| 127.0 * scales[r * groups + g]),
+                storage: Storage::Q8,
+                group4,
+                groups,
+            }
+        }
+        Data::Q4 { values, scales, group } => {
+            let groups = columns.div_ceil(*group);
+            let row_bytes = columns.div_ceil(2);
+            // Nibbles as q + 8; outside the matrix too, where q is 0.
+            let nibble = |r: usize, c: usize| {
+                if r >= rows || c >= columns {
+                    return 8;
+                }
+                ((values[r * row_bytes + c / 2] >> (4 * (c % 2))) & 15) ^ 8
+            };
+            let mut packed = Vec::with_capacity(rows.div_ceil(4) * k4 * 8);
+            for n4 in 0..rows.div_ceil(4) {
+                for k in 0..k4 {
+                    for pair in 0..2 {
+                        for r in 0..4 {
+                            let low = nibble(4 * n4 + r, 4 * k + 2 * pair);
+                            packed.push(low | nibble(4 * n4 + r, 4 * k + 2 * pair + 1) << 4);
+                        }
+                    }
+                }
+            }
+            Packed {
+                values: packed,
+                scales: pack_scales(rows, groups, |r, g| scales[r * groups + g].to_f32()),
+                storage: Storage::Q4,
+                group4: group / 4,
+                groups,
+            }
+        }
+    }
+}
+
+/// `[n / 4][k / 4]` blocks, each `[4 columns][4 rows]`, zeros outside the matrix.
+fn blocks<T: Copy + Default>(rows: usize, columns: usize, at: impl Fn(usize, usize) -> T) -> Vec<T> {
+    let mut out = Vec::with_capacity(rows.next_multiple_of(4) * columns.next_multiple_of(4));
+    for n4 in 0..rows.div_ceil(4) {
+        for k4 in 0..columns.div_ceil(4) {
+            for c in 4 * k4..4 * k4 + 4 {
+                for r in 4 * n4..4 * n4 + 4 {
+                    out.push(if r < rows && c < columns { at(r, c) } else { T::default() });
+                }
+            }
+        }
+    }
+    out
+}
+
+/// `[n / 4][groups][4 rows]`.
+fn pack_scales(rows: usize, groups: usize, at: impl Fn(usize, usize) -> f32) -> Vec<u8> {
+    let mut out: Vec<f32> = Vec::with_capacity(rows.next_multiple_of(4) * groups);
+    for n4 in 0..rows.div_ceil(4) {
+        for g in 0..groups {
+            out.extend((4 * n4..4 * n4 + 4).map(|r| if r < rows { at(r, g) } else { 0.0 }));
+        }
+    }
+    bytemuck::cast_slice(&out).to_vec()
+}
