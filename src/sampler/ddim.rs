@@ -1,0 +1,170 @@
+//! DDIM (arXiv:2010.02502, equation 12): x_0 and the noise are read from the network's output and put together again at
+//! the next, lower noise level; `eta` replaces part of the noise by fresh noise (1: DDPM). [`DiffusersDdim`] follows
+//! diffusers 0.42.1 scheduling_ddim.py; [`continuous`] is the same update on an even grid of continuous times.
+
+use super::builder::Builder;
+use super::schedule::{NoiseLevel, rescale_zero_terminal_snr, time_grid};
+use super::timesteps::TimestepSpacing;
+use super::{Prediction, Recipe, Schedule, Slot};
+use crate::error::{Code, Error, Result};
+
+/// One step, from one noise level to the next.
+struct Move {
+    network_time: f64,
+    from: NoiseLevel,
+    to: NoiseLevel,
+}
+
+/// What a step does, apart from where.
+struct Update {
+    prediction: Prediction,
+    /// Bound of |x_0|.
+    clip: Option<f64>,
+    /// The noise is recomputed from the clipped x_0.
+    use_clipped_model_output: bool,
+    eta: f64,
+}
+
+/// DDIM on an even grid of times from `t_max` to `t_min`; the network is handed `time_scale` t. With `clip_x0` the x_0
+/// estimates are clipped to \[-1, 1\]; the noise is not recomputed from them, as in diffusers.
+pub fn continuous(
+    schedule: &Schedule,
+    prediction: Prediction,
+    steps: usize,
+    t_max: f64,
+    t_min: f64,
+    time_scale: f64,
+    clip_x0: bool,
+    eta: f64,
+) -> Result<Recipe> {
+    let curve = schedule.curve()?;
+    let moves: Vec<Move> = time_grid(t_max, t_min, steps)
+        .windows(2)
+        .map(|t| Move { network_time: time_scale * t[0], from: curve.level(t[0]), to: curve.level(t[1]) })
+        .collect();
+    compile(&moves, &Update { prediction, clip: clip_x0.then_some(1.0), use_clipped_model_output: false, eta })
+}
+
+/// diffusers' DDIMScheduler; the fields are its arguments (and `step`'s).
+#[derive(Clone, Debug, PartialEq)]
+pub struct DiffusersDdim {
+    /// Must be discrete.
+    pub schedule: Schedule,
+    /// How often the network runs.
+    pub steps: usize,
+    /// What the network predicts.
+    pub prediction: Prediction,
+    /// Which training steps are visited.
+    pub timestep_spacing: TimestepSpacing,
+    /// Added to the times of leading spacing.
+    pub steps_offset: usize,
+    /// x_0 is clipped to plus and minus this (`clip_sample`, `clip_sample_range`).
+    pub clip_sample: Option<f64>,
+    /// The last step ends without noise, not at the first training step.
+    pub set_alpha_to_one: bool,
+    /// The last training step is made pure noise.
+    pub rescale_betas_zero_snr: bool,
+    /// 0: deterministic, 1: as much fresh noise as DDPM.
+    pub eta: f64,
+    /// The noise is recomputed from the clipped x_0.
+    pub use_clipped_model_output: bool,
+}
+
+impl DiffusersDdim {
+    /// With diffusers' defaults.
+    pub fn new(schedule: Schedule, prediction: Prediction, steps: usize) -> DiffusersDdim {
+        DiffusersDdim {
+            schedule,
+            steps,
+            prediction,
+            timestep_spacing: TimestepSpacing::Leading,
+            steps_offset: 0,
+            clip_sample: Some(1.0),
+            set_alpha_to_one: true,
+            rescale_betas_zero_snr: false,
+            eta: 0.0,
+            use_clipped_model_output: false,
+        }
+    }
+
+    /// The steps to execute.
+    pub fn recipe(&self) -> Result<Recipe> {
+        let mut alphas_cumprod = self.schedule.alphas_cumprod()?;
+        if self.rescale_betas_zero_snr {
+            rescale_zero_terminal_snr(&mut alphas_cumprod);
+        }
+        let train_steps = alphas_cumprod.len();
+        let times = self.timestep_spacing.ddim(train_steps, self.steps, self.steps_offset)?;
+        let end = if self.set_alpha_to_one { 1.0 } else { alphas_cumprod[0] };
+        let moves: Vec<Move> = times
+            .iter()
+            .map(|&t| Move {
+                network_time: t as f64,
+                from: NoiseLevel::from_alphas_cumprod(alphas_cumprod[t]),
+                // Always one stride down, also where the spacing's own neighbour lies elsewhere.
+                to: NoiseLevel::from_alphas_cumprod(
+                    t.checked_sub(train_steps / self.steps).map_or(end, |previous| alphas_cumprod[previous]),
+                ),
+            })
+            .collect();
+        compile(
+            &moves,
+            &Update {
+                prediction: self.prediction,
+                clip: self.clip_sample,
+                use_clipped_model_output: self.use_clipped_model_output,
+                eta: self.eta,
+            },
+        )
+    }
+}
+
+const X0: Slot = Slot::Scratch(0);
+const FRESH: Slot = Slot::Scratch(1);
+
+/// One step a move: x = alpha_s x_0 + sqrt(sigma_s^2 - std^2) noise + std z,
+/// std = eta sqrt(sigma_s^2 / sigma_t^2 (1 - alpha_t^2 / alpha_s^2)), from t to s.
+fn compile(moves: &[Move], update: &Update) -> Result<Recipe> {
+    if !(0.0..=1.0).contains(&update.eta) {
+        return Err(Error::new(Code::InvalidArgument, format!("eta is {}", update.eta), "Give a number from 0 to 1"));
+    }
+    let clip = update.clip.map(|bound| (-bound, bound));
+    let mut recipe = Builder::default();
+    for &Move { network_time, from: t, to: s } in moves {
+        let x0 = update.prediction.x0(t.alpha_t, t.sigma_t);
+        recipe.eval(network_time, x0);
+        recipe.combine(X0, &[(Slot::Latents, x0[0]), (Slot::Model, x0[1])], clip);
+
+        let (source, noise) = if update.use_clipped_model_output {
+            (X0, Prediction::X0.noise(t.alpha_t, t.sigma_t))
+        } else {
+            (Slot::Model, update.prediction.noise(t.alpha_t, t.sigma_t))
+        };
+        let fresh_share = 1.0 - (t.alpha_t / s.alpha_t).powi(2);
+        let std = update.eta * s.sigma_t / t.sigma_t * fresh_share.max(0.0).sqrt();
+        let direction = (s.sigma_t.powi(2) - std * std).max(0.0).sqrt();
+        let mut sum = vec![(X0, s.alpha_t), (Slot::Latents, direction * noise[0]), (source, direction * noise[1])];
+        if update.eta > 0.0 {
+            recipe.noise(FRESH);
+            sum.push((FRESH, std));
+        }
+        recipe.combine(Slot::Latents, &sum, None);
+    }
+    recipe.finish(1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::Step;
+
+    const SCHEDULE: Schedule = Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 };
+
+    #[test]
+    fn eta_draws_once_a_step() {
+        let recipe = continuous(&SCHEDULE, Prediction::X0, 5, 1.0, 0.001, 999.0, true, 0.5).unwrap();
+        let draws = recipe.steps.iter().filter(|step| matches!(step, Step::Noise { .. })).count();
+        assert_eq!((draws, recipe.scratch_slots, recipe.evaluations), (5, 2, 5));
+        assert!(continuous(&SCHEDULE, Prediction::X0, 5, 1.0, 0.001, 999.0, true, 1.5).is_err());
+    }
+}

@@ -1,0 +1,88 @@
+//! Noise schedules, solvers, guidance and noise, in f64 on the host.
+//!
+//! A solver is compiled, before any device is touched, into a [`Recipe`]: a flat list of [`Step`]s over a few
+//! named [`Slot`]s. Executors only know two things of sampling: run the network on the latents, and write a linear
+//! combination of slots (optionally clipped) into a slot. Nothing here knows networks or devices.
+//!
+//! [`recipe`] is the way in for users' [`SamplerSettings`]. Each solver also has forms of its own (diffusers'
+//! schedulers) in its module: [`dpmpp_2m`], [`ddim`], [`euler_maruyama`]. All share [`schedule`] (alpha_t, sigma_t,
+//! lambda_t) and [`prediction`] (what the network's output means); [`guidance`] and [`noise`] stand beside them.
+
+mod builder;
+pub mod ddim;
+pub mod dpmpp_2m;
+pub mod euler_maruyama;
+pub mod guidance;
+pub mod noise;
+pub mod prediction;
+pub mod schedule;
+pub mod settings;
+pub mod timesteps;
+
+pub use noise::TorchGenerator;
+pub use prediction::Prediction;
+pub use schedule::Schedule;
+pub use settings::{SamplerKind, SamplerSettings, recipe};
+
+/// A buffer of the step loop, each `[count, channels, height, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// x_t: what the network reads, and in the end the result.
+    Latents,
+    /// The network's raw output after guidance; only read. Executors that keep the conditional and unconditional
+    /// halves apart expand a coefficient c into c s and c (1 - s), s the guidance scale.
+    Model,
+    /// Scratch of the solver: history, x0 estimates, noise. Numbered from 0 without gaps.
+    Scratch(u8),
+}
+
+/// One term of a linear combination.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Term {
+    /// What is read.
+    pub slot: Slot,
+    /// Its factor.
+    pub coefficient: f64,
+}
+
+/// One instruction of the step loop.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Run the network on `Latents`; its (guided) output becomes `Model`. Begins a step as users count them.
+    Eval {
+        /// The time as handed to the network (e.g. 999 t).
+        network_time: f64,
+        /// x0 estimate = `x0[0]` Latents + `x0[1]` Model, for previews, before clipping.
+        x0: [f64; 2],
+    },
+    /// `out = clip(sum of terms)`; at most [`MAX_TERMS`] terms; `out` may be among the terms.
+    Combine {
+        /// What is written.
+        out: Slot,
+        /// What is summed.
+        terms: Vec<Term>,
+        /// Lower and upper bound, if clipped.
+        clip: Option<(f64, f64)>,
+    },
+    /// Fill `out` with fresh standard normal noise, in the order of the steps.
+    Noise {
+        /// What is written.
+        out: Slot,
+    },
+}
+
+/// The most terms a [`Step::Combine`] has (Model counts once).
+pub const MAX_TERMS: usize = 6;
+
+/// A solver compiled for one schedule and number of steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// In order.
+    pub steps: Vec<Step>,
+    /// How many `Scratch` slots are used.
+    pub scratch_slots: usize,
+    /// How many times the network runs.
+    pub evaluations: usize,
+    /// The start latents are standard normal noise times this.
+    pub init_noise_sigma: f64,
+}

@@ -1,0 +1,55 @@
+//! What the network's output means, as linear forms: with x_t = alpha_t x_0 + sigma_t noise, each kind of output gives
+//! x_0 and the noise as fixed combinations of (latents, model). v is Salimans and Ho's alpha_t noise - sigma_t x_0
+//! (arXiv:2202.00512, appendix D).
+
+use serde::{Deserialize, Serialize};
+
+/// What the network was trained to predict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Prediction {
+    /// The noise (epsilon).
+    Noise,
+    /// The clean picture x_0 ("sample" in diffusers).
+    X0,
+    /// v = alpha_t noise - sigma_t x_0.
+    V,
+}
+
+impl Prediction {
+    /// x_0 = `form[0]` latents + `form[1]` model.
+    pub fn x0(self, alpha_t: f64, sigma_t: f64) -> [f64; 2] {
+        match self {
+            Prediction::Noise => [1.0 / alpha_t, -sigma_t / alpha_t],
+            Prediction::X0 => [0.0, 1.0],
+            Prediction::V => [alpha_t, -sigma_t],
+        }
+    }
+
+    /// noise = `form[0]` latents + `form[1]` model.
+    pub fn noise(self, alpha_t: f64, sigma_t: f64) -> [f64; 2] {
+        match self {
+            Prediction::Noise => [0.0, 1.0],
+            Prediction::X0 => [1.0 / sigma_t, -alpha_t / sigma_t],
+            Prediction::V => [sigma_t, alpha_t],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forms_recover_picture_and_noise() {
+        let (alpha_t, sigma_t, x0, noise) = (0.6, 0.8, 0.3, -1.7);
+        let latents = alpha_t * x0 + sigma_t * noise;
+        for (prediction, model) in
+            [(Prediction::Noise, noise), (Prediction::X0, x0), (Prediction::V, alpha_t * noise - sigma_t * x0)]
+        {
+            let apply = |form: [f64; 2]| form[0] * latents + form[1] * model;
+            assert!((apply(prediction.x0(alpha_t, sigma_t)) - x0).abs() < 1e-12, "{prediction:?}");
+            assert!((apply(prediction.noise(alpha_t, sigma_t)) - noise).abs() < 1e-12, "{prediction:?}");
+        }
+    }
+}

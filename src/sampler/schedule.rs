@@ -1,0 +1,266 @@
+//! Variance-preserving noise schedules: x_t = alpha_t x_0 + sigma_t noise with alpha_t^2 + sigma_t^2 = 1, in f64.
+//! lambda_t = ln(alpha_t / sigma_t) is half the log signal-to-noise ratio, the natural time of the DPM solvers
+//! (arXiv:2206.00927, section 2 and appendix D). The forms follow dpm_solver_pp.py of
+//! baofff/U-ViT@ce551708dc9cde9818d2af7d84dfadfeb7bd9034 (class NoiseScheduleVP) and diffusers 0.42.1.
+
+use crate::error::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// A noise schedule as a model's configuration names it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Schedule {
+    /// Continuous, beta(t) = beta_min + (beta_max - beta_min) t on t in \[0, 1\] (Score SDE, arXiv:2011.13456, VP SDE).
+    VpLinear {
+        /// beta(0), usually 0.1.
+        beta_min: f64,
+        /// beta(1), usually 20.
+        beta_max: f64,
+    },
+    /// Discrete, sqrt(beta_k) linear in k: Stable Diffusion's. In continuous time step k lies at t = (k + 1) / train_steps
+    /// and ln alpha_t is interpolated linearly between the steps, as DPM-Solver does.
+    ScaledLinear {
+        /// beta_0, usually 0.00085.
+        beta_start: f64,
+        /// The last beta, usually 0.012.
+        beta_end: f64,
+        /// How many steps there are, usually 1000.
+        train_steps: usize,
+    },
+}
+
+impl Schedule {
+    /// Refuses numbers that describe no schedule.
+    pub fn validate(&self) -> Result<()> {
+        let (ok, found) = match *self {
+            Schedule::VpLinear { beta_min, beta_max } => (
+                beta_min >= 0.0 && beta_max >= beta_min && beta_max > 0.0 && beta_max.is_finite(),
+                format!("beta_min = {beta_min}, beta_max = {beta_max}"),
+            ),
+            Schedule::ScaledLinear { beta_start, beta_end, train_steps } => (
+                beta_start > 0.0 && beta_end >= beta_start && beta_end < 1.0 && (2..=100_000).contains(&train_steps),
+                format!("beta_start = {beta_start}, beta_end = {beta_end}, train_steps = {train_steps}"),
+            ),
+        };
+        if ok {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::InvalidArgument,
+            format!("The noise schedule has {found}"),
+            "Give finite betas that do not fall, above 0 (below 1 and with 2 to 100000 steps if discrete)",
+        ))
+    }
+
+    /// alpha_t, sigma_t, lambda_t in continuous time.
+    pub fn curve(&self) -> Result<Curve> {
+        match *self {
+            Schedule::VpLinear { beta_min, beta_max } => {
+                self.validate()?;
+                Ok(Curve::VpLinear { beta_min, beta_max })
+            }
+            Schedule::ScaledLinear { .. } => {
+                let log_alphas = self.log_alphas_cumprod()?.iter().map(|la| la / 2.0).collect();
+                Ok(Curve::Discrete { log_alphas })
+            }
+        }
+    }
+
+    /// alphas_cumprod\[k\] = product over j <= k of (1 - beta_j), as diffusers' schedulers hold it. Only of a discrete schedule.
+    pub fn alphas_cumprod(&self) -> Result<Vec<f64>> {
+        let mut product = 1.0;
+        Ok(self
+            .betas()?
+            .iter()
+            .map(|beta| {
+                product *= 1.0 - beta;
+                product
+            })
+            .collect())
+    }
+
+    fn log_alphas_cumprod(&self) -> Result<Vec<f64>> {
+        let mut sum = 0.0;
+        Ok(self
+            .betas()?
+            .iter()
+            .map(|beta| {
+                sum += (-beta).ln_1p();
+                sum
+            })
+            .collect())
+    }
+
+    fn betas(&self) -> Result<Vec<f64>> {
+        self.validate()?;
+        match *self {
+            Schedule::ScaledLinear { beta_start, beta_end, train_steps } => {
+                let (first, last) = (beta_start.sqrt(), beta_end.sqrt());
+                let root = |k: usize| first + (last - first) * k as f64 / (train_steps - 1) as f64;
+                Ok((0..train_steps).map(|k| root(k).powi(2)).collect())
+            }
+            Schedule::VpLinear { .. } => Err(Error::new(
+                Code::UnsupportedModel,
+                "The schedule vp_linear has no discrete training steps",
+                "Use the continuous form of the sampler, or a scaled_linear schedule",
+            )),
+        }
+    }
+}
+
+/// Shifts and scales alphas_cumprod so that the last one is 0: no signal is left at the last training step
+/// (arXiv:2305.08891, algorithm 1; `rescale_betas_zero_snr` in diffusers).
+pub fn rescale_zero_terminal_snr(alphas_cumprod: &mut [f64]) {
+    if let (Some(first), Some(last)) = (alphas_cumprod.first(), alphas_cumprod.last()) {
+        let (first, last) = (first.sqrt(), last.sqrt());
+        for value in alphas_cumprod.iter_mut() {
+            *value = ((value.sqrt() - last) * first / (first - last)).powi(2);
+        }
+    }
+}
+
+/// A [`Schedule`] ready to be evaluated at any time t.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Curve {
+    /// See [`Schedule::VpLinear`].
+    VpLinear {
+        /// beta(0).
+        beta_min: f64,
+        /// beta(1).
+        beta_max: f64,
+    },
+    /// See [`Schedule::ScaledLinear`].
+    Discrete {
+        /// ln alpha_t at t = (k + 1) / n, k = 0 .. n - 1.
+        log_alphas: Vec<f64>,
+    },
+}
+
+impl Curve {
+    /// ln alpha_t.
+    pub fn log_alpha_t(&self, t: f64) -> f64 {
+        match self {
+            Curve::VpLinear { beta_min, beta_max } => -(beta_max - beta_min) * t * t / 4.0 - beta_min * t / 2.0,
+            Curve::Discrete { log_alphas } => {
+                let n = log_alphas.len();
+                let position = t * n as f64 - 1.0;
+                let k = (position.max(0.0) as usize).min(n - 2);
+                log_alphas[k] + (position - k as f64) * (log_alphas[k + 1] - log_alphas[k])
+            }
+        }
+    }
+
+    /// The part of the picture in x_t.
+    pub fn alpha_t(&self, t: f64) -> f64 {
+        self.log_alpha_t(t).exp()
+    }
+
+    /// The part of the noise in x_t: sqrt(1 - alpha_t^2), without cancellation at small t.
+    pub fn sigma_t(&self, t: f64) -> f64 {
+        (-(2.0 * self.log_alpha_t(t)).exp_m1()).sqrt()
+    }
+
+    /// ln(alpha_t / sigma_t); falls as t grows.
+    pub fn lambda_t(&self, t: f64) -> f64 {
+        self.log_alpha_t(t) - self.sigma_t(t).ln()
+    }
+
+    /// The t whose lambda_t this is.
+    pub fn t_of_lambda(&self, lambda: f64) -> f64 {
+        // ln(1 + e^(-2 lambda)) = -2 ln alpha_t, without overflow at very negative lambda.
+        let minus_2_log_alpha = (-2.0 * lambda).max(0.0) + (-2.0 * lambda.abs()).exp().ln_1p();
+        match self {
+            Curve::VpLinear { beta_min, beta_max } => {
+                let root = (beta_min * beta_min + 2.0 * (beta_max - beta_min) * minus_2_log_alpha).sqrt();
+                2.0 * minus_2_log_alpha / (root + beta_min)
+            }
+            Curve::Discrete { log_alphas } => {
+                let n = log_alphas.len();
+                let log_alpha = -minus_2_log_alpha / 2.0;
+                let k = log_alphas.partition_point(|la| *la > log_alpha).saturating_sub(1).min(n - 2);
+                let part = (log_alpha - log_alphas[k]) / (log_alphas[k + 1] - log_alphas[k]);
+                (k as f64 + part + 1.0) / n as f64
+            }
+        }
+    }
+
+    /// alpha_t, sigma_t and lambda_t together.
+    pub fn level(&self, t: f64) -> NoiseLevel {
+        NoiseLevel { alpha_t: self.alpha_t(t), sigma_t: self.sigma_t(t), lambda_t: self.lambda_t(t) }
+    }
+}
+
+/// How noisy x_t is at one time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NoiseLevel {
+    /// The part of the picture in x_t.
+    pub alpha_t: f64,
+    /// The part of the noise in x_t.
+    pub sigma_t: f64,
+    /// ln(alpha_t / sigma_t); infinite where there is no noise.
+    pub lambda_t: f64,
+}
+
+impl NoiseLevel {
+    /// From one of diffusers' `alphas_cumprod`, which is alpha_t^2.
+    pub fn from_alphas_cumprod(alphas_cumprod: f64) -> NoiseLevel {
+        let (alpha_t, sigma_t) = (alphas_cumprod.sqrt(), (1.0 - alphas_cumprod).sqrt());
+        NoiseLevel { alpha_t, sigma_t, lambda_t: (alpha_t / sigma_t).ln() }
+    }
+
+    /// From one of diffusers' scheduler sigmas, which is sigma_t / alpha_t.
+    pub fn from_ratio(ratio: f64) -> NoiseLevel {
+        let alpha_t = 1.0 / (1.0 + ratio * ratio).sqrt();
+        NoiseLevel { alpha_t, sigma_t: ratio * alpha_t, lambda_t: -ratio.ln() }
+    }
+}
+
+/// `steps + 1` times from `t_max` down to `t_min`, evenly spaced: t_i = t_max + (t_min - t_max) i / steps.
+pub fn time_grid(t_max: f64, t_min: f64, steps: usize) -> Vec<f64> {
+    (0..=steps).map(|i| t_max + (t_min - t_max) * i as f64 / steps as f64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lambda_and_its_inverse_agree() {
+        for schedule in [
+            Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 },
+            Schedule::VpLinear { beta_min: 3.0, beta_max: 3.0 },
+            Schedule::ScaledLinear { beta_start: 0.00085, beta_end: 0.012, train_steps: 1000 },
+        ] {
+            let curve = schedule.curve().unwrap();
+            for t in [0.0007, 0.001, 0.0123, 0.37, 0.5, 0.9996, 1.0] {
+                let level = curve.level(t);
+                assert!((level.alpha_t.powi(2) + level.sigma_t.powi(2) - 1.0).abs() < 1e-14);
+                let back = curve.t_of_lambda(level.lambda_t);
+                assert!((back - t).abs() < 1e-10 * t.max(0.01), "{schedule:?}: {t} came back as {back}");
+            }
+        }
+    }
+
+    #[test]
+    fn discrete_time_meets_the_training_steps() {
+        let schedule = Schedule::ScaledLinear { beta_start: 0.00085, beta_end: 0.012, train_steps: 1000 };
+        let (curve, alphas_cumprod) = (schedule.curve().unwrap(), schedule.alphas_cumprod().unwrap());
+        for k in [0, 1, 500, 999] {
+            let alpha_t = curve.alpha_t((k + 1) as f64 / 1000.0);
+            assert!((alpha_t.powi(2) / alphas_cumprod[k] - 1.0).abs() < 1e-11, "step {k}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for schedule in [
+            Schedule::VpLinear { beta_min: -1.0, beta_max: 20.0 },
+            Schedule::VpLinear { beta_min: 0.1, beta_max: f64::NAN },
+            Schedule::VpLinear { beta_min: 0.0, beta_max: 0.0 },
+            Schedule::ScaledLinear { beta_start: 0.1, beta_end: 1.5, train_steps: 1000 },
+            Schedule::ScaledLinear { beta_start: 0.1, beta_end: 0.2, train_steps: 1 },
+        ] {
+            assert_eq!(schedule.curve().unwrap_err().code, Code::InvalidArgument, "{schedule:?}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What a user chooses, and the one way from it to a [`Recipe`]. All samplers here run in continuous time on
+//! \[t_min, t_max\], on a discrete schedule through its interpolation, and hand the network `time_scale` t.
+
+use super::euler_maruyama::Equation;
+use super::{Prediction, Recipe, Schedule, ddim, dpmpp_2m, euler_maruyama};
+use crate::error::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// The samplers by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SamplerKind {
+    /// DPM-Solver++ (2M).
+    #[serde(rename = "dpmpp_2m")]
+    DpmppTwoM,
+    /// Euler-Maruyama on the reverse SDE.
+    #[serde(rename = "euler_maruyama_sde")]
+    EulerMaruyamaSde,
+    /// Euler on the probability-flow ODE.
+    #[serde(rename = "euler_maruyama_ode")]
+    EulerMaruyamaOde,
+    /// DDIM.
+    #[serde(rename = "ddim")]
+    Ddim,
+}
+
+impl SamplerKind {
+    /// All of them, in the order to offer them.
+    pub const ALL: [SamplerKind; 4] =
+        [SamplerKind::DpmppTwoM, SamplerKind::EulerMaruyamaSde, SamplerKind::EulerMaruyamaOde, SamplerKind::Ddim];
+
+    /// The stable name, as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SamplerKind::DpmppTwoM => "dpmpp_2m",
+            SamplerKind::EulerMaruyamaSde => "euler_maruyama_sde",
+            SamplerKind::EulerMaruyamaOde => "euler_maruyama_ode",
+            SamplerKind::Ddim => "ddim",
+        }
+    }
+}
+
+impl std::str::FromStr for SamplerKind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<SamplerKind> {
+        let known = SamplerKind::ALL.map(SamplerKind::as_str);
+        known.iter().position(|known| *known == name).map(|i| SamplerKind::ALL[i]).ok_or_else(|| {
+            Error::new(
+                Code::InvalidArgument,
+                format!("There is no sampler {name:?}"),
+                format!("Give one of {}", known.join(", ")),
+            )
+        })
+    }
+}
+
+/// Everything that a recipe depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SamplerSettings {
+    /// Which solver.
+    pub sampler: SamplerKind,
+    /// How often the network runs, 1 to 1000.
+    pub steps: usize,
+    /// The model's noise schedule.
+    pub schedule: Schedule,
+    /// What the model predicts.
+    pub prediction: Prediction,
+    /// The network is handed this times t: 999 for continuous schedules, 1000 for discrete ones.
+    pub time_scale: f64,
+    /// Clip the x_0 estimates to \[-1, 1\]; for models of pixels.
+    pub clip_x0: bool,
+    /// dpmpp_2m alone: the last step is of order 1.
+    pub lower_order_final: bool,
+    /// Where sampling ends (Euler-Maruyama goes on to 0 from here).
+    pub t_min: f64,
+    /// Where sampling starts.
+    pub t_max: f64,
+    /// ddim alone: 0 is deterministic, 1 draws as much fresh noise as DDPM.
+    pub eta: f64,
+}
+
+/// The most steps that are accepted.
+pub const MAX_STEPS: usize = 1000;
+
+/// Compiles settings into the steps to execute, or says which setting is wrong.
+pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
+    let SamplerSettings { steps, schedule, prediction, time_scale, clip_x0, t_min, t_max, eta, .. } = *settings;
+    let refuse = |cause: String, remedy: &str| Err(Error::new(Code::InvalidArgument, cause, remedy));
+    if !(1..=MAX_STEPS).contains(&steps) {
+        return refuse(format!("steps is {steps}"), "Give a whole number from 1 to 1000");
+    }
+    schedule.validate()?;
+    if !(time_scale.is_finite() && time_scale > 0.0) {
+        return refuse(format!("time_scale is {time_scale}"), "Give a finite number above 0");
+    }
+    if !(0.0 < t_min && t_min < t_max && t_max <= 1.0) {
+        return refuse(format!("t_min is {t_min} and t_max is {t_max}"), "Give 0 < t_min < t_max <= 1");
+    }
+    if !(0.0..=1.0).contains(&eta) {
+        return refuse(format!("eta is {eta}"), "Give a number from 0 to 1");
+    }
+    match settings.sampler {
+        SamplerKind::DpmppTwoM => dpmpp_2m::continuous(
+            &schedule,
+            prediction,
+            steps,
+            t_max,
+            t_min,
+            time_scale,
+            clip_x0,
+            settings.lower_order_final,
+        ),
+        SamplerKind::EulerMaruyamaSde | SamplerKind::EulerMaruyamaOde => {
+            let equation = match settings.sampler {
+                SamplerKind::EulerMaruyamaSde => Equation::Sde,
+                _ => Equation::Ode,
+            };
+            euler_maruyama::continuous(&schedule, prediction, equation, steps, t_max, t_min, time_scale, clip_x0)
+        }
+        SamplerKind::Ddim => ddim::continuous(&schedule, prediction, steps, t_max, t_min, time_scale, clip_x0, eta),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampler::{Slot, Step};
+
+    const EMOJI: SamplerSettings = SamplerSettings {
+        sampler: SamplerKind::DpmppTwoM,
+        steps: 25,
+        schedule: Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 },
+        prediction: Prediction::X0,
+        time_scale: 999.0,
+        clip_x0: true,
+        lower_order_final: true,
+        t_min: 0.001,
+        t_max: 1.0,
+        eta: 0.0,
+    };
+
+    const STABLE_DIFFUSION: Schedule =
+        Schedule::ScaledLinear { beta_start: 0.00085, beta_end: 0.012, train_steps: 1000 };
+
+    #[test]
+    fn every_sampler_compiles_at_every_length() {
+        for sampler in SamplerKind::ALL {
+            for steps in [1, 2, 3, 25, 1000] {
+                for prediction in [Prediction::Noise, Prediction::X0, Prediction::V] {
+                    for clip_x0 in [false, true] {
+                        let settings = SamplerSettings { sampler, steps, prediction, clip_x0, eta: 0.3, ..EMOJI };
+                        let recipe = recipe(&settings).unwrap();
+                        assert_eq!(recipe.evaluations, steps);
+                        assert_eq!(recipe.init_noise_sigma, 1.0);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn discrete_schedules_run_where_they_have_a_meaning() {
+        for sampler in SamplerKind::ALL {
+            let settings = SamplerSettings { sampler, schedule: STABLE_DIFFUSION, time_scale: 1000.0, ..EMOJI };
+            match sampler {
+                SamplerKind::DpmppTwoM | SamplerKind::Ddim => assert_eq!(recipe(&settings).unwrap().evaluations, 25),
+                _ => assert_eq!(recipe(&settings).unwrap_err().code, Code::UnsupportedModel),
+            }
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        let wrong = [
+            SamplerSettings { steps: 0, ..EMOJI },
+            SamplerSettings { steps: 100_000, ..EMOJI },
+            SamplerSettings { t_min: 0.0, ..EMOJI },
+            SamplerSettings { t_min: f64::NAN, ..EMOJI },
+            SamplerSettings { t_max: 0.001, ..EMOJI },
+            SamplerSettings { t_max: 1.5, ..EMOJI },
+            SamplerSettings { time_scale: f64::INFINITY, ..EMOJI },
+            SamplerSettings { time_scale: 0.0, ..EMOJI },
+            SamplerSettings { eta: -0.1, ..EMOJI },
+            SamplerSettings { eta: f64::NAN, ..EMOJI },
+            SamplerSettings { schedule: Schedule::VpLinear { beta_min: f64::NAN, beta_max: 20.0 }, ..EMOJI },
+            // alpha underflows: x_0 cannot be read from the noise.
+            SamplerSettings {
+                schedule: Schedule::VpLinear { beta_min: 0.1, beta_max: 1e6 },
+                prediction: Prediction::Noise,
+                ..EMOJI
+            },
+            // The interpolated schedule has no noise left down there.
+            SamplerSettings { schedule: STABLE_DIFFUSION, t_min: 1e-9, ..EMOJI },
+        ];
+        for settings in wrong {
+            assert_eq!(recipe(&settings).unwrap_err().code, Code::InvalidArgument, "{settings:?}");
+        }
+    }
+
+    /// With a network that knows x_0 and the noise exactly, DPM-Solver++ (2M) and DDIM stay on the straight way
+    /// alpha_t x_0 + sigma_t noise, whatever the schedule and the prediction.
+    #[test]
+    fn perfect_network_leads_to_x0() {
+        let (x0, noise) = (0.7, -1.3);
+        for (schedule, time_scale) in [(EMOJI.schedule, 999.0), (STABLE_DIFFUSION, 1000.0)] {
+            let curve = schedule.curve().unwrap();
+            let on_the_way = |t| curve.alpha_t(t) * x0 + curve.sigma_t(t) * noise;
+            for sampler in [SamplerKind::DpmppTwoM, SamplerKind::Ddim] {
+                for prediction in [Prediction::Noise, Prediction::X0, Prediction::V] {
+                    let settings = SamplerSettings { sampler, steps: 7, schedule, prediction, time_scale, ..EMOJI };
+                    let [mut latents, mut model, mut scratch] = [on_the_way(1.0), f64::NAN, f64::NAN];
+                    let mut remembered = f64::NAN;
+                    for step in &recipe(&settings).unwrap().steps {
+                        match step {
+                            Step::Eval { network_time, x0: preview } => {
+                                let level = curve.level(network_time / time_scale);
+                                model = match prediction {
+                                    Prediction::Noise => noise,
+                                    Prediction::X0 => x0,
+                                    Prediction::V => level.alpha_t * noise - level.sigma_t * x0,
+                                };
+                                assert!((preview[0] * latents + preview[1] * model - x0).abs() < 1e-9);
+                            }
+                            Step::Combine { out, terms, clip } => {
+                                let read = |slot| match slot {
+                                    Slot::Latents => latents,
+                                    Slot::Model => model,
+                                    Slot::Scratch(0) => scratch,
+                                    Slot::Scratch(_) => remembered,
+                                };
+                                let sum: f64 = terms.iter().map(|term| term.coefficient * read(term.slot)).sum();
+                                let (low, high) = clip.unwrap_or((f64::MIN, f64::MAX));
+                                *match out {
+                                    Slot::Latents => &mut latents,
+                                    Slot::Model => panic!("the network's output is only read"),
+                                    Slot::Scratch(0) => &mut scratch,
+                                    Slot::Scratch(_) => &mut remembered,
+                                } = sum.clamp(low, high);
+                            }
+                            Step::Noise { .. } => panic!("eta is 0"),
+                        }
+                    }
+                    let off = latents - on_the_way(settings.t_min);
+                    assert!(off.abs() < 1e-9, "{sampler:?} {prediction:?} {schedule:?} ends {off:e} away");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_stable() {
+        for sampler in SamplerKind::ALL {
+            assert_eq!(serde_json::to_value(sampler).unwrap(), sampler.as_str());
+            assert_eq!(sampler.as_str().parse::<SamplerKind>().unwrap(), sampler);
+        }
+        assert_eq!("euler".parse::<SamplerKind>().unwrap_err().code, Code::InvalidArgument);
+        let json = serde_json::to_value(EMOJI).unwrap();
+        assert_eq!(json["schedule"]["type"], "vp_linear");
+        assert_eq!(json["prediction"], "x0");
+        assert_eq!(serde_json::from_value::<SamplerSettings>(json).unwrap(), EMOJI);
+    }
+}

@@ -1,0 +1,108 @@
+//! The training steps that diffusers' schedulers visit, for each `timestep_spacing` (diffusers 0.42.1, `set_timesteps`
+//! of scheduling_ddim.py and scheduling_dpmsolver_multistep.py; arXiv:2305.08891, table 2). Halves are rounded to even and the
+//! sums are taken in NumPy's order, so that a time that falls between two steps goes the same way.
+
+use crate::error::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+
+/// How the visited steps are spread over the training steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimestepSpacing {
+    /// From the last training step to the first, evenly.
+    Linspace,
+    /// Multiples of a whole stride from 0 up (plus `steps_offset`): leaves out the noisiest steps.
+    Leading,
+    /// Down from the last training step: leaves out the cleanest steps.
+    Trailing,
+}
+
+impl TimestepSpacing {
+    /// DDIM's `steps` times, noisiest first.
+    pub fn ddim(self, train_steps: usize, steps: usize, steps_offset: usize) -> Result<Vec<usize>> {
+        check(train_steps, steps)?;
+        let times = match self {
+            TimestepSpacing::Linspace => linspace(train_steps, steps),
+            TimestepSpacing::Leading => {
+                let stride = train_steps / steps;
+                (0..steps).rev().map(|i| i * stride + steps_offset).collect()
+            }
+            TimestepSpacing::Trailing => trailing(train_steps, steps),
+        };
+        match times.iter().find(|t| **t >= train_steps) {
+            Some(t) => Err(Error::new(
+                Code::InvalidArgument,
+                format!("{steps} steps with steps_offset {steps_offset} visit step {t} of {train_steps}"),
+                "Take fewer steps or a smaller steps_offset",
+            )),
+            None => Ok(times),
+        }
+    }
+
+    /// The multistep solvers' `steps` times, noisiest first: of one point more, the cleanest is left out.
+    /// A time may lie `steps_offset` beyond the last training step.
+    pub fn multistep(self, train_steps: usize, steps: usize, steps_offset: usize) -> Result<Vec<usize>> {
+        check(train_steps, steps)?;
+        let mut times = match self {
+            TimestepSpacing::Linspace => linspace(train_steps, steps + 1),
+            TimestepSpacing::Leading => {
+                let stride = train_steps / (steps + 1);
+                (0..=steps).rev().map(|i| i * stride + steps_offset).collect()
+            }
+            TimestepSpacing::Trailing => trailing(train_steps, steps),
+        };
+        times.truncate(steps);
+        Ok(times)
+    }
+}
+
+fn check(train_steps: usize, steps: usize) -> Result<()> {
+    if (1..=train_steps).contains(&steps) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::InvalidArgument,
+        format!("steps is {steps}"),
+        format!("Give a whole number from 1 to {train_steps}, the number of training steps"),
+    ))
+}
+
+/// round(linspace(0, train_steps - 1, points)), descending.
+fn linspace(train_steps: usize, points: usize) -> Vec<usize> {
+    let last = (train_steps - 1) as f64;
+    let stride = last / (points.max(2) - 1) as f64;
+    (0..points).rev().map(|i| (i as f64 * stride).round_ties_even() as usize).collect()
+}
+
+/// round(train_steps - i train_steps / steps) - 1.
+fn trailing(train_steps: usize, steps: usize) -> Vec<usize> {
+    let first = train_steps as f64;
+    // NumPy's arange takes its stride from the first two values.
+    let stride = (first - first / steps as f64) - first;
+    (0..steps).map(|i| (first + i as f64 * stride).round_ties_even() as usize - 1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spacings_of_ten_steps() {
+        let ddim = |spacing: TimestepSpacing, steps| spacing.ddim(1000, steps, 1).unwrap();
+        assert_eq!(ddim(TimestepSpacing::Leading, 4), [751, 501, 251, 1]);
+        assert_eq!(ddim(TimestepSpacing::Trailing, 4), [999, 749, 499, 249]);
+        assert_eq!(ddim(TimestepSpacing::Linspace, 4), [999, 666, 333, 0]);
+        assert_eq!(ddim(TimestepSpacing::Linspace, 1), [0]);
+        assert_eq!(TimestepSpacing::Linspace.multistep(1000, 3, 0).unwrap(), [999, 666, 333]);
+        assert_eq!(TimestepSpacing::Leading.multistep(1000, 3, 0).unwrap(), [750, 500, 250]);
+        assert_eq!(TimestepSpacing::Trailing.multistep(1000, 1, 0).unwrap(), [999]);
+    }
+
+    #[test]
+    fn too_many_steps_are_refused() {
+        for steps in [0, 1001] {
+            assert_eq!(TimestepSpacing::Leading.ddim(1000, steps, 0).unwrap_err().code, Code::InvalidArgument);
+        }
+        assert!(TimestepSpacing::Leading.ddim(1000, 1000, 1).is_err());
+    }
+}
