@@ -1,0 +1,301 @@
+//! Checkpoint to manifest and shards. Everything is written into a temporary folder beside the target, which is renamed
+//! at the end: a failure leaves nothing half-written.
+
+use super::checkpoint::Checkpoint;
+use super::manifest::{
+    Architecture, Dtype, Entry, FORMAT_VERSION, Label, Licence, Manifest, Part, Sampling, Shard, Variant,
+};
+use super::quantize::{gptq, quantize};
+use super::{Data, Tensor};
+use crate::model::{Batch, uvit};
+use crate::plan::WeightUse;
+use crate::sampler::{Prediction, SamplerKind, Schedule};
+use crate::{Code, Error, Result};
+use safetensors::tensor::TensorView;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The largest shard, in bytes.
+pub const SHARD_BYTES: usize = 32 << 20;
+
+/// A model's configuration file: the constructor's arguments, the schedule, and sampling defaults.
+#[derive(Clone, Debug, Deserialize)]
+struct ModelConfig {
+    name: Option<String>,
+    #[serde(default = "uvit_name")]
+    architecture: String,
+    #[serde(flatten)]
+    params: uvit::Config,
+    schedule: ScheduleConfig,
+    prediction: Prediction,
+    time_scale: f64,
+    null_class: Option<u32>,
+    #[serde(default)]
+    clip_x0: bool,
+    #[serde(default = "yes")]
+    lower_order_final: bool,
+    sampler: SamplerKind,
+    steps: usize,
+    #[serde(alias = "guidance")]
+    guidance_scale: f64,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct ScheduleConfig {
+    #[serde(flatten)]
+    schedule: Schedule,
+    #[serde(default = "default_t_min")]
+    t_min: f64,
+    #[serde(default = "one")]
+    t_max: f64,
+}
+
+fn uvit_name() -> String {
+    "uvit".into()
+}
+fn yes() -> bool {
+    true
+}
+fn default_t_min() -> f64 {
+    0.001
+}
+fn one() -> f64 {
+    1.0
+}
+
+/// A manifest without variants, from `config.json` and, if given, `labels.json` and `licences.json`.
+///
+/// # Errors
+/// `UNSUPPORTED_MODEL`, `INVALID_ARGUMENT` naming what is wrong in which file.
+pub fn describe(config: &str, labels: Option<&str>, licences: Option<&str>) -> Result<Manifest> {
+    let bad = |file: &str, e: serde_json::Error| {
+        Error::new(Code::InvalidArgument, format!("{file}: {e}"), "See docs/format.md for what it must hold")
+    };
+    let config: ModelConfig = serde_json::from_str(config).map_err(|e| bad("the configuration", e))?;
+    if config.architecture != "uvit" {
+        let cause = format!("the architecture is {:?}, this build converts \"uvit\"", config.architecture);
+        return Err(Error::new(Code::UnsupportedModel, cause, "Check the configuration"));
+    }
+    #[derive(Deserialize)]
+    struct Labels {
+        labels: Vec<Label>,
+    }
+    let labels = match labels {
+        Some(json) => serde_json::from_str::<Labels>(json).map_err(|e| bad("the labels", e))?.labels,
+        None => Vec::new(),
+    };
+    let licences: Vec<Licence> = match licences {
+        Some(json) => serde_json::from_str(json).map_err(|e| bad("the licences", e))?,
+        None => Vec::new(),
+    };
+    Ok(Manifest {
+        format_version: FORMAT_VERSION,
+        name: config.name.unwrap_or_else(|| "model".into()),
+        architecture: Architecture::Uvit(config.params),
+        sampling: Sampling {
+            schedule: config.schedule.schedule,
+            prediction: config.prediction,
+            time_scale: config.time_scale,
+            t_min: config.schedule.t_min,
+            t_max: config.schedule.t_max,
+            sampler: config.sampler,
+            steps: config.steps,
+            guidance_scale: config.guidance_scale,
+            clip_x0: config.clip_x0,
+            lower_order_final: config.lower_order_final,
+        },
+        null_class: config.null_class,
+        labels,
+        licences,
+        variants: Vec::new(),
+    })
+}
+
+/// How to store one variant.
+#[derive(Clone, Debug)]
+pub struct Storing {
+    /// Of the matrices.
+    pub dtype: Dtype,
+    /// Columns a scale; 0: the whole row.
+    pub group: usize,
+    /// Matrices whose name contains one of these stay q8, in q4 variants.
+    pub keep_q8: Vec<String>,
+    /// `X^T X` of the inputs of matrices, by weight name: these are rounded with error compensation.
+    pub hessians: BTreeMap<String, Vec<f64>>,
+}
+
+impl Storing {
+    /// Plain rounding: q8 with one scale a row, q4 in groups of 32.
+    pub fn plain(dtype: Dtype) -> Storing {
+        let group = if dtype == Dtype::Q4 { 32 } else { 0 };
+        Storing { dtype, group, keep_q8: Vec::new(), hessians: BTreeMap::new() }
+    }
+
+    /// The stored form of one tensor. `decoder_pred` and what is read as floats is sensitive and small: it stays f32, or
+    /// f16 in the half- and 4-bit variants; vectors are always f32.
+    fn store(&self, name: &str, usage: WeightUse, shape: &[usize], values: &[f32]) -> Tensor {
+        let vector = shape.len() == 1;
+        let floats = match self.dtype {
+            Dtype::F16 | Dtype::Q4 if !vector => Dtype::F16,
+            _ => Dtype::F32,
+        };
+        if usage != WeightUse::Matrix || name.starts_with("decoder_pred") {
+            return quantize(name, shape, values, floats, 0);
+        }
+        let (dtype, group) = match self.dtype {
+            Dtype::Q4 if self.keep_q8.iter().any(|part| name.contains(part.as_str())) => (Dtype::Q8, 0),
+            dtype => (dtype, self.group),
+        };
+        match self.hessians.get(name) {
+            Some(hessian) if matches!(dtype, Dtype::Q8 | Dtype::Q4) => {
+                let data = gptq(values, shape[0], shape[1], hessian, dtype, group);
+                Tensor { name: name.into(), shape: shape.to_vec(), data }
+            }
+            _ => quantize(name, shape, values, dtype, group),
+        }
+    }
+}
+
+/// The tensors of a checkpoint (checked before) in one stored form.
+///
+/// # Errors
+/// `UNSUPPORTED_MODEL`, `TENSOR_MISSING`.
+pub fn store(manifest: &Manifest, checkpoint: &Checkpoint, storing: &Storing) -> Result<Vec<Tensor>> {
+    let plan = manifest.architecture.network().record(Batch::plain(1))?.plan;
+    let mut tensors = Vec::with_capacity(plan.weights.len());
+    for weight in &plan.weights {
+        let (shape, values) = checkpoint.get(&weight.name).ok_or_else(|| {
+            Error::new(Code::TensorMissing, format!("tensor {} is missing", weight.name), "Check the checkpoint")
+        })?;
+        tensors.push(storing.store(&weight.name, weight.usage, shape, values));
+    }
+    Ok(tensors)
+}
+
+/// Writes `manifest.json` and the shards of all variants into the folder `out`.
+///
+/// # Errors
+/// `IO`; `INVALID_ARGUMENT` if `out` exists and is not empty, unless `force`.
+pub fn write(
+    mut manifest: Manifest,
+    variants: &[(Storing, Vec<Tensor>)],
+    out: &Path,
+    shard_bytes: usize,
+    force: bool,
+) -> Result<Manifest> {
+    let io = |path: &Path, e: std::io::Error| {
+        Error::new(Code::Io, format!("{}: {e}", path.display()), "Check that the folder can be written")
+    };
+    let occupied = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied && !force {
+        let cause = format!("the folder {} exists and is not empty", out.display());
+        return Err(Error::new(Code::InvalidArgument, cause, "Give another folder, or --force to replace it"));
+    }
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = out.with_file_name(format!(".{name}.{}.partial", std::process::id()));
+    let written = (|| {
+        std::fs::create_dir_all(&temporary).map_err(|e| io(&temporary, e))?;
+        for (storing, tensors) in variants {
+            manifest.variants.push(write_variant(storing, tensors, &temporary, shard_bytes)?);
+        }
+        let path = temporary.join("manifest.json");
+        std::fs::write(&path, manifest.to_json()).map_err(|e| io(&path, e))?;
+        Manifest::parse(&manifest.to_json())?;
+        if occupied {
+            std::fs::remove_dir_all(out).map_err(|e| io(out, e))?;
+        }
+        std::fs::rename(&temporary, out).map_err(|e| io(out, e))
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_dir_all(&temporary);
+    }
+    written.map(|()| manifest)
+}
+
+/// Some rows of one tensor, as bytes for a shard: name, dtype, shape, bytes.
+type Piece = Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>;
+
+fn write_variant(storing: &Storing, tensors: &[Tensor], folder: &Path, shard_bytes: usize) -> Result<Variant> {
+    let mut variant =
+        Variant { dtype: storing.dtype, group: storing.group, bytes: 0, shards: Vec::new(), tensors: BTreeMap::new() };
+    let mut shard: Piece = Vec::new();
+    let mut filled = 0;
+    for tensor in tensors {
+        let rows = tensor.rows();
+        let row_bytes = tensor.bytes().div_ceil(rows);
+        let rows_a_part = (shard_bytes / row_bytes.max(1)).clamp(1, rows);
+        let parts_count = rows.div_ceil(rows_a_part);
+        let mut parts = Vec::new();
+        for i in 0..parts_count {
+            let range = [i * rows_a_part, ((i + 1) * rows_a_part).min(rows)];
+            let bytes = (range[1] - range[0]) * row_bytes;
+            if filled > 0 && filled + bytes > shard_bytes {
+                flush(&mut variant, std::mem::take(&mut shard), folder)?;
+                filled = 0;
+            }
+            let stored = if parts_count == 1 { tensor.name.clone() } else { format!("{}#{i}", tensor.name) };
+            shard.extend(piece(tensor, stored, range));
+            filled += bytes;
+            parts.push(Part { shard: variant.shards.len(), rows: range });
+        }
+        let (dtype, group) = match &tensor.data {
+            Data::F32(_) => (Dtype::F32, 0),
+            Data::F16(_) => (Dtype::F16, 0),
+            Data::Q8 { group, .. } => (Dtype::Q8, *group),
+            Data::Q4 { group, .. } => (Dtype::Q4, *group),
+        };
+        variant.tensors.insert(tensor.name.clone(), Entry { shape: tensor.shape.clone(), dtype, group, parts });
+    }
+    flush(&mut variant, shard, folder)?;
+    Ok(variant)
+}
+
+/// Rows `first..end` of a tensor and its scales.
+fn piece(tensor: &Tensor, name: String, [first, end]: [usize; 2]) -> Piece {
+    use safetensors::Dtype::{F16, F32, I8, U8};
+    let columns = tensor.columns();
+    let mut shape = tensor.shape.clone();
+    shape[0] = end - first;
+    let rows = |a: usize| first * a..end * a;
+    let scale = format!("{name}.scale");
+    match &tensor.data {
+        Data::F32(v) => vec![(name, F32, shape, v[rows(columns)].iter().flat_map(|v| v.to_le_bytes()).collect())],
+        Data::F16(v) => vec![(name, F16, shape, v[rows(columns)].iter().flat_map(|v| v.to_le_bytes()).collect())],
+        Data::Q8 { values, scales, group } => {
+            let groups = if *group == 0 { 1 } else { columns.div_ceil(*group) };
+            let scales = scales[rows(groups)].iter().flat_map(|v| v.to_le_bytes()).collect();
+            vec![
+                (name, I8, shape, values[rows(columns)].iter().map(|&v| v as u8).collect()),
+                (scale, F32, vec![end - first, groups], scales),
+            ]
+        }
+        Data::Q4 { values, scales, group } => {
+            let (groups, row_bytes) = (columns.div_ceil(*group), columns.div_ceil(2));
+            let scales = scales[rows(groups)].iter().flat_map(|v| v.to_le_bytes()).collect();
+            vec![
+                (name, U8, vec![end - first, row_bytes], values[rows(row_bytes)].to_vec()),
+                (scale, F16, vec![end - first, groups], scales),
+            ]
+        }
+    }
+}
+
+fn flush(variant: &mut Variant, shard: Piece, folder: &Path) -> Result<()> {
+    let broken = |e: safetensors::SafeTensorError| Error::internal(format!("a shard could not be written: {e}"));
+    let mut views = BTreeMap::new();
+    for (name, dtype, shape, bytes) in &shard {
+        views.insert(name.clone(), TensorView::new(*dtype, shape.clone(), bytes).map_err(broken)?);
+    }
+    let bytes = safetensors::serialize(views, None).map_err(broken)?;
+    let file = format!("{}-{:05}.safetensors", variant.dtype.as_str(), variant.shards.len() + 1);
+    let path = folder.join(&file);
+    std::fs::write(&path, &bytes).map_err(|e| {
+        Error::new(Code::Io, format!("{}: {e}", path.display()), "Check that the folder can be written")
+    })?;
+    let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+    variant.bytes += bytes.len() as u64;
+    variant.shards.push(Shard { file, bytes: bytes.len() as u64, sha256 });
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! Reads shards, whoever brings the bytes: verifies each by its hash, parses it, joins tensors that were split, and says
+//! what is missing. At no time is more than one shard (and an unfinished tensor) in memory.
+
+use super::manifest::{Dtype, Entry, Manifest, Shard, Variant};
+use super::{Data, Tensor};
+use crate::model::Batch;
+use crate::{Code, Error, Result};
+use half::f16;
+use safetensors::{Dtype as StoredDtype, SafeTensors};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+
+/// Reads the shards of one variant.
+pub struct ShardReader {
+    variant: Variant,
+    /// Parts of tensors that are not complete, by name and part.
+    waiting: BTreeMap<String, Vec<Option<Data>>>,
+    seen: Vec<bool>,
+}
+
+impl ShardReader {
+    /// Checks that the variant holds the network's tensors, all of them, no others, in their shapes.
+    ///
+    /// # Errors
+    /// `TENSOR_MISSING`, `TENSOR_UNEXPECTED`, `TENSOR_SHAPE`, `INVALID_ARGUMENT` for a dtype that is not stored.
+    pub fn new(manifest: &Manifest, dtype: Option<Dtype>) -> Result<ShardReader> {
+        let variant = manifest.variant(dtype)?.clone();
+        let plan = manifest.architecture.network().record(Batch::plain(1))?.plan;
+        let expected = plan.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice()));
+        let found = variant.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()));
+        check_names(expected, found)?;
+        let seen = vec![false; variant.shards.len()];
+        Ok(ShardReader { variant, waiting: BTreeMap::new(), seen })
+    }
+
+    /// The files to bring, in order.
+    pub fn shards(&self) -> &[Shard] {
+        &self.variant.shards
+    }
+
+    /// The variant that is read.
+    pub fn variant(&self) -> &Variant {
+        &self.variant
+    }
+
+    /// Takes the bytes of shard `index`; returns the tensors that are complete with it.
+    ///
+    /// # Errors
+    /// `SHARD_CORRUPT` if length or hash differ, `TENSOR_MISSING`, `TENSOR_SHAPE`, `NOT_FINITE`.
+    pub fn add_shard(&mut self, index: usize, bytes: &[u8]) -> Result<Vec<Tensor>> {
+        let shard = self.variant.shards.get(index).ok_or_else(|| Error::internal(format!("no shard {index}")))?;
+        verify(shard, bytes)?;
+        let corrupt = |what: String| {
+            Error::new(
+                Code::ShardCorrupt,
+                format!("shard {}: {what}", shard.file),
+                "Convert the model again with `uvit convert`",
+            )
+        };
+        let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(e.to_string()))?;
+        let mut complete = Vec::new();
+        for (name, entry) in &self.variant.tensors {
+            for (i, part) in entry.parts.iter().enumerate().filter(|(_, part)| part.shard == index) {
+                let stored = if entry.parts.len() == 1 { name.clone() } else { format!("{name}#{i}") };
+                let data = read_part(&file, &stored, entry, part.rows[1] - part.rows[0])?;
+                let parts = self.waiting.entry(name.clone()).or_insert_with(|| vec![None; entry.parts.len()]);
+                parts[i] = Some(data);
+                if parts.iter().all(Option::is_some) {
+                    let parts = self.waiting.remove(name).into_iter().flatten().flatten();
+                    let data = parts.reduce(join).ok_or_else(|| Error::internal("a tensor without parts"))?;
+                    let tensor = Tensor { name: name.clone(), shape: entry.shape.clone(), data };
+                    if let Some(i) = tensor.first_not_finite() {
+                        return Err(Error::new(
+                            Code::NotFinite,
+                            format!("tensor {name}: value {i} is NaN or infinite"),
+                            "Convert the model again from a sound checkpoint",
+                        ));
+                    }
+                    complete.push(tensor);
+                }
+            }
+        }
+        self.seen[index] = true;
+        Ok(complete)
+    }
+
+    /// Checks that nothing is missing.
+    ///
+    /// # Errors
+    /// `TENSOR_MISSING` naming a shard that was not brought.
+    pub fn finish(&self) -> Result<()> {
+        match self.seen.iter().position(|seen| !seen) {
+            None => Ok(()),
+            Some(i) => Err(Error::new(
+                Code::TensorMissing,
+                format!("shard {} was not loaded", self.variant.shards[i].file),
+                "Load every shard of the manifest",
+            )),
+        }
+    }
+}
+
+/// Compares the tensors of a network with those that were found, by name and shape.
+///
+/// # Errors
+/// `TENSOR_MISSING`, `TENSOR_UNEXPECTED`, `TENSOR_SHAPE`.
+pub(super) fn check_names<'a>(
+    expected: impl Iterator<Item = (&'a str, &'a [usize])>,
+    found: impl Iterator<Item = (&'a str, &'a [usize])>,
+) -> Result<()> {
+    const REMEDY: &str = "Check that the architecture's parameters are those of the weights";
+    let mut found: BTreeMap<&str, &[usize]> = found.collect();
+    for (name, shape) in expected {
+        match found.remove(name) {
+            None => return Err(Error::new(Code::TensorMissing, format!("tensor {name} {shape:?} is missing"), REMEDY)),
+            Some(other) if other != shape => {
+                let cause = format!("tensor {name} is {other:?}, the network needs {shape:?}");
+                return Err(Error::new(Code::TensorShape, cause, REMEDY));
+            }
+            Some(_) => {}
+        }
+    }
+    match found.first_key_value() {
+        None => Ok(()),
+        Some((name, shape)) => {
+            Err(Error::new(Code::TensorUnexpected, format!("tensor {name} {shape:?} is none of the network's"), REMEDY))
+        }
+    }
+}
+
+fn verify(shard: &Shard, bytes: &[u8]) -> Result<()> {
+    let remedy = "Reload the page without the cache, or copy the model's files again";
+    if bytes.len() as u64 != shard.bytes {
+        let cause = format!("shard {} has {} bytes, the manifest says {}", shard.file, bytes.len(), shard.bytes);
+        return Err(Error::new(Code::ShardCorrupt, cause, remedy));
+    }
+    let hash: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    if hash != shard.sha256.to_ascii_lowercase() {
+        let cause = format!("shard {} has SHA-256 {hash}, the manifest says {}", shard.file, shard.sha256);
+        return Err(Error::new(Code::ShardCorrupt, cause, remedy));
+    }
+    Ok(())
+}
+
+/// `rows` rows of a tensor under the name `stored` in a shard.
+fn read_part(file: &SafeTensors<'_>, stored: &str, entry: &Entry, rows: usize) -> Result<Data> {
+    let columns = entry.shape[1..].iter().product::<usize>();
+    let read = |name: &str, dtype: StoredDtype, shape: &[usize]| -> Result<Vec<u8>> {
+        let view = file.tensor(name).map_err(|e| {
+            Error::new(
+                Code::TensorMissing,
+                format!("tensor {name}: {e}"),
+                "Convert the model again with `uvit convert`",
+            )
+        })?;
+        if view.dtype() != dtype || view.shape() != shape {
+            return Err(Error::new(
+                Code::TensorShape,
+                format!(
+                    "tensor {name} is {:?} {:?} in the shard, expected {dtype:?} {shape:?}",
+                    view.dtype(),
+                    view.shape()
+                ),
+                "Convert the model again with `uvit convert`",
+            ));
+        }
+        Ok(view.data().to_vec())
+    };
+    let mut shape = entry.shape.clone();
+    shape[0] = rows;
+    let scale = format!("{stored}.scale");
+    let groups = if entry.group == 0 { 1 } else { columns.div_ceil(entry.group) };
+    Ok(match entry.dtype {
+        Dtype::F32 => Data::F32(f32s(&read(stored, StoredDtype::F32, &shape)?)),
+        Dtype::F16 => Data::F16(f16s(&read(stored, StoredDtype::F16, &shape)?)),
+        Dtype::Q8 => Data::Q8 {
+            values: read(stored, StoredDtype::I8, &shape)?.into_iter().map(|b| b as i8).collect(),
+            scales: f32s(&read(&scale, StoredDtype::F32, &[rows, groups])?),
+            group: entry.group,
+        },
+        Dtype::Q4 => Data::Q4 {
+            values: read(stored, StoredDtype::U8, &[rows, columns.div_ceil(2)])?,
+            scales: f16s(&read(&scale, StoredDtype::F16, &[rows, groups])?),
+            group: entry.group,
+        },
+    })
+}
+
+fn f32s(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn f16s(bytes: &[u8]) -> Vec<f16> {
+    bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).collect()
+}
+
+/// Rows of `a`, then rows of `b`; both came from one entry, so their dtypes agree.
+fn join(a: Data, b: Data) -> Data {
+    fn chain<T>(mut a: Vec<T>, b: Vec<T>) -> Vec<T> {
+        a.extend(b);
+        a
+    }
+    match (a, b) {
+        (Data::F32(a), Data::F32(b)) => Data::F32(chain(a, b)),
+        (Data::F16(a), Data::F16(b)) => Data::F16(chain(a, b)),
+        (Data::Q8 { values, scales, group }, Data::Q8 { values: v, scales: s, .. }) => {
+            Data::Q8 { values: chain(values, v), scales: chain(scales, s), group }
+        }
+        (Data::Q4 { values, scales, group }, Data::Q4 { values: v, scales: s, .. }) => {
+            Data::Q4 { values: chain(values, v), scales: chain(scales, s), group }
+        }
+        (a, _) => a,
+    }
+}
+
+/// Reads and parses `manifest.json`, given its path or its folder's.
+///
+/// # Errors
+/// `IO`, and as [`Manifest::parse`].
+#[cfg(not(target_arch = "wasm32"))]
+pub fn read_manifest(path: &std::path::Path) -> Result<(Manifest, std::path::PathBuf)> {
+    let path = if path.is_dir() { path.join("manifest.json") } else { path.to_owned() };
+    let json = std::fs::read_to_string(&path).map_err(|e| io(&path, &e))?;
+    let folder = path.parent().map(std::path::Path::to_owned).unwrap_or_default();
+    Ok((Manifest::parse(&json)?, folder))
+}
+
+/// Reads all shards of a variant from a folder and hands out the tensors one by one.
+///
+/// # Errors
+/// `IO`, as [`ShardReader`], and whatever `take` returns.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn read_shards(
+    folder: &std::path::Path,
+    reader: &mut ShardReader,
+    mut take: impl FnMut(Tensor) -> Result<()>,
+) -> Result<()> {
+    for index in 0..reader.shards().len() {
+        let path = folder.join(&reader.shards()[index].file);
+        let bytes = std::fs::read(&path).map_err(|e| io(&path, &e))?;
+        reader.add_shard(index, &bytes)?.into_iter().try_for_each(&mut take)?;
+    }
+    reader.finish()
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn io(path: &std::path::Path, error: &std::io::Error) -> Error {
+    Error::new(Code::Io, format!("{}: {error}", path.display()), "Check that the file exists and can be read")
+}

@@ -1,0 +1,115 @@
+//! Files: checkpoints, quantised blocks, shards and the manifest. `docs/format.md` specifies the stored form. Nothing
+//! here knows a network's maths or a device.
+
+#[cfg(not(target_arch = "wasm32"))]
+pub mod checkpoint;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod convert;
+mod load;
+pub mod manifest;
+pub mod quantize;
+
+pub use load::ShardReader;
+#[cfg(not(target_arch = "wasm32"))]
+pub use load::{read_manifest, read_shards};
+pub use manifest::Manifest;
+
+use half::f16;
+
+/// One tensor as it is stored: shape and values in the stored dtype, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tensor {
+    /// The published name, e.g. `in_blocks.0.attn.qkv.weight`.
+    pub name: String,
+    /// The published shape; quantised tensors are matrices `[rows, columns]` (Linear: `[out, in]`).
+    pub shape: Vec<usize>,
+    /// The values.
+    pub data: Data,
+}
+
+/// Values in a stored dtype. Rows are the first axis, columns all others together.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data {
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// 16-bit floats.
+    F16(Vec<f16>),
+    /// value = q * scale, q in -127..=127; one scale a row (`group` 0) or a row and group of `group` columns
+    /// (`scales[row * groups + column / group]`, the last group of a row may be shorter).
+    Q8 {
+        /// `[rows, columns]`.
+        values: Vec<i8>,
+        /// `[rows, groups]`.
+        scales: Vec<f32>,
+        /// Columns a scale; 0: the whole row.
+        group: usize,
+    },
+    /// value = q * scale, q in -8..=7 as two's-complement nibbles, two a byte, the even column in the low nibble; every
+    /// row starts on a fresh byte (`columns.div_ceil(2)` bytes a row).
+    Q4 {
+        /// `[rows, ceil(columns / 2)]`.
+        values: Vec<u8>,
+        /// `[rows, groups]`.
+        scales: Vec<f16>,
+        /// Columns a scale.
+        group: usize,
+    },
+}
+
+impl Tensor {
+    /// The first axis.
+    pub fn rows(&self) -> usize {
+        self.shape.first().copied().unwrap_or(1)
+    }
+
+    /// All axes but the first.
+    pub fn columns(&self) -> usize {
+        self.shape.iter().skip(1).product()
+    }
+
+    /// Bytes that the values and scales take.
+    pub fn bytes(&self) -> usize {
+        match &self.data {
+            Data::F32(v) => 4 * v.len(),
+            Data::F16(v) => 2 * v.len(),
+            Data::Q8 { values, scales, .. } => values.len() + 4 * scales.len(),
+            Data::Q4 { values, scales, .. } => values.len() + 2 * scales.len(),
+        }
+    }
+
+    /// The values that the stored form stands for, row-major.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let columns = self.columns();
+        match &self.data {
+            Data::F32(v) => v.clone(),
+            Data::F16(v) => v.iter().map(|h| h.to_f32()).collect(),
+            Data::Q8 { values, scales, group } => {
+                let group = if *group == 0 { columns } else { *group };
+                let groups = columns.div_ceil(group);
+                let scale = |i: usize| scales[i / columns * groups + i % columns / group];
+                values.iter().enumerate().map(|(i, &q)| f32::from(q) * scale(i)).collect()
+            }
+            Data::Q4 { values, scales, group } => {
+                let (groups, row_bytes) = (columns.div_ceil(*group), columns.div_ceil(2));
+                let mut out = Vec::with_capacity(self.rows() * columns);
+                for r in 0..self.rows() {
+                    for c in 0..columns {
+                        let byte = values[r * row_bytes + c / 2];
+                        // The nibble's sign bit moves to the byte's, then shifts back.
+                        let q = if c % 2 == 0 { (byte << 4) as i8 >> 4 } else { byte as i8 >> 4 };
+                        out.push(f32::from(q) * scales[r * groups + c / group].to_f32());
+                    }
+                }
+                out
+            }
+        }
+    }
+
+    /// The index of the first value (or scale) that is NaN or infinite.
+    pub fn first_not_finite(&self) -> Option<usize> {
+        match &self.data {
+            Data::F32(v) | Data::Q8 { scales: v, .. } => v.iter().position(|v| !v.is_finite()),
+            Data::F16(v) | Data::Q4 { scales: v, .. } => v.iter().position(|v| !v.is_finite()),
+        }
+    }
+}
