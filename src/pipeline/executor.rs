@@ -1,0 +1,181 @@
+//! One face for all executors.
+
+#[cfg(feature = "gpu")]
+use crate::gpu;
+use crate::plan::{Capabilities, Program, TensorId, Weight, WeightId};
+use crate::{Result, cpu, weights};
+
+/// A device that runs Programs.
+pub enum Executor {
+    /// The CPU.
+    Cpu(cpu::Executor),
+    /// A GPU.
+    #[cfg(feature = "gpu")]
+    Gpu(Box<gpu::Executor>),
+}
+
+macro_rules! each {
+    ($self:ident, $executor:ident => $body:expr) => {
+        match $self {
+            Executor::Cpu($executor) => $body,
+            #[cfg(feature = "gpu")]
+            Executor::Gpu($executor) => $body,
+        }
+    };
+}
+
+impl Executor {
+    /// The CPU.
+    pub fn cpu() -> Executor {
+        Executor::Cpu(cpu::Executor::default())
+    }
+
+    /// The best GPU.
+    ///
+    /// # Errors
+    /// `NO_WEBGPU`, `LIMIT_TOO_SMALL`.
+    #[cfg(feature = "gpu")]
+    pub async fn gpu() -> Result<Executor> {
+        Ok(Executor::Gpu(Box::new(gpu::Executor::open().await?)))
+    }
+
+    /// What Programs for this executor are lowered with.
+    pub fn capabilities(&self) -> Capabilities {
+        each!(self, e => e.capabilities())
+    }
+
+    /// Takes a weight.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub async fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
+        match self {
+            Executor::Cpu(e) => e.load(id, weight, tensor),
+            #[cfg(feature = "gpu")]
+            Executor::Gpu(e) => e.load(id, weight, tensor).await?,
+        }
+        Ok(())
+    }
+
+    /// Makes `program` the one that runs; allocates its memory.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`, `SHADER_FAILED`.
+    pub async fn prepare(&mut self, program: Program) -> Result<()> {
+        match self {
+            Executor::Cpu(e) => e.prepare(program),
+            #[cfg(feature = "gpu")]
+            Executor::Gpu(e) => e.prepare(program).await,
+        }
+    }
+
+    /// The Program that runs.
+    ///
+    /// # Errors
+    /// `INTERNAL` if none was prepared.
+    pub fn program(&self) -> Result<&Program> {
+        each!(self, e => e.program())
+    }
+
+    /// Bytes that were allocated for activations.
+    pub fn activation_bytes(&self) -> usize {
+        each!(self, e => e.activation_bytes())
+    }
+
+    /// Writes a tensor (dense values) before all later runs.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the length differs.
+    pub fn write(&mut self, id: TensorId, values: &[f32]) -> Result<()> {
+        each!(self, e => e.write(id, values))
+    }
+
+    /// Writes a tensor of indices before all later runs.
+    ///
+    /// # Errors
+    /// `INTERNAL` if the length differs.
+    pub fn write_indices(&mut self, id: TensorId, values: &[u32]) -> Result<()> {
+        each!(self, e => e.write_indices(id, values))
+    }
+
+    /// Fills the time embeddings of all items for one network time.
+    ///
+    /// # Errors
+    /// `INTERNAL` if no program was prepared.
+    pub fn write_times(&mut self, times: &[f64]) -> Result<()> {
+        let program = self.program()?;
+        let mut rows = Vec::new();
+        for &(_, out) in &program.time_embeddings {
+            let dim = program.view(out).dim();
+            rows.push((out, times.iter().flat_map(|&t| cpu::timestep_embedding(t, dim)).collect::<Vec<f32>>()));
+        }
+        rows.into_iter().try_for_each(|(out, values)| self.write(out, &values))
+    }
+
+    /// `out = clip(sum of coefficient * tensor)` over the first `elements`; `terms` are (tensor, first element,
+    /// coefficient), all of them inputs, outputs or persistent.
+    ///
+    /// # Errors
+    /// `INTERNAL` for scratch tensors.
+    pub fn combine(
+        &mut self,
+        out: TensorId,
+        elements: usize,
+        terms: &[(TensorId, usize, f32)],
+        clip: Option<(f32, f32)>,
+    ) -> Result<()> {
+        each!(self, e => e.combine(out, elements, terms, clip))
+    }
+
+    /// Runs kernels from `from` until `budget` multiply-adds are spent or the Program ends; returns the next kernel.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub fn run(&mut self, from: usize, budget: u64) -> Result<usize> {
+        each!(self, e => e.run(from, budget))
+    }
+
+    /// Waits for all submitted work.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn finished(&mut self) -> Result<()> {
+        match self {
+            Executor::Cpu(_) => Ok(()),
+            #[cfg(feature = "gpu")]
+            Executor::Gpu(e) => e.finished().await,
+        }
+    }
+
+    /// Reads a tensor (dense values).
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn read(&mut self, id: TensorId) -> Result<Vec<f32>> {
+        match self {
+            Executor::Cpu(e) => e.read(id),
+            #[cfg(feature = "gpu")]
+            Executor::Gpu(e) => e.read(id).await,
+        }
+    }
+
+    /// Multiply-adds that one run may spend before the caller gets a turn: a fraction of a second on slow devices.
+    pub fn budget(&self) -> u64 {
+        match self {
+            Executor::Cpu(_) => 100_000_000,
+            #[cfg(feature = "gpu")]
+            Executor::Gpu(e) if e.backend().adapter().is_fallback_adapter => 500_000_000,
+            #[cfg(feature = "gpu")]
+            Executor::Gpu(_) => 50_000_000_000,
+        }
+    }
+
+    /// Kernel launches submitted to a GPU so far.
+    pub fn dispatches(&self) -> u64 {
+        match self {
+            Executor::Cpu(_) => 0,
+            #[cfg(feature = "gpu")]
+            Executor::Gpu(e) => e.dispatches(),
+        }
+    }
+}

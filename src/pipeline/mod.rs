@@ -1,0 +1,372 @@
+//! Loading, the step loop, progress, cancellation and results. Nothing here knows JavaScript, files or command lines.
+//!
+//! A [`Loader`] opens a device and takes shards one by one; [`Loader::finish`] makes it a [`Pipeline`], whose
+//! [`Pipeline::generate`] turns a [`Request`] into [`Generated`] pictures.
+
+mod device;
+mod executor;
+mod noise;
+pub mod pixels;
+pub mod sampling;
+#[cfg(feature = "gpu")]
+mod self_test;
+mod turn;
+
+pub use device::{Device, DeviceChoice};
+pub use executor::Executor;
+pub use noise::Noise;
+
+use crate::model::Network;
+use crate::plan::Plan;
+use crate::sampler::{SamplerKind, SamplerSettings, recipe};
+use crate::weights::manifest::{Dtype, Manifest, Shard};
+use crate::weights::{ShardReader, Tensor};
+use crate::{Code, Error, Result};
+use sampling::{Control, Inputs, Prepared, Readback, batch, noise_for, sample};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use web_time::Instant;
+
+/// The most images of one call.
+pub const MAX_COUNT: usize = 64;
+
+/// A model on its way to a device.
+pub struct Loader {
+    manifest: Manifest,
+    network: Network,
+    plan: Plan,
+    reader: ShardReader,
+    executor: Executor,
+    device: Device,
+    began: Instant,
+}
+
+impl Loader {
+    /// Checks the manifest against its network and opens a device, which is tested before it is trusted.
+    ///
+    /// # Errors
+    /// Those of [`ShardReader::new`] and of opening the device.
+    pub async fn new(manifest: Manifest, choice: DeviceChoice, dtype: Option<Dtype>) -> Result<Loader> {
+        let began = Instant::now();
+        let network = manifest.architecture.network();
+        let reader = ShardReader::new(&manifest, dtype)?;
+        let plan = network.record(crate::model::Batch::plain(1))?.plan;
+        let (executor, device) = device::open(choice, &network, reader.variant()).await?;
+        Ok(Loader { manifest, network, plan, reader, executor, device, began })
+    }
+
+    /// The files to bring, in order.
+    pub fn shards(&self) -> &[Shard] {
+        self.reader.shards()
+    }
+
+    /// Verifies a shard and moves its tensors to the device.
+    ///
+    /// # Errors
+    /// Those of [`ShardReader::add_shard`], `OUT_OF_MEMORY`.
+    pub async fn add_shard(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
+        for tensor in self.reader.add_shard(index, bytes)? {
+            self.add_tensor(&tensor).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_tensor(&mut self, tensor: &Tensor) -> Result<()> {
+        let found = self.plan.weight_ids().find(|(_, weight)| weight.name == tensor.name);
+        let (id, weight) = found.ok_or_else(|| Error::internal(format!("no weight is called {}", tensor.name)))?;
+        self.executor.load(id, weight, tensor).await
+    }
+
+    /// The model, once all shards were brought.
+    ///
+    /// # Errors
+    /// `TENSOR_MISSING`.
+    pub async fn finish(self) -> Result<Pipeline> {
+        self.reader.finish()?;
+        let mut hash = Sha256::new();
+        self.reader.shards().iter().for_each(|shard| hash.update(shard.sha256.to_ascii_lowercase()));
+        let model_hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let variant = self.reader.variant();
+        let info = Info {
+            name: self.manifest.name.clone(),
+            dtype: variant.dtype,
+            compute: "f32",
+            bytes: variant.bytes,
+            parameters: variant.tensors.values().map(|e| e.shape.iter().product::<usize>() as u64).sum(),
+            model_hash,
+            load_ms: self.began.elapsed().as_secs_f64() * 1e3,
+            device: self.device,
+        };
+        Ok(Pipeline { manifest: self.manifest, network: self.network, executor: self.executor, prepared: None, info })
+    }
+}
+
+/// What a loaded model is and runs on.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Info {
+    /// The model's name.
+    pub name: String,
+    /// The stored dtype that was loaded.
+    pub dtype: Dtype,
+    /// The arithmetic.
+    pub compute: &'static str,
+    /// Bytes of the shards.
+    pub bytes: u64,
+    /// Numbers of the model.
+    pub parameters: u64,
+    /// SHA-256 over the shards' hashes.
+    pub model_hash: String,
+    /// From opening the device to the last shard.
+    pub load_ms: f64,
+    /// Where it runs.
+    #[serde(flatten)]
+    pub device: Device,
+}
+
+/// A label as users give it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum LabelChoice {
+    /// Its number.
+    Index(u32),
+    /// Its name.
+    Name(String),
+}
+
+/// What to generate; what is not given comes from the manifest.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Request {
+    /// None: the null class.
+    pub label: Option<LabelChoice>,
+    /// How often the network runs, 1 to 1000.
+    pub steps: Option<usize>,
+    /// `uncond + s (cond - uncond)`; 1 is off.
+    pub guidance_scale: Option<f64>,
+    /// Image k has seed + k; 0 to 2^32 - 1.
+    pub seed: u32,
+    /// Images, 1 to [`MAX_COUNT`].
+    pub count: Option<usize>,
+    /// The solver.
+    pub sampler: Option<SamplerKind>,
+    /// DDIM: 0 is deterministic, 1 draws as much noise as DDPM.
+    pub eta: f64,
+    /// Whether every step reads back a preview.
+    pub preview: bool,
+    /// Start latents `[count, channels, height, width]` instead of noise.
+    #[serde(skip)]
+    pub start: Option<Vec<f32>>,
+}
+
+/// Pictures and how they came about.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Generated {
+    /// `[count, channels, height, width]`, about [-1, 1], not clipped.
+    #[serde(skip)]
+    pub values: Vec<f32>,
+    /// Images.
+    pub count: usize,
+    /// Of each image.
+    pub channels: usize,
+    /// Of each image.
+    pub height: usize,
+    /// Of each image.
+    pub width: usize,
+    /// The label's number, if the model has labels.
+    pub label: Option<u32>,
+    /// The label's name, if it has one.
+    pub label_name: Option<String>,
+    /// As used.
+    pub steps: usize,
+    /// As used.
+    pub guidance_scale: f64,
+    /// As used; image k has seed + k.
+    pub seed: u32,
+    /// As used.
+    pub sampler: SamplerKind,
+    /// As used.
+    pub eta: f64,
+    /// Times.
+    pub timings: Timings,
+    /// Kernel launches on the GPU, 0 on the CPU.
+    pub dispatches: u64,
+    /// The model and its device.
+    #[serde(flatten)]
+    pub info: Info,
+}
+
+/// Milliseconds.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Timings {
+    /// The whole call.
+    pub total_ms: f64,
+    /// Each step, first to last.
+    pub step_ms: Vec<f64>,
+}
+
+impl Generated {
+    /// Image `k`'s values `[channels, height, width]`.
+    pub fn image(&self, k: usize) -> &[f32] {
+        let size = self.channels * self.height * self.width;
+        &self.values[k * size..(k + 1) * size]
+    }
+
+    /// Image `k` as RGBA.
+    pub fn rgba(&self, k: usize) -> Vec<u8> {
+        pixels::to_rgba(self.image(k), [self.channels, self.height, self.width])
+    }
+}
+
+/// A model ready to generate.
+pub struct Pipeline {
+    manifest: Manifest,
+    network: Network,
+    executor: Executor,
+    prepared: Option<Prepared>,
+    info: Info,
+}
+
+impl Pipeline {
+    /// What it is and runs on.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// The model's manifest.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The network.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// The executor, for measurements and tests.
+    pub fn executor(&mut self) -> &mut Executor {
+        &mut self.executor
+    }
+
+    /// The settings of a request, with the manifest's defaults.
+    pub fn settings(&self, request: &Request) -> SamplerSettings {
+        let s = &self.manifest.sampling;
+        SamplerSettings {
+            sampler: request.sampler.unwrap_or(s.sampler),
+            steps: request.steps.unwrap_or(s.steps),
+            schedule: s.schedule,
+            prediction: s.prediction,
+            time_scale: s.time_scale,
+            clip_x0: s.clip_x0,
+            lower_order_final: s.lower_order_final,
+            t_min: s.t_min,
+            t_max: s.t_max,
+            eta: request.eta,
+        }
+    }
+
+    /// Generates pictures.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` naming the setting, `ABORTED` when stopped, `DEVICE_LOST`, `OUT_OF_MEMORY`.
+    pub async fn generate(&mut self, request: &Request, control: &mut Control<'_>) -> Result<Generated> {
+        let began = Instant::now();
+        let count = request.count.unwrap_or(1);
+        if !(1..=MAX_COUNT).contains(&count) {
+            return Err(invalid(format!("count is {count}"), format!("Give a whole number from 1 to {MAX_COUNT}")));
+        }
+        let settings = self.settings(request);
+        let recipe = recipe(&settings)?;
+        let guidance_scale = request.guidance_scale.unwrap_or(match self.manifest.null_class {
+            Some(_) => self.manifest.sampling.guidance_scale,
+            None => 1.0,
+        });
+        if !guidance_scale.is_finite() || guidance_scale.abs() > 1000.0 {
+            return Err(invalid(format!("guidanceScale is {guidance_scale}"), "Give a number from -1000 to 1000"));
+        }
+        if guidance_scale != 1.0 && self.manifest.null_class.is_none() {
+            return Err(invalid(
+                format!("guidanceScale is {guidance_scale}, and the model has no null class"),
+                "Give guidanceScale 1 or leave it out",
+            ));
+        }
+        let label = self.label(request)?;
+        let labels = vec![label.unwrap_or(0); if label.is_some() { count } else { 0 }];
+        let mut step_ms: Vec<f64> = Vec::with_capacity(recipe.evaluations);
+        let mut last = 0.0;
+        let inputs = Inputs {
+            count,
+            labels: &labels,
+            null_class: self.manifest.null_class,
+            guidance_scale,
+            start: request.start.as_deref(),
+            noise: noise_for(request.seed, count)?,
+            readback: if request.preview { Readback::Preview } else { Readback::None },
+        };
+        let batch = batch(&inputs);
+        let dispatched = self.executor.dispatches();
+        if !self.prepared.as_ref().is_some_and(|p| p.fits(batch, &recipe)) {
+            self.prepared = None;
+            let slots = recipe.scratch_slots;
+            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, slots).await?);
+        }
+        let prepared = self.prepared.as_ref().ok_or_else(|| Error::internal("nothing is prepared"))?;
+        let mut on_step = |event: sampling::StepEvent| {
+            step_ms.push(event.elapsed_ms - last);
+            last = event.elapsed_ms;
+            (control.on_step)(event);
+        };
+        let mut watch = Control { on_step: &mut on_step, stopped: control.stopped };
+        let values = sample(&mut self.executor, prepared, &recipe, inputs, &mut watch).await?;
+        let [channels, height, width] = self.network.image_shape();
+        Ok(Generated {
+            values,
+            count,
+            channels,
+            height,
+            width,
+            label,
+            label_name: self.manifest.labels.iter().find(|l| Some(l.index) == label).map(|l| l.name.clone()),
+            steps: settings.steps,
+            guidance_scale,
+            seed: request.seed,
+            sampler: settings.sampler,
+            eta: settings.eta,
+            timings: Timings { total_ms: began.elapsed().as_secs_f64() * 1e3, step_ms },
+            dispatches: self.executor.dispatches() - dispatched,
+            info: self.info.clone(),
+        })
+    }
+
+    /// The label's number: as given, by name, or the null class.
+    fn label(&self, request: &Request) -> Result<Option<u32>> {
+        let classes = self.network.classes();
+        match &request.label {
+            None if classes == 0 => Ok(None),
+            None => match self.manifest.null_class {
+                Some(null) => Ok(Some(null)),
+                None => Err(invalid("no label is given", format!("Give a label from 0 to {}", classes - 1))),
+            },
+            Some(_) if classes == 0 => Err(invalid("a label is given, and the model has none", "Leave the label out")),
+            Some(LabelChoice::Index(index)) if (*index as usize) < classes => Ok(Some(*index)),
+            Some(LabelChoice::Index(index)) => Err(invalid(
+                format!("label {index} is out of range"),
+                format!("Give a label from 0 to {}", classes - 1),
+            )),
+            Some(LabelChoice::Name(name)) => {
+                let found = self.manifest.labels.iter().find(|label| label.name == *name);
+                let known = || self.manifest.labels.iter().take(3).map(|l| format!("{:?}", l.name)).collect::<Vec<_>>();
+                found.map(|label| Some(label.index)).ok_or_else(|| {
+                    let remedy = format!("Give one of the model's labels, such as {}", known().join(", "));
+                    invalid(format!("there is no label {name:?}"), remedy)
+                })
+            }
+        }
+    }
+}
+
+fn invalid(cause: impl Into<String>, remedy: impl Into<String>) -> Error {
+    Error::new(Code::InvalidArgument, cause, remedy)
+}

@@ -1,0 +1,26 @@
+//! Where the step loop's noise comes from.
+
+use crate::sampler::TorchGenerator;
+
+/// Standard normal noise for a batch of images.
+pub enum Noise {
+    /// One generator an image: image k of a call draws the same noise whatever the number of images.
+    PerImage(Vec<TorchGenerator>),
+    /// One generator for whole batches, as reference scripts that draw `[count, ..]` at once.
+    Batch(TorchGenerator),
+}
+
+impl Noise {
+    /// Generators seeded with `seed`, `seed + 1`, ..
+    pub fn per_image(seed: u32, count: usize) -> Noise {
+        Noise::PerImage((0..count as u64).map(|k| TorchGenerator::new(u64::from(seed) + k)).collect())
+    }
+
+    /// The next `[count, elements]` values.
+    pub fn draw(&mut self, count: usize, elements: usize) -> Vec<f32> {
+        match self {
+            Noise::PerImage(generators) => generators.iter_mut().flat_map(|g| g.randn_f32(elements)).collect(),
+            Noise::Batch(generator) => generator.randn_f32(count * elements),
+        }
+    }
+}

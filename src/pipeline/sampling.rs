@@ -1,0 +1,248 @@
+//! The step loop: walks a sampler's recipe on an executor. Latents, model outputs and the solver's history stay on the
+//! device; what crosses is the noise, the times, and a preview where one is asked for.
+
+use super::noise::Noise;
+use super::turn::turn;
+use super::{Executor, noise};
+use crate::model::{Batch, Network, Recording};
+use crate::plan::{Role, TensorId, lower};
+use crate::sampler::{Recipe, Slot, Step, guidance};
+use crate::{Code, Error, Result};
+use web_time::Instant;
+
+/// What is read back at every step. Each costs a wait for the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readback {
+    /// Nothing.
+    None,
+    /// The estimate of x0, clipped to [-1, 1].
+    Preview,
+    /// x_t after the step.
+    Latents,
+}
+
+/// One step is done.
+#[derive(Clone, Debug)]
+pub struct StepEvent {
+    /// Counted from 1.
+    pub step: usize,
+    /// How many there will be.
+    pub steps: usize,
+    /// Since the loop began.
+    pub elapsed_ms: f64,
+    /// What [`Readback`] asked for, `[count, channels, height, width]`.
+    pub values: Option<Vec<f32>>,
+}
+
+/// How the caller watches and stops the loop.
+pub struct Control<'a> {
+    /// Called after every step.
+    pub on_step: &'a mut dyn FnMut(StepEvent),
+    /// Asked between kernels: true ends the loop with `ABORTED`.
+    pub stopped: &'a dyn Fn() -> bool,
+}
+
+/// What is sampled.
+pub struct Inputs<'a> {
+    /// Images.
+    pub count: usize,
+    /// One label an image; empty for unconditional networks.
+    pub labels: &'a [u32],
+    /// The label of the unconditional half, needed for guidance.
+    pub null_class: Option<u32>,
+    /// `uncond + s (cond - uncond)`; 1 is off.
+    pub guidance_scale: f64,
+    /// `[count, channels, height, width]`, or none: drawn from `noise`.
+    pub start: Option<&'a [f32]>,
+    /// Where noise comes from.
+    pub noise: Noise,
+    /// What to read back at every step.
+    pub readback: Readback,
+}
+
+/// A network's Program with the sampler's buffers, ready on an executor.
+pub struct Prepared {
+    batch: Batch,
+    scratch_slots: usize,
+    latents: TensorId,
+    label: Option<TensorId>,
+    out: TensorId,
+    scratch: Vec<TensorId>,
+    preview: TensorId,
+}
+
+impl Prepared {
+    /// Records, lowers and prepares the network for `batch` with `scratch_slots` buffers for the solver.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`.
+    pub async fn new(
+        executor: &mut Executor,
+        network: &Network,
+        batch: Batch,
+        scratch_slots: usize,
+    ) -> Result<Prepared> {
+        let Recording { mut plan, latents, label, out, .. } = network.record(batch)?;
+        let shape = plan.shape(latents).to_vec();
+        let scratch = (0..scratch_slots).map(|_| plan.tensor("", &shape, Role::Persistent)).collect();
+        let preview = plan.tensor("", &shape, Role::Persistent);
+        executor.prepare(lower(&plan, &executor.capabilities(), &[])?).await?;
+        Ok(Prepared { batch, scratch_slots, latents, label, out, scratch, preview })
+    }
+
+    /// Whether it serves this batch and recipe.
+    pub fn fits(&self, batch: Batch, recipe: &Recipe) -> bool {
+        self.batch == batch && self.scratch_slots == recipe.scratch_slots
+    }
+
+    fn slot(&self, slot: Slot) -> Result<TensorId> {
+        match slot {
+            Slot::Latents => Ok(self.latents),
+            Slot::Model => Ok(self.out),
+            Slot::Scratch(i) => self
+                .scratch
+                .get(usize::from(i))
+                .copied()
+                .ok_or_else(|| Error::internal("a recipe names a slot too many")),
+        }
+    }
+}
+
+/// The batch that inputs need: guidance runs every image twice, unless it is off.
+pub fn batch(inputs: &Inputs<'_>) -> Batch {
+    Batch { images: inputs.count, copies: if guidance::needs_uncond(inputs.guidance_scale) { 2 } else { 1 } }
+}
+
+/// Walks `recipe`; returns the final latents `[count, channels, height, width]`.
+///
+/// # Errors
+/// `ABORTED` when stopped, `DEVICE_LOST`, `NOT_FINITE` if the result is not finite.
+pub async fn sample(
+    executor: &mut Executor,
+    prepared: &Prepared,
+    recipe: &Recipe,
+    mut inputs: Inputs<'_>,
+    control: &mut Control<'_>,
+) -> Result<Vec<f32>> {
+    let began = Instant::now();
+    let view = executor.program()?.view(prepared.latents);
+    let (elements, count) = (view.elements(), inputs.count);
+    let guided = prepared.batch.copies == 2;
+
+    let mut start = match inputs.start {
+        Some(values) if values.len() == elements && values.iter().all(|v| v.is_finite()) => values.to_vec(),
+        Some(values) if values.len() == elements => {
+            let cause = "the start latents hold a value that is NaN or infinite";
+            return Err(Error::new(Code::InvalidArgument, cause, "Give finite values"));
+        }
+        Some(values) => {
+            return Err(Error::new(
+                Code::InvalidArgument,
+                format!("the start latents hold {} values, {elements} are needed", values.len()),
+                "Give [count, channels, height, width] values",
+            ));
+        }
+        None => inputs.noise.draw(count, elements / count),
+    };
+    start.iter_mut().for_each(|v| *v *= recipe.init_noise_sigma as f32);
+    executor.write(prepared.latents, &start)?;
+    if let Some(label) = prepared.label {
+        let mut labels = inputs.labels.to_vec();
+        if guided {
+            let null_class = inputs.null_class.ok_or_else(|| Error::internal("guidance without a null class"))?;
+            labels.resize(2 * count, null_class);
+        }
+        executor.write_indices(label, &labels)?;
+    }
+
+    let terms = |terms: &[(Slot, f64)]| -> Result<Vec<(TensorId, usize, f32)>> {
+        let mut out = Vec::with_capacity(terms.len() + 1);
+        for &(slot, coefficient) in terms {
+            let id = prepared.slot(slot)?;
+            if slot == Slot::Model && guided {
+                let [cond, uncond] = guidance::expand(coefficient, inputs.guidance_scale);
+                out.push((id, 0, cond as f32));
+                out.push((id, elements, uncond as f32));
+            } else {
+                out.push((id, 0, coefficient as f32));
+            }
+        }
+        Ok(out)
+    };
+
+    let mut step = 0;
+    let mut preview = None;
+    let mut steps = recipe.steps.iter().peekable();
+    while let Some(instruction) = steps.next() {
+        match instruction {
+            Step::Eval { network_time, x0 } => {
+                executor.write_times(&vec![*network_time; prepared.batch.items()])?;
+                forward(executor, control.stopped).await?;
+                if inputs.readback == Readback::Preview {
+                    let x0 = terms(&[(Slot::Latents, x0[0]), (Slot::Model, x0[1])])?;
+                    executor.combine(prepared.preview, elements, &x0, Some((-1.0, 1.0)))?;
+                    preview = Some(executor.read(prepared.preview).await?);
+                }
+                step += 1;
+            }
+            Step::Combine { out, terms: sum, clip } => {
+                let sum: Vec<(Slot, f64)> = sum.iter().map(|t| (t.slot, t.coefficient)).collect();
+                let clip = clip.map(|(low, high)| (low as f32, high as f32));
+                executor.combine(prepared.slot(*out)?, elements, &terms(&sum)?, clip)?;
+            }
+            Step::Noise { out } => {
+                let values = inputs.noise.draw(count, elements / count);
+                executor.write(prepared.slot(*out)?, &values)?;
+            }
+        }
+        if matches!(steps.peek(), None | Some(Step::Eval { .. })) {
+            let values = match inputs.readback {
+                Readback::None => None,
+                Readback::Preview => preview.take(),
+                Readback::Latents => Some(executor.read(prepared.latents).await?),
+            };
+            let elapsed_ms = began.elapsed().as_secs_f64() * 1e3;
+            (control.on_step)(StepEvent { step, steps: recipe.evaluations, elapsed_ms, values });
+        }
+    }
+    let result = executor.read(prepared.latents).await?;
+    if let Some(i) = result.iter().position(|v| !v.is_finite()) {
+        return Err(Error::new(
+            Code::NotFinite,
+            format!("value {i} of the result is {}", result[i]),
+            "Lower the guidance scale, or raise the number of steps",
+        ));
+    }
+    Ok(result)
+}
+
+/// One run of the whole Program, in chunks, with a turn for the host after each.
+pub async fn forward(executor: &mut Executor, stopped: &dyn Fn() -> bool) -> Result<()> {
+    let kernels = executor.program()?.kernels.len();
+    let budget = executor.budget();
+    let mut next = 0;
+    while next < kernels {
+        next = executor.run(next, budget)?;
+        executor.finished().await?;
+        turn().await;
+        if stopped() {
+            return Err(Error::new(Code::Aborted, "the generation was stopped", "Call generate again"));
+        }
+    }
+    Ok(())
+}
+
+/// Noise of `generate()`: image k of a call has seed + k.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` if seed + count - 1 exceeds 2^32 - 1.
+pub fn noise_for(seed: u32, count: usize) -> Result<noise::Noise> {
+    if u64::from(seed) + count as u64 > 1 << 32 {
+        return Err(Error::new(
+            Code::InvalidArgument,
+            format!("seed {seed} with {count} images goes beyond 4294967295"),
+            "Give a smaller seed or count",
+        ));
+    }
+    Ok(Noise::per_image(seed, count))
+}

@@ -1,0 +1,112 @@
+//! Wrong numbers are worse than slow ones: before a GPU is trusted with a model, a miniature of the same network (same
+//! head dim, patch size and stored dtypes, so the same compiled kernels) runs on it and on the reference.
+
+use super::{Executor, sampling::forward};
+use crate::model::{Batch, Network, uvit};
+use crate::plan::{Weight, WeightUse, lower};
+use crate::sampler::TorchGenerator;
+use crate::weights::manifest::{Dtype, Variant};
+use crate::weights::{Data, Tensor};
+use crate::{Code, Error, Result};
+use half::f16;
+
+/// Largest error over largest value. Kernels that are right stay below 1e-5.
+const TOLERANCE: f32 = 1e-3;
+
+/// Runs the miniature on `executor` and on the CPU.
+///
+/// # Errors
+/// `WRONG_RESULT` with the error found, `SHADER_FAILED`, `DEVICE_LOST`.
+pub async fn self_test(executor: &mut Executor, network: &Network, variant: &Variant) -> Result<()> {
+    let miniature = miniature(network);
+    let got = run(executor, &miniature, variant).await?;
+    let want = run(&mut Executor::cpu(), &miniature, variant).await?;
+    let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let worst =
+        got.iter().zip(&want).fold(0f32, |m, (a, b)| if a.is_finite() { m.max((a - b).abs()) } else { f32::MAX });
+    if worst <= TOLERANCE * largest {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::WrongResult,
+        format!("the device computes wrong numbers: off by {:.1e} of the largest value", worst / largest),
+        "Update the browser and the GPU driver, or use device \"cpu\"",
+    ))
+}
+
+/// The same kernels at small sizes: odd numbers of tokens, two heads, one block of each kind.
+fn miniature(network: &Network) -> Network {
+    match network {
+        Network::Uvit(config) => Network::Uvit(uvit::Config {
+            img_size: 3 * config.patch_size,
+            embed_dim: 2 * config.embed_dim / config.num_heads,
+            num_heads: 2,
+            depth: config.depth.min(2),
+            num_classes: config.num_classes.min(3),
+            ..config.clone()
+        }),
+    }
+}
+
+async fn run(executor: &mut Executor, network: &Network, variant: &Variant) -> Result<Vec<f32>> {
+    let recording = network.record(Batch { images: 1, copies: 2 })?;
+    let kinds = matrix_kinds(variant);
+    let mut generator = TorchGenerator::new(0);
+    let mut matrices = 0;
+    for (id, weight) in recording.plan.weight_ids() {
+        let kind = if weight.usage == WeightUse::Matrix {
+            matrices += 1;
+            kinds.get(matrices % kinds.len().max(1)).copied()
+        } else {
+            None
+        };
+        executor.load(id, weight, &random_tensor(weight, kind, &mut generator)).await?;
+    }
+    let program = lower(&recording.plan, &executor.capabilities(), &[])?;
+    let [latents, out] = [recording.latents, recording.out];
+    let elements = program.view(latents).elements();
+    executor.prepare(program).await?;
+    executor.write(latents, &generator.randn_f32(elements))?;
+    executor.write_times(&[999.0, 1.5])?;
+    if let Some(label) = recording.label {
+        let last = network.classes() as u32 - 1;
+        executor.write_indices(label, &[0, last])?;
+    }
+    forward(executor, &|| false).await?;
+    executor.read(out).await
+}
+
+/// The distinct (dtype, group) of the variant's matrices.
+fn matrix_kinds(variant: &Variant) -> Vec<(Dtype, usize)> {
+    let mut kinds: Vec<(Dtype, usize)> = Vec::new();
+    for entry in variant.tensors.values().filter(|entry| entry.shape.len() == 2) {
+        if !kinds.contains(&(entry.dtype, entry.group)) {
+            kinds.push((entry.dtype, entry.group));
+        }
+    }
+    kinds
+}
+
+/// Random values of the size that training leaves, in the stored form `kind`.
+fn random_tensor(weight: &Weight, kind: Option<(Dtype, usize)>, generator: &mut TorchGenerator) -> Tensor {
+    let columns = weight.shape[1..].iter().product::<usize>();
+    let rows = weight.shape[0];
+    let size = 1.0 / (columns.max(1) as f32).sqrt();
+    let mut randn = |n: usize| generator.randn_f32(n);
+    let groups = |group: usize| if group == 0 { 1 } else { columns.div_ceil(group) };
+    let data = match kind {
+        None | Some((Dtype::F32, _)) => Data::F32(randn(rows * columns).iter().map(|v| v * size).collect()),
+        Some((Dtype::F16, _)) => Data::F16(randn(rows * columns).iter().map(|v| f16::from_f32(v * size)).collect()),
+        Some((Dtype::Q8, group)) => Data::Q8 {
+            values: randn(rows * columns).iter().map(|v| (v * 40.0).clamp(-127.0, 127.0) as i8).collect(),
+            scales: randn(rows * groups(group)).iter().map(|v| (1.0 + v.abs()) * size / 60.0).collect(),
+            group,
+        },
+        Some((Dtype::Q4, group)) => Data::Q4 {
+            values: randn(rows * columns.div_ceil(2)).iter().map(|v| (v * 1e4) as i32 as u8).collect(),
+            scales: randn(rows * groups(group)).iter().map(|v| f16::from_f32((1.0 + v.abs()) * size / 6.0)).collect(),
+            group,
+        },
+    };
+    Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data }
+}
