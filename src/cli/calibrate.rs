@@ -1,0 +1,146 @@
+//! The inputs that a model's matrices see while it draws: `X^T X` of each, for rounding with error compensation.
+
+use std::collections::BTreeMap;
+use uvit_web::model::Batch;
+use uvit_web::pipeline::Executor;
+use uvit_web::plan::{Op, TensorId, lower};
+use uvit_web::sampler::{SamplerSettings, TorchGenerator, guidance};
+use uvit_web::weights::checkpoint::Checkpoint;
+use uvit_web::weights::{Data, Manifest, Tensor};
+use uvit_web::{Error, Result};
+
+/// `X^T X` by weight name over `pictures` sampling runs of a few steps, labels in turn, unguided. Every linear layer's
+/// input is kept readable, so this runs on the CPU.
+pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> Result<BTreeMap<String, Vec<f64>>> {
+    const BATCH: usize = 6;
+    let network = manifest.architecture.network();
+    let mut recording = network.record(Batch::plain(BATCH))?;
+    // Which tensors feed which matrix; unnamed ones get a name, so that lowering keeps them.
+    let mut feeds: Vec<(String, Vec<TensorId>)> = Vec::new();
+    for op in recording.plan.ops.clone() {
+        if let Op::Linear { x, skip, weight, .. } = op {
+            let inputs: Vec<TensorId> = [Some(x), skip].into_iter().flatten().collect();
+            for &id in &inputs {
+                recording.plan.name(id);
+            }
+            feeds.push((recording.plan.weights[weight.index()].name.clone(), inputs));
+        }
+    }
+    let names: Vec<String> = recording.plan.tensors.iter().map(|t| t.name.clone()).collect();
+    let keep: Vec<&str> = names.iter().map(String::as_str).filter(|n| !n.is_empty()).collect();
+
+    let mut executor = Executor::cpu();
+    for (id, weight) in recording.plan.weight_ids() {
+        let (shape, values) = &weights[&weight.name];
+        let tensor = Tensor { name: weight.name.clone(), shape: shape.clone(), data: Data::F32(values.clone()) };
+        pollster::block_on(executor.load(id, weight, &tensor))?;
+    }
+    pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &keep)?))?;
+
+    let sampling = &manifest.sampling;
+    let settings = SamplerSettings {
+        sampler: sampling.sampler,
+        steps: sampling.steps,
+        schedule: sampling.schedule,
+        prediction: sampling.prediction,
+        time_scale: sampling.time_scale,
+        clip_x0: sampling.clip_x0,
+        lower_order_final: sampling.lower_order_final,
+        t_min: sampling.t_min,
+        t_max: sampling.t_max,
+        eta: 0.0,
+    };
+    let _ = guidance::needs_uncond(sampling.guidance_scale);
+    let mut sums: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    let classes = network.classes().max(1) as u32;
+    let progress = indicatif::ProgressBar::new(pictures as u64).with_message("calibrating");
+    for first in (0..pictures).step_by(BATCH) {
+        let labels: Vec<u32> = (first..first + BATCH).map(|i| i as u32 % classes).collect();
+        // Seeds apart from those that quality is measured with.
+        let noise = TorchGenerator::new(900_000 + first as u64);
+        observe(&mut executor, &recording, &settings, &labels, noise, &feeds, &mut sums)?;
+        progress.inc(BATCH as u64);
+    }
+    progress.finish_and_clear();
+    Ok(sums)
+}
+
+/// One batch from noise to picture, summing up the inputs of every matrix at every step.
+fn observe(
+    executor: &mut Executor,
+    recording: &uvit_web::model::Recording,
+    settings: &SamplerSettings,
+    labels: &[u32],
+    mut noise: TorchGenerator,
+    feeds: &[(String, Vec<TensorId>)],
+    sums: &mut BTreeMap<String, Vec<f64>>,
+) -> Result<()> {
+    use uvit_web::sampler::{Slot, Step, recipe};
+    let recipe = recipe(settings)?;
+    let elements = executor.program()?.view(recording.latents).elements();
+    let mut slots: BTreeMap<u8, Vec<f32>> = BTreeMap::new();
+    let mut latents = noise.randn_f32(elements);
+    let mut model = Vec::new();
+    if let Some(label) = recording.label {
+        executor.write_indices(label, labels)?;
+    }
+    for step in &recipe.steps {
+        match step {
+            Step::Eval { network_time, .. } => {
+                executor.write(recording.latents, &latents)?;
+                executor.write_times(&vec![*network_time; labels.len()])?;
+                executor.run(0, u64::MAX)?;
+                model = pollster::block_on(executor.read(recording.out))?;
+                for (name, inputs) in feeds {
+                    let parts = inputs
+                        .iter()
+                        .map(|&id| Ok((executor.program()?.view(id).dim(), pollster::block_on(executor.read(id))?)))
+                        .collect::<Result<Vec<_>>>()?;
+                    add(sums.entry(name.clone()).or_default(), &parts);
+                }
+            }
+            Step::Combine { out, terms, clip } => {
+                let mut sum = vec![0f32; elements];
+                for term in terms {
+                    let values = match term.slot {
+                        Slot::Latents => &latents,
+                        Slot::Model => &model,
+                        Slot::Scratch(i) => slots.get(&i).ok_or_else(|| Error::internal("an empty slot"))?,
+                    };
+                    sum.iter_mut().zip(values).for_each(|(s, v)| *s += term.coefficient as f32 * v);
+                }
+                if let Some((low, high)) = clip {
+                    sum.iter_mut().for_each(|s| *s = s.clamp(*low as f32, *high as f32));
+                }
+                match out {
+                    Slot::Scratch(i) => drop(slots.insert(*i, sum)),
+                    _ => latents = sum,
+                }
+            }
+            Step::Noise { out: Slot::Scratch(i) } => drop(slots.insert(*i, noise.randn_f32(elements))),
+            Step::Noise { .. } => latents = noise.randn_f32(elements),
+        }
+    }
+    Ok(())
+}
+
+/// `sum += X^T X`, X the rows of the parts side by side. Products in f32 blocks, sums in f64.
+fn add(sum: &mut Vec<f64>, parts: &[(usize, Vec<f32>)]) {
+    let n: usize = parts.iter().map(|(dim, _)| dim).sum();
+    let rows = parts[0].1.len() / parts[0].0;
+    sum.resize(n * n, 0.0);
+    let mut row = vec![0f32; n];
+    let mut block = vec![0f32; n * n];
+    for r in 0..rows {
+        let mut at = 0;
+        for (dim, values) in parts {
+            row[at..at + dim].copy_from_slice(&values[r * dim..(r + 1) * dim]);
+            at += dim;
+        }
+        for i in 0..n {
+            let a = row[i];
+            block[i * n..(i + 1) * n].iter_mut().zip(&row).for_each(|(b, v)| *b += a * v);
+        }
+    }
+    sum.iter_mut().zip(&block).for_each(|(s, b)| *s += f64::from(*b));
+}

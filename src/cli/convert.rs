@@ -1,0 +1,79 @@
+//! `uvit convert`.
+
+use super::{calibrate, read_text};
+use std::path::PathBuf;
+use uvit_web::weights::checkpoint;
+use uvit_web::weights::convert::{SHARD_BYTES, Storing, describe, store, write};
+use uvit_web::weights::manifest::Dtype;
+use uvit_web::{Error, Result};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The checkpoint: .safetensors or .pth
+    checkpoint: PathBuf,
+    /// Architecture, schedule and sampling defaults (JSON; docs/format.md)
+    #[arg(long)]
+    config: PathBuf,
+    /// What the labels mean (JSON)
+    #[arg(long)]
+    labels: Option<PathBuf>,
+    /// Licences of the weights and of what they learned from (JSON)
+    #[arg(long)]
+    licences: Option<PathBuf>,
+    /// The folder to write
+    #[arg(long)]
+    out: PathBuf,
+    /// Stored dtypes, the default one first: f32, f16, q8, q4
+    #[arg(long, required = true)]
+    dtype: Vec<Dtype>,
+    /// q8: columns a scale, 0 or 64
+    #[arg(long, default_value_t = 0)]
+    group: usize,
+    /// q4: keep matrices whose name contains this in q8
+    #[arg(long)]
+    keep_q8: Vec<String>,
+    /// q4: round with error compensation (GPTQ), calibrated on this many generated pictures; 0: plain rounding
+    #[arg(long, default_value_t = 60)]
+    calibration: usize,
+    /// Replace a folder that is not empty
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(a: &Arguments) -> Result<()> {
+    let labels = a.labels.as_deref().map(read_text).transpose()?;
+    let licences = a.licences.as_deref().map(read_text).transpose()?;
+    let manifest = describe(&read_text(&a.config)?, labels.as_deref(), licences.as_deref())?;
+    let weights = checkpoint::read(&a.checkpoint)?;
+    checkpoint::check(&weights, &manifest.architecture.network())?;
+    let mut variants = Vec::new();
+    for &dtype in &a.dtype {
+        let mut storing = Storing::plain(dtype);
+        match dtype {
+            Dtype::Q8 if !a.group.is_multiple_of(4) => {
+                let cause = format!("group is {}", a.group);
+                return Err(Error::new(
+                    uvit_web::Code::InvalidArgument,
+                    cause,
+                    "Give 0 or a multiple of 4, such as 64",
+                ));
+            }
+            Dtype::Q8 => storing.group = a.group,
+            Dtype::Q4 => {
+                storing.keep_q8.clone_from(&a.keep_q8);
+                if a.calibration > 0 {
+                    storing.hessians = calibrate::hessians(&manifest, &weights, a.calibration)?;
+                }
+            }
+            _ => {}
+        }
+        let tensors = store(&manifest, &weights, &storing)?;
+        variants.push((storing, tensors));
+    }
+    let manifest = write(manifest, &variants, &a.out, SHARD_BYTES, a.force)?;
+    for variant in &manifest.variants {
+        println!("{} {:>12} bytes in {} shards", variant.dtype.as_str(), variant.bytes, variant.shards.len());
+    }
+    println!("wrote {}", a.out.join("manifest.json").display());
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! `uvit generate`.
+
+use super::png_out;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::path::{Path, PathBuf};
+use uvit_web::pipeline::sampling::{Control, StepEvent};
+use uvit_web::pipeline::{DeviceChoice, Generated, LabelChoice, Loader, Pipeline, Request};
+use uvit_web::sampler::SamplerKind;
+use uvit_web::weights::manifest::Dtype;
+use uvit_web::weights::read_manifest;
+use uvit_web::{Code, Error, Result};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The model: a manifest.json or its folder
+    model: PathBuf,
+    /// Label, by number or name
+    #[arg(long)]
+    label: Option<String>,
+    /// How often the network runs, 1 to 1000
+    #[arg(long)]
+    steps: Option<usize>,
+    /// uncond + s (cond - uncond); 1 is off
+    #[arg(long)]
+    guidance_scale: Option<f64>,
+    /// Image k has seed + k; 0 to 4294967295; random if not given
+    #[arg(long)]
+    seed: Option<u32>,
+    /// How many pictures
+    #[arg(long, default_value_t = 1)]
+    count: usize,
+    /// dpmpp_2m, euler_maruyama_sde, euler_maruyama_ode, ddim
+    #[arg(long)]
+    sampler: Option<SamplerKind>,
+    /// ddim: 0 is deterministic, 1 draws as much noise as DDPM
+    #[arg(long, default_value_t = 0.0)]
+    eta: f64,
+    /// cpu, gpu or auto
+    #[arg(long, default_value = "auto")]
+    device: DeviceChoice,
+    /// Which stored dtype
+    #[arg(long)]
+    dtype: Option<Dtype>,
+    /// The file to write; with --count N, NAME-SEED.png each and a contact sheet NAME.png
+    #[arg(long, short, default_value = "uvit.png")]
+    out: PathBuf,
+}
+
+/// Loads a model from files.
+pub fn load(model: &Path, device: DeviceChoice, dtype: Option<Dtype>) -> Result<Pipeline> {
+    let (manifest, folder) = read_manifest(model)?;
+    pollster::block_on(async {
+        let mut loader = Loader::new(manifest, device, dtype).await?;
+        let bar = ProgressBar::new(loader.shards().iter().map(|s| s.bytes).sum());
+        bar.set_style(style("{msg} {bar:40} {bytes}/{total_bytes}"));
+        bar.set_message("loading ");
+        for index in 0..loader.shards().len() {
+            let path = folder.join(&loader.shards()[index].file);
+            let bytes = std::fs::read(&path).map_err(|e| {
+                let cause = format!("{}: {e}", path.display());
+                Error::new(Code::Io, cause, "Check that the file exists and can be read")
+            })?;
+            loader.add_shard(index, &bytes).await?;
+            bar.inc(bytes.len() as u64);
+        }
+        bar.finish_and_clear();
+        loader.finish().await
+    })
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// A seed that differs from call to call.
+fn random_seed() -> u32 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish() as u32
+}
+
+pub fn run(a: &Arguments) -> Result<()> {
+    let mut pipeline = load(&a.model, a.device, a.dtype)?;
+    let info = pipeline.info().clone();
+    let adapter = info.device.adapter.as_ref().map_or(String::new(), |a| format!(" ({})", a.vendor));
+    println!("{} {} on {}{adapter}: {}", info.name, info.dtype.as_str(), info.device.device, info.device.device_reason);
+    let request = Request {
+        label: a.label.clone().map(|text| text.parse().map_or(LabelChoice::Name(text), LabelChoice::Index)),
+        steps: a.steps,
+        guidance_scale: a.guidance_scale,
+        seed: a.seed.unwrap_or_else(random_seed),
+        count: Some(a.count),
+        sampler: a.sampler,
+        eta: a.eta,
+        preview: false,
+        start: None,
+    };
+    let bar = ProgressBar::new(0);
+    bar.set_style(style("sampling {bar:40} {pos}/{len} steps, {elapsed}"));
+    let mut on_step = |event: StepEvent| {
+        bar.set_length(event.steps as u64);
+        bar.set_position(event.step as u64);
+    };
+    let mut control = Control { on_step: &mut on_step, stopped: &|| false };
+    let pictures = pollster::block_on(pipeline.generate(&request, &mut control))?;
+    bar.finish_and_clear();
+
+    let steps = &pictures.timings.step_ms;
+    let mean = steps.iter().sum::<f64>() / steps.len().max(1) as f64;
+    println!(
+        "label {}, seed {}, {} steps of {mean:.0} ms, {:.2} s in all",
+        pictures.label_name.as_deref().unwrap_or("none"),
+        pictures.seed,
+        pictures.steps,
+        pictures.timings.total_ms / 1e3
+    );
+    save(&pictures, &a.out)
+}
+
+/// One file, or one a picture and a contact sheet.
+fn save(pictures: &Generated, out: &Path) -> Result<()> {
+    let (width, height) = (pictures.width, pictures.height);
+    let texts = |seed: u64| {
+        let mut settings = serde_json::json!(pictures);
+        settings["seed"] = seed.into();
+        settings["count"] = 1.into();
+        vec![("Software", format!("uvit-web {}", env!("CARGO_PKG_VERSION"))), ("Settings", settings.to_string())]
+    };
+    let seed = u64::from(pictures.seed);
+    if pictures.count == 1 {
+        png_out::write(out, &pictures.rgba(0), width, height, &texts(seed))?;
+        println!("wrote {}", out.display());
+        return Ok(());
+    }
+    let stem = out.file_stem().unwrap_or_default().to_string_lossy();
+    for k in 0..pictures.count {
+        let path = out.with_file_name(format!("{stem}-{}.png", seed + k as u64));
+        png_out::write(&path, &pictures.rgba(k), width, height, &texts(seed + k as u64))?;
+        println!("wrote {}", path.display());
+    }
+    let columns = (pictures.count as f64).sqrt().ceil() as usize;
+    let rows = pictures.count.div_ceil(columns);
+    let gap = 4;
+    let (sheet_width, sheet_height) = (columns * (width + gap) + gap, rows * (height + gap) + gap);
+    let mut sheet = vec![255u8; 4 * sheet_width * sheet_height];
+    for k in 0..pictures.count {
+        let (left, top) = (gap + k % columns * (width + gap), gap + k / columns * (height + gap));
+        for (y, line) in pictures.rgba(k).chunks(4 * width).enumerate() {
+            let at = 4 * ((top + y) * sheet_width + left);
+            sheet[at..at + line.len()].copy_from_slice(line);
+        }
+    }
+    png_out::write(out, &sheet, sheet_width, sheet_height, &texts(seed))?;
+    println!("wrote {}", out.display());
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! The tool `uvit`: convert checkpoints, look inside models, generate pictures, measure quality.
+
+mod calibrate;
+mod convert;
+mod generate;
+mod inspect;
+mod png_out;
+mod quality;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Diffusion with U-ViT models: convert, inspect, generate.
+#[derive(Parser)]
+#[command(name = "uvit", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Convert a published checkpoint (.safetensors, .pth) to a manifest and shards
+    Convert(convert::Arguments),
+    /// Print what is inside a model: tensors, bytes, cost of a forward; no device needed
+    Inspect(inspect::Arguments),
+    /// Generate pictures as PNG files
+    Generate(generate::Arguments),
+    /// Measure what quantisation costs, against the same model in f32
+    Quality(quality::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Convert(arguments) => convert::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Quality(arguments) => quality::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error[{}]: {}\n  remedy: {}", error.code, error.cause, error.remedy);
+            ExitCode::from(error.code.exit_status())
+        }
+    }
+}
+
+/// Reads a text file.
+fn read_text(path: &std::path::Path) -> uvit_web::Result<String> {
+    std::fs::read_to_string(path).map_err(|e| {
+        let cause = format!("{}: {e}", path.display());
+        uvit_web::Error::new(uvit_web::Code::Io, cause, "Check that the file exists and can be read")
+    })
+}

@@ -1,0 +1,149 @@
+//! `uvit quality`: what quantisation costs, against the same model in f32.
+
+use super::generate::load;
+use std::path::PathBuf;
+use uvit_web::model::Batch;
+use uvit_web::pipeline::sampling::{Control, forward};
+use uvit_web::pipeline::{DeviceChoice, LabelChoice, Pipeline, Request};
+use uvit_web::plan::lower;
+use uvit_web::sampler::TorchGenerator;
+use uvit_web::weights::manifest::Dtype;
+use uvit_web::weights::{checkpoint, convert, read_manifest};
+use uvit_web::{Code, Error, Result};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The model: a manifest.json or its folder
+    model: PathBuf,
+    /// The f32 checkpoint that it was converted from
+    #[arg(long)]
+    reference: PathBuf,
+    /// Pictures to draw, seeds 0 .., labels in turn
+    #[arg(long, default_value_t = 24)]
+    pictures: usize,
+    /// Which stored dtypes (all of the manifest's if not given)
+    #[arg(long)]
+    dtype: Vec<Dtype>,
+    /// cpu, gpu or auto
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+    /// Print JSON, one row a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Pictures and single forwards of one model.
+struct Drawn {
+    pictures: Vec<Vec<f32>>,
+    forwards: Vec<Vec<f32>>,
+}
+
+pub fn run(a: &Arguments) -> Result<()> {
+    let (manifest, _) = read_manifest(&a.model)?;
+    // The reference goes through the same loader: converted to an f32 variant in a temporary folder.
+    let scratch = std::env::temp_dir().join(format!("uvit-quality-{}", std::process::id()));
+    let mut reference_manifest = manifest.clone();
+    reference_manifest.variants.clear();
+    let weights = checkpoint::read(&a.reference)?;
+    checkpoint::check(&weights, &manifest.architecture.network())?;
+    let storing = convert::Storing::plain(Dtype::F32);
+    let tensors = convert::store(&reference_manifest, &weights, &storing)?;
+    convert::write(reference_manifest, &[(storing, tensors)], &scratch, convert::SHARD_BYTES, true)?;
+    let loaded = load(&scratch, a.device, Some(Dtype::F32));
+    let _ = std::fs::remove_dir_all(&scratch);
+    let mut reference = loaded?;
+    let labels: Vec<u32> = manifest.labels.iter().map(|l| l.index).collect();
+    let want = draw(&mut reference, a.pictures, &labels, None)?;
+    drop(reference);
+
+    if !a.json {
+        println!("| dtype | compute | MB | PSNR mean | median | worst | worst cosine |\n|---|---|---|---|---|---|---|");
+    }
+    for variant in &manifest.variants {
+        if !a.dtype.is_empty() && !a.dtype.contains(&variant.dtype) {
+            continue;
+        }
+        let mut pipeline = load(&a.model, a.device, Some(variant.dtype))?;
+        let got = draw(&mut pipeline, a.pictures, &labels, Some(&want.pictures))?;
+        let mut psnr: Vec<f64> = got.pictures.iter().zip(&want.pictures).map(|(a, b)| psnr(a, b)).collect();
+        psnr.sort_by(f64::total_cmp);
+        let mean = psnr.iter().sum::<f64>() / psnr.len() as f64;
+        let median = 0.5 * (psnr[(psnr.len() - 1) / 2] + psnr[psnr.len() / 2]);
+        let cosine = got.forwards.iter().zip(&want.forwards).map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
+        let dtype = variant.dtype.as_str();
+        if a.json {
+            let row = serde_json::json!({
+                "dtype": dtype, "compute": "f32", "bytes": variant.bytes, "psnr_db": mean, "psnr_median_db": median,
+                "psnr_worst_db": psnr[0], "worst_cosine": cosine,
+            });
+            println!("{row}");
+        } else {
+            let megabytes = variant.bytes as f64 / 1e6;
+            println!(
+                "| {dtype} | f32 | {megabytes:.2} | {mean:.2} dB | {median:.2} dB | {:.2} dB | {cosine:.6} |",
+                psnr[0]
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Picture k: seed k, label k in turn, no guidance. Forward k: `x = alpha(t_k) picture_k + sigma(t_k) randn(5000 + k)`,
+/// `t_k = (k + 0.5) / pictures`, on the reference's pictures.
+fn draw(pipeline: &mut Pipeline, count: usize, labels: &[u32], clean: Option<&[Vec<f32>]>) -> Result<Drawn> {
+    let label = |k: usize| labels.get(k % labels.len().max(1)).copied();
+    let bar = indicatif::ProgressBar::new(count as u64);
+    let mut pictures = Vec::new();
+    for k in 0..count {
+        let request = Request {
+            label: label(k).map(LabelChoice::Index),
+            guidance_scale: Some(1.0),
+            seed: k as u32,
+            ..Request::default()
+        };
+        let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
+        pictures.push(pollster::block_on(pipeline.generate(&request, &mut control))?.values);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let recording = pipeline.network().record(Batch::plain(1))?;
+    let sampling = pipeline.manifest().sampling.clone();
+    let curve = sampling.schedule.curve()?;
+    let executor = pipeline.executor();
+    pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &[])?))?;
+    let mut forwards = Vec::new();
+    for k in 0..count {
+        let t = (k as f64 + 0.5) / count as f64;
+        let level = curve.level(t);
+        let picture = clean.map_or(&pictures[k], |clean| &clean[k]);
+        let noise = TorchGenerator::new(5000 + k as u64).randn_f32(picture.len());
+        let x: Vec<f32> = picture
+            .iter()
+            .zip(noise)
+            .map(|(p, n)| (level.alpha_t * f64::from(*p) + level.sigma_t * f64::from(n)) as f32)
+            .collect();
+        executor.write(recording.latents, &x)?;
+        executor.write_times(&[sampling.time_scale * t])?;
+        if let (Some(id), Some(label)) = (recording.label, label(k)) {
+            executor.write_indices(id, &[label])?;
+        }
+        pollster::block_on(forward(executor, &|| false))?;
+        forwards.push(pollster::block_on(executor.read(recording.out))?);
+    }
+    if forwards.is_empty() {
+        return Err(Error::new(Code::InvalidArgument, "no pictures were asked for", "Give --pictures 1 or more"));
+    }
+    Ok(Drawn { pictures, forwards })
+}
+
+/// Peak signal-to-noise ratio in dB, both clipped to [-1, 1], peak to peak 2.
+fn psnr(a: &[f32], b: &[f32]) -> f64 {
+    let clip = |v: f32| f64::from(v.clamp(-1.0, 1.0));
+    let mse = a.iter().zip(b).map(|(&a, &b)| (clip(a) - clip(b)).powi(2)).sum::<f64>() / a.len() as f64;
+    10.0 * (4.0 / mse.max(1e-20)).log10()
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
