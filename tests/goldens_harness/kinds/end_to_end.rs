@@ -1,0 +1,100 @@
+//! `end_to_end`: a network of another case, noise from a seed, a sampler: every state on the way.
+
+use crate::goldens_harness::executors::{judge_on_each, load_network};
+use crate::goldens_harness::{Case, Options, Report, Stop};
+use uvit_web::pipeline::Noise;
+use uvit_web::pipeline::sampling::{Control, Inputs, Prepared, Readback, batch, sample};
+use uvit_web::sampler::guidance::GuidanceForm;
+use uvit_web::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, TorchGenerator, recipe};
+
+/// The whole run on every executor.
+pub fn judge(case: &Case, report: &mut Report) {
+    judge_on_each(report, "sampling", |executor, checks| {
+        let mut options = Options::of("", &case.config);
+        for about in ["kind", "tolerance", "measured", "source", "rng", "guidance_note"] {
+            options.take(about);
+        }
+        let named = options.take("network_case").as_str().ok_or_else(|| "no network_case".to_owned())?.to_owned();
+        options.choice("schedule", &[("vp_linear", ())])?;
+        let settings = SamplerSettings {
+            sampler: options.choice(
+                "sampler",
+                &[
+                    ("vp_dpmpp2m", SamplerKind::DpmppTwoM),
+                    ("euler_maruyama_sde", SamplerKind::EulerMaruyamaSde),
+                    ("euler_maruyama_ode", SamplerKind::EulerMaruyamaOde),
+                ],
+            )?,
+            steps: options.count("steps", 0)?,
+            schedule: Schedule::VpLinear {
+                beta_min: options.number("beta_0", 0.1)?,
+                beta_max: options.number("beta_1", 20.0)?,
+            },
+            prediction: options
+                .choice("prediction", &[("noise", Prediction::Noise), ("x0", Prediction::X0), ("v", Prediction::V)])?,
+            time_scale: options.number("time_scale", 999.0)?,
+            clip_x0: options.flag("clip_x0", false)?,
+            lower_order_final: options.flag("lower_order_final", true)?,
+            t_min: options.number("t_end", options_eps(case))?,
+            t_max: options.number("t_start", 1.0)?,
+            eta: 0.0,
+        };
+        options.number("eps", 0.001)?;
+        if options.number("T", 1.0)? != 1.0 {
+            return Err(Stop::Skip("option T other than 1 is not built yet".into()));
+        }
+        let form = options.choice("guidance_form", &[("cfg", GuidanceForm::Cfg), ("uvit", GuidanceForm::Uvit)])?;
+        let scale = options.number("guidance_scale", form_off(form))?;
+        let labels: Vec<u32> =
+            options.take("y").as_array().into_iter().flatten().filter_map(|v| v.as_u64()).map(|v| v as u32).collect();
+        let null_class = options.take("null_class").as_u64().map(|v| v as u32);
+        let seed = options.count("torch_seed", 0)? as u64;
+        options.finish()?;
+
+        let network_folder = case.folder.with_file_name(named);
+        let network = load_network(executor, &Case::read(&network_folder)?)?;
+        let recipe = recipe(&settings)?;
+        let start = case.tensor("x_init")?;
+        let inputs = Inputs {
+            count: start.shape[0],
+            labels: &labels,
+            null_class,
+            guidance_scale: form.guidance_scale(scale),
+            start: None,
+            noise: Noise::Batch(TorchGenerator::new(seed)),
+            readback: Readback::Latents,
+        };
+        let drawn = TorchGenerator::new(seed).randn_f32(start.values.len());
+        checks.that(drawn.iter().zip(&start.values).all(|(a, b)| f64::from(*a) == *b), || {
+            "the start noise is not PyTorch's".to_owned()
+        });
+
+        let mut states: Vec<f64> = drawn.iter().map(|v| f64::from(*v)).collect();
+        let mut on_step = |event: uvit_web::pipeline::sampling::StepEvent| {
+            states.extend(event.values.into_iter().flatten().map(f64::from));
+        };
+        let last = pollster::block_on(async {
+            let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots).await?;
+            let mut control = Control { on_step: &mut on_step, stopped: &|| false };
+            sample(executor, &prepared, &recipe, inputs, &mut control).await
+        })?;
+        let last: Vec<f64> = last.into_iter().map(f64::from).collect();
+        let tolerance = case.tolerance("states")?;
+        checks.close("states", &states, case.tensor("states")?, tolerance);
+        checks.close("final_f64", &last, case.tensor("final_f64")?, tolerance);
+        Ok(())
+    });
+}
+
+/// Where sampling ends if only `eps` says so.
+fn options_eps(case: &Case) -> f64 {
+    case.config["eps"].as_f64().unwrap_or(0.001)
+}
+
+/// The scale at which a form does nothing.
+fn form_off(form: GuidanceForm) -> f64 {
+    match form {
+        GuidanceForm::Uvit => 0.0,
+        GuidanceForm::Cfg => 1.0,
+    }
+}

@@ -1,0 +1,215 @@
+//! Walks a sampler's [`Recipe`] on the goldens' toy network. The walk and the network are f64 on the host; the linear
+//! combinations go through a [`Backend`], so that an executor in f32 can be judged by the same vectors.
+
+use super::{Checks, Report, Run, Stop, Tensor, executors};
+use uvit_web::plan::{Plan, Role, lower};
+use uvit_web::sampler::{Recipe, Slot, Step};
+
+/// What computes the linear combinations of a recipe.
+pub trait Backend {
+    /// Named in the report.
+    fn name(&self) -> &'static str;
+
+    /// The tolerance to judge this backend by, given the golden's for f64.
+    fn tolerance(&self, f64_tolerance: f64) -> f64;
+
+    /// clip(sum of coefficient * values), value by value; all terms are of one length.
+    fn combine(&mut self, terms: &[(f64, &[f64])], clip: Option<(f64, f64)>) -> Result<Vec<f64>, Stop>;
+}
+
+/// Every executor that recipes are judged on.
+pub fn backends() -> Vec<Box<dyn Backend>> {
+    let mut all: Vec<Box<dyn Backend>> = vec![Box::new(HostF64)];
+    all.extend(executors::NAMES.map(|name| Box::new(Device { name }) as Box<dyn Backend>));
+    all
+}
+
+/// An executor: the linear combinations are its own, in f32.
+pub struct Device {
+    name: &'static str,
+}
+
+impl Backend for Device {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn tolerance(&self, _: f64) -> f64 {
+        1e-4
+    }
+
+    fn combine(&mut self, terms: &[(f64, &[f64])], clip: Option<(f64, f64)>) -> Result<Vec<f64>, Stop> {
+        executors::with(self.name, |executor| {
+            let mut plan = Plan::default();
+            let n = terms.first().map_or(0, |(_, values)| values.len());
+            let out = plan.tensor("", &[1, 1, 1, n], Role::Persistent);
+            let slots: Vec<_> = terms.iter().map(|_| plan.tensor("", &[1, 1, 1, n], Role::Persistent)).collect();
+            pollster::block_on(executor.prepare(lower(&plan, &executor.capabilities(), &[])?))?;
+            let mut sum = Vec::with_capacity(terms.len());
+            for (&slot, (coefficient, values)) in slots.iter().zip(terms) {
+                let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+                executor.write(slot, &values)?;
+                sum.push((slot, 0, *coefficient as f32));
+            }
+            executor.combine(out, n, &sum, clip.map(|(low, high)| (low as f32, high as f32)))?;
+            Ok(pollster::block_on(executor.read(out))?.into_iter().map(f64::from).collect())
+        })
+    }
+}
+
+/// The reference: f64 on the host.
+pub struct HostF64;
+
+impl Backend for HostF64 {
+    fn name(&self) -> &'static str {
+        "host f64"
+    }
+
+    fn tolerance(&self, f64_tolerance: f64) -> f64 {
+        f64_tolerance
+    }
+
+    fn combine(&mut self, terms: &[(f64, &[f64])], clip: Option<(f64, f64)>) -> Result<Vec<f64>, Stop> {
+        let n = terms.first().map_or(0, |(_, values)| values.len());
+        let sum = |i: usize| terms.iter().map(|(coefficient, values)| coefficient * values[i]).sum::<f64>();
+        let (low, high) = clip.unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
+        Ok((0..n).map(|i| sum(i).clamp(low, high)).collect())
+    }
+}
+
+/// What happened on the way.
+#[derive(Default)]
+pub struct Trace {
+    /// The start, then the latents at the end of every step (an evaluation with what follows it).
+    pub states: Vec<Vec<f64>>,
+    /// The time handed to the network, by step.
+    pub model_t: Vec<f64>,
+    /// The x_0 estimate as previews show it, not clipped, by step.
+    pub x0: Vec<Vec<f64>>,
+    /// How many noise tensors were drawn.
+    pub draws: usize,
+}
+
+/// Executes a recipe from standard normal `start`. `noise` holds the draws in order; running out of them is an error.
+pub fn walk(
+    recipe: &Recipe,
+    start: &[f64],
+    noise: &[&[f64]],
+    network: impl Fn(&[f64], f64) -> Vec<f64>,
+    backend: &mut dyn Backend,
+) -> Result<Trace, Stop> {
+    let mut trace = Trace::default();
+    let mut latents: Vec<f64> = start.iter().map(|x| x * recipe.init_noise_sigma).collect();
+    let mut model: Option<Vec<f64>> = None;
+    let mut scratch: Vec<Option<Vec<f64>>> = vec![None; recipe.scratch_slots];
+    for step in &recipe.steps {
+        let (out, result) = match step {
+            Step::Eval { network_time, x0 } => {
+                trace.states.push(latents.clone());
+                let output = network(&latents, *network_time);
+                trace.model_t.push(*network_time);
+                trace.x0.push(latents.iter().zip(&output).map(|(x, o)| x0[0] * x + x0[1] * o).collect());
+                model = Some(output);
+                continue;
+            }
+            Step::Combine { out, terms, clip } => {
+                let mut read: Vec<(f64, &[f64])> = Vec::with_capacity(terms.len());
+                for term in terms {
+                    let values = match term.slot {
+                        Slot::Latents => Some(&latents),
+                        Slot::Model => model.as_ref(),
+                        Slot::Scratch(i) => scratch.get(i as usize).and_then(Option::as_ref),
+                    };
+                    let values = values.ok_or_else(|| format!("{:?} is read before it is written", term.slot))?;
+                    read.push((term.coefficient, values));
+                }
+                (*out, backend.combine(&read, *clip)?)
+            }
+            Step::Noise { out } => {
+                let values =
+                    noise.get(trace.draws).ok_or_else(|| "more noise is drawn than the reference drew".to_owned())?;
+                trace.draws += 1;
+                (*out, values.to_vec())
+            }
+        };
+        match out {
+            Slot::Latents => latents = result,
+            Slot::Model => return Err("the network's output is written to".to_owned().into()),
+            Slot::Scratch(i) => {
+                *scratch.get_mut(i as usize).ok_or_else(|| "scratch_slots is too small".to_owned())? = Some(result)
+            }
+        }
+    }
+    trace.states.push(latents);
+    if trace.model_t.len() != recipe.evaluations {
+        let why = format!("evaluations is {}, the network ran {} times", recipe.evaluations, trace.model_t.len());
+        return Err(Stop::Fail(why));
+    }
+    Ok(trace)
+}
+
+/// a x + 0.5 tanh(x W^T + b + c sin(3 tm / 1000)) on rows of a batch.
+pub struct ToyNetwork<'a> {
+    a: f64,
+    w: &'a Tensor,
+    b: &'a Tensor,
+    c: &'a Tensor,
+}
+
+impl<'a> ToyNetwork<'a> {
+    /// With the case's weights and the run's a.
+    pub fn new(run: &Run<'a>, a: f64) -> Result<ToyNetwork<'a>, String> {
+        let case = run.case;
+        Ok(ToyNetwork { a, w: case.tensor("W")?, b: case.tensor("b")?, c: case.tensor("c")? })
+    }
+
+    /// The output at network time `tm`.
+    pub fn call(&self, x: &[f64], tm: f64) -> Vec<f64> {
+        let width = self.b.values.len();
+        let wave = (3.0 * tm / 1000.0).sin();
+        let mut out = Vec::with_capacity(x.len());
+        for row in x.chunks(width) {
+            for j in 0..width {
+                let weights = &self.w.values[j * width..(j + 1) * width];
+                let dot: f64 = weights.iter().zip(row).map(|(w, x)| w * x).sum();
+                out.push(self.a * row[j] + 0.5 * (dot + self.b.values[j] + self.c.values[j] * wave).tanh());
+            }
+        }
+        out
+    }
+}
+
+/// Judges a run's recipe on every backend by the tensors stored for it; `and_also` looks at what else its kind stores,
+/// given the tolerance.
+pub fn judge_recipe(
+    run: &Run,
+    report: &mut Report,
+    compile: impl FnOnce() -> Result<(f64, Recipe), Stop>,
+    and_also: impl Fn(&Trace, &ToyNetwork, f64, &mut Checks) -> Result<(), Stop>,
+) {
+    let label = format!("run {}", run.id);
+    let (a, recipe) = match compile() {
+        Ok(compiled) => compiled,
+        Err(stop) => return report.run(&label, "recipe", |_| Err(stop)),
+    };
+    for mut backend in backends() {
+        report.run(&label, backend.name(), |checks| {
+            let tolerance = backend.tolerance(run.case.tolerance("states")?);
+            let network = ToyNetwork::new(run, a)?;
+            let noise = run.tensor("noise").map_or(Vec::new(), Tensor::rows);
+            let start = &run.case.tensor("x")?.values;
+            let trace = walk(&recipe, start, &noise, |x, tm| network.call(x, tm), backend.as_mut())?;
+
+            checks.close("states", &trace.states.concat(), run.tensor("states")?, tolerance);
+            for name in ["model_t", "timesteps"] {
+                if let Ok(times) = run.tensor(name) {
+                    checks.close(name, &trace.model_t, times, 1e-12);
+                }
+            }
+            checks.that(trace.draws == noise.len(), || {
+                format!("{} noise tensors drawn, expected {}", trace.draws, noise.len())
+            });
+            and_also(&trace, &network, tolerance, checks)
+        });
+    }
+}

@@ -1,0 +1,45 @@
+//! Every WGSL variant is valid, its uniform block is the host's, and every kernel equals its twin on the native adapter
+//! (`VK_ICD_FILENAMES` chooses another one).
+#![cfg(feature = "gpu")]
+
+mod twins;
+
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use uvit_web::gpu::kernels::variants;
+use uvit_web::pipeline::Executor;
+
+/// The GPU, or none if there is none and none is required.
+fn gpu() -> Option<Executor> {
+    match pollster::block_on(Executor::gpu()) {
+        Ok(executor) => Some(executor),
+        Err(error) if std::env::var("UVIT_GPU").is_ok_and(|v| v == "required") => panic!("{error}"),
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn every_variant_is_valid_wgsl() {
+    let all = variants();
+    assert!(all.len() > 40);
+    for variant in all {
+        let text = variant.wgsl().unwrap();
+        let module = naga::front::wgsl::parse_str(&text)
+            .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
+        Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+            .validate(&module)
+            .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
+    }
+}
+
+#[test]
+fn every_kernel_equals_its_twin() {
+    let Some(mut gpu) = gpu() else { return };
+    let cases = twins::cases();
+    let failures: Vec<String> =
+        cases.iter().filter_map(|case| pollster::block_on(case.judge(&mut gpu)).err()).collect();
+    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    assert_eq!(pollster::block_on(twins::judge_combine(&mut gpu)), Ok(4));
+}

@@ -1,0 +1,288 @@
+//! Every kernel against its twin over odd shapes, as one table, for any device: one row a kernel (or a stored dtype of
+//! it), each a small Plan that runs on the device and on the CPU.
+
+use half::f16;
+use uvit_web::pipeline::Executor;
+use uvit_web::plan::{Op, Plan, Role, TensorId, WeightId, WeightUse, lower};
+use uvit_web::sampler::TorchGenerator;
+use uvit_web::weights::{Data, Tensor};
+
+/// Largest error over largest value.
+const TOLERANCE: f32 = 1e-5;
+
+/// Stored dtypes of a matrix: name, and the columns a scale (0: a row).
+const STORED: [(&str, usize); 6] = [("f32", 0), ("f16", 0), ("q8", 0), ("q8", 64), ("q4", 32), ("q4", 8)];
+
+/// A Plan under construction with the values of its inputs and weights.
+pub struct Case {
+    name: String,
+    plan: Plan,
+    inputs: Vec<(TensorId, Vec<f32>)>,
+    indices: Vec<(TensorId, Vec<u32>)>,
+    weights: Vec<(WeightId, Tensor)>,
+    out: Option<TensorId>,
+    random: TorchGenerator,
+}
+
+impl Case {
+    fn new(name: String) -> Case {
+        let seed = name.bytes().map(u64::from).sum();
+        Case {
+            name,
+            plan: Plan::default(),
+            inputs: Vec::new(),
+            indices: Vec::new(),
+            weights: Vec::new(),
+            out: None,
+            random: TorchGenerator::new(seed),
+        }
+    }
+
+    fn input(&mut self, shape: &[usize]) -> TensorId {
+        let id = self.plan.tensor("", shape, Role::Input);
+        let values = self.random.randn_f32(shape.iter().product());
+        self.inputs.push((id, values));
+        id
+    }
+
+    fn output(&mut self, shape: &[usize]) -> TensorId {
+        let id = self.plan.tensor("out", shape, Role::Output);
+        self.out = Some(id);
+        id
+    }
+
+    fn floats(&mut self, shape: &[usize], usage: WeightUse) -> WeightId {
+        let name = format!("w{}", self.weights.len());
+        let id = self.plan.weight(name.clone(), shape, usage);
+        let data = Data::F32(self.random.randn_f32(shape.iter().product()));
+        self.weights.push((id, Tensor { name, shape: shape.to_vec(), data }));
+        id
+    }
+
+    /// A matrix `[rows, columns]` with random values in a stored dtype, extremes included.
+    fn matrix(&mut self, rows: usize, columns: usize, (dtype, group): (&str, usize)) -> WeightId {
+        let name = format!("w{}", self.weights.len());
+        let id = self.plan.weight(name.clone(), &[rows, columns], WeightUse::Matrix);
+        let groups = if group == 0 { 1 } else { columns.div_ceil(group) };
+        let mut randn = |n: usize| self.random.randn_f32(n);
+        let data = match dtype {
+            "f32" => Data::F32(randn(rows * columns)),
+            "f16" => Data::F16(randn(rows * columns).into_iter().map(f16::from_f32).collect()),
+            "q8" => Data::Q8 {
+                values: randn(rows * columns).iter().map(|v| (v * 60.0).clamp(-127.0, 127.0) as i8).collect(),
+                scales: randn(rows * groups).iter().map(|v| v * 0.01).collect(),
+                group,
+            },
+            _ => Data::Q4 {
+                values: randn(rows * columns.div_ceil(2)).iter().map(|v| (v * 1e4) as i32 as u8).collect(),
+                scales: randn(rows * groups).iter().map(|v| f16::from_f32(v * 0.1)).collect(),
+                group,
+            },
+        };
+        self.weights.push((id, Tensor { name, shape: vec![rows, columns], data }));
+        id
+    }
+
+    async fn run(&self, executor: &mut Executor) -> Result<Vec<f32>, String> {
+        let text = |e: uvit_web::Error| format!("{}: {e}", self.name);
+        for (id, tensor) in &self.weights {
+            executor.load(*id, &self.plan.weights[id.index()], tensor).await.map_err(text)?;
+        }
+        executor.prepare(lower(&self.plan, &executor.capabilities(), &[]).map_err(text)?).await.map_err(text)?;
+        for (id, values) in &self.inputs {
+            executor.write(*id, values).map_err(text)?;
+        }
+        for (id, values) in &self.indices {
+            executor.write_indices(*id, values).map_err(text)?;
+        }
+        executor.run(0, u64::MAX).map_err(text)?;
+        executor.read(self.out.expect("the case has an output")).await.map_err(text)
+    }
+
+    /// What differs between the device and the CPU, if anything does.
+    pub async fn judge(&self, device: &mut Executor) -> Result<(), String> {
+        let got = self.run(device).await?;
+        let want = self.run(&mut Executor::cpu()).await?;
+        compare(&self.name, &got, &want)
+    }
+}
+
+/// Compares a device's values with the twin's.
+fn compare(name: &str, got: &[f32], want: &[f32]) -> Result<(), String> {
+    if got.len() != want.len() || want.is_empty() {
+        return Err(format!("{name}: {} values, expected {}", got.len(), want.len()));
+    }
+    let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    for (i, (a, b)) in got.iter().zip(want).enumerate() {
+        let error = (a - b).abs();
+        if error.is_nan() || error > TOLERANCE * largest {
+            return Err(format!("{name}: value {i} is {a}, expected {b} (largest {largest})"));
+        }
+    }
+    Ok(())
+}
+
+/// All cases.
+pub fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    matmuls(&mut all);
+    layer_norms(&mut all);
+    attentions(&mut all);
+    elementwise(&mut all);
+    tokens(&mut all);
+    images(&mut all);
+    all
+}
+
+fn matmuls(all: &mut Vec<Case>) {
+    // rows, features of x and of the skip, outputs
+    let shapes = [
+        (1, 4, 0, 1),
+        (3, 7, 0, 5),
+        (7, 36, 0, 90),
+        (66, 64, 0, 96),
+        (72, 72, 72, 72),
+        (257, 90, 0, 36),
+        (9, 36, 36, 33),
+    ];
+    for stored in STORED {
+        for (i, (rows, k, k2, n)) in shapes.into_iter().enumerate() {
+            let mut case = Case::new(format!("matmul {stored:?} [{rows}, {k} + {k2}] x {n}"));
+            let x = case.input(&[1, rows, k]);
+            let skip = (k2 > 0).then(|| case.input(&[1, rows, k2]));
+            let weight = case.matrix(n, k + k2, stored);
+            let bias = (i % 3 != 0).then(|| case.floats(&[n], WeightUse::Floats));
+            let shape = [1, rows, n];
+            let mut out = case.plan.scratch("", &shape);
+            case.plan.push(Op::Linear { x, skip, weight, bias, out });
+            if i % 2 == 1 {
+                let activated = case.plan.scratch("", &shape);
+                let op = if i == 1 { Op::Silu { x: out, out: activated } } else { Op::Gelu { x: out, out: activated } };
+                case.plan.push(op);
+                out = activated;
+            }
+            let residual = case.input(&shape);
+            let sum = case.output(&shape);
+            case.plan.push(Op::Add { a: residual, b: out, out: sum });
+            all.push(case);
+        }
+    }
+}
+
+fn layer_norms(all: &mut Vec<Case>) {
+    for (rows, dim) in [(1, 3), (3, 1), (7, 72), (66, 256), (72, 7), (257, 33)] {
+        let mut case = Case::new(format!("layer_norm [{rows}, {dim}]"));
+        let x = case.input(&[1, rows, dim]);
+        let (weight, bias) = (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
+        let out = case.output(&[1, rows, dim]);
+        case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out });
+        all.push(case);
+    }
+}
+
+fn attentions(all: &mut Vec<Case>) {
+    for (batch, tokens, heads, head_dim) in
+        [(1, 1, 1, 4), (2, 3, 2, 8), (1, 7, 3, 12), (2, 66, 2, 64), (1, 72, 1, 72), (1, 257, 2, 72), (2, 5, 1, 128)]
+    {
+        let mut case = Case::new(format!("attention [{batch}, {tokens}, {heads} x {head_dim}]"));
+        let dim = heads * head_dim;
+        let qkv = case.input(&[batch, tokens, 3 * dim]);
+        let out = case.output(&[batch, tokens, dim]);
+        case.plan.push(Op::Attention { qkv, heads, out });
+        all.push(case);
+    }
+}
+
+fn elementwise(all: &mut Vec<Case>) {
+    for shape in [[1, 1, 1], [1, 3, 7], [2, 66, 33]] {
+        for kind in ["gelu", "silu", "add"] {
+            let mut case = Case::new(format!("elementwise {kind} {shape:?}"));
+            let x = case.input(&shape);
+            case.inputs[0].1.iter_mut().for_each(|v| *v *= 4.0);
+            let b = case.input(&shape);
+            let out = case.output(&shape);
+            case.plan.push(match kind {
+                "gelu" => Op::Gelu { x, out },
+                "silu" => Op::Silu { x, out },
+                _ => Op::Add { a: x, b, out },
+            });
+            all.push(case);
+        }
+    }
+}
+
+/// Embedding, place_tokens and patch_embed, which fill one tensor together.
+fn tokens(all: &mut Vec<Case>) {
+    for (images, copies, channels, side, patch, dim) in
+        [(1, 1, 1, 3, 3, 4), (1, 2, 3, 8, 2, 36), (2, 2, 4, 6, 3, 72), (3, 1, 3, 32, 8, 64)]
+    {
+        let mut case =
+            Case::new(format!("tokens of {images} x {copies} images {channels} x {side}^2 / {patch}, {dim} wide"));
+        let (batch, patches) = (images * copies, (side / patch) * (side / patch));
+        let image = case.input(&[images, channels, side, side]);
+        let x = case.input(&[batch, 2, dim]);
+        let index = case.plan.tensor("", &[batch], Role::Indices);
+        case.indices.push((index, (0..batch as u32).map(|b| b % 3).collect()));
+        let tokens = 3 + patches;
+        let position = case.floats(&[1, tokens, dim], WeightUse::Floats);
+        let table = case.floats(&[3, dim], WeightUse::Floats);
+        let weight = case.floats(&[dim, channels, patch, patch], WeightUse::PatchKernel);
+        let bias = case.floats(&[dim], WeightUse::Floats);
+        let out = case.output(&[batch, tokens, dim]);
+        case.plan.push(Op::Embedding { table, index, position, out, at: 0 });
+        case.plan.push(Op::PlaceTokens { x, position, out, at: 1 });
+        case.plan.push(Op::PatchEmbed { image, weight, bias, position, patch, out, at: 3 });
+        all.push(case);
+    }
+}
+
+fn images(all: &mut Vec<Case>) {
+    for (batch, channels, side, patch, extras) in [(1, 1, 3, 3, 1), (2, 3, 8, 2, 2), (1, 4, 6, 3, 1), (1, 3, 72, 8, 2)]
+    {
+        let mut case = Case::new(format!("unpatchify [{batch}, {channels}, {side}^2] / {patch}"));
+        let tokens = extras + (side / patch) * (side / patch);
+        let x = case.input(&[batch, tokens, patch * patch * channels]);
+        let out = case.output(&[batch, channels, side, side]);
+        case.plan.push(Op::Unpatchify { x, patch, skip_tokens: extras, out });
+        all.push(case);
+    }
+    for (batch, from, to, height, width) in [(1, 1, 1, 1, 1), (2, 3, 3, 3, 7), (1, 4, 5, 1, 66), (1, 3, 3, 72, 33)] {
+        let mut case = Case::new(format!("conv2d [{batch}, {from} -> {to}, {height}, {width}]"));
+        let x = case.input(&[batch, from, height, width]);
+        let weight = case.floats(&[to, from, 3, 3], WeightUse::Floats);
+        let bias = case.floats(&[to], WeightUse::Floats);
+        let out = case.output(&[batch, to, height, width]);
+        case.plan.push(Op::Conv2d { x, weight, bias, out });
+        all.push(case);
+    }
+}
+
+/// The sampler's linear combination, which is no operation of a Plan.
+pub async fn judge_combine(device: &mut Executor) -> Result<usize, String> {
+    let mut judged = 0;
+    for (elements, terms, clip) in [(1, 1, false), (7, 3, true), (66, 8, false), (257 * 12, 4, true)] {
+        let name = format!("combine {terms} terms of {elements}, clip {clip}");
+        let mut got = Vec::new();
+        for executor in [&mut *device, &mut Executor::cpu()] {
+            got.push(combine(executor, elements, terms, clip).await.map_err(|e| format!("{name}: {e}"))?);
+        }
+        compare(&name, &got[0], &got[1])?;
+        judged += 1;
+    }
+    Ok(judged)
+}
+
+/// `terms` halves of tensors; the result overwrites the first of them.
+async fn combine(executor: &mut Executor, elements: usize, terms: usize, clip: bool) -> uvit_web::Result<Vec<f32>> {
+    let mut plan = Plan::default();
+    let mut random = TorchGenerator::new(terms as u64);
+    let slots: Vec<TensorId> = (0..terms).map(|_| plan.tensor("", &[2, 1, 1, elements], Role::Persistent)).collect();
+    executor.prepare(lower(&plan, &executor.capabilities(), &[])?).await?;
+    let mut sum = Vec::new();
+    for (i, &slot) in slots.iter().enumerate() {
+        executor.write(slot, &random.randn_f32(2 * elements))?;
+        sum.push((slot, elements * (i % 2), 0.3 * i as f32 - 0.7));
+    }
+    executor.combine(slots[0], elements, &sum, clip.then_some((-0.5, 0.5)))?;
+    executor.read(slots[0]).await
+}

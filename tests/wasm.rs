@@ -1,0 +1,29 @@
+//! In headless Chromium: every kernel against its twin on the browser's WebGPU.
+#![cfg(all(target_arch = "wasm32", feature = "gpu"))]
+
+mod twins;
+
+use uvit_web::gpu::kernels::variants;
+use uvit_web::pipeline::Executor;
+use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
+
+wasm_bindgen_test_configure!(run_in_browser);
+
+#[wasm_bindgen_test]
+async fn every_variant_compiles() {
+    let backend = uvit_web::gpu::Backend::open().await.unwrap();
+    for variant in variants() {
+        backend.pipeline(&variant.label(), &variant.wgsl().unwrap()).await.unwrap();
+    }
+}
+
+#[wasm_bindgen_test]
+async fn every_kernel_equals_its_twin() {
+    let mut gpu = Executor::gpu().await.unwrap();
+    let mut failures = Vec::new();
+    for case in twins::cases() {
+        failures.extend(case.judge(&mut gpu).await.err());
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(twins::judge_combine(&mut gpu).await, Ok(4));
+}
