@@ -1,0 +1,175 @@
+/** The form: what to draw and how. It starts from the address (`?label=..&seed=..`) and the model's defaults. */
+
+import type { DeviceChoice, GenerateOptions, Label, PipelineInfo } from 'uvit-web';
+import { byId, make } from './elements.js';
+
+const SEEDS = 2 ** 32;
+
+const kinds = byId('kinds', HTMLFieldSetElement);
+const styles = byId('styles', HTMLFieldSetElement);
+const kindOptions = byId('kind-options', HTMLElement);
+const styleOptions = byId('style-options', HTMLElement);
+const labelField = byId('labels', HTMLElement);
+const labelSelect = byId('label', HTMLSelectElement);
+const seed = byId('seed', HTMLInputElement);
+const count = byId('count', HTMLInputElement);
+const steps = byId('steps', HTMLInputElement);
+const guidance = byId('guidance', HTMLInputElement);
+const sampler = byId('sampler', HTMLSelectElement);
+const device = byId('device', HTMLSelectElement);
+const preview = byId('preview', HTMLInputElement);
+
+const address = new URLSearchParams(location.search);
+let labels: Label[] = [];
+
+/** How names of samplers and styles are written for people. */
+const TITLES: Record<string, string> = {
+  dpmpp_2m: 'DPM-Solver++ (2M)',
+  ddim: 'DDIM',
+  euler_maruyama_sde: 'Euler-Maruyama (SDE)',
+  euler_maruyama_ode: 'Euler (ODE)',
+  fluent3d: 'Fluent 3D',
+};
+
+/** A name of the manifest, written for people. */
+export function title(name: string): string {
+  return TITLES[name] ?? name.charAt(0).toUpperCase() + name.slice(1).replaceAll('_', ' ');
+}
+
+/** The part of the form that needs no model, and what keeps it consistent. */
+export function startControls(onDevice: (device: DeviceChoice) => void): void {
+  device.value = address.get('device') ?? 'auto';
+  if (device.selectedIndex < 0) device.value = 'auto';
+  seed.value = address.get('seed') ?? '';
+  if (address.has('count')) count.value = clamped(address.get('count'), count);
+  for (const range of [steps, guidance]) range.addEventListener('input', showRanges);
+  seed.addEventListener('input', () => seed.removeAttribute('aria-invalid'));
+  count.addEventListener('change', () => {
+    count.value = clamped(count.value, count);
+  });
+  device.addEventListener('change', () => onDevice(chosenDevice()));
+  byId('dice', HTMLButtonElement).addEventListener('click', () => {
+    const word = crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
+    // Short seeds are easier to tell a friend.
+    seed.value = String(word % 1_000_000);
+    seed.removeAttribute('aria-invalid');
+  });
+  fillGhosts();
+  showRanges();
+}
+
+/** The part that the model decides. Returns the label that the address asks for in vain, if it does. */
+export function fillControls(info: PipelineInfo): string | undefined {
+  labels = info.labels;
+  steps.value = clamped(address.get('steps') ?? String(info.defaults.steps), steps);
+  guidance.value = clamped(address.get('guidance') ?? String(info.defaults.guidanceScale), guidance);
+  showRanges();
+  sampler.replaceChildren(...info.samplers.map((name) => make('option', { value: name }, title(name))));
+  sampler.value = info.defaults.sampler;
+
+  const wanted = address.get('label');
+  const found = wanted === null ? undefined : findLabel(wanted);
+  const first = found ?? labels[0];
+  const sorted = labels.length > 0 && labels.every((label) => label.kind && label.style);
+  kinds.hidden = !sorted;
+  styles.hidden = !sorted;
+  labelField.hidden = sorted || labels.length === 0;
+  if (sorted) {
+    fillRadios(kindOptions, 'kind', unique(labels.map((label) => label.kind)), first?.kind);
+    fillRadios(styleOptions, 'style', unique(labels.map((label) => label.style)), first?.style);
+  } else {
+    labelSelect.replaceChildren(...labels.map((label) => make('option', { value: String(label.index) }, label.name)));
+    labelSelect.value = String(first?.index ?? '');
+  }
+  return wanted !== null && !found ? wanted : undefined;
+}
+
+/** The settings as `generate()` takes them; undefined (and the field marked) where the seed is none. */
+export function readControls(): GenerateOptions | undefined {
+  const label = chosenLabel();
+  const text = seed.value.trim();
+  const number = Number(text);
+  if (text !== '' && !(/^\d+$/.test(text) && number + pictures() <= SEEDS)) {
+    seed.setAttribute('aria-invalid', 'true');
+    seed.focus();
+    return undefined;
+  }
+  return {
+    ...(label && { label: label.index }),
+    ...(text !== '' && { seed: number }),
+    steps: Number(steps.value),
+    guidanceScale: Number(guidance.value),
+    count: pictures(),
+    sampler: sampler.value,
+    preview: preview.checked,
+  };
+}
+
+/** Which device the form asks for. */
+export function chosenDevice(): DeviceChoice {
+  return device.value as DeviceChoice;
+}
+
+/** Asks for another device, as the person would. */
+export function chooseDevice(choice: DeviceChoice): void {
+  device.value = choice;
+  device.dispatchEvent(new Event('change'));
+}
+
+/** How many pictures are asked for. */
+export function pictures(): number {
+  return Number(clamped(count.value, count));
+}
+
+function chosenLabel(): Label | undefined {
+  if (!labelField.hidden) return labels.find((label) => label.index === Number(labelSelect.value));
+  const kind = checked(kindOptions);
+  const style = checked(styleOptions);
+  return labels.find((label) => label.kind === kind && label.style === style);
+}
+
+function findLabel(wanted: string): Label | undefined {
+  if (/^\d+$/.test(wanted)) return labels.find((label) => label.index === Number(wanted));
+  return labels.find((label) => label.name === wanted) ?? labels.find((label) => label.kind === wanted);
+}
+
+function fillRadios(place: HTMLElement, name: string, values: string[], chosen: string | undefined): void {
+  // Loading again (on another device, say) must not forget what was picked.
+  const keep = checked(place) ?? chosen;
+  place.replaceChildren(
+    ...values.map((value) => {
+      const radio = make('input', { type: 'radio', name, value });
+      radio.checked = value === keep;
+      return make('label', { class: 'option' }, radio, title(value));
+    }),
+  );
+}
+
+/** What stands in the pickers' place until the model says what it can draw. */
+function fillGhosts(): void {
+  const widths = [78, 80, 70, 64, 78, 76, 56, 60, 72, 60];
+  const ghost = (width?: number) =>
+    make('span', { class: 'option ghost', style: width ? `--width: ${width}px` : undefined });
+  kindOptions.replaceChildren(...widths.map(ghost));
+  styleOptions.replaceChildren(ghost(), ghost(), ghost());
+}
+
+function checked(place: HTMLElement): string | undefined {
+  return place.querySelector<HTMLInputElement>('input:checked')?.value;
+}
+
+function unique(values: (string | undefined)[]): string[] {
+  return [...new Set(values.filter((value) => value !== undefined))];
+}
+
+function showRanges(): void {
+  byId('steps-value', HTMLOutputElement).value = steps.value;
+  const scale = Number(guidance.value);
+  byId('guidance-value', HTMLOutputElement).value = scale === 1 ? 'off' : scale.toFixed(1);
+}
+
+function clamped(text: string | null, input: HTMLInputElement): string {
+  const value = Number(text);
+  const whole = Number.isFinite(value) ? value : Number(input.min);
+  return String(Math.min(Math.max(whole, Number(input.min)), Number(input.max)));
+}

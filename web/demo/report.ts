@@ -1,0 +1,158 @@
+/** What the page says: progress, which device runs and why, what a picture took, errors and what to do. */
+
+import {
+  type AdapterInfo,
+  type GenerateResult,
+  type LoadProgress,
+  type PipelineInfo,
+  type Step,
+  UvitError,
+} from 'uvit-web';
+import { title } from './controls.js';
+import { button, byId, make } from './elements.js';
+
+const bar = byId('progress', HTMLProgressElement);
+const status = byId('status', HTMLElement);
+const pace = byId('pace', HTMLElement);
+const announce = byId('announce', HTMLElement);
+const notice = byId('notice', HTMLElement);
+const error = byId('error', HTMLElement);
+
+/** What stands between backquotes is to be typed. */
+const HOW_TO_GET_WEBGPU = [
+  'Chrome or Edge 113 or newer on Windows, macOS and ChromeOS, 121 or newer on Android; Safari 26; Firefox 141 on Windows.',
+  'In Chrome, open `chrome://settings/system` and switch on graphics acceleration, then restart it.',
+  '`chrome://gpu` shows in the line “WebGPU” what your browser makes of your graphics card.',
+  'On Linux, switch on `chrome://flags/#enable-unsafe-webgpu`, or start Chrome with `--enable-unsafe-webgpu --enable-features=Vulkan`.',
+  'The page must come over https or from localhost.',
+];
+
+/** Text under the bar; said aloud as well when it marks a change and not just one more step. */
+export function showStatus(text: string, options: { aloud?: boolean; done?: number } = {}): void {
+  status.textContent = text;
+  pace.textContent = '';
+  if (options.aloud) announce.textContent = text;
+  if (options.done !== undefined) bar.value = options.done;
+}
+
+export function showLoading({ phase, loadedBytes, totalBytes }: LoadProgress): void {
+  const texts = {
+    runtime: 'Starting the runtime',
+    manifest: 'Reading the manifest',
+    weights: `Loading the model, ${megabytes(loadedBytes)} of ${megabytes(totalBytes)} MB`,
+    compile: 'Preparing the kernels',
+  };
+  showStatus(texts[phase], { done: totalBytes > 0 ? loadedBytes / totalBytes : 0 });
+}
+
+export function showStep({ step, steps, elapsedMs }: Step): void {
+  showStatus(`Step ${step} of ${steps}`, { done: step / steps });
+  const each = elapsedMs / step;
+  const left = ((steps - step) * each) / 1000;
+  pace.textContent = `${milliseconds(each)} a step${left >= 1 ? `, ${Math.round(left)} s left` : ''}`;
+}
+
+/** The chip in the header, and plain words where the CPU has to do. */
+export function showDevice(info: PipelineInfo, choice: string): void {
+  const badge = byId('badge', HTMLElement);
+  badge.hidden = false;
+  badge.dataset.device = info.device;
+  badge.title = info.deviceReason;
+  byId('badge-text', HTMLElement).textContent =
+    info.device === 'cpu' ? 'Runs on the CPU' : `WebGPU · ${adapterName(info.adapter)}`;
+  notice.hidden = !(info.device === 'cpu' && choice === 'auto');
+  if (notice.hidden) return;
+  notice.replaceChildren(
+    make('p', {}, make('strong', {}, 'The CPU draws. '), sentence(info.deviceReason), ' The pictures are the same.'),
+    howToGetWebGpu(),
+  );
+}
+
+export function showLicences({ licences }: PipelineInfo): void {
+  byId('licences', HTMLElement).hidden = licences.length === 0;
+  byId('licence-list', HTMLElement).replaceChildren(
+    ...licences.map(({ name, spdx, attribution }) =>
+      make('li', {}, `${name} (${spdx})`, attribution && `: ${attribution}`),
+    ),
+  );
+}
+
+/** What the last pictures took, and what made them. */
+export function showFacts(result: GenerateResult, info: PipelineInfo): void {
+  const { timings, settings, dispatches } = result;
+  const mean = timings.stepMs.reduce((sum, ms) => sum + ms, 0) / Math.max(timings.stepMs.length, 1);
+  const device = result.device === 'cpu' ? 'CPU' : `WebGPU, ${adapterName(result.adapter)}`;
+  const rows: [string, string, string][] = [
+    ['step', 'Time per step', milliseconds(mean)],
+    ['total', 'In all', `${(timings.totalMs / 1000).toFixed(2)} s, ${settings.steps} steps`],
+    ['dispatches', 'GPU dispatches', dispatches.toLocaleString('en')],
+    ['weights', 'Model', `${(info.parameters / 1e6).toFixed(1)} M weights, ${info.dtype}, ${megabytes(info.bytes)} MB`],
+    ['sampler', 'Sampler', `${title(settings.sampler)}, guidance ${settings.guidanceScale}`],
+    ['device', 'Drawn by', device],
+    ['reason', 'Why this device', sentence(result.deviceReason)],
+  ];
+  const facts = byId('facts', HTMLElement);
+  facts.hidden = false;
+  facts.replaceChildren(
+    ...rows.map(([key, term, value]) =>
+      make(
+        'div',
+        key === 'reason' ? { class: 'wide' } : {},
+        make('dt', {}, term),
+        make('dd', { 'data-fact': key }, value),
+      ),
+    ),
+  );
+  facts.dataset.device = result.device;
+  showStatus(`Done in ${(timings.totalMs / 1000).toFixed(1)} s`, { aloud: true, done: 1 });
+  pace.textContent = `${milliseconds(mean)} a step`;
+}
+
+/** A failure: what happened, what to do, and a button that does it. */
+export function showError(thrown: unknown, actions: { text: string; onPress: () => void }[] = []): void {
+  const known = thrown instanceof UvitError ? thrown : undefined;
+  const noGpu = known?.code === 'NO_WEBGPU' || known?.code === 'INSECURE_CONTEXT';
+  error.hidden = false;
+  error.dataset.code = known?.code ?? 'INTERNAL';
+  error.replaceChildren(
+    make('p', {}, make('strong', {}, sentence(known?.cause ?? String(thrown)))),
+    known ? make('p', {}, sentence(known.remedy)) : '',
+    noGpu ? howToGetWebGpu() : '',
+    make('div', { class: 'buttons' }, ...actions.map(({ text, onPress }) => button('quiet', text, onPress))),
+    make('p', { class: 'code' }, `Error code ${error.dataset.code}`),
+  );
+}
+
+export function clearError(): void {
+  error.hidden = true;
+  error.replaceChildren();
+  delete error.dataset.code;
+}
+
+/** Browsers hide most of it on purpose; whatever there is helps to tell two adapters apart. */
+function adapterName(adapter: AdapterInfo | null): string {
+  if (!adapter) return 'unnamed adapter';
+  const name =
+    adapter.description || [adapter.vendor, adapter.architecture || adapter.device].filter(Boolean).join(' ');
+  return `${name || 'unnamed adapter'}${adapter.isFallbackAdapter ? ' (software)' : ''}`;
+}
+
+function howToGetWebGpu(): HTMLElement {
+  const parts = (text: string) => text.split('`').map((part, i) => (i % 2 === 1 ? make('code', {}, part) : part));
+  const items = HOW_TO_GET_WEBGPU.map((text) => make('li', {}, ...parts(text)));
+  return make('details', {}, make('summary', {}, 'How to get WebGPU'), make('ul', {}, ...items));
+}
+
+function milliseconds(ms: number): string {
+  return ms >= 1000 ? `${(ms / 1000).toFixed(1)} s` : `${ms >= 10 ? Math.round(ms) : ms.toFixed(1)} ms`;
+}
+
+function megabytes(bytes: number): string {
+  return (bytes / 1e6).toFixed(1);
+}
+
+/** Causes and remedies come without a full stop, and some begin with a name in lower case. */
+function sentence(text: string): string {
+  const capital = text.charAt(0).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(capital) ? capital : `${capital}.`;
+}

@@ -1,0 +1,74 @@
+/**
+ * U-ViT diffusion models in the browser.
+ *
+ * ```ts
+ * import { load } from 'uvit-web';
+ *
+ * const pipeline = await load('models/emoji/manifest.json');
+ * const { images } = await pipeline.generate({ label: 'heart (noto)', seed: 7 });
+ * context.putImageData(images[0].imageData, 0, 0);
+ * ```
+ *
+ * The runtime lives in a worker of its own: the page never blocks, and an abort takes effect within a step.
+ */
+
+import { Client } from './client.js';
+import { aborted, internal, invalidArgument, toUvitError } from './errors.js';
+import { Pipeline } from './pipeline.js';
+import { checkLoadOptions } from './settings.js';
+import type { Capabilities, LoadOptions } from './types.js';
+
+export type { ErrorCode } from './errors.js';
+export { UvitError } from './errors.js';
+export type { Pipeline } from './pipeline.js';
+export type * from './types.js';
+
+/**
+ * Fetches a model and makes it ready on a device. `manifestUrl` is relative to the page; shards lie beside
+ * the manifest. Each loaded pipeline has a worker, a device and memory of its own until `dispose()`.
+ */
+export async function load(manifestUrl: string | URL, options: LoadOptions = {}): Promise<Pipeline> {
+  const { device, dtype } = checkLoadOptions(options);
+  const url = absolute(manifestUrl);
+  const { signal, onProgress } = options;
+  if (signal?.aborted) throw aborted('Loading');
+  const client = new Client();
+  const onAbort = () => client.close(aborted('Loading'));
+  signal?.addEventListener('abort', onAbort, { once: true });
+  try {
+    const answer = await client.request(
+      { type: 'load', id: client.nextId(), manifestUrl: url, device, ...(dtype && { dtype }) },
+      (event) => {
+        if (event.type === 'progress') onProgress?.(event.progress);
+      },
+    );
+    if (answer.type !== 'loaded') throw internal(`the worker answered load with ${answer.type}`);
+    return new Pipeline(client, answer.info);
+  } catch (thrown) {
+    const error = toUvitError(thrown);
+    client.close(error);
+    throw error;
+  } finally {
+    signal?.removeEventListener('abort', onAbort);
+  }
+}
+
+/** What this browser can run, without loading a model. */
+export async function capabilities(): Promise<Capabilities> {
+  const client = new Client();
+  try {
+    const answer = await client.request({ type: 'capabilities', id: client.nextId() }, () => {});
+    if (answer.type !== 'capabilities') throw internal(`the worker answered capabilities with ${answer.type}`);
+    return answer.capabilities;
+  } finally {
+    client.close(internal('capabilities() has ended'));
+  }
+}
+
+function absolute(url: string | URL): string {
+  try {
+    return new URL(url, document.baseURI).href;
+  } catch {
+    throw invalidArgument(`manifestUrl is ${JSON.stringify(String(url))}`, 'Give the URL of a manifest.json');
+  }
+}

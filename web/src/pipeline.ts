@@ -1,0 +1,91 @@
+/** A loaded model as the page sees it: it forwards to the worker and shapes what comes back into pictures. */
+
+import type { Client, RequestEvent } from './client.js';
+import { aborted, internal, UvitError } from './errors.js';
+import type { ResultMetadata } from './protocol.js';
+import { coreOptions } from './settings.js';
+import type { GeneratedImage, GenerateOptions, GenerateResult, PipelineInfo, Step } from './types.js';
+
+export class Pipeline {
+  /** What was loaded, on which device, and why that one. */
+  readonly info: PipelineInfo;
+  readonly #client: Client;
+
+  /** @internal Use `load()`. */
+  constructor(client: Client, info: PipelineInfo) {
+    this.#client = client;
+    this.info = info;
+  }
+
+  /**
+   * Draws `count` pictures. A call made while another runs waits for its turn, in order. Rejects with a
+   * {@link UvitError}; after any rejection but `DEVICE_LOST`, `DISPOSED` and `INTERNAL` the pipeline goes on working.
+   */
+  async generate(options: GenerateOptions = {}): Promise<GenerateResult> {
+    const { signal, onStep, startLatents } = options;
+    const core = coreOptions(options);
+    if (signal?.aborted) throw aborted('This generation');
+    const id = this.#client.nextId();
+    const onAbort = () => this.#client.abort(id);
+    signal?.addEventListener('abort', onAbort, { once: true });
+    try {
+      const answer = await this.#client.request(
+        { type: 'generate', id, options: core, ...(startLatents && { startLatents }) },
+        // Steps that were already on their way when the caller aborted are not news to it any more.
+        (event) => {
+          if (onStep && !signal?.aborted) onStep(stepOf(event, this.info.imageSize));
+        },
+      );
+      // The last step may have finished while the abort was on its way: the caller's wish still counts.
+      if (signal?.aborted) throw aborted('This generation');
+      if (answer.type !== 'result') throw internal(`the worker answered generate with ${answer.type}`);
+      return resultOf(answer.metadata, answer.rgba, answer.floats);
+    } finally {
+      signal?.removeEventListener('abort', onAbort);
+    }
+  }
+
+  /** Frees the memory on every device; what is running, and every later call, rejects with `DISPOSED`. */
+  dispose(): void {
+    this.#client.close(new UvitError('DISPOSED', 'this pipeline was disposed of', 'Call load() for a new one'));
+  }
+}
+
+function stepOf(event: RequestEvent, imageSize: number): Step {
+  if (event.type !== 'step') throw internal(`generate got the event ${event.type}`);
+  const { step, steps, elapsedMs, preview } = event;
+  if (!preview) return { step, steps, elapsedMs };
+  return { step, steps, elapsedMs, preview: split(preview, imageSize, imageSize) };
+}
+
+function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Array): GenerateResult {
+  const { seed, width, height, channels, timings, device, deviceReason, adapter, dispatches } = metadata;
+  const { label, labelName, steps, guidanceScale, sampler, count, dtype, modelHash } = metadata;
+  const values = channels * height * width;
+  const images = split(rgba, width, height).map((imageData, k): GeneratedImage => {
+    const image = { rgba: imageData.data, imageData, seed: seed + k, width, height };
+    return floats ? { ...image, floats: floats.slice(k * values, (k + 1) * values) } : image;
+  });
+  return {
+    images,
+    seed,
+    settings: { label, labelName, steps, guidanceScale, sampler, count, dtype, modelHash },
+    timings,
+    device,
+    deviceReason,
+    adapter,
+    dispatches,
+  };
+}
+
+/** Cuts pictures that lie one after the other into one ImageData each. */
+function split(rgba: Uint8Array, width: number, height: number): ImageData[] {
+  const bytes = width * height * 4;
+  const images: ImageData[] = [];
+  for (let start = 0; start + bytes <= rgba.length; start += bytes) {
+    const pixels = new Uint8ClampedArray(bytes);
+    pixels.set(rgba.subarray(start, start + bytes));
+    images.push(new ImageData(pixels, width, height));
+  }
+  return images;
+}

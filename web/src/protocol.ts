@@ -1,0 +1,64 @@
+/**
+ * Every message between the page and its worker. Requests carry an id that the page chose; each is answered
+ * by exactly one reply (`capabilities`, `loaded`, `result` or `error`), and before it by any number of events
+ * (`progress`, `step`) with the same id. `crash` belongs to no request: the worker cannot go on.
+ */
+
+import type { ErrorParts } from './errors.js';
+import type {
+  AdapterInfo,
+  Capabilities,
+  Device,
+  DeviceChoice,
+  Dtype,
+  GenerateSettings,
+  LoadProgress,
+  PipelineInfo,
+  Timings,
+} from './types.js';
+
+/** The settings of one generation as the wasm core takes them; what is absent gets the model's default. */
+export interface CoreGenerateOptions {
+  label?: number | string;
+  steps?: number;
+  guidanceScale?: number;
+  seed: number;
+  count: number;
+  sampler?: string;
+  preview: boolean;
+  floatPixels: boolean;
+}
+
+/** What the wasm core says about one generation. */
+export interface ResultMetadata extends GenerateSettings {
+  seed: number;
+  width: number;
+  height: number;
+  channels: number;
+  device: Device;
+  deviceReason: string;
+  adapter: AdapterInfo | null;
+  timings: Timings;
+  dispatches: number;
+}
+
+export type Request =
+  | { type: 'capabilities'; id: number }
+  | { type: 'load'; id: number; manifestUrl: string; device: DeviceChoice; dtype?: Dtype }
+  | { type: 'generate'; id: number; options: CoreGenerateOptions; startLatents?: Float32Array }
+  /** Has no reply of its own: the generation with this id is answered with `ABORTED`, if it still runs. */
+  | { type: 'abort'; id: number };
+
+export type Reply =
+  | { type: 'capabilities'; id: number; capabilities: Capabilities }
+  | { type: 'loaded'; id: number; info: PipelineInfo }
+  | { type: 'result'; id: number; metadata: ResultMetadata; rgba: Uint8Array; floats?: Float32Array }
+  | { type: 'error'; id: number; error: ErrorParts };
+
+export type Event =
+  | { type: 'progress'; id: number; progress: LoadProgress }
+  /** `preview` holds the RGBA of all pictures, one after the other. */
+  | { type: 'step'; id: number; step: number; steps: number; elapsedMs: number; preview?: Uint8Array }
+  | { type: 'crash'; error: ErrorParts };
+
+export type FromWorker = Reply | Event;

@@ -1,0 +1,205 @@
+/** The public types: what goes into `load()` and `generate()` and what comes out, with units and ranges. */
+
+/** Which device is asked for; `auto` takes WebGPU where a real adapter exists and the CPU otherwise. */
+export type DeviceChoice = 'auto' | 'webgpu' | 'cpu';
+
+/** Which device runs. */
+export type Device = 'webgpu' | 'cpu';
+
+/** How weights are stored in a variant of the model. */
+export type Dtype = 'f32' | 'f16' | 'q8' | 'q4';
+
+/** How far `load()` has come. */
+export interface LoadProgress {
+  /**
+   * `runtime`: the wasm module starts. `manifest`: the model's description is fetched. `weights`: bytes
+   * arrive, are checked and uploaded. `compile`: kernels are prepared.
+   */
+  phase: 'runtime' | 'manifest' | 'weights' | 'compile';
+  /** Bytes of weights received so far. */
+  loadedBytes: number;
+  /** Bytes of weights in all; 0 until the manifest has been read. */
+  totalBytes: number;
+}
+
+/** Options of `load()`. */
+export interface LoadOptions {
+  /** Default `auto`. */
+  device?: DeviceChoice;
+  /** Which stored variant to fetch; default: the manifest's first. */
+  dtype?: Dtype;
+  /** Called as bytes arrive. */
+  onProgress?: (progress: LoadProgress) => void;
+  /** Stops loading and frees what was loaded; `load()` rejects with code `ABORTED`. */
+  signal?: AbortSignal;
+}
+
+/** One class that the model can draw. */
+export interface Label {
+  /** What the network is given: 0 to the number of labels - 1. */
+  index: number;
+  /** What `generate({ label })` takes as well as the index. */
+  name: string;
+  /** What is drawn, for models that sort their labels so. */
+  kind?: string;
+  /** How it is drawn, for models that sort their labels so. */
+  style?: string;
+}
+
+/** A licence of the weights, or of something that the model learned from. */
+export interface Licence {
+  /** What it covers. */
+  name: string;
+  /** SPDX identifier. */
+  spdx: string;
+  /** Whom to credit, and for what. */
+  attribution: string;
+}
+
+/** The GPU adapter as the browser describes it; browsers leave some of these empty on purpose. */
+export interface AdapterInfo {
+  vendor: string;
+  architecture: string;
+  device: string;
+  description: string;
+  /** True for a software rasteriser: correct, and slow. */
+  isFallbackAdapter: boolean;
+}
+
+/** What was loaded. */
+export interface PipelineInfo {
+  /** The network's family, e.g. `uvit`. */
+  architecture: string;
+  /** How the weights are stored. */
+  dtype: Dtype;
+  /** What arithmetic is done with them, e.g. `f32`. */
+  compute: string;
+  device: Device;
+  /** Why this device was chosen, as a sentence for people. */
+  deviceReason: string;
+  /** Null on the CPU. */
+  adapter: AdapterInfo | null;
+  labels: Label[];
+  defaults: { steps: number; guidanceScale: number; sampler: string };
+  /** Values that `generate({ sampler })` takes. */
+  samplers: string[];
+  /** Width and height of a picture in pixels. */
+  imageSize: number;
+  /** Colour channels of the network's pictures. */
+  channels: number;
+  /** Number of weights. */
+  parameters: number;
+  /** Of the weights and of what the model learned from. */
+  licences: Licence[];
+  /** Bytes of weights that were fetched. */
+  bytes: number;
+  /** The label that stands for "no label" in guidance; absent for models without one. */
+  nullClass?: number | null;
+}
+
+/** One finished step. */
+export interface Step {
+  /** 1 to `steps`. */
+  step: number;
+  steps: number;
+  /** Milliseconds since this generation started running. */
+  elapsedMs: number;
+  /** The network's estimate of the finished pictures, one for each; only with `preview: true`. */
+  preview?: ImageData[];
+}
+
+/** Options of `generate()`; every one may be left out. */
+export interface GenerateOptions {
+  /** Index or name of what to draw; see `pipeline.info.labels`. */
+  label?: number | string;
+  /** Network calls, 1 to 1000; more is slower and finer. Default: the model's. */
+  steps?: number;
+  /** How strongly the label pulls: `uncond + s (cond - uncond)`. 1 is off and twice as fast. Default: the model's. */
+  guidanceScale?: number;
+  /** 0 to 2^32 - 1; picture k gets seed + k. Default: a random one, always returned. */
+  seed?: number;
+  /** Pictures made at once, at least 1. Default 1. */
+  count?: number;
+  /** One of `pipeline.info.samplers`. Default: the model's. */
+  sampler?: string;
+  /** Stops this call, running or queued; it rejects with code `ABORTED` and name `AbortError`. */
+  signal?: AbortSignal;
+  /** Called after each step. */
+  onStep?: (step: Step) => void;
+  /** Hand `onStep` pictures of the current estimate; costs one readback a step. Default false. */
+  preview?: boolean;
+  /** Start noise instead of the seed's, `[count, channels, height, width]`, standard normal. */
+  startLatents?: Float32Array;
+  /** Return the unclipped float pixels as well. Default false. */
+  floatPixels?: boolean;
+}
+
+/** One picture. */
+export interface GeneratedImage {
+  /** Pixels, `[height, width, 4]`, 0 to 255; the same memory as `imageData.data`. */
+  rgba: Uint8ClampedArray;
+  /** The pixels as a canvas takes them. */
+  imageData: ImageData;
+  /** The seed that gives this picture alone. */
+  seed: number;
+  width: number;
+  height: number;
+  /** `[channels, height, width]`, about -1 to 1, not clipped; only with `floatPixels: true`. */
+  floats?: Float32Array;
+}
+
+/** What a picture was made with: together with the seed, enough to make it again. */
+export interface GenerateSettings {
+  /** Index; null where the model has no labels or none was given. */
+  label: number | null;
+  labelName: string | null;
+  steps: number;
+  guidanceScale: number;
+  sampler: string;
+  count: number;
+  dtype: Dtype;
+  /** Identifies the model's weights. */
+  modelHash: string;
+}
+
+/** Where the time went, in milliseconds. */
+export interface Timings {
+  /** From the first step's start to the pixels. */
+  totalMs: number;
+  /** Each step. */
+  stepMs: number[];
+  /** Loading the model, where the core reports it. */
+  loadMs?: number;
+}
+
+/** What `generate()` resolves with. */
+export interface GenerateResult {
+  images: GeneratedImage[];
+  /** The first picture's seed. */
+  seed: number;
+  settings: GenerateSettings;
+  timings: Timings;
+  device: Device;
+  deviceReason: string;
+  adapter: AdapterInfo | null;
+  /** GPU dispatches of this call; 0 on the CPU. */
+  dispatches: number;
+}
+
+/** What this browser can run. */
+export interface Capabilities {
+  /** Version of the wasm core. */
+  version: string;
+  cpu: { simd128: boolean };
+  webgpu: {
+    available: boolean;
+    /** Why not. */
+    code?: 'NO_WEBGPU' | 'INSECURE_CONTEXT';
+    reason?: string;
+    /** What to do about it. */
+    remedy?: string;
+    adapter?: AdapterInfo;
+    limits?: Record<string, number>;
+    features?: string[];
+  };
+}

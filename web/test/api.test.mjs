@@ -1,0 +1,253 @@
+/** What `load()` and `generate()` promise: order, aborts, seeds, previews, disposal. */
+
+import assert from 'node:assert/strict';
+import { after, afterEach, before, beforeEach, test } from 'node:test';
+import { launch, openPage, WEBGPU, withPackage } from './browser.mjs';
+import { startServer } from './server.mjs';
+
+const MODEL = '/models/emoji/manifest.json';
+
+let server;
+let browser;
+let page;
+before(async () => {
+  server = await startServer();
+  browser = await launch(WEBGPU);
+});
+after(async () => {
+  await browser.close();
+  await server.close();
+});
+beforeEach(async () => {
+  page = await openPage(browser, `${server.url}/blank.html`);
+});
+afterEach(() => page.close());
+
+test('capabilities() names the adapter, its limits and the CPU features', async () => {
+  const found = await withPackage(page, (uvit) => uvit.capabilities());
+  assert.match(found.version, /^\d+\.\d+\.\d+/);
+  assert.equal(found.cpu.simd128, true);
+  assert.equal(found.webgpu.available, true);
+  assert.equal(typeof found.webgpu.adapter.vendor, 'string');
+  assert.equal(typeof found.webgpu.adapter.isFallbackAdapter, 'boolean');
+});
+
+test('loading reports bytes, and the pipeline says what it is', async () => {
+  const { info, progress } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const progress = [];
+      const onProgress = (now) => progress.push({ ...now });
+      const pipeline = await uvit.load(model, { device: 'webgpu', onProgress });
+      pipeline.dispose();
+      return { info: pipeline.info, progress };
+    },
+    MODEL,
+  );
+  const last = progress.at(-1);
+  assert.equal(last.phase, 'compile');
+  assert.ok(last.totalBytes > 1e6 && last.loadedBytes === last.totalBytes);
+  for (const [i, now] of progress.entries()) assert.ok(i === 0 || now.loadedBytes >= progress[i - 1].loadedBytes);
+  assert.equal(info.device, 'webgpu');
+  assert.equal(info.imageSize, 64);
+  assert.equal(info.labels.length, 30);
+  assert.deepEqual(Object.keys(info.labels[0]).sort(), ['index', 'kind', 'name', 'style']);
+  assert.ok(info.samplers.includes(info.defaults.sampler));
+  assert.ok(info.licences.length >= 3);
+});
+
+test('generations run one after the other, in the order of the calls', async () => {
+  const { order, seeds } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const order = [];
+      const one = (seed) =>
+        pipeline.generate({ label: 0, steps: 3, seed, onStep: ({ step }) => order.push(`${seed}:${step}`) });
+      const results = await Promise.all([one(1), one(2), one(3)]);
+      return { order, seeds: results.map((result) => result.seed) };
+    },
+    MODEL,
+  );
+  assert.deepEqual(seeds, [1, 2, 3]);
+  assert.deepEqual(order, ['1:1', '1:2', '1:3', '2:1', '2:2', '2:3', '3:1', '3:2', '3:3']);
+});
+
+test('an abort at any moment rejects that call alone, and the next picture is as it would have been', async () => {
+  const { before, codes, queued, result } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const settings = { label: 6, steps: 3, seed: 9 };
+      const first = await pipeline.generate(settings);
+      const before = await attempt(pipeline.generate({ ...settings, signal: AbortSignal.abort() }));
+      const codes = [];
+      for (const delay of [0, 1, 5, 20, 60, 150]) {
+        const signal = AbortSignal.timeout(delay);
+        codes.push(await attempt(pipeline.generate({ ...settings, steps: 500, signal })));
+      }
+      // Aborting what waits leaves what runs alone.
+      const waiting = new AbortController();
+      const running = pipeline.generate(settings);
+      const second = attempt(pipeline.generate({ ...settings, signal: waiting.signal }));
+      const third = pipeline.generate(settings);
+      waiting.abort();
+      const queued = await second;
+      const same = [await running, await third].every(({ images }) =>
+        images[0].rgba.every((value, i) => value === first.images[0].rgba[i]),
+      );
+      return { before, codes, queued, result: same };
+    },
+    MODEL,
+  );
+  for (const error of [before, queued, ...codes]) {
+    assert.equal(error.code, 'ABORTED');
+    assert.equal(error.name, 'AbortError');
+  }
+  assert.ok(result, 'the other pictures are bit for bit the first one');
+});
+
+test('on the CPU too the page stays alive, and an abort takes effect within a step', async () => {
+  const { error, waited, step, gap } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'cpu' });
+      const stop = new AbortController();
+      let gap = 0;
+      let last = performance.now();
+      const clock = setInterval(() => {
+        gap = Math.max(gap, performance.now() - last);
+        last = performance.now();
+      }, 10);
+      let asked = 0;
+      let step = 0;
+      const onStep = (now) => {
+        step = now.elapsedMs / now.step;
+        if (now.step < 2 || asked) return;
+        asked = performance.now();
+        stop.abort();
+      };
+      const error = await attempt(pipeline.generate({ label: 6, steps: 200, signal: stop.signal, onStep }));
+      clearInterval(clock);
+      return { error, waited: performance.now() - asked, step, gap };
+    },
+    MODEL,
+  );
+  assert.equal(error.code, 'ABORTED');
+  // Half a second of slack for a machine whose cores are busy with other things.
+  assert.ok(waited < 1.5 * step + 500, `the abort took ${waited} ms, a step takes ${step} ms`);
+  assert.ok(gap < 500, `the page stood still for ${gap} ms`);
+});
+
+test('seeds: random and returned when none is given, seed + k for picture k', async () => {
+  const { seeds, alone, difference } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const random = [await pipeline.generate({ label: 0, steps: 1 }), await pipeline.generate({ label: 0, steps: 1 })];
+      const pair = await pipeline.generate({ label: 6, steps: 2, seed: 70, count: 2 });
+      const alone = await pipeline.generate({ label: 6, steps: 2, seed: 71 });
+      const difference = alone.images[0].rgba.reduce(
+        (worst, value, i) => Math.max(worst, Math.abs(value - pair.images[1].rgba[i])),
+        0,
+      );
+      return { seeds: random.map(({ seed }) => seed), alone: pair.images.map(({ seed }) => seed), difference };
+    },
+    MODEL,
+  );
+  for (const seed of seeds) assert.ok(Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32);
+  assert.notEqual(seeds[0], seeds[1]);
+  assert.deepEqual(alone, [70, 71]);
+  assert.ok(difference <= 1, `a picture of a pair differs by ${difference} from the same seed alone`);
+});
+
+test('previews, float pixels and start latents come only when asked for', async () => {
+  const found = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const sizes = [];
+      const onStep = ({ preview }) => sizes.push(preview?.map(({ width, height }) => `${width}x${height}`).join());
+      const settings = { label: 6, steps: 2, seed: 5 };
+      const plain = await pipeline.generate({ ...settings, onStep });
+      const rich = await pipeline.generate({ ...settings, count: 2, onStep, preview: true, floatPixels: true });
+      const startLatents = new Float32Array(3 * 64 * 64).fill(0.5);
+      const started = await pipeline.generate({ ...settings, startLatents });
+      const wrong = await attempt(pipeline.generate({ ...settings, startLatents: new Float32Array(7) }));
+      const floats = rich.images[1].floats;
+      // From the float pixels follow the bytes: red of the first pixel.
+      const red = Math.min(255, Math.max(0, Math.round((floats[0] + 1) * 127.5)));
+      return {
+        sizes,
+        none: plain.images[0].floats === undefined,
+        floats: floats.length,
+        red: Math.abs(red - rich.images[1].rgba[0]),
+        sameMemory: plain.images[0].rgba === plain.images[0].imageData.data,
+        changed: started.images[0].rgba.some((value, i) => value !== plain.images[0].rgba[i]),
+        wrong: wrong.code,
+        settings: plain.settings,
+        timings: plain.timings,
+      };
+    },
+    MODEL,
+  );
+  assert.deepEqual(found.sizes, [undefined, undefined, '64x64,64x64', '64x64,64x64']);
+  assert.ok(found.none && found.sameMemory && found.changed);
+  assert.equal(found.floats, 3 * 64 * 64);
+  assert.ok(found.red <= 1);
+  assert.equal(found.wrong, 'INVALID_ARGUMENT');
+  assert.equal(found.settings.label, 6);
+  assert.equal(found.settings.steps, 2);
+  assert.equal(found.timings.stepMs.length, 2);
+});
+
+test('dispose() rejects what runs and what comes later; another load works', async () => {
+  const { running, later, again } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const running = attempt(pipeline.generate({ label: 0, steps: 500 }));
+      pipeline.dispose();
+      pipeline.dispose();
+      const later = await attempt(pipeline.generate({ label: 0 }));
+      const second = await uvit.load(model, { device: 'webgpu' });
+      const again = await second.generate({ label: 0, steps: 1 });
+      return { running: await running, later, again: again.images.length };
+    },
+    MODEL,
+  );
+  assert.equal(running.code, 'DISPOSED');
+  assert.equal(later.code, 'DISPOSED');
+  assert.equal(again, 1);
+});
+
+test('loading can be aborted before and while it runs', async () => {
+  const codes = await withPackage(
+    page,
+    async (uvit, model) => {
+      const before = await attempt(uvit.load(model, { signal: AbortSignal.abort() }));
+      const stop = new AbortController();
+      const onProgress = ({ loadedBytes }) => loadedBytes > 0 && stop.abort();
+      const during = await attempt(uvit.load(model, { signal: stop.signal, onProgress }));
+      return [before, during].map(({ code, name }) => `${code} ${name}`);
+    },
+    MODEL,
+  );
+  assert.deepEqual(codes, ['ABORTED AbortError', 'ABORTED AbortError']);
+});
+
+test('a listener that throws does not lose the pictures', async () => {
+  const images = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const onStep = () => {
+        throw new Error('the listener is broken');
+      };
+      return (await pipeline.generate({ label: 0, steps: 2, onStep })).images.length;
+    },
+    MODEL,
+  );
+  assert.equal(images, 1);
+  assert.match(page.errors.join(), /the listener is broken/);
+});
