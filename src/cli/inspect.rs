@@ -37,7 +37,7 @@ pub struct Arguments {
 
 fn preset(name: &str) -> Result<uvit::Config> {
     uvit::preset(name).ok_or_else(|| {
-        let known = uvit::PRESETS.map(|(name, _)| name).join(", ");
+        let known = uvit::preset_names().collect::<Vec<_>>().join(", ");
         Error::new(Code::InvalidArgument, format!("there is no preset {name:?}"), format!("Give one of {known}"))
     })
 }

@@ -14,11 +14,13 @@ use uvit_web::{Code, Error, Result};
 #[derive(clap::Args)]
 pub struct Arguments {
     /// The model: a manifest.json or its folder
+    #[arg(default_value = "web/models/emoji")]
     model: PathBuf,
-    /// The f32 checkpoint that it was converted from
+    /// The f32 checkpoint that it was converted from; if not given, NAME/NAME.safetensors in the folder UVIT_MODELS
+    /// (../shared/models if unset), NAME being the model's
     #[arg(long)]
-    reference: PathBuf,
-    /// Pictures to draw, seeds 0 .., labels in turn
+    reference: Option<PathBuf>,
+    /// Pictures to draw, seeds 0 .., labels spread evenly
     #[arg(long, default_value_t = 24)]
     pictures: usize,
     /// Which stored dtypes (all of the manifest's if not given)
@@ -30,6 +32,12 @@ pub struct Arguments {
     /// Print JSON, one row a line
     #[arg(long)]
     json: bool,
+}
+
+/// Where the f32 checkpoint of a model lies beside this project.
+fn beside(name: &str) -> PathBuf {
+    let folder = std::env::var_os("UVIT_MODELS").map_or_else(|| PathBuf::from("../shared/models"), PathBuf::from);
+    folder.join(name).join(format!("{name}.safetensors"))
 }
 
 /// Pictures and single forwards of one model.
@@ -44,7 +52,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let scratch = std::env::temp_dir().join(format!("uvit-quality-{}", std::process::id()));
     let mut reference_manifest = manifest.clone();
     reference_manifest.variants.clear();
-    let weights = checkpoint::read(&a.reference)?;
+    let weights = checkpoint::read(&a.reference.clone().unwrap_or_else(|| beside(&manifest.name)))?;
     checkpoint::check(&weights, &manifest.architecture.network())?;
     let storing = convert::Storing::plain(Dtype::F32);
     let tensors = convert::store(&reference_manifest, &weights, &storing)?;
@@ -88,10 +96,10 @@ pub fn run(a: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Picture k: seed k, label k in turn, no guidance. Forward k: `x = alpha(t_k) picture_k + sigma(t_k) randn(5000 + k)`,
+/// Picture k of n: seed k, label k m / n of m (rounded down), no guidance. Forward k: `x = alpha(t_k) picture_k + sigma(t_k) randn(5000 + k)`,
 /// `t_k = (k + 0.5) / pictures`, on the reference's pictures.
 fn draw(pipeline: &mut Pipeline, count: usize, labels: &[u32], clean: Option<&[Vec<f32>]>) -> Result<Drawn> {
-    let label = |k: usize| labels.get(k % labels.len().max(1)).copied();
+    let label = |k: usize| labels.get(k * labels.len() / count).copied();
     let bar = indicatif::ProgressBar::new(count as u64);
     let mut pictures = Vec::new();
     for k in 0..count {

@@ -39,35 +39,52 @@ pub struct Config {
     pub skip: bool,
 }
 
-/// The published models by name (README and configs of baofff/U-ViT): img_size, patch_size, in_chans, embed_dim, depth,
-/// num_heads, num_classes, conv. All have mlp_ratio 4, skips, no qkv bias, no time MLP.
-pub const PRESETS: [(&str, (usize, usize, usize, usize, usize, usize, i64, bool)); 8] = [
-    ("cifar10-s2", (32, 2, 3, 512, 12, 8, -1, true)),
-    ("celeba64-s4", (64, 4, 3, 512, 12, 8, -1, true)),
-    ("imagenet64-m4", (64, 4, 3, 768, 16, 12, 1000, true)),
-    ("imagenet64-l4", (64, 4, 3, 1024, 20, 16, 1000, true)),
-    ("imagenet256-l2", (32, 2, 4, 1024, 20, 16, 1001, true)),
-    ("imagenet256-h2", (32, 2, 4, 1152, 28, 16, 1001, false)),
-    ("imagenet512-l4", (64, 4, 4, 1024, 20, 16, 1001, true)),
-    ("imagenet512-h4", (64, 4, 4, 1152, 28, 16, 1001, false)),
+/// A published model, in what the published models differ: all have mlp_ratio 4, skips, no qkv bias, no time MLP.
+struct Preset {
+    name: &'static str,
+    img_size: usize,
+    patch_size: usize,
+    in_chans: usize,
+    embed_dim: usize,
+    depth: usize,
+    num_heads: usize,
+    num_classes: i64,
+    conv: bool,
+}
+
+/// README and configs of baofff/U-ViT at the commit above.
+#[rustfmt::skip]
+const PRESETS: [Preset; 8] = [
+    Preset { name: "cifar10-s2", img_size: 32, patch_size: 2, in_chans: 3, embed_dim: 512, depth: 12, num_heads: 8, num_classes: -1, conv: true },
+    Preset { name: "celeba64-s4", img_size: 64, patch_size: 4, in_chans: 3, embed_dim: 512, depth: 12, num_heads: 8, num_classes: -1, conv: true },
+    Preset { name: "imagenet64-m4", img_size: 64, patch_size: 4, in_chans: 3, embed_dim: 768, depth: 16, num_heads: 12, num_classes: 1000, conv: true },
+    Preset { name: "imagenet64-l4", img_size: 64, patch_size: 4, in_chans: 3, embed_dim: 1024, depth: 20, num_heads: 16, num_classes: 1000, conv: true },
+    Preset { name: "imagenet256-l2", img_size: 32, patch_size: 2, in_chans: 4, embed_dim: 1024, depth: 20, num_heads: 16, num_classes: 1001, conv: true },
+    Preset { name: "imagenet256-h2", img_size: 32, patch_size: 2, in_chans: 4, embed_dim: 1152, depth: 28, num_heads: 16, num_classes: 1001, conv: false },
+    Preset { name: "imagenet512-l4", img_size: 64, patch_size: 4, in_chans: 4, embed_dim: 1024, depth: 20, num_heads: 16, num_classes: 1001, conv: true },
+    Preset { name: "imagenet512-h4", img_size: 64, patch_size: 4, in_chans: 4, embed_dim: 1152, depth: 28, num_heads: 16, num_classes: 1001, conv: false },
 ];
+
+/// The names that [`preset`] knows.
+pub fn preset_names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|preset| preset.name)
+}
 
 /// A published model's configuration.
 pub fn preset(name: &str) -> Option<Config> {
-    let (_, (img_size, patch_size, in_chans, embed_dim, depth, num_heads, num_classes, conv)) =
-        PRESETS.into_iter().find(|(known, _)| *known == name)?;
+    let p = PRESETS.iter().find(|preset| preset.name == name)?;
     Some(Config {
-        img_size,
-        patch_size,
-        in_chans,
-        embed_dim,
-        depth,
-        num_heads,
+        img_size: p.img_size,
+        patch_size: p.patch_size,
+        in_chans: p.in_chans,
+        embed_dim: p.embed_dim,
+        depth: p.depth,
+        num_heads: p.num_heads,
         mlp_ratio: 4.0,
         qkv_bias: false,
         mlp_time_embed: false,
-        num_classes,
-        conv,
+        num_classes: p.num_classes,
+        conv: p.conv,
         skip: true,
     })
 }

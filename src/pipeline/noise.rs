@@ -7,7 +7,7 @@ pub enum Noise {
     /// One generator an image: image k of a call draws the same noise whatever the number of images.
     PerImage(Vec<TorchGenerator>),
     /// One generator for whole batches, as reference scripts that draw `[count, ..]` at once.
-    Batch(TorchGenerator),
+    Batch(Box<TorchGenerator>),
 }
 
 impl Noise {

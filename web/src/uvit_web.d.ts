@@ -50,6 +50,6 @@ export class WasmResult {
   /** `[count, height, width, 4]`. */
   rgba(): Uint8Array;
   /** `[count, channels, height, width]`. */
-  floats(): Float32Array | undefined;
+  floats(): Float32Array;
   free(): void;
 }

@@ -106,8 +106,7 @@ async function generate({ id, options, startLatents }: GenerateRequest): Promise
   });
   const metadata: ResultMetadata = JSON.parse(result.metadata());
   const rgba = owned(result.rgba());
-  const values = result.floats();
-  const floats = values && owned(values);
+  const floats = options.floatPixels ? owned(result.floats()) : undefined;
   result.free();
   send(
     { type: 'result', id, metadata, rgba, ...(floats && { floats }) },

@@ -61,7 +61,7 @@ pub fn judge(case: &Case, report: &mut Report) {
             null_class,
             guidance_scale: form.guidance_scale(scale),
             start: None,
-            noise: Noise::Batch(TorchGenerator::new(seed)),
+            noise: Noise::Batch(Box::new(TorchGenerator::new(seed))),
             readback: Readback::Latents,
         };
         let drawn = TorchGenerator::new(seed).randn_f32(start.values.len());
