@@ -104,9 +104,11 @@ impl Backend {
             ..Default::default()
         };
         let adapter = instance.request_adapter(&options).await.map_err(|e| {
+            // In a browser wgpu only adds which other interfaces were not compiled in.
+            let detail = if cfg!(target_arch = "wasm32") { String::new() } else { format!(" ({e})") };
             Error::new(
                 Code::NoWebGpu,
-                format!("there is no GPU adapter ({e})"),
+                format!("there is no GPU adapter{detail}"),
                 "Use a browser with WebGPU and a GPU driver that it supports, or device \"cpu\"",
             )
         })?;

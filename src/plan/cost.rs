@@ -12,14 +12,16 @@ pub struct Cost {
 impl Kernel {
     /// Multiply-adds of the kernel's matrix products; 0 for those that have none.
     pub fn cost(&self) -> Cost {
+        // In u64: on wasm32 a large model's product would overflow usize.
+        let product = |factors: &[usize]| factors.iter().map(|&n| n as u64).product::<u64>();
         let multiply_adds = match self {
-            Kernel::Matmul(m) => m.rows * m.n * (m.k + m.k2),
-            Kernel::Attention(a) => 2 * a.batch * a.heads * a.tokens * a.tokens * a.head_dim,
-            Kernel::PatchEmbed(p) => p.batch * p.channels * p.height * p.width * p.dim,
-            Kernel::Conv2d(c) => c.batch * c.in_channels * c.out_channels * 9 * c.height * c.width,
+            Kernel::Matmul(m) => product(&[m.rows, m.n, m.k + m.k2]),
+            Kernel::Attention(a) => product(&[2, a.batch, a.heads, a.tokens, a.tokens, a.head_dim]),
+            Kernel::PatchEmbed(p) => product(&[p.batch, p.channels, p.height, p.width, p.dim]),
+            Kernel::Conv2d(c) => product(&[9, c.batch, c.in_channels, c.out_channels, c.height, c.width]),
             _ => 0,
         };
-        Cost { multiply_adds: multiply_adds as u64 }
+        Cost { multiply_adds }
     }
 }
 
