@@ -79,6 +79,12 @@ fn random_seed() -> u32 {
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
+    // Known before minutes of drawing, not after.
+    let folder = a.out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        let cause = format!("the folder {} does not exist", folder.display());
+        return Err(Error::new(Code::Io, cause, "Create it, or give another --out"));
+    }
     let mut pipeline = load(&a.model, a.device, a.dtype)?;
     let info = pipeline.info().clone();
     let adapter = info.device.adapter.as_ref().map_or(String::new(), |a| format!(" ({})", a.vendor));
