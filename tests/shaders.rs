@@ -2,23 +2,12 @@
 //! (`VK_ICD_FILENAMES` chooses another one).
 #![cfg(feature = "gpu")]
 
+mod devices;
 mod twins;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use uvit_web::gpu::kernels::variants;
 use uvit_web::pipeline::Executor;
-
-/// The GPU, or none if there is none and none is required.
-fn gpu() -> Option<Executor> {
-    match pollster::block_on(Executor::gpu()) {
-        Ok(executor) => Some(executor),
-        Err(error) if std::env::var("UVIT_GPU").is_ok_and(|v| v == "required") => panic!("{error}"),
-        Err(error) => {
-            eprintln!("SKIPPED: {error}");
-            None
-        }
-    }
-}
 
 #[test]
 fn every_variant_is_valid_wgsl() {
@@ -36,7 +25,7 @@ fn every_variant_is_valid_wgsl() {
 
 #[test]
 fn every_kernel_equals_its_twin() {
-    let Some(mut gpu) = gpu() else { return };
+    let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu())) else { return };
     let cases = twins::cases();
     let failures: Vec<String> =
         cases.iter().filter_map(|case| pollster::block_on(case.judge(&mut gpu)).err()).collect();

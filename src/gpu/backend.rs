@@ -3,6 +3,7 @@
 
 use crate::{Code, Error, Result};
 use futures_channel::oneshot;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A range of device memory that a kernel binds.
@@ -88,6 +89,7 @@ pub struct Backend {
     adapter: Adapter,
     limits: wgpu::Limits,
     events: Arc<Mutex<Events>>,
+    buffers_made: AtomicUsize,
 }
 
 impl Backend {
@@ -141,12 +143,17 @@ impl Backend {
             description: info.driver_info,
             is_fallback_adapter,
         };
-        Ok(Backend { device, queue, adapter, limits, events })
+        Ok(Backend { device, queue, adapter, limits, events, buffers_made: AtomicUsize::new(0) })
     }
 
     /// Who the adapter is.
     pub fn adapter(&self) -> &Adapter {
         &self.adapter
+    }
+
+    /// How many buffers were made so far, those of readbacks included.
+    pub fn buffers_made(&self) -> usize {
+        self.buffers_made.load(Ordering::Relaxed)
     }
 
     /// The largest range one binding may have, in bytes.
@@ -196,6 +203,7 @@ impl Backend {
             Usage::Storage => wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
             Usage::Uniform => wgpu::BufferUsages::UNIFORM,
         } | wgpu::BufferUsages::COPY_DST;
+        self.buffers_made.fetch_add(1, Ordering::Relaxed);
         Buffer(self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: bytes.max(16) as u64,
@@ -297,6 +305,7 @@ impl Backend {
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn read(&self, slice: Slice<'_>) -> Result<Vec<u8>> {
+        self.buffers_made.fetch_add(1, Ordering::Relaxed);
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("readback"),
             size: slice.bytes as u64,

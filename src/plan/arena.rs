@@ -1,6 +1,10 @@
 //! Places for tensors whose lifetimes are known: greedy by size, the largest first, each at the lowest free offset
-//! (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020, section 5.2), and the same
-//! in order of first use; the smaller result is taken.
+//! (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020, section 5.2), and the same in
+//! order of first use; then, while memory is wasted, again with the tensor that stood out placed first (Joslin and
+//! Clements, "Squeaky Wheel Optimization", 1999). The smallest result is taken.
+
+/// How often each order is mended.
+const ROUNDS: usize = 24;
 
 /// A tensor's life: from the kernel that first writes it to the last that reads it, both included.
 #[derive(Clone, Copy, Debug)]
@@ -28,18 +32,33 @@ pub(super) struct Arena {
 
 /// Places every interval; slabs grow to at most `max_slab` bytes, so that any of them can be bound whole.
 pub(super) fn place(intervals: &[Interval], max_slab: usize) -> Arena {
+    let end = intervals.iter().map(|i| i.last + 1).max().unwrap_or(0);
+    let live = |at: usize| intervals.iter().filter(|i| i.first <= at && at <= i.last).map(|i| i.bytes).sum();
+    let peak_live_bytes = (0..end).map(live).max().unwrap_or(0);
+
     let mut by_size: Vec<usize> = (0..intervals.len()).collect();
     by_size.sort_by_key(|&i| (std::cmp::Reverse(intervals[i].bytes), intervals[i].first));
     let by_time: Vec<usize> = (0..intervals.len()).collect();
-    let mut best = [by_size, by_time]
-        .map(|order| place_in_order(intervals, &order, max_slab))
-        .into_iter()
-        .min_by_key(|arena| arena.slab_bytes.iter().sum::<usize>())
-        .unwrap_or_default();
-    let end = intervals.iter().map(|i| i.last + 1).max().unwrap_or(0);
-    let live = |at: usize| intervals.iter().filter(|i| i.first <= at && at <= i.last).map(|i| i.bytes).sum();
-    best.peak_live_bytes = (0..end).map(live).max().unwrap_or(0);
-    best
+    let mut best: Option<(usize, Arena)> = None;
+    for mut order in [by_size, by_time] {
+        for _ in 0..ROUNDS {
+            let arena = place_in_order(intervals, &order, max_slab);
+            let bytes = arena.slab_bytes.iter().sum();
+            let top = order.iter().position(|&i| {
+                let (slab, offset) = arena.places[i];
+                offset + intervals[i].bytes == arena.slab_bytes[slab]
+            });
+            if best.as_ref().is_none_or(|&(least, _)| bytes < least) {
+                best = Some((bytes, arena));
+            }
+            match top {
+                // The one that stood out chooses first in the next round.
+                Some(top) if bytes > peak_live_bytes => order[..=top].rotate_right(1),
+                _ => break,
+            }
+        }
+    }
+    Arena { peak_live_bytes, ..best.map(|(_, arena)| arena).unwrap_or_default() }
 }
 
 fn place_in_order(intervals: &[Interval], order: &[usize], max_slab: usize) -> Arena {

@@ -1,0 +1,158 @@
+//! What a Program promises about memory, checked from the outside: lifetimes are worked out here again from what its
+//! kernels read and write.
+
+#[cfg(feature = "gpu")]
+mod devices;
+
+use proptest::prelude::*;
+use uvit_web::model::{Batch, Network, uvit};
+use uvit_web::plan::{Capabilities, Place, Program, TensorId, lower};
+
+const GUIDED: Batch = Batch { images: 1, copies: 2 };
+
+fn program(config: &uvit::Config, batch: Batch, capabilities: &Capabilities) -> Program {
+    lower(&Network::Uvit(config.clone()).record(batch).unwrap().plan, capabilities, &[]).unwrap()
+}
+
+/// A scratch tensor's life and place.
+struct Live {
+    first: usize,
+    last: usize,
+    slab: usize,
+    start: usize,
+    end: usize,
+}
+
+/// Every tensor in the arena: from the first kernel that touches it to the last, and the bytes that it covers.
+fn lives(program: &Program) -> Vec<Live> {
+    let mut touched: Vec<(TensorId, usize)> = Vec::new();
+    for (at, kernel) in program.kernels.iter().enumerate() {
+        touched.push((kernel.writes(), at));
+        touched.extend(kernel.reads().into_iter().map(|id| (id, at)));
+    }
+    let mut ids: Vec<TensorId> = touched.iter().map(|&(id, _)| id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let mut lives = Vec::new();
+    for id in ids {
+        let view = program.view(id);
+        if let Place::Arena { slab, offset } = view.place {
+            let uses = || touched.iter().filter(|&&(other, _)| other == id).map(|&(_, at)| at);
+            let (first, last) = (uses().min().unwrap(), uses().max().unwrap());
+            lives.push(Live { first, last, slab, start: offset, end: offset + view.bytes() });
+        }
+    }
+    lives
+}
+
+/// Checks one Program; returns the arena's bytes over the largest sum of bytes alive at once.
+fn check(program: &Program) -> Result<f64, String> {
+    let lives = lives(program);
+    for (i, a) in lives.iter().enumerate() {
+        if a.end > program.slab_bytes[a.slab] {
+            return Err(format!("tensor {i} ends beyond its slab"));
+        }
+        for (j, b) in lives[..i].iter().enumerate() {
+            let together = a.first <= b.last && b.first <= a.last;
+            if together && a.slab == b.slab && a.start < b.end && b.start < a.end {
+                return Err(format!("tensors {i} and {j} are alive together and share bytes"));
+            }
+        }
+    }
+    let alive = |at: usize| -> usize {
+        lives.iter().filter(|l| l.first <= at && at <= l.last).map(|l| (l.end - l.start).next_multiple_of(256)).sum()
+    };
+    let peak = (0..program.kernels.len()).map(alive).max().unwrap_or(0);
+    if peak != program.peak_live_bytes {
+        return Err(format!("{peak} bytes are alive at most, the Program says {}", program.peak_live_bytes));
+    }
+    Ok(program.slab_bytes.iter().sum::<usize>() as f64 / peak as f64)
+}
+
+#[test]
+fn the_arena_of_every_published_model_is_at_most_a_tenth_above_what_is_alive() {
+    for name in uvit::preset_names() {
+        let config = uvit::preset(name).unwrap();
+        for batch in [Batch::plain(1), GUIDED, Batch { images: 4, copies: 2 }] {
+            let ratio = check(&program(&config, batch, &Capabilities::WEBGPU)).unwrap();
+            assert!(ratio <= 1.1, "{name} {batch:?}: {ratio}");
+        }
+    }
+}
+
+#[test]
+fn guided_h2_stays_below_64_mb_of_activations() {
+    let bytes = program(&uvit::preset("imagenet256-h2").unwrap(), GUIDED, &Capabilities::WEBGPU).activation_bytes();
+    assert!(bytes < 64_000_000, "{bytes}");
+}
+
+fn configs() -> impl Strategy<Value = uvit::Config> {
+    let sizes = (1usize..6, 1usize..5, 1usize..5, 1usize..4, 1usize..9, 0usize..7);
+    (sizes, any::<[bool; 4]>(), -1i64..5).prop_map(
+        |((side, patch, channels, heads, head_dim4, depth), flags, classes)| uvit::Config {
+            img_size: side * patch,
+            patch_size: patch,
+            in_chans: channels,
+            embed_dim: heads * 4 * head_dim4,
+            depth: depth + 1,
+            num_heads: heads,
+            mlp_ratio: 4.0,
+            qkv_bias: flags[0],
+            mlp_time_embed: flags[1],
+            num_classes: classes,
+            conv: flags[2],
+            skip: flags[3],
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn no_two_live_tensors_share_a_byte_in_any_network(config in configs(), images in 1usize..4, copies in 1usize..3) {
+        for capabilities in [Capabilities::WEBGPU, Capabilities { max_binding: 1 << 18, ..Capabilities::WEBGPU }] {
+            let program = program(&config, Batch { images, copies }, &capabilities);
+            let ratio = check(&program).map_err(TestCaseError::fail)?;
+            // Slabs that are full leave gaps; without a limit nothing may be wasted.
+            prop_assert!(ratio <= 1.1 || capabilities.max_binding < 1 << 20, "{ratio}");
+        }
+    }
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
+    use uvit_web::pipeline::sampling::Control;
+    use uvit_web::pipeline::{DeviceChoice, Executor, Loader, Request};
+    use uvit_web::weights::read_manifest;
+
+    let (manifest, folder) =
+        read_manifest(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/web/models/emoji"))).unwrap();
+    let opened = pollster::block_on(Loader::new(manifest, DeviceChoice::WebGpu, None));
+    let Some(mut loader) = devices::found(opened) else { return };
+    for index in 0..loader.shards().len() {
+        let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
+        pollster::block_on(loader.add_shard(index, &bytes)).unwrap();
+    }
+    let mut pipeline = pollster::block_on(loader.finish()).unwrap();
+    // Buffers made by a call of so many steps.
+    let mut made = |steps: usize| {
+        let buffers = |executor: &Executor| match executor {
+            Executor::Gpu(gpu) => gpu.backend().buffers_made(),
+            Executor::Cpu(_) => unreachable!("a GPU was asked for"),
+        };
+        let before = buffers(pipeline.executor());
+        let request = Request { steps: Some(steps), ..Request::default() };
+        let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
+        pollster::block_on(pipeline.generate(&request, &mut control)).unwrap();
+        let executor = pipeline.executor();
+        let program = executor.program().unwrap();
+        assert_eq!(executor.activation_bytes(), program.activation_bytes());
+        assert_eq!(program.activation_bytes(), program.io_bytes + program.slab_bytes.iter().sum::<usize>());
+        buffers(executor) - before
+    };
+    let preparing = made(2);
+    assert!(preparing > 1, "the first call makes the arena");
+    // One: the readback of the finished picture.
+    assert_eq!((made(2), made(5)), (1, 1));
+}

@@ -1,0 +1,221 @@
+//! The demo network against what PyTorch computed with it (`reference.safetensors` beside its f32 checkpoint), and the
+//! committed quantised models against what the CPU executor recorded in `tests/recorded/`.
+//!
+//! The checkpoint is found in `UVIT_MODELS` (default: `../shared/models`). Without it a clean clone skips that half, loudly;
+//! where `UVIT_MODELS` is set, a missing checkpoint is a failure. `UVIT_RECORD=1` records anew: only with a core whose
+//! goldens pass.
+#![cfg(all(feature = "cli", feature = "gpu"))]
+
+mod devices;
+
+use safetensors::{Dtype as Stored, SafeTensors, tensor::TensorView};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use uvit_web::model::Batch;
+use uvit_web::pipeline::sampling::{Control, forward};
+use uvit_web::pipeline::{DeviceChoice, Generated, LabelChoice, Loader, Pipeline, Request};
+use uvit_web::plan::lower;
+use uvit_web::sampler::TorchGenerator;
+use uvit_web::weights::convert::{SHARD_BYTES, Storing, describe, store, write};
+use uvit_web::weights::manifest::Dtype;
+use uvit_web::weights::{checkpoint, read_manifest};
+
+const DEVICES: [DeviceChoice; 2] = [DeviceChoice::Cpu, DeviceChoice::WebGpu];
+
+/// The folder of the f32 demo checkpoint, if it is there.
+fn emoji() -> Option<PathBuf> {
+    let named = std::env::var_os("UVIT_MODELS");
+    let models = named.clone().map_or_else(|| root().join("../shared/models"), PathBuf::from);
+    let folder = models.join("emoji");
+    if folder.join("emoji.safetensors").is_file() && folder.join("reference.safetensors").is_file() {
+        return Some(folder);
+    }
+    assert!(named.is_none(), "UVIT_MODELS is set, and {} lacks emoji.safetensors or its reference", folder.display());
+    devices::skip("the f32 demo checkpoint is not here (UVIT_MODELS): PyTorch's reference pictures are not compared");
+    None
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A model folder on a device; none if there is no such device here.
+fn load(folder: &Path, device: DeviceChoice, dtype: Dtype) -> Option<Pipeline> {
+    let (manifest, folder) = read_manifest(folder).unwrap();
+    let mut loader = devices::found(pollster::block_on(Loader::new(manifest, device, Some(dtype))))?;
+    for index in 0..loader.shards().len() {
+        let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
+        pollster::block_on(loader.add_shard(index, &bytes)).unwrap();
+    }
+    Some(pollster::block_on(loader.finish()).unwrap())
+}
+
+/// The checkpoint as a model folder with the one variant f32.
+fn converted(emoji: &Path, name: &str) -> PathBuf {
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("reference-{name}"));
+    let _ = std::fs::remove_dir_all(&out);
+    let manifest = describe(&std::fs::read_to_string(emoji.join("config.json")).unwrap(), None, None).unwrap();
+    let weights = checkpoint::read(&emoji.join("emoji.safetensors")).unwrap();
+    let storing = Storing::plain(Dtype::F32);
+    let tensors = store(&manifest, &weights, &storing).unwrap();
+    write(manifest, &[(storing, tensors)], &out, SHARD_BYTES, false).unwrap();
+    out
+}
+
+/// A file of recorded tensors; integers and bytes widened to f32, which holds them exactly.
+struct Recorded(BTreeMap<String, Vec<f32>>);
+
+impl Recorded {
+    fn read(path: &Path) -> Recorded {
+        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let widen = |view: TensorView<'_>| -> Vec<f32> {
+            match view.dtype() {
+                Stored::F32 => view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+                Stored::F64 => view.data().as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
+                Stored::I32 => view.data().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f32).collect(),
+                Stored::U8 => view.data().iter().map(|&b| f32::from(b)).collect(),
+                other => panic!("{other:?} is not read here"),
+            }
+        };
+        Recorded(file.tensors().into_iter().map(|(name, view)| (name, widen(view))).collect())
+    }
+
+    fn tensor(&self, name: &str) -> &[f32] {
+        &self.0[name]
+    }
+}
+
+/// Fails if the largest error exceeds 1e-4 of the largest value.
+fn assert_close(what: &str, got: &[f32], want: &[f32]) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let worst =
+        got.iter().zip(want).fold(0f32, |m, (a, b)| if a.is_finite() { m.max((a - b).abs()) } else { f32::MAX });
+    assert!(worst <= 1e-4 * largest, "{what}: off by {:.1e} of the largest value", worst / largest);
+}
+
+/// Fails unless at most 0.1% of the values are off by more than 2/255, and none by more than 6/255.
+fn assert_same_picture(what: &str, got: &Generated, want: &[f32]) {
+    let (rgba, pixels) = (got.rgba(0), got.width * got.height);
+    assert_eq!(3 * pixels, want.len(), "{what}");
+    let off = |i: usize| (f32::from(rgba[4 * (i % pixels) + i / pixels]) - want[i]).abs();
+    let worst = (0..want.len()).map(off).fold(0f32, f32::max);
+    let far = (0..want.len()).filter(|&i| off(i) > 2.0).count();
+    assert!(worst <= 6.0 && far * 1000 <= want.len(), "{what}: {far} values off by more than 2, the worst by {worst}");
+}
+
+fn draw(pipeline: &mut Pipeline, label: f32, seed: f32, guidance_scale: f64) -> Generated {
+    let label = Some(LabelChoice::Index(label as u32));
+    let request = Request { label, seed: seed as u32, guidance_scale: Some(guidance_scale), ..Request::default() };
+    let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
+    pollster::block_on(pipeline.generate(&request, &mut control)).unwrap()
+}
+
+/// One forward of one image; returns the tensors of those names.
+fn run(pipeline: &mut Pipeline, x: &[f32], network_time: f64, label: u32, names: &[&str]) -> Vec<Vec<f32>> {
+    let recording = pipeline.network().record(Batch::plain(1)).unwrap();
+    let executor = pipeline.executor();
+    let program = lower(&recording.plan, &executor.capabilities(), names).unwrap();
+    pollster::block_on(executor.prepare(program)).unwrap();
+    executor.write(recording.latents, x).unwrap();
+    executor.write_times(&[network_time]).unwrap();
+    executor.write_indices(recording.label.unwrap(), &[label]).unwrap();
+    pollster::block_on(forward(executor, &|| false)).unwrap();
+    let mut read = |name: &&str| {
+        let id = executor.program().unwrap().find(name).unwrap_or_else(|| panic!("the Program has no tensor {name}"));
+        pollster::block_on(executor.read(id)).unwrap()
+    };
+    names.iter().map(|name| read(name)).collect()
+}
+
+#[test]
+fn forwards_and_blocks_equal_pytorch() {
+    let Some(emoji) = emoji() else { return };
+    let reference = Recorded::read(&emoji.join("reference.safetensors"));
+    let model = converted(&emoji, "forwards");
+    let blocks: Vec<&str> = reference.0.keys().filter_map(|name| name.strip_prefix("blocks.")).collect();
+    // What the checkpoint's README calls `final` is the network's output.
+    let names: Vec<&str> = blocks.iter().map(|&name| if name == "final" { "out" } else { name }).collect();
+    assert_eq!(names.len(), 13);
+    for device in DEVICES {
+        let Some(mut pipeline) = load(&model, device, Dtype::F32) else { continue };
+        let image = |name: &str, k: usize| reference.tensor(name)[k * 12288..(k + 1) * 12288].to_vec();
+        let (times, labels) = (reference.tensor("forward.t"), reference.tensor("forward.y"));
+        for k in 0..4 {
+            let out = run(&mut pipeline, &image("forward.x", k), times[k].into(), labels[k] as u32, &["out"]);
+            assert_close(&format!("{device:?}: forward {k}"), &out[0], &image("forward.out", k));
+        }
+        let got = run(&mut pipeline, &image("forward.x", 1), times[1].into(), labels[1] as u32, &names);
+        for (block, got) in blocks.iter().zip(got) {
+            assert_close(&format!("{device:?}: {block}"), &got, reference.tensor(&format!("blocks.{block}")));
+        }
+    }
+}
+
+/// Pictures from their seeds alone: those of `samples` without guidance, those of `guided` with 2.
+fn pictures_equal_pytorch(name: &str, samples: &[usize], guided: &[usize]) {
+    let Some(emoji) = emoji() else { return };
+    let reference = Recorded::read(&emoji.join("reference.safetensors"));
+    let model = converted(&emoji, name);
+    for device in DEVICES {
+        let Some(mut pipeline) = load(&model, device, Dtype::F32) else { continue };
+        for (group, scale, which) in [("samples", 1.0, samples), ("guided", 2.0, guided)] {
+            for &k in which {
+                let of = |part: &str| reference.tensor(&format!("{group}.{part}"));
+                let got = draw(&mut pipeline, of("y")[k], of("seed")[k], scale);
+                assert_same_picture(&format!("{device:?}: {group} {k}"), &got, &of("u8")[k * 12288..(k + 1) * 12288]);
+            }
+        }
+    }
+}
+
+#[test]
+fn four_pictures_equal_pytorch() {
+    pictures_equal_pytorch("four", &[1, 14], &[0, 6]);
+}
+
+#[test]
+#[ignore = "minutes: scripts/test full"]
+fn all_pictures_equal_pytorch() {
+    let (samples, guided): (Vec<usize>, Vec<usize>) = ((0..24).collect(), (0..8).collect());
+    pictures_equal_pytorch("all", &samples, &guided);
+}
+
+/// What the committed model computes in one dtype: a forward, and a guided picture as bytes `[3, 64, 64]`.
+fn stored_model_equals_its_record(dtype: Dtype) {
+    let model = root().join("web/models/emoji");
+    let path = root().join(format!("tests/recorded/emoji_{}.safetensors", dtype.as_str()));
+    const LABEL: f32 = 17.0; // sweet (fluent3d)
+    for device in DEVICES {
+        let Some(mut pipeline) = load(&model, device, dtype) else { continue };
+        let x = TorchGenerator::new(7).randn_f32(12288);
+        let out = run(&mut pipeline, &x, 999.0 * 0.6, LABEL as u32, &["out"]).remove(0);
+        let picture = draw(&mut pipeline, LABEL, 20.0, 1.5);
+        if std::env::var("UVIT_RECORD").is_ok_and(|v| v == "1") && device == DeviceChoice::Cpu {
+            record(&path, &out, &picture);
+        }
+        let recorded = Recorded::read(&path);
+        assert_close(&format!("{device:?}: forward"), &out, recorded.tensor("forward"));
+        assert_same_picture(&format!("{device:?}: picture"), &picture, recorded.tensor("picture"));
+    }
+}
+
+fn record(path: &Path, out: &[f32], picture: &Generated) {
+    let bytes: Vec<u8> = out.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let rgba = picture.rgba(0);
+    let planes: Vec<u8> = (0..3).flat_map(|c| rgba.iter().skip(c).step_by(4).copied()).collect();
+    let view = |dtype, data| TensorView::new(dtype, vec![3, 64, 64], data).unwrap();
+    let tensors = [("forward", view(Stored::F32, &bytes)), ("picture", view(Stored::U8, &planes))];
+    std::fs::write(path, safetensors::serialize(tensors, None).unwrap()).unwrap();
+}
+
+#[test]
+fn the_committed_q8_model_equals_its_record() {
+    stored_model_equals_its_record(Dtype::Q8);
+}
+
+#[test]
+fn the_committed_q4_model_equals_its_record() {
+    stored_model_equals_its_record(Dtype::Q4);
+}
