@@ -1,6 +1,8 @@
-//! In headless Chromium: every kernel against its twin on the browser's WebGPU.
+//! In headless Chromium: every kernel against its twin on the browser's WebGPU, and a golden network sampled on both of
+//! the browser's devices.
 #![cfg(all(target_arch = "wasm32", feature = "gpu"))]
 
+mod golden_sampling;
 mod twins;
 
 use uvit_web::gpu::kernels::variants;
@@ -26,4 +28,12 @@ async fn every_kernel_equals_its_twin() {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(twins::judge_combine(&mut gpu).await, Ok(4));
+}
+
+#[wasm_bindgen_test]
+async fn four_steps_give_what_the_native_cpu_gives() {
+    for mut executor in [Executor::gpu().await.unwrap(), Executor::cpu()] {
+        let worst = golden_sampling::worst(&golden_sampling::draw(&mut executor).await);
+        assert!(worst <= 2.0, "off by {worst} of 255");
+    }
 }

@@ -1,0 +1,65 @@
+//! A small golden network (`tests/goldens/uvit_p8_hd16`) sampled in four guided steps: the same run on every device,
+//! natively and in the browser, against what the native CPU executor recorded.
+
+use half::bf16;
+use safetensors::SafeTensors;
+use uvit_web::model::{Batch, Network, uvit};
+use uvit_web::pipeline::Executor;
+use uvit_web::pipeline::sampling::{Control, Inputs, Prepared, Readback, batch, noise_for, sample};
+use uvit_web::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
+use uvit_web::weights::{Data, Tensor};
+
+const CONFIG: &str = include_str!("../goldens/uvit_p8_hd16/config.json");
+const WEIGHTS: &[u8] = include_bytes!("../goldens/uvit_p8_hd16/weights.safetensors");
+
+/// Two pictures `[2, 3, 32, 32]`, labels 1 and 4, guidance 1.5 with the null class 5, seeds 11 and 12.
+pub async fn draw(executor: &mut Executor) -> Vec<f32> {
+    let config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
+    let params: uvit::Config = serde_json::from_value(config["params"].clone()).unwrap();
+    let network = Network::Uvit(params);
+    let stored = SafeTensors::deserialize(WEIGHTS).unwrap();
+    let plan = network.record(Batch::plain(1)).unwrap().plan;
+    for (id, weight) in plan.weight_ids() {
+        let view = stored.tensor(&weight.name).unwrap();
+        let values = view.data().as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect();
+        let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data: Data::F32(values) };
+        executor.load(id, weight, &tensor).await.unwrap();
+    }
+    let settings = SamplerSettings {
+        sampler: SamplerKind::DpmppTwoM,
+        steps: 4,
+        schedule: Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 },
+        prediction: Prediction::X0,
+        time_scale: 999.0,
+        clip_x0: true,
+        lower_order_final: true,
+        t_min: 0.001,
+        t_max: 1.0,
+        eta: 0.0,
+    };
+    let inputs = Inputs {
+        count: 2,
+        labels: &[1, 4],
+        null_class: Some(5),
+        guidance_scale: 1.5,
+        start: None,
+        noise: noise_for(11, 2).unwrap(),
+        readback: Readback::None,
+    };
+    let recipe = recipe(&settings).unwrap();
+    let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots).await.unwrap();
+    let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
+    sample(executor, &prepared, &recipe, inputs, &mut control).await.unwrap()
+}
+
+/// What the native CPU executor recorded: little-endian f32.
+pub const RECORDED: &[u8] = include_bytes!("../recorded/uvit_p8_hd16_4_steps.f32");
+
+/// The largest difference from the record, in pixel values of 0 to 255.
+pub fn worst(got: &[f32]) -> f32 {
+    let recorded: Vec<f32> = RECORDED.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    assert_eq!(got.len(), recorded.len());
+    assert!(recorded.iter().any(|v| *v > 0.5) && recorded.iter().any(|v| *v < -0.5), "a flat picture proves nothing");
+    let off = |(a, b): (&f32, &f32)| if a.is_finite() { 127.5 * (a - b).abs() } else { f32::INFINITY };
+    got.iter().zip(&recorded).map(off).fold(0.0, f32::max)
+}

@@ -1,0 +1,30 @@
+//! A golden network sampled natively: the CPU executor gives what it recorded, and a GPU gives the same. `tests/wasm.rs`
+//! runs the same in the browser. `UVIT_RECORD=1` records anew: only with a core whose goldens pass.
+#![cfg(not(target_arch = "wasm32"))]
+
+#[cfg(feature = "gpu")]
+mod devices;
+mod golden_sampling;
+
+use uvit_web::pipeline::Executor;
+
+#[test]
+fn four_steps_on_the_cpu_give_what_was_recorded() {
+    let picture = pollster::block_on(golden_sampling::draw(&mut Executor::cpu()));
+    if std::env::var("UVIT_RECORD").is_ok_and(|v| v == "1") {
+        let bytes: Vec<u8> = picture.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recorded/uvit_p8_hd16_4_steps.f32");
+        return std::fs::write(path, bytes).unwrap();
+    }
+    // Other processors' `exp` may round otherwise.
+    let worst = golden_sampling::worst(&picture);
+    assert!(worst <= 0.01, "off by {worst} of 255");
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn four_steps_on_the_gpu_give_what_was_recorded() {
+    let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu())) else { return };
+    let worst = golden_sampling::worst(&pollster::block_on(golden_sampling::draw(&mut gpu)));
+    assert!(worst <= 2.0, "off by {worst} of 255");
+}
