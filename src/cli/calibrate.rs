@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use uvit_web::model::Batch;
 use uvit_web::pipeline::Executor;
 use uvit_web::plan::{Op, TensorId, lower};
-use uvit_web::sampler::{SamplerSettings, TorchGenerator, guidance};
+use uvit_web::sampler::{SamplerSettings, TorchGenerator};
 use uvit_web::weights::checkpoint::Checkpoint;
 use uvit_web::weights::{Data, Manifest, Tensor};
 use uvit_web::{Error, Result};
@@ -37,20 +37,7 @@ pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> R
     }
     pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &keep)?))?;
 
-    let sampling = &manifest.sampling;
-    let settings = SamplerSettings {
-        sampler: sampling.sampler,
-        steps: sampling.steps,
-        schedule: sampling.schedule,
-        prediction: sampling.prediction,
-        time_scale: sampling.time_scale,
-        clip_x0: sampling.clip_x0,
-        lower_order_final: sampling.lower_order_final,
-        t_min: sampling.t_min,
-        t_max: sampling.t_max,
-        eta: 0.0,
-    };
-    let _ = guidance::needs_uncond(sampling.guidance_scale);
+    let settings = manifest.sampling.settings();
     let mut sums: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let classes = network.classes().max(1) as u32;
     let progress = indicatif::ProgressBar::new(pictures as u64).with_message("calibrating");
@@ -124,7 +111,8 @@ fn observe(
     Ok(())
 }
 
-/// `sum += X^T X`, X the rows of the parts side by side. Products in f32 blocks, sums in f64.
+/// `sum += X^T X`, X the rows of the parts side by side. Products in f32 blocks, sums in f64; of the symmetric block only
+/// what lies on and right of the diagonal is computed.
 fn add(sum: &mut Vec<f64>, parts: &[(usize, Vec<f32>)]) {
     let n: usize = parts.iter().map(|(dim, _)| dim).sum();
     let rows = parts[0].1.len() / parts[0].0;
@@ -139,8 +127,16 @@ fn add(sum: &mut Vec<f64>, parts: &[(usize, Vec<f32>)]) {
         }
         for i in 0..n {
             let a = row[i];
-            block[i * n..(i + 1) * n].iter_mut().zip(&row).for_each(|(b, v)| *b += a * v);
+            block[i * n + i..(i + 1) * n].iter_mut().zip(&row[i..]).for_each(|(b, v)| *b += a * v);
         }
     }
-    sum.iter_mut().zip(&block).for_each(|(s, b)| *s += f64::from(*b));
+    for i in 0..n {
+        for j in i..n {
+            let value = f64::from(block[i * n + j]);
+            sum[i * n + j] += value;
+            if j > i {
+                sum[j * n + i] += value;
+            }
+        }
+    }
 }

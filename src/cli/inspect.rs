@@ -1,11 +1,12 @@
 //! `uvit inspect`.
 
 use super::read_text;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::model::{Batch, Network, uvit};
 use uvit_web::plan::{Capabilities, lower};
 use uvit_web::weights::convert::describe;
-use uvit_web::weights::manifest::Manifest;
+use uvit_web::weights::manifest::{Manifest, Variant};
 use uvit_web::weights::{checkpoint, read_manifest};
 use uvit_web::{Code, Error, Result};
 
@@ -42,6 +43,15 @@ fn preset(name: &str) -> Result<uvit::Config> {
     })
 }
 
+/// Bytes of the tensors of a variant, by the dtype that each is stored in.
+fn by_dtype(variant: &Variant) -> BTreeMap<&'static str, u64> {
+    let mut sums = BTreeMap::new();
+    for entry in variant.tensors.values() {
+        *sums.entry(entry.dtype.as_str()).or_default() += entry.bytes();
+    }
+    sums
+}
+
 fn is_manifest(path: &Path) -> bool {
     path.is_dir() || path.extension().is_some_and(|e| e == "json")
 }
@@ -70,7 +80,11 @@ pub fn run(a: &Arguments) -> Result<()> {
     let variants: Vec<serde_json::Value> = manifest
         .iter()
         .flat_map(|m| &m.variants)
-        .map(|v| serde_json::json!({ "dtype": v.dtype, "group": v.group, "bytes": v.bytes, "shards": v.shards.len() }))
+        .map(|v| {
+            serde_json::json!({
+                "dtype": v.dtype, "group": v.group, "bytes": v.bytes, "shards": v.shards.len(), "bytesByDtype": by_dtype(v),
+            })
+        })
         .collect();
     let Network::Uvit(params) = &network else { return Err(Error::internal("an unknown network")) };
     let report = serde_json::json!({
@@ -93,7 +107,8 @@ pub fn run(a: &Arguments) -> Result<()> {
         println!("{report}");
         return Ok(());
     }
-    println!("{}: uvit, {:.2} M parameters in {} tensors", report["name"], parameters as f64 / 1e6, plan.weights.len());
+    let name = report["name"].as_str().unwrap_or("checkpoint");
+    println!("{name}: uvit, {:.2} M parameters in {} tensors", parameters as f64 / 1e6, plan.weights.len());
     println!("  {}", report["params"]);
     println!(
         "one forward of {} items: {:.3} G multiply-adds ({:.2} GFLOP), {} dispatches, {:.2} MB of activations",
@@ -105,7 +120,10 @@ pub fn run(a: &Arguments) -> Result<()> {
     );
     for variant in manifest.iter().flat_map(|m| &m.variants) {
         let megabytes = variant.bytes as f64 / 1e6;
-        println!("  {:4} {megabytes:8.2} MB in {} shards", variant.dtype.as_str(), variant.shards.len());
+        let parts = by_dtype(variant);
+        let parts = parts.iter().map(|(dtype, bytes)| format!("{dtype} {:.2} MB", *bytes as f64 / 1e6));
+        let parts = parts.collect::<Vec<_>>().join(", ");
+        println!("  {:4} {megabytes:8.2} MB in {} shards: {parts}", variant.dtype.as_str(), variant.shards.len());
     }
     if a.tensors {
         for weight in &plan.weights {

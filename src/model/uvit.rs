@@ -105,17 +105,21 @@ impl Config {
         let fail = |cause: String| {
             Err(Error::new(Code::UnsupportedModel, cause, "Check the architecture's parameters in the configuration"))
         };
-        for (name, value) in [
-            ("img_size", self.img_size),
-            ("patch_size", self.patch_size),
-            ("in_chans", self.in_chans),
-            ("embed_dim", self.embed_dim),
-            ("depth", self.depth),
-            ("num_heads", self.num_heads),
+        // Far beyond any published model; what fits can neither overflow 32-bit sizes nor take long to record.
+        for (name, value, most) in [
+            ("img_size", self.img_size, 4096),
+            ("patch_size", self.patch_size, 256),
+            ("in_chans", self.in_chans, 64),
+            ("embed_dim", self.embed_dim, 8192),
+            ("depth", self.depth, 256),
+            ("num_heads", self.num_heads, 1024),
         ] {
-            if value == 0 || value > 1 << 16 {
-                return fail(format!("{name} is {value}, not in 1..=65536"));
+            if !(1..=most).contains(&value) {
+                return fail(format!("{name} is {value}, not in 1..={most}"));
             }
+        }
+        if self.num_classes > 1 << 16 {
+            return fail(format!("num_classes is {}, at most 65536 are supported", self.num_classes));
         }
         if !self.img_size.is_multiple_of(self.patch_size) {
             return fail(format!("img_size {} is no multiple of patch_size {}", self.img_size, self.patch_size));
@@ -128,8 +132,11 @@ impl Config {
             return fail(format!("the head dim {head_dim} is no multiple of 4 up to 128"));
         }
         let hidden = self.embed_dim as f64 * self.mlp_ratio;
-        if !(1.0..1e6).contains(&hidden) {
-            return fail(format!("mlp_ratio is {}", self.mlp_ratio));
+        if !(1.0..65537.0).contains(&hidden) {
+            return fail(format!("mlp_ratio {} makes the MLP {hidden} wide, not 1 to 65536", self.mlp_ratio));
+        }
+        if self.tokens() > 1 << 16 {
+            return fail(format!("an image has {} tokens, at most 65536 are supported", self.tokens()));
         }
         Ok(())
     }

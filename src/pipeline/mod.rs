@@ -252,18 +252,12 @@ impl Pipeline {
 
     /// The settings of a request, with the manifest's defaults.
     pub fn settings(&self, request: &Request) -> SamplerSettings {
-        let s = &self.manifest.sampling;
+        let defaults = self.manifest.sampling.settings();
         SamplerSettings {
-            sampler: request.sampler.unwrap_or(s.sampler),
-            steps: request.steps.unwrap_or(s.steps),
-            schedule: s.schedule,
-            prediction: s.prediction,
-            time_scale: s.time_scale,
-            clip_x0: s.clip_x0,
-            lower_order_final: s.lower_order_final,
-            t_min: s.t_min,
-            t_max: s.t_max,
+            sampler: request.sampler.unwrap_or(defaults.sampler),
+            steps: request.steps.unwrap_or(defaults.steps),
             eta: request.eta,
+            ..defaults
         }
     }
 

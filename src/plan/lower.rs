@@ -34,17 +34,19 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
         let id = TensorId(i);
         let uses = |k: &Kernel| k.writes() == id || k.reads().contains(&id);
         let host_written = time_embeddings.iter().any(|&(_, out)| out == id);
-        let bytes = view.bytes().next_multiple_of(capabilities.offset_align);
-        if bytes > capabilities.max_binding {
+        // In u64: a large batch would overflow the usize of wasm32.
+        let needed = view.shape.iter().rev().skip(1).fold(4 * view.row_stride as u64, |n, &d| n * d as u64);
+        if needed > capabilities.max_binding as u64 {
             return Err(Error::new(
                 Code::LimitTooSmall,
                 format!(
-                    "tensor {:?} {:?} needs {bytes} bytes in one binding; maxStorageBufferBindingSize is {}",
+                    "tensor {:?} {:?} needs {needed} bytes in one binding; maxStorageBufferBindingSize is {}",
                     view.name, view.shape, capabilities.max_binding
                 ),
                 "Generate fewer images at once, or use a device with larger limits",
             ));
         }
+        let bytes = view.bytes().next_multiple_of(capabilities.offset_align);
         if view.role != Role::Scratch || host_written {
             view.place = Place::Io(program_io);
             program_io += bytes;

@@ -14,8 +14,8 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// The plain CPU: dense rows, no limits.
-    pub const CPU: Capabilities = Capabilities { row_align: 1, offset_align: 4, max_binding: usize::MAX };
+    /// The plain CPU: dense rows, and what one allocation may have.
+    pub const CPU: Capabilities = Capabilities { row_align: 1, offset_align: 4, max_binding: isize::MAX as usize };
     /// Any WebGPU device, at the specification's default limits.
     pub const WEBGPU: Capabilities = Capabilities { row_align: 4, offset_align: 256, max_binding: 128 << 20 };
 }

@@ -54,9 +54,12 @@ fn bad(path: &Path, what: impl std::fmt::Display) -> Error {
     )
 }
 
+fn io(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(Code::Io, format!("{}: {error}", path.display()), "Check that the file exists and can be read")
+}
+
 fn read_safetensors(path: &Path) -> Result<Checkpoint> {
-    let bytes = std::fs::read(path)
-        .map_err(|e| Error::new(Code::Io, format!("{}: {e}", path.display()), "Check that the file can be read"))?;
+    let bytes = std::fs::read(path).map_err(|e| io(path, &e))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| bad(path, e))?;
     let mut tensors = Checkpoint::new();
     for (name, view) in file.tensors() {
@@ -81,28 +84,31 @@ fn read_pickle(path: &Path) -> Result<Checkpoint> {
 #[cfg(feature = "cli")]
 fn read_pickle(path: &Path) -> Result<Checkpoint> {
     use candle_core::{DType, pickle};
-    if !path.is_file() {
-        return Err(Error::new(Code::Io, format!("{}: no such file", path.display()), "Check the path"));
-    }
     let fail = |e: candle_core::Error| bad(path, e);
+    let file_bytes = std::fs::metadata(path).map_err(|e| io(path, &e))?.len();
     // A bare state_dict, or one inside a training checkpoint.
     let mut file = pickle::PthTensors::new(path, None).map_err(fail)?;
     for key in ["state_dict", "model", "nnet_ema", "ema"] {
         if !file.tensor_infos().is_empty() {
             break;
         }
-        file = pickle::PthTensors::new(path, Some(key)).map_err(fail)?;
+        if let Ok(inner) = pickle::PthTensors::new(path, Some(key)) {
+            file = inner;
+        }
     }
-    let mut names: Vec<&String> = file.tensor_infos().keys().collect();
-    names.sort();
     let mut tensors = Checkpoint::new();
-    for name in names {
-        let info = &file.tensor_infos()[name];
+    for (name, info) in file.tensor_infos() {
         if info.layout.start_offset() != 0 || !info.layout.is_contiguous() {
             return Err(bad(
                 path,
                 format!("tensor {name} is a view into another; save contiguous clones of the tensors"),
             ));
+        }
+        // The reader allocates what the pickle claims; PyTorch stores without compression, so the file bounds it.
+        let elements = info.layout.dims().iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
+        let bytes = elements.and_then(|n| n.checked_mul(info.dtype.size_in_bytes() as u64));
+        if bytes.is_none_or(|bytes| bytes > file_bytes) {
+            return Err(bad(path, format!("tensor {name} {:?} is larger than the file", info.layout.dims())));
         }
         let tensor = file.get(name).map_err(fail)?.ok_or_else(|| bad(path, format!("tensor {name} is missing")))?;
         let shape = tensor.dims().to_vec();

@@ -3,7 +3,8 @@
 
 use super::checkpoint::Checkpoint;
 use super::manifest::{
-    Architecture, Dtype, Entry, FORMAT_VERSION, Label, Licence, Manifest, Part, Sampling, Shard, Variant,
+    Architecture, Dtype, Entry, FORMAT_VERSION, Label, Licence, MAX_SHARD_BYTES, Manifest, Part, Sampling, Shard,
+    Variant,
 };
 use super::quantize::{gptq, quantize};
 use super::{Data, Tensor};
@@ -18,7 +19,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The largest shard, in bytes.
-pub const SHARD_BYTES: usize = 32 << 20;
+pub const SHARD_BYTES: usize = MAX_SHARD_BYTES as usize;
+/// Bytes of a shard's header for each tensor beside its name (dtype, shape, offsets), and for the whole: rounded up.
+const HEADER_BYTES: usize = 160;
 
 /// A model's configuration file: the constructor's arguments, the schedule, and sampling defaults.
 #[derive(Clone, Debug, Deserialize)]
@@ -174,10 +177,12 @@ pub fn store(manifest: &Manifest, checkpoint: &Checkpoint, storing: &Storing) ->
     Ok(tensors)
 }
 
-/// Writes `manifest.json` and the shards of all variants into the folder `out`.
+/// Writes `manifest.json` and the shards of all variants into the folder `out`; no shard exceeds `shard_bytes` unless one
+/// row does.
 ///
 /// # Errors
-/// `IO`; `INVALID_ARGUMENT` if `out` exists and is not empty, unless `force`.
+/// `IO`; `INVALID_ARGUMENT` if `out` exists and is not empty, unless `force` and it is a model's folder (with
+/// `manifest.json`, and nothing else but shards).
 pub fn write(
     mut manifest: Manifest,
     variants: &[(Storing, Vec<Tensor>)],
@@ -185,33 +190,76 @@ pub fn write(
     shard_bytes: usize,
     force: bool,
 ) -> Result<Manifest> {
-    let io = |path: &Path, e: std::io::Error| {
-        Error::new(Code::Io, format!("{}: {e}", path.display()), "Check that the folder can be written")
-    };
-    let occupied = std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some());
-    if occupied && !force {
-        let cause = format!("the folder {} exists and is not empty", out.display());
-        return Err(Error::new(Code::InvalidArgument, cause, "Give another folder, or --force to replace it"));
-    }
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = out.with_file_name(format!(".{name}.{}.partial", std::process::id()));
-    let written = (|| {
-        std::fs::create_dir_all(&temporary).map_err(|e| io(&temporary, e))?;
-        for (storing, tensors) in variants {
-            manifest.variants.push(write_variant(storing, tensors, &temporary, shard_bytes)?);
+    let refuse = |cause: String, remedy: &str| Err(Error::new(Code::InvalidArgument, cause, remedy));
+    let occupied = match contents(out)? {
+        Contents::Nothing => false,
+        Contents::Model if force => true,
+        Contents::Model => {
+            return refuse(
+                format!("the folder {} holds a model", out.display()),
+                "Give another, or --force to replace it",
+            );
         }
-        let path = temporary.join("manifest.json");
-        std::fs::write(&path, manifest.to_json()).map_err(|e| io(&path, e))?;
+        Contents::Other(name) => {
+            let cause = format!("{} is no folder of a model: it holds {name}", out.display());
+            return refuse(cause, "Give a folder that is new or empty");
+        }
+    };
+    let beside = |what: &str| {
+        let name = out.file_name().unwrap_or_default().to_string_lossy();
+        out.with_file_name(format!(".{name}.{}.{what}", std::process::id()))
+    };
+    let (partial, replaced) = (beside("partial"), beside("replaced"));
+    let written = (|| {
+        std::fs::create_dir_all(&partial).map_err(|e| io(&partial, &e))?;
+        for (storing, tensors) in variants {
+            manifest.variants.push(write_variant(storing, tensors, &partial, shard_bytes)?);
+        }
+        let path = partial.join("manifest.json");
+        std::fs::write(&path, manifest.to_json()).map_err(|e| io(&path, &e))?;
         Manifest::parse(&manifest.to_json())?;
         if occupied {
-            std::fs::remove_dir_all(out).map_err(|e| io(out, e))?;
+            std::fs::rename(out, &replaced).map_err(|e| io(out, &e))?;
         }
-        std::fs::rename(&temporary, out).map_err(|e| io(out, e))
+        std::fs::rename(&partial, out).map_err(|e| {
+            // The old model goes back to its place.
+            let _ = std::fs::rename(&replaced, out);
+            io(out, &e)
+        })
     })();
-    if written.is_err() {
-        let _ = std::fs::remove_dir_all(&temporary);
-    }
+    let _ = std::fs::remove_dir_all(if written.is_ok() { &replaced } else { &partial });
     written.map(|()| manifest)
+}
+
+/// What a folder that is to be written holds.
+enum Contents {
+    Nothing,
+    Model,
+    /// The name of something that no model's folder has.
+    Other(String),
+}
+
+fn contents(folder: &Path) -> Result<Contents> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Contents::Nothing),
+        Err(e) => return Err(io(folder, &e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.map_err(|e| io(folder, &e))?.file_name().to_string_lossy().into_owned());
+    }
+    let other = names.iter().find(|name| *name != "manifest.json" && !name.ends_with(".safetensors"));
+    Ok(match other {
+        _ if names.is_empty() => Contents::Nothing,
+        None if names.iter().any(|name| name == "manifest.json") => Contents::Model,
+        None => Contents::Other(names.swap_remove(0)),
+        Some(other) => Contents::Other(other.clone()),
+    })
+}
+
+fn io(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(Code::Io, format!("{}: {error}", path.display()), "Check that the folder can be written")
 }
 
 /// Some rows of one tensor, as bytes for a shard: name, dtype, shape, bytes.
@@ -221,19 +269,21 @@ fn write_variant(storing: &Storing, tensors: &[Tensor], folder: &Path, shard_byt
     let mut variant =
         Variant { dtype: storing.dtype, group: storing.group, bytes: 0, shards: Vec::new(), tensors: BTreeMap::new() };
     let mut shard: Piece = Vec::new();
-    let mut filled = 0;
+    let mut filled = HEADER_BYTES;
     for tensor in tensors {
         let rows = tensor.rows();
         let row_bytes = tensor.bytes().div_ceil(rows);
-        let rows_a_part = (shard_bytes / row_bytes.max(1)).clamp(1, rows);
+        let header = 2 * (HEADER_BYTES + tensor.name.len());
+        let room = shard_bytes.saturating_sub(HEADER_BYTES + header);
+        let rows_a_part = (room / row_bytes.max(1)).clamp(1, rows);
         let parts_count = rows.div_ceil(rows_a_part);
         let mut parts = Vec::new();
         for i in 0..parts_count {
             let range = [i * rows_a_part, ((i + 1) * rows_a_part).min(rows)];
-            let bytes = (range[1] - range[0]) * row_bytes;
-            if filled > 0 && filled + bytes > shard_bytes {
+            let bytes = header + (range[1] - range[0]) * row_bytes;
+            if !shard.is_empty() && filled + bytes > shard_bytes {
                 flush(&mut variant, std::mem::take(&mut shard), folder)?;
-                filled = 0;
+                filled = HEADER_BYTES;
             }
             let stored = if parts_count == 1 { tensor.name.clone() } else { format!("{}#{i}", tensor.name) };
             shard.extend(piece(tensor, stored, range));
@@ -291,9 +341,7 @@ fn flush(variant: &mut Variant, shard: Piece, folder: &Path) -> Result<()> {
     let bytes = safetensors::serialize(views, None).map_err(broken)?;
     let file = format!("{}-{:05}.safetensors", variant.dtype.as_str(), variant.shards.len() + 1);
     let path = folder.join(&file);
-    std::fs::write(&path, &bytes).map_err(|e| {
-        Error::new(Code::Io, format!("{}: {e}", path.display()), "Check that the folder can be written")
-    })?;
+    std::fs::write(&path, &bytes).map_err(|e| io(&path, &e))?;
     let sha256 = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
     variant.bytes += bytes.len() as u64;
     variant.shards.push(Shard { file, bytes: bytes.len() as u64, sha256 });

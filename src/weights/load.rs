@@ -8,7 +8,7 @@ use crate::{Code, Error, Result};
 use half::f16;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Reads the shards of one variant.
 pub struct ShardReader {
@@ -59,16 +59,22 @@ impl ShardReader {
         };
         let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(e.to_string()))?;
         let mut complete = Vec::new();
+        let mut strangers: BTreeSet<&str> = file.names().into_iter().collect();
         for (name, entry) in &self.variant.tensors {
             for (i, part) in entry.parts.iter().enumerate().filter(|(_, part)| part.shard == index) {
                 let stored = if entry.parts.len() == 1 { name.clone() } else { format!("{name}#{i}") };
                 let data = read_part(&file, &stored, entry, part.rows[1] - part.rows[0])?;
+                strangers.remove(stored.as_str());
+                strangers.remove(format!("{stored}.scale").as_str());
                 let parts = self.waiting.entry(name.clone()).or_insert_with(|| vec![None; entry.parts.len()]);
                 parts[i] = Some(data);
                 if parts.iter().all(Option::is_some) {
                     let parts = self.waiting.remove(name).into_iter().flatten().flatten();
                     let data = parts.reduce(join).ok_or_else(|| Error::internal("a tensor without parts"))?;
                     let tensor = Tensor { name: name.clone(), shape: entry.shape.clone(), data };
+                    if matches!(&tensor.data, Data::Q8 { values, .. } if values.contains(&i8::MIN)) {
+                        return Err(corrupt(format!("tensor {name} holds -128, which q8 does not use")));
+                    }
                     if let Some(i) = tensor.first_not_finite() {
                         return Err(Error::new(
                             Code::NotFinite,
@@ -79,6 +85,13 @@ impl ShardReader {
                     complete.push(tensor);
                 }
             }
+        }
+        if let Some(stranger) = strangers.first() {
+            return Err(Error::new(
+                Code::TensorUnexpected,
+                format!("shard {}: the manifest does not list tensor {stranger}", shard.file),
+                "Convert the model again with `uvit convert`",
+            ));
         }
         self.seen[index] = true;
         Ok(complete)

@@ -2,13 +2,16 @@
 //! stored variants; its shards are safetensors files beside it.
 
 use crate::model::{Network, uvit};
-use crate::sampler::{Prediction, SamplerKind, Schedule};
+use crate::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The format version that this build reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// The largest shard, in bytes, header included.
+pub const MAX_SHARD_BYTES: u64 = 32 << 20;
 
 /// A model: architecture, how to sample it, labels, licences, and its stored variants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -235,35 +238,29 @@ impl Manifest {
 
     /// What contradicts itself.
     fn check(&self) -> std::result::Result<(), String> {
-        if self.variants.is_empty() {
-            return Err("the manifest has no variants".into());
-        }
         let classes = self.architecture.network().classes();
+        let mut names = BTreeSet::new();
         for label in &self.labels {
             if label.index as usize >= classes {
                 return Err(format!("label {:?} has index {}, the network has {classes}", label.name, label.index));
+            }
+            if !names.insert(label.name.as_str()) {
+                return Err(format!("two labels are called {:?}", label.name));
             }
         }
         if self.null_class.is_some_and(|null| null as usize >= classes) {
             return Err(format!("null_class is {:?}, the network has {classes} classes", self.null_class));
         }
-        for variant in &self.variants {
+        self.sampling.check()?;
+        if self.variants.is_empty() {
+            return Err("the manifest has no variants".into());
+        }
+        for (i, variant) in self.variants.iter().enumerate() {
             let dtype = variant.dtype.as_str();
-            for shard in &variant.shards {
-                let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-                if shard.file.is_empty() || shard.file.starts_with('.') || !shard.file.chars().all(plain) {
-                    return Err(format!("{dtype}: the shard name {:?} is no plain file name", shard.file));
-                }
-                if shard.bytes > 1 << 30 {
-                    return Err(format!("{dtype}: shard {} claims {} bytes", shard.file, shard.bytes));
-                }
-                if shard.sha256.len() != 64 || !shard.sha256.chars().all(|c| c.is_ascii_hexdigit()) {
-                    return Err(format!("{dtype}: the SHA-256 of shard {} is no hexadecimal number", shard.file));
-                }
+            if self.variants[..i].iter().any(|other| other.dtype == variant.dtype) {
+                return Err(format!("{dtype}: two variants have this dtype"));
             }
-            for (name, entry) in &variant.tensors {
-                entry.check(variant.shards.len()).map_err(|what| format!("{dtype}: tensor {name}: {what}"))?;
-            }
+            variant.check().map_err(|what| format!("{dtype}: {what}"))?;
         }
         Ok(())
     }
@@ -288,10 +285,82 @@ impl Manifest {
     }
 }
 
+impl Sampling {
+    /// The settings that the model is best sampled with.
+    pub fn settings(&self) -> SamplerSettings {
+        SamplerSettings {
+            sampler: self.sampler,
+            steps: self.steps,
+            schedule: self.schedule,
+            prediction: self.prediction,
+            time_scale: self.time_scale,
+            clip_x0: self.clip_x0,
+            lower_order_final: self.lower_order_final,
+            t_min: self.t_min,
+            t_max: self.t_max,
+            eta: 0.0,
+        }
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        recipe(&self.settings()).map_err(|error| format!("sampling: {}", error.cause))?;
+        if !self.guidance_scale.is_finite() {
+            return Err(format!("sampling: guidance_scale is {}", self.guidance_scale));
+        }
+        Ok(())
+    }
+}
+
+impl Variant {
+    fn check(&self) -> std::result::Result<(), String> {
+        let mut files = BTreeSet::new();
+        for Shard { file, bytes, sha256 } in &self.shards {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            if file.is_empty() || file.starts_with('.') || !file.chars().all(plain) {
+                return Err(format!("the shard name {file:?} is no plain file name"));
+            }
+            if !files.insert(file) {
+                return Err(format!("shard {file} is listed twice"));
+            }
+            if *bytes > MAX_SHARD_BYTES {
+                return Err(format!("shard {file} has {bytes} bytes, at most {MAX_SHARD_BYTES} are allowed"));
+            }
+            if sha256.len() != 64 || !sha256.chars().all(|c| c.is_ascii_hexdigit()) {
+                return Err(format!("the SHA-256 of shard {file} is no hexadecimal number of 64 digits"));
+            }
+        }
+        let sum: u64 = self.shards.iter().map(|shard| shard.bytes).sum();
+        if sum != self.bytes {
+            return Err(format!("its shards have {sum} bytes in all, it says {}", self.bytes));
+        }
+        for (name, entry) in &self.tensors {
+            entry.check(self.shards.len()).map_err(|what| format!("tensor {name}: {what}"))?;
+        }
+        Ok(())
+    }
+}
+
 impl Entry {
+    /// Bytes of one row as stored, its scales included.
+    pub fn row_bytes(&self) -> u64 {
+        let columns = self.shape.iter().skip(1).map(|&d| d as u64).product::<u64>();
+        let groups = if self.group == 0 { 1 } else { columns.div_ceil(self.group as u64) };
+        match self.dtype {
+            Dtype::F32 => 4 * columns,
+            Dtype::F16 => 2 * columns,
+            Dtype::Q8 => columns + 4 * groups,
+            Dtype::Q4 => columns.div_ceil(2) + 2 * groups,
+        }
+    }
+
+    /// Bytes as stored, scales included.
+    pub fn bytes(&self) -> u64 {
+        self.row_bytes() * self.shape.first().map_or(1, |&rows| rows as u64)
+    }
+
     fn check(&self, shards: usize) -> std::result::Result<(), String> {
         let elements = self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64));
-        if self.shape.is_empty() || elements.is_none_or(|n| n == 0 || n > 1 << 32) {
+        if self.shape.is_empty() || elements.is_none_or(|n| n == 0 || n > 1 << 30) {
             return Err(format!("the shape {:?} is empty or too large", self.shape));
         }
         let matrix = matches!(self.dtype, Dtype::Q8 | Dtype::Q4);
