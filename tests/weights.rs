@@ -151,6 +151,18 @@ fn a_checkpoint_must_hold_the_networks_tensors_all_of_them_finite_and_no_others(
 }
 
 #[test]
+fn a_value_that_f16_cannot_hold_is_refused_not_stored_as_infinity() {
+    let config = odd_config();
+    let manifest = describe(&config.to_string(), None, None).unwrap();
+    let mut weights = random_checkpoint(&config);
+    weights.get_mut("norm.bias").unwrap().1[0] = 1e6; // a vector: f32 in every variant
+    store(&manifest, &weights, &Storing::plain(Dtype::F16)).unwrap();
+    weights.get_mut("pos_embed").unwrap().1[0] = 1e6;
+    store(&manifest, &weights, &Storing::plain(Dtype::Q8)).unwrap();
+    assert_eq!(store(&manifest, &weights, &Storing::plain(Dtype::F16)).unwrap_err().code, Code::NotFinite);
+}
+
+#[test]
 fn a_manifest_that_contradicts_itself_is_refused() {
     let out = fresh("manifest");
     convert(&out, Dtype::Q8, 0, 32 << 20).unwrap();

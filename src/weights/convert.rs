@@ -164,7 +164,7 @@ impl Storing {
 /// The tensors of a checkpoint (checked before) in one stored form.
 ///
 /// # Errors
-/// `UNSUPPORTED_MODEL`, `TENSOR_MISSING`.
+/// `UNSUPPORTED_MODEL`, `TENSOR_MISSING`, `NOT_FINITE` for a value beyond what f16 holds.
 pub fn store(manifest: &Manifest, checkpoint: &Checkpoint, storing: &Storing) -> Result<Vec<Tensor>> {
     let plan = manifest.architecture.network().record(Batch::plain(1))?.plan;
     let mut tensors = Vec::with_capacity(plan.weights.len());
@@ -172,7 +172,15 @@ pub fn store(manifest: &Manifest, checkpoint: &Checkpoint, storing: &Storing) ->
         let (shape, values) = checkpoint.get(&weight.name).ok_or_else(|| {
             Error::new(Code::TensorMissing, format!("tensor {} is missing", weight.name), "Check the checkpoint")
         })?;
-        tensors.push(storing.store(&weight.name, weight.usage, shape, values));
+        let tensor = storing.store(&weight.name, weight.usage, shape, values);
+        if let Some(i) = tensor.first_not_finite() {
+            return Err(Error::new(
+                Code::NotFinite,
+                format!("tensor {}: value {i} is too large for {}", weight.name, storing.dtype.as_str()),
+                "Store it as f32 or q8",
+            ));
+        }
+        tensors.push(tensor);
     }
     Ok(tensors)
 }
