@@ -122,11 +122,11 @@ fn run(pipeline: &mut Pipeline, x: &[f32], network_time: f64, label: u32, names:
     executor.write_times(&[network_time]).unwrap();
     executor.write_indices(recording.label.unwrap(), &[label]).unwrap();
     pollster::block_on(forward(executor, &|| false)).unwrap();
-    let mut read = |name: &&str| {
+    let read = |name: &&str| {
         let id = executor.program().unwrap().find(name).unwrap_or_else(|| panic!("the Program has no tensor {name}"));
         pollster::block_on(executor.read(id)).unwrap()
     };
-    names.iter().map(|name| read(name)).collect()
+    names.iter().map(read).collect()
 }
 
 #[test]
