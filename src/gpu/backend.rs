@@ -402,3 +402,17 @@ fn check_limits(found: &wgpu::Limits) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_too_small_is_named_with_what_is_needed_and_found() {
+        check_limits(&wgpu::Limits::default()).unwrap();
+        let small = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..wgpu::Limits::default() };
+        let error = check_limits(&small).unwrap_err();
+        assert_eq!(error.code, Code::LimitTooSmall);
+        assert_eq!(error.cause, "the adapter's maxStorageBuffersPerShaderStage is 4, 8 is needed");
+    }
+}

@@ -197,3 +197,36 @@ fn single(plan: &Plan, op: &Op) -> Kernel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Batch, Network, uvit};
+
+    fn s2() -> Plan {
+        Network::Uvit(uvit::preset("cifar10-s2").unwrap()).record(Batch::plain(1)).unwrap().plan
+    }
+
+    #[test]
+    fn a_tensor_beyond_the_binding_limit_is_named_with_what_is_needed_and_found() {
+        let capabilities = Capabilities { max_binding: 1 << 20, ..Capabilities::WEBGPU };
+        let error = lower(&s2(), &capabilities, &[]).unwrap_err();
+        assert_eq!(error.code, Code::LimitTooSmall);
+        // qkv of 257 tokens.
+        assert!(error.cause.contains("[1, 257, 1536] needs 1579008 bytes"), "{error}");
+        assert!(error.cause.contains("maxStorageBufferBindingSize is 1048576"), "{error}");
+    }
+
+    #[test]
+    fn activations_and_residuals_join_the_matmul_that_feeds_them() {
+        let program = lower(&s2(), &Capabilities::WEBGPU, &[]).unwrap();
+        assert!(!program.kernels.iter().any(|k| matches!(k, Kernel::Elementwise(_))));
+        // norm1, qkv, attention, proj, norm2, fc1, fc2 in 13 blocks, 6 skips; time, patches, norm, decoder_pred,
+        // unpatchify, convolution.
+        assert_eq!(program.kernels.len(), 13 * 7 + 6 + 6);
+        // What is kept cannot be fused away, and stays readable.
+        let kept = lower(&s2(), &Capabilities::WEBGPU, &["mid_block.mlp.fc1"]).unwrap();
+        assert_eq!(kept.kernels.len(), program.kernels.len() + 1);
+        assert!(kept.find("mid_block.mlp.fc1").is_some() && program.find("mid_block.mlp.fc1").is_none());
+    }
+}
