@@ -21,16 +21,19 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> memory: array<f32>;
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)
-fn main(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= params.elements) {
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) count: vec3u) {
+  let at = id.x + id.y * count.x * {WORKGROUP}u;
+  if (at >= params.elements) {
     return;
   }
   var sum = 0.0;
   for (var t = 0u; t < params.terms; t = t + 1u) {
-    sum = sum + params.coefficients[t / 4u][t % 4u] * memory[params.sources[t / 4u][t % 4u] + id.x];
+    sum = sum + params.coefficients[t / 4u][t % 4u] * memory[params.sources[t / 4u][t % 4u] + at];
   }
-  if (params.clip != 0u) {
+  // A NaN must not be clipped to a number: it is how a broken forward is noticed.
+  let is_nan = (bitcast<u32>(sum) & 0x7fffffffu) > 0x7f800000u;
+  if (params.clip != 0u && !is_nan) {
     sum = clamp(sum, params.low, params.high);
   }
-  memory[params.out + id.x] = sum;
+  memory[params.out + at] = sum;
 }

@@ -18,13 +18,14 @@ struct Params {
 //#end
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)
-fn main(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= params.count4) {
+fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) count: vec3u) {
+  let at = id.x + id.y * count.x * {WORKGROUP}u;
+  if (at >= params.count4) {
     return;
   }
-  var value = activate(params.activation, a[id.x]);
+  var value = activate(params.activation, a[at]);
 //#if OPERANDS == 2
-  value = value + b[id.x];
+  value = value + b[at];
 //#end
-  out[id.x] = value;
+  out[at] = value;
 }

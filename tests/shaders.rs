@@ -30,5 +30,5 @@ fn every_kernel_equals_its_twin() {
     let failures: Vec<String> =
         cases.iter().filter_map(|case| pollster::block_on(case.judge(&mut gpu)).err()).collect();
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
-    assert_eq!(pollster::block_on(twins::judge_combine(&mut gpu)), Ok(4));
+    assert_eq!(pollster::block_on(twins::judge_combine(&mut gpu)), Ok(6));
 }

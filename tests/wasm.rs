@@ -27,7 +27,7 @@ async fn every_kernel_equals_its_twin() {
         failures.extend(case.judge(&mut gpu).await.err());
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert_eq!(twins::judge_combine(&mut gpu).await, Ok(4));
+    assert_eq!(twins::judge_combine(&mut gpu).await, Ok(6));
 }
 
 #[wasm_bindgen_test]

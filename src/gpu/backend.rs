@@ -161,6 +161,11 @@ impl Backend {
         (self.limits.max_storage_buffer_binding_size).min(self.limits.max_buffer_size) as usize
     }
 
+    /// How many workgroups a dispatch may have in each dimension.
+    pub fn max_workgroups(&self) -> u32 {
+        self.limits.max_compute_workgroups_per_dimension
+    }
+
     /// Runs `work`, which creates objects on the device, and reports what went wrong with it.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use super::backend::{Backend, Buffer, Dispatch, Pipeline, Slice, Usage};
 use super::kernels::{self, Binding, Launch, Variant, WeightLayouts};
 use super::pack::{Storage, pack};
 use crate::plan::{Capabilities, Place, Program, TensorId, Weight, WeightId};
-use crate::{Error, Result, weights};
+use crate::{Code, Error, Result, weights};
 use std::collections::HashMap;
 
 /// Combinations that one submission can hold; each has its own parameters.
@@ -40,7 +40,7 @@ pub struct Executor {
     no_read: Buffer,
     no_write: Buffer,
     /// (tensors touched, workgroups) of combinations that are not submitted yet.
-    pending_combines: Vec<(Vec<TensorId>, u32)>,
+    pending_combines: Vec<(Vec<TensorId>, [u32; 3])>,
     dispatches: u64,
 }
 
@@ -140,6 +140,18 @@ impl Executor {
     }
 
     async fn bind(&mut self, prepared: &Prepared, block: usize, launch: &Launch) -> Result<Dispatch> {
+        if launch.workgroups.iter().any(|&n| n > self.backend.max_workgroups()) {
+            return Err(Error::new(
+                Code::LimitTooSmall,
+                format!(
+                    "the kernel {} needs {:?} workgroups; maxComputeWorkgroupsPerDimension is {}",
+                    launch.variant.label(),
+                    launch.workgroups,
+                    self.backend.max_workgroups()
+                ),
+                "Generate fewer images at once, or use device \"cpu\"",
+            ));
+        }
         if !self.pipelines.contains_key(&launch.variant) {
             let pipeline = self.backend.pipeline(&launch.variant.label(), &launch.variant.wgsl()?).await?;
             self.pipelines.insert(launch.variant.clone(), pipeline);
@@ -253,7 +265,7 @@ impl Executor {
         let block = prepared.program.kernels.len() + self.pending_combines.len();
         self.backend.write(&prepared.uniforms, block * UNIFORM_ALIGN, &launch.params);
         let touched = terms.iter().map(|&(id, ..)| id).chain([out]).collect();
-        self.pending_combines.push((touched, launch.workgroups[0]));
+        self.pending_combines.push((touched, launch.workgroups));
         Ok(())
     }
 
@@ -269,7 +281,7 @@ impl Executor {
         }
         let prepared = self.prepared.as_mut().ok_or_else(|| Error::internal("no program is prepared"))?;
         for (dispatch, &(_, workgroups)) in prepared.combines.iter_mut().zip(&combines) {
-            dispatch.set_workgroups([workgroups, 1, 1]);
+            dispatch.set_workgroups(workgroups);
         }
         self.backend.submit(prepared.combines[..combines.len()].iter().chain(&prepared.launches[from..to]));
         self.dispatches += (combines.len() + to - from) as u64;

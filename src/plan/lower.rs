@@ -49,11 +49,22 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
         let bytes = view.bytes().next_multiple_of(capabilities.offset_align);
         if view.role != Role::Scratch || host_written {
             view.place = Place::Io(program_io);
-            program_io += bytes;
+            program_io = program_io.saturating_add(bytes);
         } else if let Some(first) = kernels.iter().position(uses) {
             let last = if kept(id) { kernels.len() } else { kernels.iter().rposition(uses).unwrap_or(first) };
             intervals.push(Interval { tensor: i, first, last, bytes });
         }
+    }
+    if program_io > capabilities.max_binding {
+        return Err(Error::new(
+            Code::LimitTooSmall,
+            format!(
+                "inputs, outputs and the solver's history need {program_io} bytes in one binding; \
+                 maxStorageBufferBindingSize is {}",
+                capabilities.max_binding
+            ),
+            "Generate fewer images at once, or use a device with larger limits",
+        ));
     }
     let arena = place(&intervals, capabilities.max_binding);
     for (interval, &(slab, offset)) in intervals.iter().zip(&arena.places) {

@@ -260,7 +260,10 @@ fn images(all: &mut Vec<Case>) {
 /// The sampler's linear combination, which is no operation of a Plan.
 pub async fn judge_combine(device: &mut Executor) -> Result<usize, String> {
     let mut judged = 0;
-    for (elements, terms, clip) in [(1, 1, false), (7, 3, true), (66, 8, false), (257 * 12, 4, true)] {
+    // The last needs more workgroups than one dimension has.
+    for (elements, terms, clip) in
+        [(1, 1, false), (7, 3, true), (66, 8, false), (257 * 12, 4, true), (4_194_300, 2, true)]
+    {
         let name = format!("combine {terms} terms of {elements}, clip {clip}");
         let mut got = Vec::new();
         for executor in [&mut *device, &mut Executor::cpu()] {
@@ -269,7 +272,13 @@ pub async fn judge_combine(device: &mut Executor) -> Result<usize, String> {
         compare(&name, &got[0], &got[1])?;
         judged += 1;
     }
-    Ok(judged)
+    for executor in [&mut *device, &mut Executor::cpu()] {
+        let sum = clip_a_nan(executor).await.map_err(|e| e.to_string())?;
+        if !sum[0].is_nan() || sum[1..] != [1.0, -1.0, 0.25] {
+            return Err(format!("clipping a NaN, 3, -inf and 0.25 gives {sum:?}"));
+        }
+    }
+    Ok(judged + 1)
 }
 
 /// `terms` halves of tensors; the result overwrites the first of them.
@@ -285,4 +294,14 @@ async fn combine(executor: &mut Executor, elements: usize, terms: usize, clip: b
     }
     executor.combine(slots[0], elements, &sum, clip.then_some((-0.5, 0.5)))?;
     executor.read(slots[0]).await
+}
+
+/// A NaN stays one, so that a broken forward is noticed.
+async fn clip_a_nan(executor: &mut Executor) -> uvit_web::Result<Vec<f32>> {
+    let mut plan = Plan::default();
+    let slot = plan.tensor("", &[1, 1, 1, 4], Role::Persistent);
+    executor.prepare(lower(&plan, &executor.capabilities(), &[])?).await?;
+    executor.write(slot, &[f32::NAN, 3.0, f32::NEG_INFINITY, 0.25])?;
+    executor.combine(slot, 4, &[(slot, 0, 1.0)], Some((-1.0, 1.0)))?;
+    executor.read(slot).await
 }

@@ -1,6 +1,6 @@
 //! `shaders/combine.wgsl`; twin: `src/cpu/combine.rs`.
 
-use super::{Binding, Launch, Variant, groups};
+use super::{Binding, Launch, Variant, folded};
 
 const WORKGROUP: usize = 64;
 
@@ -48,6 +48,6 @@ pub fn combine(out: usize, elements: usize, terms: &[(usize, f32)], clip: Option
         variant: variant(),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![(1, Binding::Io)],
-        workgroups: [groups(elements, WORKGROUP), 1, 1],
+        workgroups: folded(elements, WORKGROUP),
     }
 }

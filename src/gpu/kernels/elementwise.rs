@@ -1,6 +1,6 @@
 //! `shaders/elementwise.wgsl`; twin: `src/cpu/elementwise.rs`.
 
-use super::{Binding, Launch, Variant, groups};
+use super::{Binding, Launch, Variant, folded};
 use crate::plan::{Activation, Elementwise, Program};
 
 const WORKGROUP: usize = 64;
@@ -30,6 +30,6 @@ pub(super) fn launch(k: &Elementwise, program: &Program) -> Launch {
         variant: variant(bindings.len() - 1),
         params: bytemuck::cast_slice(&params).to_vec(),
         bindings,
-        workgroups: [groups(count4, WORKGROUP), 1, 1],
+        workgroups: folded(count4, WORKGROUP),
     }
 }

@@ -125,6 +125,16 @@ pub fn variants() -> Vec<Variant> {
     all
 }
 
+/// Workgroups that cover `count` items, `each` a workgroup, in rows of at most [`ROW`]: one dimension alone may not hold
+/// them all. The shader's item is `id.x + id.y * num_workgroups.x * each`.
+fn folded(count: usize, each: usize) -> [u32; 3] {
+    let needed = groups(count, each);
+    [needed.min(ROW), needed.div_ceil(ROW), 1]
+}
+
+/// WebGPU's default `maxComputeWorkgroupsPerDimension`.
+const ROW: u32 = 65535;
+
 /// Workgroups that cover `count` items, `each` a workgroup.
 fn groups(count: usize, each: usize) -> u32 {
     count.div_ceil(each) as u32
