@@ -110,6 +110,17 @@ fn a_pth_file_of_pytorch_holds_what_its_safetensors_twin_holds() {
 }
 
 #[test]
+fn every_float_dtype_of_a_pth_file_is_read() {
+    let tensors = checkpoint::read(&fixture("weights/dtypes.pth")).unwrap();
+    for dtype in ["float64", "float32", "float16", "bfloat16"] {
+        assert_eq!(tensors[dtype], (vec![2, 3], vec![0.0, 1.0, -2.0, 0.5, 256.0, -0.125]), "{dtype}");
+    }
+    // Names that the network lacks are for the check against it to refuse.
+    assert_eq!(tensors["counter"], (vec![], vec![3.0]));
+    assert_eq!(tensors.len(), 5);
+}
+
+#[test]
 fn pth_files_that_are_broken_or_hostile_are_refused_and_nothing_in_them_runs() {
     let whole = std::fs::read(fixture("weights/tiny.pth")).unwrap();
     let truncated = fresh("truncated").with_file_name("truncated.pth");
@@ -128,6 +139,27 @@ fn pth_files_that_are_broken_or_hostile_are_refused_and_nothing_in_them_runs() {
     }
     assert!(!ran.exists());
     assert_eq!(checkpoint::read(&fixture("weights/absent.pth")).unwrap_err().code, Code::Io);
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        failure_persistence: None, cases: 400, ..Default::default()
+    })]
+    #[test]
+    fn pth_files_with_wrong_bytes_are_read_or_refused_but_never_panic(
+        changes in proptest::collection::vec((0usize..2700, proptest::prelude::any::<u8>()), 1..6),
+    ) {
+        let mut bytes = std::fs::read(fixture("weights/dtypes.pth")).unwrap();
+        for (at, value) in changes {
+            let at = at % bytes.len();
+            bytes[at] = value;
+        }
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("weights-mutated.pth");
+        std::fs::write(&path, bytes).unwrap();
+        if let Err(error) = checkpoint::read(&path) {
+            proptest::prop_assert_eq!(error.code, Code::BadCheckpoint);
+        }
+    }
 }
 
 #[test]

@@ -41,6 +41,9 @@ for (const file of readdirSync(`${here}dist`)) {
 }
 node('typescript/bin/tsc', ['--project', here]);
 copyFileSync(`${here}pkg/uvit_web.js`, `${here}dist/uvit_web.js`);
+for (const file of ['LICENSE-MIT', 'LICENSE-APACHE', 'THIRD_PARTY_LICENSES.md']) {
+  copyFileSync(`${here}../${file}`, `${here}dist/${file}`);
+}
 
 const hash = createHash('sha256').update(readFileSync(core)).digest('hex');
 const known = existsSync(optimised) && existsSync(stamp) && readFileSync(stamp, 'utf8') === hash;

@@ -83,6 +83,13 @@ fn read_pickle(path: &Path) -> Result<Checkpoint> {
 
 #[cfg(feature = "cli")]
 fn read_pickle(path: &Path) -> Result<Checkpoint> {
+    // The reader trusts the pickle's structure in places and panics on some broken files.
+    std::panic::catch_unwind(|| read_state_dict(path))
+        .unwrap_or_else(|_| Err(bad(path, "its pickle is broken, or is no state_dict")))
+}
+
+#[cfg(feature = "cli")]
+fn read_state_dict(path: &Path) -> Result<Checkpoint> {
     use candle_core::{DType, pickle};
     let fail = |e: candle_core::Error| bad(path, e);
     let file_bytes = std::fs::metadata(path).map_err(|e| io(path, &e))?.len();

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Makes the .pth files beside it, with torch 2.8.0: tests/weights/make_fixtures.py
 
-  tiny.pth       torch.save of the state_dict of tests/goldens/uvit_small_activations, its EMA copy as published
+  tiny.pth       the state_dict of tests/goldens/uvit_small_activations, in the form that published ones have
+  dtypes.pth     the same values as float64, float32, float16, bfloat16, and things that are no weights
   nested.pth     the same tensors inside a training checkpoint, under "state_dict", with "module." before each name
   view.pth       a tensor that is a view into another one's storage
   huge.pth       a tensor that claims far more than the file holds
@@ -11,14 +12,23 @@ import os
 import pathlib
 import pickle
 import zipfile
+from collections import OrderedDict
 
 import torch
 from safetensors.torch import load_file
 
 HERE = pathlib.Path(__file__).resolve().parent
 state = load_file(HERE.parent / "goldens/uvit_small_activations/weights.safetensors")
-torch.save(state, HERE / "tiny.pth")
+# As torch.nn.Module.state_dict() gives it: ordered, with the modules' versions as an attribute.
+published = OrderedDict((k, v.clone()) for k, v in state.items())
+published._metadata = OrderedDict([("", {"version": 1}), ("norm", {"version": 1})])
+torch.save(published, HERE / "tiny.pth")
 torch.save({"step": 7, "state_dict": {f"module.{k}": v for k, v in state.items()}}, HERE / "nested.pth")
+
+# One tensor a dtype, the same values, and what a checkpoint may hold beside weights.
+values = torch.tensor([[0.0, 1.0, -2.0], [0.5, 256.0, -0.125]])
+dtypes = {str(dtype).split(".")[1]: values.to(dtype) for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
+torch.save(OrderedDict(dtypes, counter=torch.tensor(3), lr=0.1), HERE / "dtypes.pth")
 
 base = torch.arange(8, dtype=torch.float32)
 torch.save({"a": base, "b": base[4:]}, HERE / "view.pth")

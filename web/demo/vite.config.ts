@@ -8,10 +8,10 @@ import { defineConfig, type Plugin } from 'vite';
 const models = fileURLToPath(new URL('../models', import.meta.url));
 const demo = fileURLToPath(new URL('.', import.meta.url));
 
-/** Serves `web/models/` at `models/` while developing, and copies it into the built page. */
-function modelFiles(): Plugin {
+/** Serves `web/models/` at `models/` while developing; copies it, and the licences of what is inside, into the built page. */
+function filesBeside(): Plugin {
   return {
-    name: 'model-files',
+    name: 'files-beside',
     configureServer(server) {
       server.middlewares.use('/models', (request, response, next) => {
         const path = normalize(new URL(request.url ?? '/', 'http://page').pathname);
@@ -23,6 +23,7 @@ function modelFiles(): Plugin {
     },
     closeBundle() {
       if (existsSync(models)) cpSync(models, join(demo, 'dist/models'), { recursive: true });
+      cpSync(join(demo, '../../THIRD_PARTY_LICENSES.md'), join(demo, 'dist/licences.txt'));
     },
   };
 }
@@ -32,5 +33,5 @@ export default defineConfig({
   // Relative addresses: the built page works from any folder of any static server.
   base: './',
   build: { outDir: 'dist', emptyOutDir: true, target: 'es2022' },
-  plugins: [modelFiles()],
+  plugins: [filesBeside()],
 });
