@@ -1,5 +1,6 @@
 //! Wrong numbers are worse than slow ones: before a GPU is trusted with a model, a miniature of the same network (same
-//! head dim, patch size and stored dtypes, so the same compiled kernels) runs on it and on the reference.
+//! head dim, patch size and stored dtypes, so the same compiled kernels) runs on it and on the reference, and so does one
+//! of the sampler's linear combinations.
 
 use super::{Executor, sampling::forward};
 use crate::model::{Batch, Network, uvit};
@@ -13,7 +14,7 @@ use half::f16;
 /// Largest error over largest value. Kernels that are right stay below 1e-5.
 const TOLERANCE: f32 = 1e-3;
 
-/// Runs the miniature on `executor` and on the CPU.
+/// Runs the miniature and a combination on `executor` and on the CPU.
 ///
 /// # Errors
 /// `WRONG_RESULT` with the error found, `SHADER_FAILED`, `DEVICE_LOST`.
@@ -73,7 +74,12 @@ async fn run(executor: &mut Executor, network: &Network, variant: &Variant) -> R
         executor.write_indices(label, &[0, last])?;
     }
     forward(executor, &|| false).await?;
-    executor.read(out).await
+    let mut values = executor.read(out).await?;
+    // The second item's prediction, mixed with the latents and clipped.
+    let terms = [(latents, 0, 0.75), (out, elements, -1.25)];
+    executor.combine(out, elements, &terms, Some((-1.0, 1.0)))?;
+    values.extend(executor.read(out).await?);
+    Ok(values)
 }
 
 /// The distinct (dtype, group) of the variant's matrices.
