@@ -6,6 +6,7 @@ mod generate;
 mod inspect;
 mod png_out;
 mod quality;
+mod sensitivity;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -28,6 +29,8 @@ enum Command {
     Generate(generate::Arguments),
     /// Measure what quantisation costs, against the same model in f32
     Quality(quality::Arguments),
+    /// Measure which layers bear coarse activations
+    Sensitivity(sensitivity::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Quality(arguments) => quality::run(&arguments),
+        Command::Sensitivity(arguments) => sensitivity::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

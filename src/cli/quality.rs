@@ -115,43 +115,19 @@ fn computes(a: &Arguments) -> Vec<Compute> {
     }
 }
 
-/// Picture k of n: seed k, label k m / n of m (rounded down), no guidance. Forward k: `x = alpha(t_k) picture_k + sigma(t_k) randn(5000 + k)`,
-/// `t_k = (k + 0.5) / pictures`, on the reference's pictures.
+/// Pictures, and single forwards on the reference's pictures with noise.
 fn draw(pipeline: &mut Pipeline, count: usize, labels: &[u32], clean: Option<&[Vec<f32>]>) -> Result<Drawn> {
-    let label = |k: usize| labels.get(k * labels.len() / count).copied();
-    let bar = indicatif::ProgressBar::new(count as u64);
-    let mut pictures = Vec::new();
-    for k in 0..count {
-        let request = Request {
-            label: label(k).map(LabelChoice::Index),
-            guidance_scale: Some(1.0),
-            seed: k as u32,
-            ..Request::default()
-        };
-        let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
-        pictures.push(pollster::block_on(pipeline.generate(&request, &mut control))?.values);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
+    let pictures = draw_pictures(pipeline, count)?;
     let recording = pipeline.network().record(Batch::plain(1))?;
-    let sampling = pipeline.manifest().sampling.clone();
-    let curve = sampling.schedule.curve()?;
     let executor = pipeline.executor();
     pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &[])?))?;
     let mut forwards = Vec::new();
-    for k in 0..count {
-        let t = (k as f64 + 0.5) / count as f64;
-        let level = curve.level(t);
-        let picture = clean.map_or(&pictures[k], |clean| &clean[k]);
-        let noise = TorchGenerator::new(5000 + k as u64).randn_f32(picture.len());
-        let x: Vec<f32> = picture
-            .iter()
-            .zip(noise)
-            .map(|(p, n)| (level.alpha_t * f64::from(*p) + level.sigma_t * f64::from(n)) as f32)
-            .collect();
+    for (k, own) in pictures.iter().enumerate() {
+        let (x, time) = noised(pipeline, clean.map_or(own, |clean| &clean[k]), k, count)?;
+        let executor = pipeline.executor();
         executor.write(recording.latents, &x)?;
-        executor.write_times(&[sampling.time_scale * t])?;
-        if let (Some(id), Some(label)) = (recording.label, label(k)) {
+        executor.write_times(&[time])?;
+        if let (Some(id), Some(label)) = (recording.label, label_of(labels, k, count)) {
             executor.write_indices(id, &[label])?;
         }
         pollster::block_on(forward(executor, &|| false))?;
@@ -163,6 +139,42 @@ fn draw(pipeline: &mut Pipeline, count: usize, labels: &[u32], clean: Option<&[V
     Ok(Drawn { pictures, forwards })
 }
 
+/// Label k m / n of m, rounded down.
+fn label_of(labels: &[u32], k: usize, count: usize) -> Option<u32> {
+    labels.get(k * labels.len() / count).copied()
+}
+
+/// Picture k of n: seed k, labels spread evenly, no guidance.
+pub fn draw_pictures(pipeline: &mut Pipeline, count: usize) -> Result<Vec<Vec<f32>>> {
+    let labels: Vec<u32> = pipeline.manifest().labels.iter().map(|l| l.index).collect();
+    let bar = indicatif::ProgressBar::new(count as u64);
+    let mut pictures = Vec::new();
+    for k in 0..count {
+        let request = Request {
+            label: label_of(&labels, k, count).map(LabelChoice::Index),
+            guidance_scale: Some(1.0),
+            seed: k as u32,
+            ..Request::default()
+        };
+        let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
+        pictures.push(pollster::block_on(pipeline.generate(&request, &mut control))?.values);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(pictures)
+}
+
+/// Forward k of n: `x = alpha(t) picture + sigma(t) randn(5000 + k)`, `t = (k + 0.5) / n`; x and the network's time.
+pub fn noised(pipeline: &Pipeline, picture: &[f32], k: usize, count: usize) -> Result<(Vec<f32>, f64)> {
+    let sampling = &pipeline.manifest().sampling;
+    let t = (k as f64 + 0.5) / count as f64;
+    let level = sampling.schedule.curve()?.level(t);
+    let noise = TorchGenerator::new(5000 + k as u64).randn_f32(picture.len());
+    let mixed = picture.iter().zip(noise);
+    let x = mixed.map(|(p, n)| (level.alpha_t * f64::from(*p) + level.sigma_t * f64::from(n)) as f32).collect();
+    Ok((x, sampling.time_scale * t))
+}
+
 /// Peak signal-to-noise ratio in dB, both clipped to [-1, 1], peak to peak 2.
 fn psnr(a: &[f32], b: &[f32]) -> f64 {
     let clip = |v: f32| f64::from(v.clamp(-1.0, 1.0));
@@ -170,7 +182,8 @@ fn psnr(a: &[f32], b: &[f32]) -> f64 {
     10.0 * (4.0 / mse.max(1e-20)).log10()
 }
 
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
+/// The cosine of the angle between two vectors.
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y)).sum::<f64>();
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

@@ -8,6 +8,7 @@ mod combine;
 mod conv2d;
 mod elementwise;
 mod embedding;
+mod int_attention;
 mod int_matmul;
 mod layer_norm;
 mod matmul;
@@ -22,6 +23,7 @@ pub use combine::combine;
 pub use conv2d::conv2d;
 pub use elementwise::{activate, elementwise};
 pub use embedding::embedding;
+pub use int_attention::int_attention;
 pub use int_matmul::int_matmul;
 pub use layer_norm::layer_norm;
 pub use matmul::{matmul, panels, transpose};
@@ -130,7 +132,10 @@ fn launch(memory: &mut Memory, weights: &[Stored], kernel: &Kernel) -> Result<()
         }
         Kernel::Attention(k) => {
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;
-            attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim);
+            match k.arithmetic {
+                Arithmetic::F32 => attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim),
+                Arithmetic::Int { .. } => int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim),
+            }
         }
         Kernel::Elementwise(k) => match k.b {
             None => {

@@ -2,7 +2,7 @@
 
 use super::arena::{Interval, place};
 use super::program::*;
-use super::{Compute, Op, Plan, Role, TensorId};
+use super::{Arithmetic, Compute, Op, Plan, Role, TensorId};
 use crate::{Code, Error, Result};
 
 /// Lowers a Plan. Tensors named in `keep` stay readable after the run, which costs fusion and memory: for tests.
@@ -128,14 +128,17 @@ fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<
                     arithmetic: plan.weights[weight.0].precision.arithmetic(compute),
                 }));
             }
-            ref op => kernels.push(single(plan, op)),
+            ref op => kernels.push(single(plan, op, compute)),
         }
     }
     (kernels, time_embeddings)
 }
 
+/// From so many tokens on, attention is worth integers where coarse ones are allowed.
+const INT_ATTENTION_TOKENS: usize = 128;
+
 /// The kernel of an operation on its own.
-fn single(plan: &Plan, op: &Op) -> Kernel {
+fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
     match *op {
         Op::TimestepEmbedding { .. } | Op::Linear { .. } => unreachable!("handled by fuse"),
         Op::Gelu { x, out } => Kernel::Elementwise(Elementwise { a: x, b: None, activation: Activation::Gelu, out }),
@@ -149,7 +152,12 @@ fn single(plan: &Plan, op: &Op) -> Kernel {
         Op::Attention { qkv, heads, out } => {
             let s = plan.shape(out);
             let head_dim = s[2] / heads;
-            Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim })
+            // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
+            let arithmetic = match compute {
+                Compute::Fast if s[1] >= INT_ATTENTION_TOKENS => Arithmetic::Int { bits: 7 },
+                _ => Arithmetic::F32,
+            };
+            Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim, arithmetic })
         }
         Op::Embedding { table, index, position, out, at } => {
             let s = plan.shape(out);

@@ -140,6 +140,8 @@ pub struct Attention {
     pub tokens: usize,
     pub heads: usize,
     pub head_dim: usize,
+    /// Of both products.
+    pub arithmetic: Arithmetic,
 }
 
 /// `out = activation(a) + b`: what could not be fused.

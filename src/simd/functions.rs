@@ -3,11 +3,8 @@
 use super::isa::Isa;
 use crate::plan::Activation;
 
-/// `a b + c` in two roundings everywhere, so that every instruction set gives the same bits.
-#[inline(always)]
-unsafe fn mul_add<I: Isa>(a: I::F, b: I::F, c: I::F) -> I::F {
-    unsafe { I::add(I::mul(a, b), c) }
-}
+/// 1.5 x 2^23: what is added to it is rounded to a whole number, which lies in the lowest bits.
+const ROUND: f32 = 12_582_912.0;
 
 /// A polynomial, the highest coefficient first.
 #[inline(always)]
@@ -15,7 +12,7 @@ unsafe fn horner<I: Isa>(x: I::F, coefficients: &[f32]) -> I::F {
     unsafe {
         let mut sum = I::splat(coefficients[0]);
         for &c in &coefficients[1..] {
-            sum = mul_add::<I>(sum, x, I::splat(c));
+            sum = I::madd(sum, x, I::splat(c));
         }
         sum
     }
@@ -27,19 +24,34 @@ unsafe fn horner<I: Isa>(x: I::F, coefficients: &[f32]) -> I::F {
 /// `e^r` is a Taylor polynomial, whose error on |r| <= ln 2 / 2 is below 3e-8.
 #[inline(always)]
 pub unsafe fn exp<I: Isa>(x: I::F) -> I::F {
-    const ROUND: f32 = 12_582_912.0; // 1.5 x 2^23: what is added to it is rounded to a whole number
     unsafe {
         // The bound comes first: where an operand is NaN, `min` and `max` give the second.
         let x = I::max(I::splat(-87.0), I::min(I::splat(88.0), x));
-        let shifted = mul_add::<I>(x, I::splat(std::f32::consts::LOG2_E), I::splat(ROUND));
+        let shifted = I::madd(x, I::splat(std::f32::consts::LOG2_E), I::splat(ROUND));
         let n = I::sub(shifted, I::splat(ROUND));
-        let r = mul_add::<I>(n, I::splat(-0.693_359_4), x);
-        let r = mul_add::<I>(n, I::splat(2.121_944_4e-4), r);
+        let r = I::madd(n, I::splat(-0.693_359_4), x);
+        let r = I::madd(n, I::splat(2.121_944_4e-4), r);
         let e = horner::<I>(r, &[1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0]);
-        // 2^n: n lies in the lowest bits of `shifted`.
-        let power = I::add_i(I::shift_left::<23>(I::bits(shifted)), I::splat_i(127 << 23));
-        I::mul(e, I::from_bits(power))
+        I::mul(e, power_of_two::<I>(shifted))
     }
+}
+
+/// `e^x` for x <= 0 within 1e-4 of it, for what is rounded to 7 bits afterwards; -infinity gives nearly 0, and NaN stays.
+#[inline(always)]
+pub unsafe fn exp_below_zero<I: Isa>(x: I::F) -> I::F {
+    unsafe {
+        let x = I::max(I::splat(-87.0), x);
+        let shifted = I::madd(x, I::splat(std::f32::consts::LOG2_E), I::splat(ROUND));
+        let r = I::madd(I::sub(shifted, I::splat(ROUND)), I::splat(-std::f32::consts::LN_2), x);
+        let e = horner::<I>(r, &[1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0]);
+        I::mul(e, power_of_two::<I>(shifted))
+    }
+}
+
+/// 2^n, n lying in the lowest bits of `shifted`.
+#[inline(always)]
+unsafe fn power_of_two<I: Isa>(shifted: I::F) -> I::F {
+    unsafe { I::from_bits(I::add_i(I::shift_left::<23>(I::bits(shifted)), I::splat_i(127 << 23))) }
 }
 
 /// The error function, within 5e-7.
@@ -73,7 +85,7 @@ pub unsafe fn activate<I: Isa>(activation: Activation, x: I::F) -> I::F {
             Activation::None => x,
             Activation::Gelu => {
                 let half = I::mul(x, I::splat(0.5));
-                mul_add::<I>(half, erf::<I>(I::mul(x, I::splat(std::f32::consts::FRAC_1_SQRT_2))), half)
+                I::madd(half, erf::<I>(I::mul(x, I::splat(std::f32::consts::FRAC_1_SQRT_2))), half)
             }
             Activation::Silu => {
                 let e = exp::<I>(I::sub(I::splat(0.0), x));

@@ -5,8 +5,8 @@
 //! register rows, `q = 32 high + low`.
 
 use super::functions::activate;
-use super::isa::{Isa, Level, ROWS, kernels};
-use super::pack::{F32Matrix, Floats, IntMatrix, values_per_word};
+use super::isa::{INT_ROWS, Isa, Level, ROWS, kernels};
+use super::pack::{F32Matrix, Floats, IntMatrix, steps_for};
 use super::quantize::Quantized;
 use super::threads::{Shared, Threads};
 use crate::plan::{Activation, INT_CHUNK, LOW_BITS};
@@ -44,7 +44,7 @@ pub fn f32_matmul(
 /// In integers: x quantised, w `[n, k]` in i8, out `[rows, n]`.
 pub fn int_matmul(level: Level, threads: &Threads, x: &Quantized, w: &IntMatrix, finish: Finish, out: &mut [f32]) {
     let rows = out.len() / w.n;
-    assert!(x.steps == w.k.div_ceil(values_per_word(level)) && x.scales.len() >= rows && out.len() == rows * w.n);
+    assert!(x.steps == steps_for(level, w.k) && x.scales.len() >= rows && out.len() == rows * w.n);
     let out = Shared::of(out);
     threads.parts(w.n.div_ceil(level.panel()), |from, to| {
         int_panels(level, x, w, finish, out, rows, from..to);
@@ -114,8 +114,13 @@ unsafe fn f32_panels_of<I: Isa, const C: usize>(
                     f32_tile::<I, C>(std::array::from_fn(|r| x2.as_ptr().add(row(r) * k2)), weights, k2, &mut sums);
                 }
                 let tile = Tile { first, rows: ROWS.min(rows - first), column, valid, n: w.n };
-                store::<I, C>(&sums, tile, finish, out);
+                store::<I, C, _>(&sums, tile, finish, out);
             }
+        }
+        if valid == width && finish.activation != Activation::None {
+            let whole = Tile { first: 0, rows, column, valid, n: w.n };
+            // SAFETY: as above.
+            unsafe { finish_rows::<I>(whole, finish, out) };
         }
     }
 }
@@ -184,7 +189,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
 ) {
     let width = C * I::LANES;
     let chunk = INT_CHUNK / if I::BYTES { 4 } else { 2 };
-    let tokens = ROWS / PLANES;
+    let tokens = INT_ROWS / PLANES;
     for panel in panels {
         let column = panel * width;
         let tile = |first: usize| Tile {
@@ -194,7 +199,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
             valid: width.min(w.n - column),
             n: w.n,
         };
-        // SAFETY: tiles and panels have `steps` x ROWS and `steps` x width words; scales and sums are padded to whole
+        // SAFETY: tiles and panels have `steps` x INT_ROWS and `steps` x width words; scales and sums are padded to whole
         // panels, scales and mins of tokens to whole tiles; columns of `out` belong to one thread each.
         unsafe {
             let scales: [I::F; C] = std::array::from_fn(|c| I::load(w.scales.as_ptr().add(column + c * I::LANES)));
@@ -203,16 +208,16 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
                 let steps = chunk.min(x.steps - begin);
                 let weights = w.words.as_ptr().add((panel * x.steps + begin) * width);
                 for first in (0..rows).step_by(tokens) {
-                    let words = x.words.as_ptr().add((first / tokens * x.steps + begin) * ROWS);
+                    let words = x.words.as_ptr().add(first * PLANES * x.steps + begin * INT_ROWS);
                     let sums = int_tile::<I, C>(words, weights, steps);
-                    let mut values = [[I::splat(0.0); C]; ROWS];
+                    let mut values = [[I::splat(0.0); C]; INT_ROWS];
                     for token in 0..tokens {
                         let r = token * PLANES;
                         let scale = I::splat(x.scales[first + token]);
                         let least = I::splat(x.mins[first + token]);
                         for c in 0..C {
                             let sum = if PLANES == 2 {
-                                I::add_i(I::shift_left::<LOW_BITS>(sums[r + 1][c]), sums[r][c])
+                                I::add_i(I::shift_left::<LOW_BITS>(sums[r][c]), sums[r + 1][c])
                             } else {
                                 sums[r][c]
                             };
@@ -223,41 +228,41 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
                     }
                     let last = begin + steps == x.steps;
                     if begin == 0 && last {
-                        store::<I, C>(&values, tile(first), finish, out);
+                        store::<I, C, _>(&values, tile(first), finish, out);
                     } else {
                         add_chunk::<I, C>(&values, tile(first), begin == 0, last, finish, out);
                     }
                 }
             }
+            let whole = Tile { rows, ..tile(0) };
+            if x.steps <= chunk && whole.valid == width && finish.activation != Activation::None {
+                finish_rows::<I>(whole, finish, out);
+            }
         }
     }
 }
 
-/// The sums of a tile in i32; x `[steps][ROWS]`, w `[steps][C x LANES]`.
+/// The sums of a tile in i32; x `[steps][INT_ROWS]`, w `[steps][C x LANES]`.
 #[inline(always)]
-unsafe fn int_tile<I: Isa, const C: usize>(x: *const u32, w: *const u32, steps: usize) -> [[I::I; C]; ROWS] {
-    /// Steps a turn of the loop.
+pub(super) unsafe fn int_tile<I: Isa, const C: usize>(
+    x: *const u32,
+    w: *const u32,
+    steps: usize,
+) -> [[I::I; C]; INT_ROWS] {
+    /// Steps a turn of the loop; a row's words are whole vectors, so no step is left.
     const TURN: usize = 2;
     unsafe {
-        let mut sums = [[I::zero_i(); C]; ROWS];
-        let mut step = |i: usize| {
-            let (x, w) = (x.add(i * ROWS), w.add(i * C * I::LANES));
-            let w: [I::I; C] = std::array::from_fn(|c| I::load_i(w.add(c * I::LANES)));
-            for r in 0..ROWS {
-                let x = I::splat_i(*x.add(r));
-                for c in 0..C {
-                    sums[r][c] = I::dot(sums[r][c], w[c], x);
+        let mut sums = [[I::zero_i(); C]; INT_ROWS];
+        for first in (0..steps).step_by(TURN) {
+            for i in first..first + TURN {
+                let w: [I::I; C] = std::array::from_fn(|c| I::load_i(w.add((i * C + c) * I::LANES)));
+                for r in 0..INT_ROWS {
+                    let x = I::splat_i(*x.add(i * INT_ROWS + r));
+                    for c in 0..C {
+                        sums[r][c] = I::dot(sums[r][c], w[c], x);
+                    }
                 }
             }
-        };
-        let whole = steps - steps % TURN;
-        for i in (0..whole).step_by(TURN) {
-            for turn in 0..TURN {
-                step(i + turn);
-            }
-        }
-        for i in whole..steps {
-            step(i);
         }
         sums
     }
@@ -274,19 +279,24 @@ struct Tile {
     n: usize,
 }
 
-/// Writes a tile of finished sums.
+/// Writes a tile of sums, finished unless an activation is to come: [`finish_rows`] applies it to the whole panel.
 #[inline(always)]
-unsafe fn store<I: Isa, const C: usize>(sums: &[[I::F; C]; ROWS], tile: Tile, finish: Finish, out: Shared<f32>) {
+unsafe fn store<I: Isa, const C: usize, const R: usize>(
+    sums: &[[I::F; C]; R],
+    tile: Tile,
+    finish: Finish,
+    out: Shared<f32>,
+) {
     unsafe {
         let bias: [I::F; C] = std::array::from_fn(|c| match finish.bias {
             Some(bias) => I::load(bias.padded().as_ptr().add(tile.column + c * I::LANES)),
             None => I::splat(0.0),
         });
         if tile.valid < C * I::LANES {
-            return store_edge::<I, C>(sums, bias, tile, finish, out);
+            return store_edge::<I, C, R>(sums, bias, tile, finish, out);
         }
         let plain = finish.activation == Activation::None;
-        for r in 0..ROWS {
+        for r in 0..R {
             if r >= tile.rows {
                 break;
             }
@@ -299,17 +309,14 @@ unsafe fn store<I: Isa, const C: usize>(sums: &[[I::F; C]; ROWS], tile: Tile, fi
                 I::store(out.at(at + c * I::LANES), v);
             }
         }
-        if !plain {
-            finish_rows::<I>(tile, finish, out);
-        }
     }
 }
 
 /// [`store`] where columns are missing.
 #[cfg_attr(target_arch = "wasm32", inline(never))]
 #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-unsafe fn store_edge<I: Isa, const C: usize>(
-    sums: &[[I::F; C]; ROWS],
+unsafe fn store_edge<I: Isa, const C: usize, const R: usize>(
+    sums: &[[I::F; C]; R],
     bias: [I::F; C],
     tile: Tile,
     finish: Finish,
@@ -330,7 +337,7 @@ unsafe fn store_edge<I: Isa, const C: usize>(
     }
 }
 
-/// Activation and residual of a tile that lies in `out`, whole vectors only.
+/// Activation and residual of a panel's columns that lie in `out`, whole vectors only.
 #[cfg_attr(target_arch = "wasm32", inline(never))]
 #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 unsafe fn finish_rows<I: Isa>(tile: Tile, finish: Finish, out: Shared<f32>) {
@@ -352,7 +359,7 @@ unsafe fn finish_rows<I: Isa>(tile: Tile, finish: Finish, out: Shared<f32>) {
 #[cfg_attr(target_arch = "wasm32", inline(never))]
 #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 unsafe fn add_chunk<I: Isa, const C: usize>(
-    values: &[[I::F; C]; ROWS],
+    values: &[[I::F; C]; INT_ROWS],
     tile: Tile,
     first: bool,
     last: bool,

@@ -10,6 +10,7 @@ mod attention;
 mod conv2d;
 mod elementwise;
 mod functions;
+mod int_attention;
 pub mod isa;
 mod layer_norm;
 mod matmul;
@@ -158,7 +159,10 @@ impl Launcher<'_> {
             }
             Kernel::Attention(k) => {
                 let [out, qkv] = memory.tensors([k.out, k.qkv])?;
-                attention::attention(level, threads, qkv, out, k);
+                match k.arithmetic {
+                    Arithmetic::F32 => attention::attention(level, threads, qkv, out, k),
+                    Arithmetic::Int { .. } => int_attention::int_attention(level, threads, qkv, out, k),
+                }
             }
             Kernel::Elementwise(k) => {
                 let [out, a, b, _] = memory.tensors_or_empty([k.out, k.a], [k.b, None])?;

@@ -49,7 +49,8 @@ impl F32Matrix {
     }
 }
 
-/// `[n, k]` in i8 with one scale a row, as 32-bit words of four i8 (or two i16) along k: `[n / panel][steps][panel]`.
+/// `[n, k]` in i8 with one scale a row, as 32-bit words of four i8 (or two i16) along k: `[n / panel][steps][panel]`. Which
+/// values share a word is told at [`super::Quantized`].
 pub struct IntMatrix {
     pub(super) words: Vec<u32>,
     /// A row's scale, zeros up to a whole panel.
@@ -60,30 +61,37 @@ pub struct IntMatrix {
     pub(super) k: usize,
 }
 
-/// Values of a row that one word holds.
-pub(super) fn values_per_word(level: Level) -> usize {
+/// Values that one word holds.
+fn values_per_word(level: Level) -> usize {
     if level.bytes() { 4 } else { 2 }
+}
+
+/// Words of `k` values: whole vectors.
+pub(super) fn steps_for(level: Level, k: usize) -> usize {
+    let lanes = level.lanes();
+    k.div_ceil(values_per_word(level) * lanes) * lanes
 }
 
 impl IntMatrix {
     /// Packs `w [n, k]`, -127 ..= 127, and `scales [n]`.
     pub fn new(level: Level, w: &[i8], scales: &[f32], n: usize, k: usize) -> IntMatrix {
-        let (panel, per_word) = (level.panel(), values_per_word(level));
-        let steps = k.div_ceil(per_word);
+        let (panel, lanes, per_word) = (level.panel(), level.lanes(), values_per_word(level));
+        let steps = steps_for(level, k);
         let mut words = vec![0u32; n.next_multiple_of(panel) * steps];
         let mut padded = vec![0f32; n.next_multiple_of(panel)];
         padded[..n].copy_from_slice(scales);
         let mut sums = vec![0f32; padded.len()];
         for (r, row) in w.chunks_exact(k).enumerate() {
             let base = r / panel * steps * panel + r % panel;
-            for (step, values) in row.chunks(per_word).enumerate() {
-                words[base + step * panel] = values.iter().enumerate().fold(0, |word, (i, &v)| {
-                    word | if per_word == 4 {
-                        u32::from(v as u8) << (8 * i)
+            for (block, values) in row.chunks(per_word * lanes).enumerate() {
+                for (i, &value) in values.iter().enumerate() {
+                    let (step, place) = (block * lanes + i % lanes, i / lanes);
+                    words[base + step * panel] |= if per_word == 4 {
+                        u32::from(value as u8) << (8 * place)
                     } else {
-                        u32::from(v as i16 as u16) << (16 * i)
-                    }
-                });
+                        u32::from(value as i16 as u16) << (16 * place)
+                    };
+                }
             }
             sums[r] = row.iter().map(|&v| i32::from(v)).sum::<i32>() as f32 * scales[r];
         }

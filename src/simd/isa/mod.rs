@@ -15,8 +15,12 @@ pub use wasm::Wasm;
 #[cfg(target_arch = "x86_64")]
 pub use x86::{Avx2, Avx512};
 
-/// Rows of a register tile: 66 and 258 tokens are multiples, and with two vectors of columns a tile fits 16 registers.
+/// Rows of a register tile in f32: 66 and 258 tokens are multiples, and with two vectors of columns a tile and its
+/// operands fit 16 registers.
 pub const ROWS: usize = 6;
+
+/// Rows of a register tile in integers. Six spill in Chromium's compiler, whose dot product wants its sums in place.
+pub const INT_ROWS: usize = 4;
 
 /// Vectors of `LANES` f32 or i32.
 ///
@@ -55,8 +59,12 @@ pub unsafe trait Isa: Copy {
     unsafe fn bits(v: Self::F) -> Self::I;
     unsafe fn from_bits(v: Self::I) -> Self::F;
     unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn and_i(a: Self::I, b: Self::I) -> Self::I;
     /// `v << BITS`.
     unsafe fn shift_left<const BITS: u32>(v: Self::I) -> Self::I;
+    /// `v >> BITS`, zeros coming in.
+    unsafe fn shift_right<const BITS: u32>(v: Self::I) -> Self::I;
+    unsafe fn store_i(p: *mut u32, v: Self::I);
     /// As signed integers to the nearest f32.
     unsafe fn to_float(v: Self::I) -> Self::F;
     /// Each word: `acc + sum of w x`, exactly. With [`Isa::BYTES`], w are four i8 and x four u8 below 128; else both are
@@ -140,6 +148,19 @@ impl Level {
             Level::Avx512 => Avx512::LANES * Avx512::COLUMNS,
             #[cfg(target_arch = "wasm32")]
             Level::Wasm => Wasm::LANES * Wasm::COLUMNS,
+        }
+    }
+
+    /// Values of a vector.
+    pub fn lanes(self) -> usize {
+        match self {
+            Level::Portable => Portable::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Avx2::LANES,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => Avx512::LANES,
+            #[cfg(target_arch = "wasm32")]
+            Level::Wasm => Wasm::LANES,
         }
     }
 

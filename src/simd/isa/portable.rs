@@ -91,6 +91,18 @@ unsafe impl Isa for Portable {
         map(a, b, u32::wrapping_add)
     }
     #[inline(always)]
+    unsafe fn and_i(a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
+        map(a, b, |a, b| a & b)
+    }
+    #[inline(always)]
+    unsafe fn shift_right<const BITS: u32>(v: [u32; 8]) -> [u32; 8] {
+        v.map(|v| v >> BITS)
+    }
+    #[inline(always)]
+    unsafe fn store_i(p: *mut u32, v: [u32; 8]) {
+        unsafe { p.cast::<[u32; 8]>().write_unaligned(v) }
+    }
+    #[inline(always)]
     unsafe fn shift_left<const BITS: u32>(v: [u32; 8]) -> [u32; 8] {
         v.map(|v| v << BITS)
     }

@@ -83,6 +83,18 @@ unsafe impl Isa for Wasm {
         i32x4_add(a, b)
     }
     #[inline(always)]
+    unsafe fn and_i(a: v128, b: v128) -> v128 {
+        v128_and(a, b)
+    }
+    #[inline(always)]
+    unsafe fn shift_right<const BITS: u32>(v: v128) -> v128 {
+        u32x4_shr(v, BITS)
+    }
+    #[inline(always)]
+    unsafe fn store_i(p: *mut u32, v: v128) {
+        unsafe { v128_store(p.cast(), v) }
+    }
+    #[inline(always)]
     unsafe fn shift_left<const BITS: u32>(v: v128) -> v128 {
         i32x4_shl(v, BITS)
     }

@@ -84,6 +84,18 @@ unsafe impl Isa for Avx2 {
         unsafe { _mm256_add_epi32(a, b) }
     }
     #[inline(always)]
+    unsafe fn and_i(a: __m256i, b: __m256i) -> __m256i {
+        unsafe { _mm256_and_si256(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn shift_right<const BITS: u32>(v: __m256i) -> __m256i {
+        unsafe { _mm256_srl_epi32(v, _mm_cvtsi32_si128(BITS as i32)) }
+    }
+    #[inline(always)]
+    unsafe fn store_i(p: *mut u32, v: __m256i) {
+        unsafe { _mm256_storeu_si256(p.cast(), v) }
+    }
+    #[inline(always)]
     unsafe fn shift_left<const BITS: u32>(v: __m256i) -> __m256i {
         unsafe { _mm256_sll_epi32(v, _mm_cvtsi32_si128(BITS as i32)) }
     }
@@ -172,6 +184,18 @@ unsafe impl Isa for Avx512 {
     #[inline(always)]
     unsafe fn add_i(a: __m512i, b: __m512i) -> __m512i {
         unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn and_i(a: __m512i, b: __m512i) -> __m512i {
+        unsafe { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn shift_right<const BITS: u32>(v: __m512i) -> __m512i {
+        unsafe { _mm512_srli_epi32(v, BITS) }
+    }
+    #[inline(always)]
+    unsafe fn store_i(p: *mut u32, v: __m512i) {
+        unsafe { _mm512_storeu_si512(p.cast(), v) }
     }
     #[inline(always)]
     unsafe fn shift_left<const BITS: u32>(v: __m512i) -> __m512i {
