@@ -10,7 +10,7 @@ import type { Event, FromWorker, Reply, Request } from './protocol.js';
 export type Answer = Exclude<Reply, { type: 'error' }>;
 
 /** An event that belongs to a request. */
-export type RequestEvent = Exclude<Event, { type: 'crash' }>;
+export type RequestEvent = Exclude<Event, { type: 'crash' | 'workers' }>;
 
 interface Pending {
   resolve(answer: Answer): void;
@@ -19,6 +19,8 @@ interface Pending {
 }
 
 export class Client {
+  /** Called when fewer workers are left to share the work. */
+  onWorkers: (workers: number) => void = () => {};
   readonly #worker: Worker;
   readonly #pending = new Map<number, Pending>();
   #nextId = 1;
@@ -75,6 +77,10 @@ export class Client {
   #receive(message: FromWorker): void {
     if (message.type === 'crash') {
       this.close(new UvitError(message.error.code, message.error.cause, message.error.remedy));
+      return;
+    }
+    if (message.type === 'workers') {
+      this.onWorkers(message.workers);
       return;
     }
     const pending = this.#pending.get(message.id);

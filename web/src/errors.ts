@@ -1,6 +1,7 @@
 /**
  * The one error type. The codes are those of the Rust crate (`src/error.rs`), word for word, so that a
- * failure has the same name in the page, in the worker and in the command-line tool.
+ * failure has the same name in the page, in the worker and in the command-line tool; the last two can only
+ * happen in a browser.
  */
 
 const CODES = [
@@ -25,6 +26,8 @@ const CODES = [
   'ABORTED',
   'DISPOSED',
   'INTERNAL',
+  'SIMD_UNSUPPORTED',
+  'WORKER_LOST',
 ] as const;
 
 /** What kind of failure an error is; stable across versions. */

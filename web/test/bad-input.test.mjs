@@ -163,7 +163,16 @@ test('settings outside their ranges give INVALID_ARGUMENT, and the pipeline goes
 });
 
 test('options of load() that do not exist give INVALID_ARGUMENT', async () => {
-  for (const options of [{ device: 'npu' }, { dtype: 'q3' }]) {
+  const wrong = [
+    { device: 'npu' },
+    { dtype: 'q3' },
+    { compute: 'int4' },
+    { threads: 0 },
+    { threads: 1.5 },
+    { threads: '2' },
+    { wasm: 'mmx' },
+  ];
+  for (const options of wrong) {
     const error = await withPackage(page, (uvit, [model, given]) => attempt(uvit.load(model, given)), [MODEL, options]);
     assertError(error, 'INVALID_ARGUMENT');
   }
