@@ -46,6 +46,10 @@ pub enum Code {
     OutOfMemory,
     /// The device computed something else than the reference does.
     WrongResult,
+    /// This browser has no WebAssembly SIMD.
+    SimdUnsupported,
+    /// A worker that computed part of a step is gone.
+    WorkerLost,
     /// The caller asked to stop.
     Aborted,
     /// The pipeline was disposed of.
@@ -76,10 +80,26 @@ impl Code {
             Code::DeviceLost => "DEVICE_LOST",
             Code::OutOfMemory => "OUT_OF_MEMORY",
             Code::WrongResult => "WRONG_RESULT",
+            Code::SimdUnsupported => "SIMD_UNSUPPORTED",
+            Code::WorkerLost => "WORKER_LOST",
             Code::Aborted => "ABORTED",
             Code::Disposed => "DISPOSED",
             Code::Internal => "INTERNAL",
         }
+    }
+
+    /// The code of that text, as the workers of a page hand them to each other.
+    pub fn parse(text: &str) -> Option<Code> {
+        let known = [
+            Code::InvalidArgument,
+            Code::NotFinite,
+            Code::OutOfMemory,
+            Code::WorkerLost,
+            Code::Aborted,
+            Code::Disposed,
+            Code::Internal,
+        ];
+        known.into_iter().find(|code| code.as_str() == text)
     }
 
     /// The tool's exit status for this code: 2 for bad settings, 3 for bad files, 4 for devices, 130 for a stop, 70 for bugs.
@@ -102,7 +122,9 @@ impl Code {
             | Code::ShaderFailed
             | Code::DeviceLost
             | Code::OutOfMemory
-            | Code::WrongResult => 4,
+            | Code::WrongResult
+            | Code::SimdUnsupported
+            | Code::WorkerLost => 4,
             Code::Aborted => 130,
             Code::Disposed | Code::Internal => 70,
         }

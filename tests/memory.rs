@@ -6,6 +6,7 @@ mod devices;
 
 use proptest::prelude::*;
 use uvit_web::model::{Batch, Network, uvit};
+use uvit_web::pipeline::LoadOptions;
 use uvit_web::plan::{Capabilities, Place, Program, TensorId, lower};
 
 const GUIDED: Batch = Batch { images: 1, copies: 2 };
@@ -128,7 +129,10 @@ fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
 
     let (manifest, folder) =
         read_manifest(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/web/models/emoji"))).unwrap();
-    let opened = pollster::block_on(Loader::new(manifest, DeviceChoice::WebGpu, None));
+    let opened = pollster::block_on(Loader::new(
+        manifest,
+        LoadOptions { device: DeviceChoice::WebGpu, ..LoadOptions::default() },
+    ));
     let Some(mut loader) = devices::found(opened) else { return };
     for index in 0..loader.shards().len() {
         let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::model::Batch;
 use uvit_web::pipeline::sampling::{Control, forward};
-use uvit_web::pipeline::{DeviceChoice, Generated, LabelChoice, Loader, Pipeline, Request};
-use uvit_web::plan::lower;
+use uvit_web::pipeline::{DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Request};
+use uvit_web::plan::{Compute, lower};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::convert::{SHARD_BYTES, Storing, describe, store, write};
 use uvit_web::weights::manifest::Dtype;
@@ -42,7 +42,8 @@ fn root() -> &'static Path {
 /// A model folder on a device; none if there is no such device here.
 fn load(folder: &Path, device: DeviceChoice, dtype: Dtype) -> Option<Pipeline> {
     let (manifest, folder) = read_manifest(folder).unwrap();
-    let mut loader = devices::found(pollster::block_on(Loader::new(manifest, device, Some(dtype))))?;
+    let options = LoadOptions { device, dtype: Some(dtype), compute: Some(Compute::F32), threads: None };
+    let mut loader = devices::found(pollster::block_on(Loader::new(manifest, options)))?;
     for index in 0..loader.shards().len() {
         let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
         pollster::block_on(loader.add_shard(index, &bytes)).unwrap();

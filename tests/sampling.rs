@@ -7,10 +7,12 @@ mod devices;
 mod golden_sampling;
 
 use uvit_web::pipeline::Executor;
+use uvit_web::plan::Compute;
+use uvit_web::simd::Threads;
 
 #[test]
 fn four_steps_on_the_cpu_give_what_was_recorded() {
-    let picture = pollster::block_on(golden_sampling::draw(&mut Executor::cpu()));
+    let picture = pollster::block_on(golden_sampling::draw(&mut Executor::cpu(Compute::F32, Threads::all())));
     if std::env::var("UVIT_RECORD").is_ok_and(|v| v == "1") {
         let bytes: Vec<u8> = picture.iter().flat_map(|v| v.to_le_bytes()).collect();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recorded/uvit_p8_hd16_4_steps.f32");

@@ -7,6 +7,8 @@ mod twins;
 
 use uvit_web::gpu::kernels::variants;
 use uvit_web::pipeline::Executor;
+use uvit_web::plan::Compute;
+use uvit_web::simd::Threads;
 use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
 
 wasm_bindgen_test_configure!(run_in_browser);
@@ -32,7 +34,7 @@ async fn every_kernel_equals_its_twin() {
 
 #[wasm_bindgen_test]
 async fn four_steps_give_what_the_native_cpu_gives() {
-    for mut executor in [Executor::gpu().await.unwrap(), Executor::cpu()] {
+    for mut executor in [Executor::gpu().await.unwrap(), Executor::cpu(Compute::F32, Threads::default())] {
         let worst = golden_sampling::worst(&golden_sampling::draw(&mut executor).await);
         assert!(worst <= 2.0, "off by {worst} of 255");
     }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use uvit_web::model::Batch;
 use uvit_web::pipeline::Executor;
-use uvit_web::plan::{Op, TensorId, lower};
+use uvit_web::plan::{Compute, Op, TensorId, lower};
 use uvit_web::sampler::{SamplerSettings, TorchGenerator};
+use uvit_web::simd::Threads;
 use uvit_web::weights::checkpoint::Checkpoint;
 use uvit_web::weights::{Data, Manifest, Tensor};
 use uvit_web::{Error, Result};
@@ -29,7 +30,7 @@ pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> R
     let names: Vec<String> = recording.plan.tensors.iter().map(|t| t.name.clone()).collect();
     let keep: Vec<&str> = names.iter().map(String::as_str).filter(|n| !n.is_empty()).collect();
 
-    let mut executor = Executor::cpu();
+    let mut executor = Executor::cpu(Compute::F32, Threads::all());
     for (id, weight) in recording.plan.weight_ids() {
         let (shape, values) = &weights[&weight.name];
         let tensor = Tensor { name: weight.name.clone(), shape: shape.clone(), data: Data::F32(values.clone()) };

@@ -4,7 +4,8 @@ use super::png_out;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use uvit_web::pipeline::sampling::{Control, StepEvent};
-use uvit_web::pipeline::{DeviceChoice, Generated, LabelChoice, Loader, Pipeline, Request};
+use uvit_web::pipeline::{Device, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Request};
+use uvit_web::plan::Compute;
 use uvit_web::sampler::SamplerKind;
 use uvit_web::weights::manifest::Dtype;
 use uvit_web::weights::read_manifest;
@@ -41,16 +42,22 @@ pub struct Arguments {
     /// Which stored dtype
     #[arg(long)]
     dtype: Option<Dtype>,
+    /// Arithmetic on the CPU: quality, fast or f32 (quality if not given); on a GPU it is f32
+    #[arg(long)]
+    compute: Option<Compute>,
+    /// Threads on the CPU (all cores if not given)
+    #[arg(long)]
+    threads: Option<usize>,
     /// The file to write; with --count N, NAME-SEED.png each and a contact sheet NAME.png
     #[arg(long, short, default_value = "uvit.png")]
     out: PathBuf,
 }
 
 /// Loads a model from files.
-pub fn load(model: &Path, device: DeviceChoice, dtype: Option<Dtype>) -> Result<Pipeline> {
+pub fn load(model: &Path, options: LoadOptions) -> Result<Pipeline> {
     let (manifest, folder) = read_manifest(model)?;
     pollster::block_on(async {
-        let mut loader = Loader::new(manifest, device, dtype).await?;
+        let mut loader = Loader::new(manifest, options).await?;
         let bar = ProgressBar::new(loader.shards().iter().map(|s| s.bytes).sum());
         bar.set_style(style("{msg} {bar:40} {bytes}/{total_bytes}"));
         bar.set_message("loading ");
@@ -85,10 +92,16 @@ pub fn run(a: &Arguments) -> Result<()> {
         let cause = format!("the folder {} does not exist", folder.display());
         return Err(Error::new(Code::Io, cause, "Create it, or give another --out"));
     }
-    let mut pipeline = load(&a.model, a.device, a.dtype)?;
+    let options = LoadOptions { device: a.device, dtype: a.dtype, compute: a.compute, threads: a.threads };
+    let mut pipeline = load(&a.model, options)?;
     let info = pipeline.info().clone();
     let adapter = info.device.adapter.as_ref().map_or(String::new(), |a| format!(" ({})", a.vendor));
-    println!("{} {} on {}{adapter}: {}", info.name, info.dtype.as_str(), info.device.device, info.device.device_reason);
+    let arithmetic = match info.device.device {
+        "cpu" => format!(", {} threads, compute {}", info.threads, info.compute.as_str()),
+        _ => String::new(),
+    };
+    let Device { device, device_reason, .. } = &info.device;
+    println!("{} {} on {device}{adapter}{arithmetic}: {device_reason}", info.name, info.dtype.as_str());
     let request = Request {
         label: a.label.clone().map(|text| text.parse().map_or(LabelChoice::Name(text), LabelChoice::Index)),
         steps: a.steps,

@@ -4,8 +4,8 @@ use super::generate::load;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
 use uvit_web::pipeline::sampling::{Control, forward};
-use uvit_web::pipeline::{DeviceChoice, LabelChoice, Pipeline, Request};
-use uvit_web::plan::lower;
+use uvit_web::pipeline::{DeviceChoice, LabelChoice, LoadOptions, Pipeline, Request};
+use uvit_web::plan::{Compute, lower};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::manifest::Dtype;
 use uvit_web::weights::{checkpoint, convert, read_manifest};
@@ -29,6 +29,9 @@ pub struct Arguments {
     /// cpu, gpu or auto
     #[arg(long, default_value = "cpu")]
     device: DeviceChoice,
+    /// Which arithmetic (all that the device has if not given)
+    #[arg(long)]
+    compute: Vec<Compute>,
     /// Print JSON, one row a line
     #[arg(long)]
     json: bool,
@@ -57,7 +60,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let storing = convert::Storing::plain(Dtype::F32);
     let tensors = convert::store(&reference_manifest, &weights, &storing)?;
     convert::write(reference_manifest, &[(storing, tensors)], &scratch, convert::SHARD_BYTES, true)?;
-    let loaded = load(&scratch, a.device, Some(Dtype::F32));
+    let loaded = load(&scratch, options(a.device, Dtype::F32, Compute::F32));
     let _ = std::fs::remove_dir_all(&scratch);
     let mut reference = loaded?;
     let labels: Vec<u32> = manifest.labels.iter().map(|l| l.index).collect();
@@ -71,29 +74,45 @@ pub fn run(a: &Arguments) -> Result<()> {
         if !a.dtype.is_empty() && !a.dtype.contains(&variant.dtype) {
             continue;
         }
-        let mut pipeline = load(&a.model, a.device, Some(variant.dtype))?;
-        let got = draw(&mut pipeline, a.pictures, &labels, Some(&want.pictures))?;
-        let mut psnr: Vec<f64> = got.pictures.iter().zip(&want.pictures).map(|(a, b)| psnr(a, b)).collect();
-        psnr.sort_by(f64::total_cmp);
-        let mean = psnr.iter().sum::<f64>() / psnr.len() as f64;
-        let median = 0.5 * (psnr[(psnr.len() - 1) / 2] + psnr[psnr.len() / 2]);
-        let cosine = got.forwards.iter().zip(&want.forwards).map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
-        let dtype = variant.dtype.as_str();
-        if a.json {
-            let row = serde_json::json!({
-                "dtype": dtype, "compute": "f32", "bytes": variant.bytes, "psnr_db": mean, "psnr_median_db": median,
-                "psnr_worst_db": psnr[0], "worst_cosine": cosine,
-            });
-            println!("{row}");
-        } else {
-            let megabytes = variant.bytes as f64 / 1e6;
-            println!(
-                "| {dtype} | f32 | {megabytes:.2} | {mean:.2} dB | {median:.2} dB | {:.2} dB | {cosine:.6} |",
-                psnr[0]
-            );
+        for compute in computes(a) {
+            let mut pipeline = load(&a.model, options(a.device, variant.dtype, compute))?;
+            let got = draw(&mut pipeline, a.pictures, &labels, Some(&want.pictures))?;
+            let mut psnr: Vec<f64> = got.pictures.iter().zip(&want.pictures).map(|(a, b)| psnr(a, b)).collect();
+            psnr.sort_by(f64::total_cmp);
+            let mean = psnr.iter().sum::<f64>() / psnr.len() as f64;
+            let median = 0.5 * (psnr[(psnr.len() - 1) / 2] + psnr[psnr.len() / 2]);
+            let cosine = got.forwards.iter().zip(&want.forwards).map(|(a, b)| cosine(a, b)).fold(1.0, f64::min);
+            let dtype = variant.dtype.as_str();
+            if a.json {
+                let row = serde_json::json!({
+                    "dtype": dtype, "compute": compute.as_str(), "bytes": variant.bytes, "psnr_db": mean, "psnr_median_db": median,
+                    "psnr_worst_db": psnr[0], "worst_cosine": cosine,
+                });
+                println!("{row}");
+            } else {
+                let megabytes = variant.bytes as f64 / 1e6;
+                println!(
+                    "| {dtype} | {} | {megabytes:.2} | {mean:.2} dB | {median:.2} dB | {:.2} dB | {cosine:.6} |",
+                    compute.as_str(),
+                    psnr[0]
+                );
+            }
         }
     }
     Ok(())
+}
+
+fn options(device: DeviceChoice, dtype: Dtype, compute: Compute) -> LoadOptions {
+    LoadOptions { device, dtype: Some(dtype), compute: Some(compute), threads: None }
+}
+
+/// Those asked for, or all that the device has.
+fn computes(a: &Arguments) -> Vec<Compute> {
+    match a.device {
+        _ if !a.compute.is_empty() => a.compute.clone(),
+        DeviceChoice::Cpu => vec![Compute::F32, Compute::Quality, Compute::Fast],
+        _ => vec![Compute::F32],
+    }
 }
 
 /// Picture k of n: seed k, label k m / n of m (rounded down), no guidance. Forward k: `x = alpha(t_k) picture_k + sigma(t_k) randn(5000 + k)`,

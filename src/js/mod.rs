@@ -3,14 +3,20 @@
 
 use crate::model::Network;
 use crate::pipeline::sampling::{Control, StepEvent};
-use crate::pipeline::{self, DeviceChoice, Generated, Request, pixels};
+use crate::pipeline::{self, Generated, Helpers, LoadOptions, Part, Request, pixels};
 use crate::sampler::SamplerKind;
 use crate::weights::Manifest;
 use crate::{Code, Error};
-use js_sys::{Float32Array, Function, Reflect, Uint8Array};
+use js_sys::{Array, Float32Array, Float64Array, Function, Promise, Reflect, Uint8Array, Uint32Array};
 use serde_json::json;
 use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
 use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+
+#[cfg(feature = "threads")]
+pub use wasm_bindgen_rayon::init_thread_pool;
 
 #[wasm_bindgen(start)]
 fn start() {
@@ -27,6 +33,17 @@ impl From<Error> for JsValue {
     }
 }
 
+/// What JavaScript threw, if it was ours word for word.
+impl From<JsValue> for Error {
+    fn from(thrown: JsValue) -> Error {
+        let text = |name: &str| Reflect::get(&thrown, &name.into()).ok().and_then(|v| v.as_string());
+        match (text("code").and_then(|code| Code::parse(&code)), text("cause"), text("remedy")) {
+            (Some(code), Some(cause), Some(remedy)) => Error::new(code, cause, remedy),
+            _ => Error::internal(text("message").unwrap_or_else(|| format!("{thrown:?}"))),
+        }
+    }
+}
+
 fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T, Error> {
     serde_json::from_str(json)
         .map_err(|e| Error::new(Code::InvalidArgument, format!("the {what} options: {e}"), "Check names and types"))
@@ -35,7 +52,9 @@ fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T, Er
 /// What this browser can do, as JSON.
 #[wasm_bindgen]
 pub async fn capabilities() -> String {
-    let webgpu = match crate::gpu::Backend::open().await {
+    let opened = crate::gpu::Backend::open().await;
+    let (device, reason) = pipeline::automatic(opened.as_ref().map(crate::gpu::Backend::adapter));
+    let webgpu = match opened {
         Ok(backend) => json!({
             "available": true,
             "adapter": backend.adapter(),
@@ -45,17 +64,10 @@ pub async fn capabilities() -> String {
     };
     json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "cpu": { "simd128": cfg!(target_feature = "simd128") },
+        "auto": { "device": device, "reason": reason },
         "webgpu": webgpu,
     })
     .to_string()
-}
-
-#[derive(Default, serde::Deserialize)]
-#[serde(default)]
-struct LoadOptions {
-    device: DeviceChoice,
-    dtype: Option<crate::weights::manifest::Dtype>,
 }
 
 /// A model on its way to a device.
@@ -68,7 +80,7 @@ impl Loader {
     pub async fn create(manifest: String, options: String) -> Result<Loader, JsValue> {
         let options: LoadOptions = parse("load", &options)?;
         let manifest = Manifest::parse(&manifest)?;
-        Ok(Loader(pipeline::Loader::new(manifest, options.device, options.dtype).await?))
+        Ok(Loader(pipeline::Loader::new(manifest, options).await?))
     }
 
     /// The files to bring, as JSON.
@@ -139,24 +151,34 @@ impl WasmPipeline {
         self.info.clone()
     }
 
-    /// Generates pictures; `on_step(json, preview)` is called after every step.
+    /// One forward of the network: latents `[n, C, H, W]`, the network's times `[n]`, labels `[n]` or none; gives
+    /// `[n, C, H, W]`.
+    pub async fn forward(
+        &self,
+        latents: Float32Array,
+        timesteps: Float64Array,
+        labels: Uint32Array,
+    ) -> Result<Float32Array, JsValue> {
+        let part = Part { latents: latents.to_vec(), times: timesteps.to_vec(), labels: labels.to_vec() };
+        let mut pipeline = self.take()?;
+        let result = pipeline.forward(&part, &|| self.stop.get()).await;
+        self.put_back(pipeline);
+        Ok(Float32Array::from(result?.as_slice()))
+    }
+
+    /// Generates pictures; `on_step(json, preview)` is called after every step. `workers` share the items, this one
+    /// included: `remote(worker, latents, timesteps, labels)` resolves with the forward of worker 1 .. workers - 1.
     pub async fn generate(
         &self,
         options: String,
         start: Option<Float32Array>,
         on_step: Function,
+        workers: usize,
+        remote: Function,
     ) -> Result<WasmResult, JsValue> {
         let mut request: Request = parse("generate", &options)?;
         request.start = start.map(|values| values.to_vec());
-        let taken = self.pipeline.borrow_mut().take();
-        let mut pipeline = taken.ok_or_else(|| {
-            Error::new(
-                Code::Disposed,
-                "the pipeline is disposed of or busy",
-                "Wait for the call in flight, or load again",
-            )
-        })?;
-        self.stop.set(false);
+        let mut pipeline = self.take()?;
         let shape = pipeline.network().image_shape();
         let size = shape.iter().product::<usize>();
         let mut report = |event: StepEvent| {
@@ -169,11 +191,28 @@ impl WasmPipeline {
         };
         let stopped = || self.stop.get();
         let mut control = Control { on_step: &mut report, stopped: &stopped };
-        let result = pipeline.generate(&request, &mut control).await;
+        let helpers = Workers { count: workers.saturating_sub(1), remote };
+        let result = pipeline.generate_with(&request, &mut control, Some(&helpers)).await;
+        self.put_back(pipeline);
+        Ok(WasmResult(result?))
+    }
+
+    fn take(&self) -> Result<pipeline::Pipeline, Error> {
+        let taken = self.pipeline.borrow_mut().take();
+        self.stop.set(false);
+        taken.ok_or_else(|| {
+            Error::new(
+                Code::Disposed,
+                "the pipeline is disposed of or busy",
+                "Wait for the call in flight, or load again",
+            )
+        })
+    }
+
+    fn put_back(&self, pipeline: pipeline::Pipeline) {
         if !self.disposed.get() {
             *self.pipeline.borrow_mut() = Some(pipeline);
         }
-        Ok(WasmResult(result?))
     }
 
     /// Stops the running `generate` at its next chance.
@@ -186,6 +225,31 @@ impl WasmPipeline {
         self.stop.set(true);
         self.disposed.set(true);
         self.pipeline.borrow_mut().take();
+    }
+}
+
+/// Helpers behind a JavaScript function.
+struct Workers {
+    count: usize,
+    remote: Function,
+}
+
+impl Helpers for Workers {
+    fn count(&self) -> usize {
+        self.count
+    }
+
+    fn forward(&self, index: usize, part: Part) -> Pin<Box<dyn Future<Output = crate::Result<Vec<f32>>>>> {
+        let arguments = Array::of4(
+            &JsValue::from_f64(index as f64 + 1.0),
+            &Float32Array::from(part.latents.as_slice()),
+            &Float64Array::from(part.times.as_slice()),
+            &Uint32Array::from(part.labels.as_slice()),
+        );
+        // Called now, and watched from now on, so that a rejection before the answer is awaited is not lost.
+        let answer = self.remote.apply(&JsValue::NULL, &arguments);
+        let answer = answer.map(|promise| JsFuture::from(Promise::resolve(&promise)));
+        Box::pin(async move { Ok(Float32Array::from(answer?.await?).to_vec()) })
     }
 }
 

@@ -1,15 +1,14 @@
 //! Which device runs a model, and why.
 
 use super::Executor;
-#[cfg(feature = "gpu")]
 use super::self_test::self_test;
-#[cfg(feature = "gpu")]
-use crate::Code;
 #[cfg(feature = "gpu")]
 use crate::gpu::Adapter;
 use crate::model::Network;
-use crate::weights::manifest::Variant;
-use crate::{Error, Result};
+use crate::plan::Compute;
+use crate::simd::Threads;
+use crate::weights::manifest::{Dtype, Variant};
+use crate::{Code, Error, Result};
 
 /// What the caller asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
@@ -34,12 +33,26 @@ impl std::str::FromStr for DeviceChoice {
             "webgpu" | "gpu" => Ok(DeviceChoice::WebGpu),
             "cpu" => Ok(DeviceChoice::Cpu),
             _ => Err(Error::new(
-                crate::Code::InvalidArgument,
+                Code::InvalidArgument,
                 format!("there is no device {name:?}"),
                 "Give \"auto\", \"webgpu\" or \"cpu\"",
             )),
         }
     }
+}
+
+/// How a model is to be loaded.
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub struct LoadOptions {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Which stored variant; none: the manifest's first.
+    pub dtype: Option<Dtype>,
+    /// Of Linears; none: [`Compute::Quality`] on the CPU, f32 on a GPU.
+    pub compute: Option<Compute>,
+    /// Threads a kernel on the CPU; none: all cores natively, one in the browser.
+    pub threads: Option<usize>,
 }
 
 /// The device that was chosen.
@@ -55,67 +68,94 @@ pub struct Device {
     pub adapter: Option<Adapter>,
 }
 
-fn cpu(reason: impl Into<String>) -> (Executor, Device) {
+/// Opens a device for a model, which is tested before it is trusted.
+///
+/// # Errors
+/// With [`DeviceChoice::WebGpu`]: `NO_WEBGPU`, `INSECURE_CONTEXT`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`, `WRONG_RESULT`;
+/// `INVALID_ARGUMENT` for arithmetic that GPUs do not have. Else `WRONG_RESULT` where the CPU's kernels are wrong.
+pub async fn open(options: &LoadOptions, network: &Network, variant: &Variant) -> Result<(Executor, Device)> {
+    let reason = match options.device {
+        DeviceChoice::Cpu => "the CPU was asked for".to_owned(),
+        DeviceChoice::WebGpu => {
+            if let Some(compute) = options.compute.filter(|&c| c != Compute::F32) {
+                return Err(Error::new(
+                    Code::InvalidArgument,
+                    format!("compute is {:?}, and WebGPU computes in f32 only", compute.as_str()),
+                    "Leave compute out, or use device \"cpu\"",
+                ));
+            }
+            let why = "WebGPU was asked for, and computes correctly";
+            return open_gpu(false, why, network, variant).await.map_err(|refusal| refusal.0);
+        }
+        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, network, variant).await {
+            Ok(opened) => return Ok(opened),
+            Err(refusal) => refusal.reason(),
+        },
+    };
+    let threads = options.threads.map_or_else(Threads::all, Threads::new);
+    let mut executor = Executor::cpu(options.compute.unwrap_or(Compute::Quality), threads);
+    self_test(&mut executor, network, variant).await?;
     let device = Device {
         device: "cpu",
-        device_reason: reason.into(),
+        device_reason: reason,
         #[cfg(feature = "gpu")]
         adapter: None,
     };
-    (Executor::cpu(), device)
+    Ok((executor, device))
 }
 
-/// Opens a device for a model; a GPU must first pass the self-test.
-///
-/// # Errors
-/// With [`DeviceChoice::WebGpu`]: `NO_WEBGPU`, `INSECURE_CONTEXT`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`, `WRONG_RESULT`.
+const REAL_GPU: &str = "a GPU was found and computes correctly";
+
+/// What [`DeviceChoice::Auto`] would choose before any model is known, and why: "webgpu" or "cpu".
 #[cfg(feature = "gpu")]
-pub async fn open(choice: DeviceChoice, network: &Network, variant: &Variant) -> Result<(Executor, Device)> {
-    if choice == DeviceChoice::Cpu {
-        return Ok(cpu("the CPU was asked for"));
+pub fn automatic(found: std::result::Result<&Adapter, &Error>) -> (&'static str, String) {
+    match found {
+        Ok(adapter) if adapter.is_fallback_adapter => ("cpu", SOFTWARE_ADAPTER.into()),
+        Ok(_) => ("webgpu", "a GPU was found; a model tests it before it runs there".into()),
+        Err(error) => ("cpu", Refusal(error.clone()).reason()),
     }
-    let auto = choice == DeviceChoice::Auto;
-    let reason = match crate::gpu::Executor::open().await {
-        Ok(executor) => {
-            let adapter = executor.backend().adapter().clone();
-            if auto && adapter.is_fallback_adapter {
-                "the only GPU adapter is a software one, which is slower than the CPU".to_owned()
-            } else {
-                let mut executor = Executor::Gpu(Box::new(executor));
-                match self_test(&mut executor, network, variant).await {
-                    Ok(()) => {
-                        let device_reason = match auto {
-                            true => "a GPU was found and computes correctly",
-                            false => "WebGPU was asked for, and computes correctly",
-                        };
-                        let device =
-                            Device { device: "webgpu", device_reason: device_reason.into(), adapter: Some(adapter) };
-                        return Ok((executor, device));
-                    }
-                    Err(error) if auto => format!("the GPU failed its test ({})", error.cause),
-                    Err(error) => return Err(error),
-                }
-            }
-        }
-        Err(error) if auto && error.code == Code::InsecureContext => {
-            "this page is no secure context (https or localhost), so the browser hides WebGPU".to_owned()
-        }
-        Err(error) if auto => error.cause,
-        Err(error) => return Err(error),
-    };
-    Ok(cpu(reason))
 }
 
-/// Opens a device for a model.
-///
-/// # Errors
-/// `NO_WEBGPU` unless the CPU may be used: this build has no GPU executor.
-#[cfg(not(feature = "gpu"))]
-pub async fn open(choice: DeviceChoice, _: &Network, _: &Variant) -> Result<(Executor, Device)> {
-    match choice {
-        DeviceChoice::WebGpu => {
-            Err(Error::new(crate::Code::NoWebGpu, "this build has no GPU executor", "Build with the feature \"gpu\""))
+const SOFTWARE_ADAPTER: &str = "the only GPU adapter is a software one, which is slower than the CPU itself";
+
+/// Why a GPU is not used.
+struct Refusal(Error);
+
+impl Refusal {
+    /// As a sentence for people.
+    fn reason(&self) -> String {
+        match self.0.code {
+            Code::InsecureContext => {
+                "this page is no secure context (https or localhost), so the browser hides WebGPU".into()
+            }
+            Code::WrongResult | Code::ShaderFailed => format!("the GPU failed its test ({})", self.0.cause),
+            _ => self.0.cause.clone(),
         }
-        _ => Ok(cpu("this build has no GPU executor")),
     }
+}
+
+/// The best GPU, once it has passed the self-test; a software adapter only if `real` does not ask for more.
+#[cfg(feature = "gpu")]
+async fn open_gpu(
+    real: bool,
+    why: &str,
+    network: &Network,
+    variant: &Variant,
+) -> std::result::Result<(Executor, Device), Refusal> {
+    let executor = crate::gpu::Executor::open().await.map_err(Refusal)?;
+    let adapter = executor.backend().adapter().clone();
+    if real && adapter.is_fallback_adapter {
+        let remedy = "Use device \"webgpu\" to run on it all the same";
+        return Err(Refusal(Error::new(Code::NoWebGpu, SOFTWARE_ADAPTER, remedy)));
+    }
+    let mut executor = Executor::Gpu(Box::new(executor));
+    self_test(&mut executor, network, variant).await.map_err(Refusal)?;
+    Ok((executor, Device { device: "webgpu", device_reason: why.into(), adapter: Some(adapter) }))
+}
+
+/// This build has no GPU executor.
+#[cfg(not(feature = "gpu"))]
+async fn open_gpu(_: bool, _: &str, _: &Network, _: &Variant) -> std::result::Result<(Executor, Device), Refusal> {
+    let remedy = "Build with the feature \"gpu\"";
+    Err(Refusal(Error::new(Code::NoWebGpu, "this build has no GPU executor", remedy)))
 }

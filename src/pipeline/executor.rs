@@ -2,32 +2,45 @@
 
 #[cfg(feature = "gpu")]
 use crate::gpu;
-use crate::plan::{Capabilities, Program, TensorId, Weight, WeightId};
+use crate::plan::{Capabilities, Compute, Program, TensorId, Weight, WeightId};
+use crate::simd::{self, Threads};
 use crate::{Result, cpu, weights};
 
 /// A device that runs Programs.
 pub enum Executor {
+    /// The plain kernels that all others are compared with.
+    Reference(cpu::Executor),
     /// The CPU.
-    Cpu(cpu::Executor),
+    Cpu(Box<simd::Executor>),
     /// A GPU.
     #[cfg(feature = "gpu")]
     Gpu(Box<gpu::Executor>),
 }
 
+/// One expression for all executors, and one for those whose tensors lie in host memory.
 macro_rules! each {
     ($self:ident, $executor:ident => $body:expr) => {
+        each!($self, $executor => $body, $executor => $body)
+    };
+    ($self:ident, $host:ident => $host_body:expr, $gpu:ident => $gpu_body:expr) => {
         match $self {
-            Executor::Cpu($executor) => $body,
+            Executor::Reference($host) => $host_body,
+            Executor::Cpu($host) => $host_body,
             #[cfg(feature = "gpu")]
-            Executor::Gpu($executor) => $body,
+            Executor::Gpu($gpu) => $gpu_body,
         }
     };
 }
 
 impl Executor {
+    /// The plain kernels.
+    pub fn reference(compute: Compute) -> Executor {
+        Executor::Reference(cpu::Executor::new(compute))
+    }
+
     /// The CPU.
-    pub fn cpu() -> Executor {
-        Executor::Cpu(cpu::Executor::default())
+    pub fn cpu(compute: Compute, threads: Threads) -> Executor {
+        Executor::Cpu(Box::new(simd::Executor::new(compute, threads)))
     }
 
     /// The best GPU.
@@ -49,11 +62,7 @@ impl Executor {
     /// # Errors
     /// `OUT_OF_MEMORY`.
     pub async fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
-        match self {
-            Executor::Cpu(e) => e.load(id, weight, tensor),
-            #[cfg(feature = "gpu")]
-            Executor::Gpu(e) => e.load(id, weight, tensor).await?,
-        }
+        each!(self, e => e.load(id, weight, tensor), e => e.load(id, weight, tensor).await?);
         Ok(())
     }
 
@@ -62,11 +71,7 @@ impl Executor {
     /// # Errors
     /// `OUT_OF_MEMORY`, `SHADER_FAILED`.
     pub async fn prepare(&mut self, program: Program) -> Result<()> {
-        match self {
-            Executor::Cpu(e) => e.prepare(program),
-            #[cfg(feature = "gpu")]
-            Executor::Gpu(e) => e.prepare(program).await,
-        }
+        each!(self, e => e.prepare(program), e => e.prepare(program).await)
     }
 
     /// The Program that runs.
@@ -74,12 +79,12 @@ impl Executor {
     /// # Errors
     /// `INTERNAL` if none was prepared.
     pub fn program(&self) -> Result<&Program> {
-        each!(self, e => e.program())
+        each!(self, e => e.memory().program(), e => e.program())
     }
 
     /// Bytes that were allocated for activations.
     pub fn activation_bytes(&self) -> usize {
-        each!(self, e => e.activation_bytes())
+        each!(self, e => e.memory().bytes(), e => e.activation_bytes())
     }
 
     /// Writes a tensor (dense values) before all later runs.
@@ -87,7 +92,7 @@ impl Executor {
     /// # Errors
     /// `INTERNAL` if the length differs.
     pub fn write(&mut self, id: TensorId, values: &[f32]) -> Result<()> {
-        each!(self, e => e.write(id, values))
+        each!(self, e => e.memory_mut().write(id, values), e => e.write(id, values))
     }
 
     /// Writes a tensor of indices before all later runs.
@@ -95,7 +100,8 @@ impl Executor {
     /// # Errors
     /// `INTERNAL` if the length differs.
     pub fn write_indices(&mut self, id: TensorId, values: &[u32]) -> Result<()> {
-        each!(self, e => e.write_indices(id, values))
+        let bits = || values.iter().map(|&v| f32::from_bits(v)).collect::<Vec<f32>>();
+        each!(self, e => e.memory_mut().write(id, &bits()), e => e.write_indices(id, values))
     }
 
     /// Fills the time embeddings of all items for one network time.
@@ -124,7 +130,7 @@ impl Executor {
         terms: &[(TensorId, usize, f32)],
         clip: Option<(f32, f32)>,
     ) -> Result<()> {
-        each!(self, e => e.combine(out, elements, terms, clip))
+        each!(self, e => e.memory_mut().combine(out, elements, terms, clip), e => e.combine(out, elements, terms, clip))
     }
 
     /// Runs kernels from `from` until `budget` multiply-adds are spent or the Program ends; returns the next kernel.
@@ -140,11 +146,7 @@ impl Executor {
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn finished(&mut self) -> Result<()> {
-        match self {
-            Executor::Cpu(_) => Ok(()),
-            #[cfg(feature = "gpu")]
-            Executor::Gpu(e) => e.finished().await,
-        }
+        each!(self, _e => Ok(()), e => e.finished().await)
     }
 
     /// Reads a tensor (dense values).
@@ -152,17 +154,15 @@ impl Executor {
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn read(&mut self, id: TensorId) -> Result<Vec<f32>> {
-        match self {
-            Executor::Cpu(e) => e.read(id),
-            #[cfg(feature = "gpu")]
-            Executor::Gpu(e) => e.read(id).await,
-        }
+        each!(self, e => e.memory().read(id), e => e.read(id).await)
     }
 
     /// Multiply-adds that one run may spend before the caller gets a turn: a fraction of a second on slow devices.
     pub fn budget(&self) -> u64 {
         match self {
-            Executor::Cpu(_) => 100_000_000,
+            Executor::Reference(_) => 100_000_000,
+            // About 10 ms on one thread.
+            Executor::Cpu(e) => 500_000_000 * e.threads() as u64,
             #[cfg(feature = "gpu")]
             Executor::Gpu(e) if e.backend().adapter().is_fallback_adapter => 500_000_000,
             #[cfg(feature = "gpu")]
@@ -170,12 +170,21 @@ impl Executor {
         }
     }
 
+    /// The arithmetic of Linears.
+    pub fn compute(&self) -> Compute {
+        self.capabilities().compute
+    }
+
+    /// How many threads work on a kernel; one on a GPU.
+    pub fn threads(&self) -> usize {
+        match self {
+            Executor::Cpu(e) => e.threads(),
+            _ => 1,
+        }
+    }
+
     /// Kernel launches submitted to a GPU so far.
     pub fn dispatches(&self) -> u64 {
-        match self {
-            Executor::Cpu(_) => 0,
-            #[cfg(feature = "gpu")]
-            Executor::Gpu(e) => e.dispatches(),
-        }
+        each!(self, _e => 0, e => e.dispatches())
     }
 }

@@ -5,24 +5,28 @@
 
 mod device;
 mod executor;
+mod helpers;
 mod noise;
 pub mod pixels;
 pub mod sampling;
-#[cfg(feature = "gpu")]
 mod self_test;
 mod turn;
 
-pub use device::{Device, DeviceChoice};
+#[cfg(feature = "gpu")]
+pub use device::automatic;
+pub use device::{Device, DeviceChoice, LoadOptions};
 pub use executor::Executor;
+pub use helpers::{Helpers, Part};
 pub use noise::Noise;
 
+use crate::model::Batch;
 use crate::model::Network;
-use crate::plan::Plan;
+use crate::plan::{Compute, Plan};
 use crate::sampler::{SamplerKind, SamplerSettings, recipe};
 use crate::weights::manifest::{Dtype, Manifest, Shard};
 use crate::weights::{ShardReader, Tensor};
 use crate::{Code, Error, Result};
-use sampling::{Control, Inputs, Prepared, Readback, batch, noise_for, sample};
+use sampling::{Control, Inputs, Prepared, Readback, batch, finite, noise_for, sample};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use web_time::Instant;
@@ -46,12 +50,12 @@ impl Loader {
     ///
     /// # Errors
     /// Those of [`ShardReader::new`] and of opening the device.
-    pub async fn new(manifest: Manifest, choice: DeviceChoice, dtype: Option<Dtype>) -> Result<Loader> {
+    pub async fn new(manifest: Manifest, options: LoadOptions) -> Result<Loader> {
         let began = Instant::now();
         let network = manifest.architecture.network();
-        let reader = ShardReader::new(&manifest, dtype)?;
+        let reader = ShardReader::new(&manifest, options.dtype)?;
         let plan = network.record(crate::model::Batch::plain(1))?.plan;
-        let (executor, device) = device::open(choice, &network, reader.variant()).await?;
+        let (executor, device) = device::open(&options, &network, reader.variant()).await?;
         Ok(Loader { manifest, network, plan, reader, executor, device, began })
     }
 
@@ -90,7 +94,8 @@ impl Loader {
         let info = Info {
             name: self.manifest.name.clone(),
             dtype: variant.dtype,
-            compute: "f32",
+            compute: self.executor.compute(),
+            threads: self.executor.threads(),
             bytes: variant.bytes,
             parameters: variant.tensors.values().map(|e| e.shape.iter().product::<usize>() as u64).sum(),
             model_hash,
@@ -110,7 +115,9 @@ pub struct Info {
     /// The stored dtype that was loaded.
     pub dtype: Dtype,
     /// The arithmetic.
-    pub compute: &'static str,
+    pub compute: Compute,
+    /// Threads that work on a kernel.
+    pub threads: usize,
     /// Bytes of the shards.
     pub bytes: u64,
     /// Numbers of the model.
@@ -188,6 +195,8 @@ pub struct Generated {
     pub sampler: SamplerKind,
     /// As used.
     pub eta: f64,
+    /// Workers that shared the items.
+    pub workers: usize,
     /// Times.
     pub timings: Timings,
     /// Kernel launches on the GPU, 0 on the CPU.
@@ -261,11 +270,68 @@ impl Pipeline {
         }
     }
 
+    /// One forward of the network on a batch of its own: latents `[items, channels, height, width]`, the network's time
+    /// and, for networks with labels, the label of each item; returns `[items, channels, height, width]`.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for lengths that contradict each other and labels out of range, `NOT_FINITE` if the result is
+    /// not finite, `ABORTED`, `DEVICE_LOST`, `OUT_OF_MEMORY`.
+    pub async fn forward(&mut self, part: &Part, stopped: &dyn Fn() -> bool) -> Result<Vec<f32>> {
+        let (items, size) = (part.times.len(), self.network.image_shape().iter().product::<usize>());
+        let classes = self.network.classes();
+        let labels = if classes > 0 { items } else { 0 };
+        if !(1..=2 * MAX_COUNT).contains(&items) || part.latents.len() != items * size || part.labels.len() != labels {
+            return Err(invalid(
+                format!(
+                    "{items} timesteps, {} latents and {} labels do not fit together",
+                    part.latents.len(),
+                    part.labels.len()
+                ),
+                format!(
+                    "Give 1 to {} timesteps, {size} latents and {} an item",
+                    2 * MAX_COUNT,
+                    match labels {
+                        0 => "no label",
+                        _ => "one label",
+                    }
+                ),
+            ));
+        }
+        if let Some(label) = part.labels.iter().find(|&&label| label as usize >= classes) {
+            return Err(invalid(
+                format!("label {label} is out of range"),
+                format!("Give labels from 0 to {}", classes - 1),
+            ));
+        }
+        let batch = Batch::plain(items);
+        if !self.prepared.as_ref().is_some_and(|p| p.serves_forward(batch)) {
+            self.prepared = None;
+            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, 0, 1).await?);
+        }
+        let prepared = self.prepared.as_ref().ok_or_else(|| Error::internal("nothing is prepared"))?;
+        let out = prepared.forward(&mut self.executor, part, stopped).await?;
+        finite(&out, "Check the latents and the timesteps")?;
+        Ok(out)
+    }
+
     /// Generates pictures.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` naming the setting, `ABORTED` when stopped, `DEVICE_LOST`, `OUT_OF_MEMORY`.
+    /// `INVALID_ARGUMENT` naming the setting, `ABORTED` when stopped, `NOT_FINITE`, `DEVICE_LOST`, `OUT_OF_MEMORY`.
     pub async fn generate(&mut self, request: &Request, control: &mut Control<'_>) -> Result<Generated> {
+        self.generate_with(request, control, None).await
+    }
+
+    /// [`Pipeline::generate`] with other workers that take part of the items.
+    ///
+    /// # Errors
+    /// Also those of the helpers.
+    pub async fn generate_with(
+        &mut self,
+        request: &Request,
+        control: &mut Control<'_>,
+        helpers: Option<&dyn Helpers>,
+    ) -> Result<Generated> {
         let began = Instant::now();
         let count = request.count.unwrap_or(1);
         if !(1..=MAX_COUNT).contains(&count) {
@@ -301,10 +367,11 @@ impl Pipeline {
         };
         let batch = batch(&inputs);
         let dispatched = self.executor.dispatches();
-        if !self.prepared.as_ref().is_some_and(|p| p.fits(batch, &recipe)) {
+        let workers = 1 + helpers.map_or(0, Helpers::count);
+        if !self.prepared.as_ref().is_some_and(|p| p.fits(batch, &recipe, workers)) {
             self.prepared = None;
             let slots = recipe.scratch_slots;
-            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, slots).await?);
+            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, slots, workers).await?);
         }
         let prepared = self.prepared.as_ref().ok_or_else(|| Error::internal("nothing is prepared"))?;
         let mut on_step = |event: sampling::StepEvent| {
@@ -313,7 +380,7 @@ impl Pipeline {
             (control.on_step)(event);
         };
         let mut watch = Control { on_step: &mut on_step, stopped: control.stopped };
-        let values = sample(&mut self.executor, prepared, &recipe, inputs, &mut watch).await?;
+        let values = sample(&mut self.executor, prepared, &recipe, inputs, &mut watch, helpers).await?;
         let [channels, height, width] = self.network.image_shape();
         Ok(Generated {
             values,
@@ -328,6 +395,7 @@ impl Pipeline {
             seed: request.seed,
             sampler: settings.sampler,
             eta: settings.eta,
+            workers: self.prepared.as_ref().map_or(1, Prepared::workers),
             timings: Timings { total_ms: began.elapsed().as_secs_f64() * 1e3, step_ms },
             dispatches: self.executor.dispatches() - dispatched,
             info: self.info.clone(),

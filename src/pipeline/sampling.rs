@@ -1,6 +1,7 @@
 //! The step loop: walks a sampler's recipe on an executor. Latents, model outputs and the solver's history stay on the
 //! device; what crosses is the noise, the times, and a preview where one is asked for.
 
+use super::helpers::{Helpers, Part, split};
 use super::noise::Noise;
 use super::turn::turn;
 use super::{Executor, noise};
@@ -8,6 +9,7 @@ use crate::model::{Batch, Network, Recording};
 use crate::plan::{Role, TensorId, lower};
 use crate::sampler::{Recipe, Slot, Step, guidance};
 use crate::{Code, Error, Result};
+use std::ops::Range;
 use web_time::Instant;
 
 /// What is read back at every step. Each costs a wait for the device.
@@ -64,15 +66,23 @@ pub struct Inputs<'a> {
 pub struct Prepared {
     batch: Batch,
     scratch_slots: usize,
+    /// What the network reads: the latents themselves, or the first items' copy of them.
+    input: TensorId,
     latents: TensorId,
     label: Option<TensorId>,
-    out: TensorId,
+    /// What the network writes.
+    output: TensorId,
+    /// The prediction of all items: the output itself, or what all workers gave.
+    model: TensorId,
     scratch: Vec<TensorId>,
     preview: TensorId,
+    /// The items of each worker, ours first.
+    parts: Vec<Range<usize>>,
 }
 
 impl Prepared {
-    /// Records, lowers and prepares the network for `batch` with `scratch_slots` buffers for the solver.
+    /// Records, lowers and prepares the network for `batch`, shared by `workers`, with `scratch_slots` buffers for the
+    /// solver.
     ///
     /// # Errors
     /// `OUT_OF_MEMORY`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`.
@@ -81,24 +91,60 @@ impl Prepared {
         network: &Network,
         batch: Batch,
         scratch_slots: usize,
+        workers: usize,
     ) -> Result<Prepared> {
-        let Recording { mut plan, latents, label, out, .. } = network.record(batch)?;
-        let shape = plan.shape(latents).to_vec();
-        let scratch = (0..scratch_slots).map(|_| plan.tensor("", &shape, Role::Persistent)).collect();
-        let preview = plan.tensor("", &shape, Role::Persistent);
+        let parts = split(batch.items(), workers);
+        let alone = parts.len() == 1;
+        let own = if alone { batch } else { Batch::plain(parts[0].len()) };
+        let Recording { mut plan, latents: input, label, out: output, .. } = network.record(own)?;
+        let mut shape = plan.shape(input).to_vec();
+        let mut persistent = |items: usize| {
+            shape[0] = items;
+            plan.tensor("", &shape, Role::Persistent)
+        };
+        let latents = if alone { input } else { persistent(batch.images) };
+        let model = if alone { output } else { persistent(batch.items()) };
+        let scratch = (0..scratch_slots).map(|_| persistent(batch.images)).collect();
+        let preview = persistent(batch.images);
         executor.prepare(lower(&plan, &executor.capabilities(), &[])?).await?;
-        Ok(Prepared { batch, scratch_slots, latents, label, out, scratch, preview })
+        Ok(Prepared { batch, scratch_slots, input, latents, label, output, model, scratch, preview, parts })
     }
 
-    /// Whether it serves this batch and recipe.
-    pub fn fits(&self, batch: Batch, recipe: &Recipe) -> bool {
-        self.batch == batch && self.scratch_slots == recipe.scratch_slots
+    /// Whether it serves this batch and recipe with so many workers.
+    pub fn fits(&self, batch: Batch, recipe: &Recipe, workers: usize) -> bool {
+        self.batch == batch
+            && self.scratch_slots == recipe.scratch_slots
+            && self.parts.len() == workers.min(batch.items())
+    }
+
+    /// How many workers share the items.
+    pub fn workers(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// Whether [`Prepared::forward`] serves this batch.
+    pub fn serves_forward(&self, batch: Batch) -> bool {
+        self.batch == batch && self.parts.len() == 1
+    }
+
+    /// One forward of given items, checked by the caller.
+    ///
+    /// # Errors
+    /// `ABORTED`, `DEVICE_LOST`.
+    pub async fn forward(&self, executor: &mut Executor, part: &Part, stopped: &dyn Fn() -> bool) -> Result<Vec<f32>> {
+        executor.write(self.input, &part.latents)?;
+        executor.write_times(&part.times)?;
+        if let Some(label) = self.label {
+            executor.write_indices(label, &part.labels)?;
+        }
+        forward(executor, stopped).await?;
+        executor.read(self.output).await
     }
 
     fn slot(&self, slot: Slot) -> Result<TensorId> {
         match slot {
             Slot::Latents => Ok(self.latents),
-            Slot::Model => Ok(self.out),
+            Slot::Model => Ok(self.model),
             Slot::Scratch(i) => self
                 .scratch
                 .get(usize::from(i))
@@ -113,7 +159,8 @@ pub fn batch(inputs: &Inputs<'_>) -> Batch {
     Batch { images: inputs.count, copies: if guidance::needs_uncond(inputs.guidance_scale) { 2 } else { 1 } }
 }
 
-/// Walks `recipe`; returns the final latents `[count, channels, height, width]`.
+/// Walks `recipe`; returns the final latents `[count, channels, height, width]`. `helpers` are those that `prepared` was
+/// made for.
 ///
 /// # Errors
 /// `ABORTED` when stopped, `DEVICE_LOST`, `NOT_FINITE` if the result is not finite.
@@ -123,6 +170,7 @@ pub async fn sample(
     recipe: &Recipe,
     mut inputs: Inputs<'_>,
     control: &mut Control<'_>,
+    helpers: Option<&dyn Helpers>,
 ) -> Result<Vec<f32>> {
     let began = Instant::now();
     let view = executor.program()?.view(prepared.latents);
@@ -146,13 +194,15 @@ pub async fn sample(
     };
     start.iter_mut().for_each(|v| *v *= recipe.init_noise_sigma as f32);
     executor.write(prepared.latents, &start)?;
+    let mut labels_of_items = Vec::new();
     if let Some(label) = prepared.label {
         let mut labels = inputs.labels.to_vec();
         if guided {
             let null_class = inputs.null_class.ok_or_else(|| Error::internal("guidance without a null class"))?;
             labels.resize(2 * count, null_class);
         }
-        executor.write_indices(label, &labels)?;
+        labels_of_items = labels;
+        executor.write_indices(label, &labels_of_items[prepared.parts[0].clone()])?;
     }
 
     let terms = |terms: &[(Slot, f64)]| -> Result<Vec<(TensorId, usize, f32)>> {
@@ -176,8 +226,14 @@ pub async fn sample(
     while let Some(instruction) = steps.next() {
         match instruction {
             Step::Eval { network_time, x0 } => {
-                executor.write_times(&vec![*network_time; prepared.batch.items()])?;
-                forward(executor, control.stopped).await?;
+                executor.write_times(&vec![*network_time; prepared.parts[0].len()])?;
+                match helpers.filter(|_| prepared.workers() > 1) {
+                    None => forward(executor, control.stopped).await?,
+                    Some(helpers) => {
+                        let all = Shared { prepared, labels: &labels_of_items, time: *network_time };
+                        all.forward(executor, helpers, control.stopped).await?;
+                    }
+                }
                 if inputs.readback == Readback::Preview {
                     let x0 = terms(&[(Slot::Latents, x0[0]), (Slot::Model, x0[1])])?;
                     executor.combine(prepared.preview, elements, &x0, Some((-1.0, 1.0)))?;
@@ -206,14 +262,62 @@ pub async fn sample(
         }
     }
     let result = executor.read(prepared.latents).await?;
-    if let Some(i) = result.iter().position(|v| !v.is_finite()) {
-        return Err(Error::new(
-            Code::NotFinite,
-            format!("value {i} of the result is {}", result[i]),
-            "Lower the guidance scale, or raise the number of steps",
-        ));
-    }
+    finite(&result, "Lower the guidance scale, or raise the number of steps")?;
     Ok(result)
+}
+
+/// Whether a result is finite.
+///
+/// # Errors
+/// `NOT_FINITE` naming the first value that is not.
+pub fn finite(values: &[f32], remedy: &str) -> Result<()> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(i) => Err(Error::new(Code::NotFinite, format!("value {i} of the result is {}", values[i]), remedy)),
+    }
+}
+
+/// One forward of all items, on all workers.
+struct Shared<'a> {
+    prepared: &'a Prepared,
+    /// Of all items; empty for networks without labels.
+    labels: &'a [u32],
+    time: f64,
+}
+
+impl Shared<'_> {
+    async fn forward(&self, executor: &mut Executor, helpers: &dyn Helpers, stopped: &dyn Fn() -> bool) -> Result<()> {
+        let Prepared { batch, parts, .. } = self.prepared;
+        let latents = executor.read(self.prepared.latents).await?;
+        let size = latents.len() / batch.images;
+        let of_items = |items: &Range<usize>| -> Vec<f32> {
+            items.clone().flat_map(|i| &latents[i % batch.images * size..][..size]).copied().collect()
+        };
+        let mut pending = Vec::with_capacity(parts.len() - 1);
+        for (index, items) in parts[1..].iter().enumerate() {
+            let labels = self.labels.get(items.clone()).unwrap_or_default().to_vec();
+            let part = Part { latents: of_items(items), times: vec![self.time; items.len()], labels };
+            pending.push(helpers.forward(index, part));
+        }
+        executor.write(self.prepared.input, &of_items(&parts[0]))?;
+        forward(executor, stopped).await?;
+        let mut all = executor.read(self.prepared.output).await?;
+        for (answer, items) in pending.into_iter().zip(&parts[1..]) {
+            let values = answer.await?;
+            if values.len() != items.len() * size {
+                return Err(Error::internal(format!("a helper gave {} values for {items:?}", values.len())));
+            }
+            all.extend(values);
+        }
+        if stopped() {
+            return Err(aborted());
+        }
+        executor.write(self.prepared.model, &all)
+    }
+}
+
+fn aborted() -> Error {
+    Error::new(Code::Aborted, "the generation was stopped", "Call generate again")
 }
 
 /// One run of the whole Program, in chunks, with a turn for the host after each.
@@ -226,7 +330,7 @@ pub async fn forward(executor: &mut Executor, stopped: &dyn Fn() -> bool) -> Res
         executor.finished().await?;
         turn().await;
         if stopped() {
-            return Err(Error::new(Code::Aborted, "the generation was stopped", "Call generate again"));
+            return Err(aborted());
         }
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use super::arena::{Interval, place};
 use super::program::*;
-use super::{Op, Plan, Role, TensorId};
+use super::{Compute, Op, Plan, Role, TensorId};
 use crate::{Code, Error, Result};
 
 /// Lowers a Plan. Tensors named in `keep` stay readable after the run, which costs fusion and memory: for tests.
@@ -15,7 +15,7 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
         let t = &plan.tensors[id.0];
         t.role != Role::Scratch || keep.contains(&t.name.as_str())
     };
-    let (kernels, time_embeddings) = fuse(plan, &kept);
+    let (kernels, time_embeddings) = fuse(plan, &kept, capabilities.compute);
 
     let mut views: Vec<View> = plan
         .tensors
@@ -82,7 +82,7 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
 }
 
 /// Walks the operations; an activation or addition that alone consumes a Linear's result joins its kernel.
-fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool) -> (Vec<Kernel>, Vec<(TensorId, TensorId)>) {
+fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<Kernel>, Vec<(TensorId, TensorId)>) {
     let mut kernels = Vec::new();
     let mut time_embeddings = Vec::new();
     let mut done = vec![false; plan.ops.len()];
@@ -125,6 +125,7 @@ fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool) -> (Vec<Kernel>, Vec<(Tens
                     k: shape[shape.len() - 1],
                     k2: skip.map_or(0, |s| plan.shape(s)[plan.shape(s).len() - 1]),
                     n: plan.weights[weight.0].shape[0],
+                    arithmetic: plan.weights[weight.0].precision.arithmetic(compute),
                 }));
             }
             ref op => kernels.push(single(plan, op)),

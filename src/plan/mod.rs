@@ -5,10 +5,12 @@
 //! be read off a Program with no device and no weights at hand. Nothing here knows networks or devices.
 
 mod arena;
+mod arithmetic;
 mod cost;
 mod lower;
 mod program;
 
+pub use arithmetic::{Arithmetic, Compute, INT_CHUNK, LOW_BITS, Precision};
 pub use cost::Cost;
 pub use lower::lower;
 pub use program::{
@@ -79,6 +81,8 @@ pub struct Weight {
     pub shape: Vec<usize>,
     /// How it is read.
     pub usage: WeightUse,
+    /// How coarse the input of a matrix may become.
+    pub precision: Precision,
 }
 
 /// One operation, by meaning. Fields are named as in its formula.
@@ -186,8 +190,15 @@ impl Plan {
         if let Some(found) = self.weights.iter().position(|w| w.name == name) {
             return WeightId(found);
         }
-        self.weights.push(Weight { name, shape: shape.to_vec(), usage });
+        self.weights.push(Weight { name, shape: shape.to_vec(), usage, precision: Precision::Float });
         WeightId(self.weights.len() - 1)
+    }
+
+    /// States how coarse the input of the Linear `name` may become; without it, it stays in floats.
+    pub fn allow(&mut self, name: &str, precision: Precision) {
+        if let Some(weight) = self.weights.iter_mut().find(|w| w.name.strip_suffix(".weight") == Some(name)) {
+            weight.precision = precision;
+        }
     }
 
     /// Gives a tensor a name of its own if it has none, so that lowering can be asked to keep it.

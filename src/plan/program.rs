@@ -1,6 +1,6 @@
 //! The lowered form of a Plan: kernels with all their sizes, and where every tensor lies.
 
-use super::{Role, TensorId, Weight, WeightId};
+use super::{Arithmetic, Compute, Role, TensorId, Weight, WeightId};
 
 /// What an executor can do, as far as lowering cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,13 +11,17 @@ pub struct Capabilities {
     pub offset_align: usize,
     /// The largest range one binding may have, in bytes.
     pub max_binding: usize,
+    /// The arithmetic of Linears.
+    pub compute: Compute,
 }
 
 impl Capabilities {
     /// The plain CPU: dense rows, and what one allocation may have.
-    pub const CPU: Capabilities = Capabilities { row_align: 1, offset_align: 4, max_binding: isize::MAX as usize };
+    pub const CPU: Capabilities =
+        Capabilities { row_align: 1, offset_align: 4, max_binding: isize::MAX as usize, compute: Compute::F32 };
     /// Any WebGPU device, at the specification's default limits.
-    pub const WEBGPU: Capabilities = Capabilities { row_align: 4, offset_align: 256, max_binding: 128 << 20 };
+    pub const WEBGPU: Capabilities =
+        Capabilities { row_align: 4, offset_align: 256, max_binding: 128 << 20, compute: Compute::F32 };
 }
 
 /// Where a tensor lies. Offsets are in bytes.
@@ -109,6 +113,8 @@ pub struct Matmul {
     pub k2: usize,
     /// Output features.
     pub n: usize,
+    /// Of the products.
+    pub arithmetic: Arithmetic,
 }
 
 /// See [`super::Op::LayerNorm`].

@@ -105,6 +105,19 @@ impl Tensor {
         }
     }
 
+    /// The values in i8 with one scale a row: as they are stored, or rounded to nearest. value = q * scale, |q| <= 127.
+    pub fn to_i8_rows(&self) -> (Vec<i8>, Vec<f32>) {
+        if let Data::Q8 { values, scales, group: 0 } = &self.data {
+            return (values.clone(), scales.clone());
+        }
+        match quantize::quantize(&self.name, &[self.rows(), self.columns()], &self.to_f32(), manifest::Dtype::Q8, 0)
+            .data
+        {
+            Data::Q8 { values, scales, .. } => (values, scales),
+            other => unreachable!("quantised to q8, got {other:?}"),
+        }
+    }
+
     /// The index of the first value (or scale) that is NaN or infinite.
     pub fn first_not_finite(&self) -> Option<usize> {
         match &self.data {

@@ -47,9 +47,9 @@ pub async fn draw(executor: &mut Executor) -> Vec<f32> {
         readback: Readback::None,
     };
     let recipe = recipe(&settings).unwrap();
-    let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots).await.unwrap();
+    let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots, 1).await.unwrap();
     let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
-    sample(executor, &prepared, &recipe, inputs, &mut control).await.unwrap()
+    sample(executor, &prepared, &recipe, inputs, &mut control, None).await.unwrap()
 }
 
 /// What the native CPU executor recorded: little-endian f32.

@@ -4,11 +4,12 @@ use super::{Case, Checks, Report, Stop, read_tensors};
 use std::cell::RefCell;
 use uvit_web::model::{Network, uvit};
 use uvit_web::pipeline::Executor;
-use uvit_web::plan::Plan;
+use uvit_web::plan::{Compute, Plan};
+use uvit_web::simd::Threads;
 use uvit_web::weights;
 
 /// The executors' names in reports.
-pub const NAMES: [&str; 2] = ["cpu", "gpu"];
+pub const NAMES: [&str; 3] = ["reference", "cpu", "gpu"];
 
 thread_local! {
     static OPEN: RefCell<Vec<(&'static str, Result<Executor, String>)>> = const { RefCell::new(Vec::new()) };
@@ -19,7 +20,8 @@ pub fn with<T>(name: &'static str, body: impl FnOnce(&mut Executor) -> Result<T,
     OPEN.with_borrow_mut(|open| {
         if !open.iter().any(|(known, _)| *known == name) {
             let opened = match name {
-                "cpu" => Ok(Executor::cpu()),
+                "reference" => Ok(Executor::reference(Compute::F32)),
+                "cpu" => Ok(Executor::cpu(Compute::F32, Threads::all())),
                 _ => pollster::block_on(Executor::gpu()).map_err(|e| e.to_string()),
             };
             open.push((name, opened));

@@ -3,7 +3,7 @@
 
 use half::f16;
 use uvit_web::pipeline::Executor;
-use uvit_web::plan::{Op, Plan, Role, TensorId, WeightId, WeightUse, lower};
+use uvit_web::plan::{Compute, Op, Plan, Precision, Role, TensorId, WeightId, WeightUse, lower};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::{Data, Tensor};
 
@@ -102,7 +102,7 @@ impl Case {
     /// What differs between the device and the CPU, if anything does.
     pub async fn judge(&self, device: &mut Executor) -> Result<(), String> {
         let got = self.run(device).await?;
-        let want = self.run(&mut Executor::cpu()).await?;
+        let want = self.run(&mut Executor::reference(device.compute())).await?;
         compare(&self.name, &got, &want)
     }
 }
@@ -144,6 +144,7 @@ fn matmuls(all: &mut Vec<Case>) {
         (72, 72, 72, 72),
         (257, 90, 0, 36),
         (9, 36, 36, 33),
+        (5, 4097, 0, 8),
     ];
     for stored in STORED {
         for (i, (rows, k, k2, n)) in shapes.into_iter().enumerate() {
@@ -151,6 +152,7 @@ fn matmuls(all: &mut Vec<Case>) {
             let x = case.input(&[1, rows, k]);
             let skip = (k2 > 0).then(|| case.input(&[1, rows, k2]));
             let weight = case.matrix(n, k + k2, stored);
+            case.plan.weights[weight.index()].precision = [Precision::Narrow, Precision::Wide][i % 2];
             let bias = (i % 3 != 0).then(|| case.floats(&[n], WeightUse::Floats));
             let shape = [1, rows, n];
             let mut out = case.plan.scratch("", &shape);
@@ -266,13 +268,13 @@ pub async fn judge_combine(device: &mut Executor) -> Result<usize, String> {
     {
         let name = format!("combine {terms} terms of {elements}, clip {clip}");
         let mut got = Vec::new();
-        for executor in [&mut *device, &mut Executor::cpu()] {
+        for executor in [&mut *device, &mut Executor::reference(Compute::F32)] {
             got.push(combine(executor, elements, terms, clip).await.map_err(|e| format!("{name}: {e}"))?);
         }
         compare(&name, &got[0], &got[1])?;
         judged += 1;
     }
-    for executor in [&mut *device, &mut Executor::cpu()] {
+    for executor in [&mut *device, &mut Executor::reference(Compute::F32)] {
         let sum = clip_a_nan(executor).await.map_err(|e| e.to_string())?;
         if !sum[0].is_nan() || sum[1..] != [1.0, -1.0, 0.25] {
             return Err(format!("clipping a NaN, 3, -inf and 0.25 gives {sum:?}"));

@@ -74,9 +74,9 @@ pub fn judge(case: &Case, report: &mut Report) {
             states.extend(event.values.into_iter().flatten().map(f64::from));
         };
         let last = pollster::block_on(async {
-            let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots).await?;
+            let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots, 1).await?;
             let mut control = Control { on_step: &mut on_step, stopped: &|| false };
-            sample(executor, &prepared, &recipe, inputs, &mut control).await
+            sample(executor, &prepared, &recipe, inputs, &mut control, None).await
         })?;
         let last: Vec<f64> = last.into_iter().map(f64::from).collect();
         let tolerance = case.tolerance("states")?;

@@ -1,0 +1,28 @@
+//! `out = activation(a) + b`: what could not be fused.
+
+use super::functions::activate as activate_vector;
+use super::isa::{Isa, kernels};
+use crate::plan::Activation;
+
+kernels! {
+    /// All of one length; `b` may be empty, which adds nothing.
+    pub fn elementwise(a: &[f32], b: &[f32], activation: Activation, out: &mut [f32]) = elementwise_with;
+}
+
+#[inline(always)]
+unsafe fn elementwise_with<I: Isa>(a: &[f32], b: &[f32], activation: Activation, out: &mut [f32]) {
+    assert!(a.len() == out.len() && (b.is_empty() || b.len() == out.len()));
+    let mut line = [0f32; 16];
+    for (i, out) in out.chunks_mut(I::LANES).enumerate() {
+        let at = i * I::LANES;
+        line[..out.len()].copy_from_slice(&a[at..at + out.len()]);
+        // SAFETY: a line holds a vector; the caller's target features are those of I.
+        unsafe {
+            let v = activate_vector::<I>(activation, I::load(line.as_ptr()));
+            I::store(line.as_mut_ptr(), v);
+        }
+        for (j, out) in out.iter_mut().enumerate() {
+            *out = line[j] + if b.is_empty() { 0.0 } else { b[at + j] };
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! One vector type a processor, behind one trait, so that every kernel is written once.
+//!
+//! A kernel is a generic function over [`Isa`], inlined into one function an instruction set whose target features are
+//! switched on ([`kernels!`]); natively [`Level::detect`] picks at run time, a wasm module has the one it was built for.
+
+mod portable;
+#[cfg(target_arch = "wasm32")]
+mod wasm;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use portable::Portable;
+#[cfg(target_arch = "wasm32")]
+pub use wasm::Wasm;
+#[cfg(target_arch = "x86_64")]
+pub use x86::{Avx2, Avx512};
+
+/// Rows of a register tile: 66 and 258 tokens are multiples, and with two vectors of columns a tile fits 16 registers.
+pub const ROWS: usize = 6;
+
+/// Vectors of `LANES` f32 or i32.
+///
+/// # Safety
+/// Every function needs the target features of its instruction set; loads and stores read and write `LANES` values.
+#[allow(missing_docs)] // what the name says
+pub unsafe trait Isa: Copy {
+    /// `LANES` f32.
+    type F: Copy;
+    /// `LANES` words of 32 bits.
+    type I: Copy;
+    /// Values of a vector.
+    const LANES: usize;
+    /// Vectors of columns in a register tile.
+    const COLUMNS: usize;
+    /// Whether [`Isa::dot`] takes four bytes a word, else two 16-bit numbers.
+    const BYTES: bool;
+
+    unsafe fn splat(v: f32) -> Self::F;
+    unsafe fn load(p: *const f32) -> Self::F;
+    unsafe fn store(p: *mut f32, v: Self::F);
+    unsafe fn add(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn sub(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn mul(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn div(a: Self::F, b: Self::F) -> Self::F;
+    /// `a < b ? a : b`: b where either is NaN.
+    unsafe fn min(a: Self::F, b: Self::F) -> Self::F;
+    /// `a > b ? a : b`: b where either is NaN.
+    unsafe fn max(a: Self::F, b: Self::F) -> Self::F;
+    /// `a b + c`, rounded once or twice as the processor likes it best.
+    unsafe fn madd(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+
+    unsafe fn zero_i() -> Self::I;
+    unsafe fn load_i(p: *const u32) -> Self::I;
+    unsafe fn splat_i(v: u32) -> Self::I;
+    unsafe fn bits(v: Self::F) -> Self::I;
+    unsafe fn from_bits(v: Self::I) -> Self::F;
+    unsafe fn add_i(a: Self::I, b: Self::I) -> Self::I;
+    /// `v << BITS`.
+    unsafe fn shift_left<const BITS: u32>(v: Self::I) -> Self::I;
+    /// As signed integers to the nearest f32.
+    unsafe fn to_float(v: Self::I) -> Self::F;
+    /// Each word: `acc + sum of w x`, exactly. With [`Isa::BYTES`], w are four i8 and x four u8 below 128; else both are
+    /// two i16.
+    unsafe fn dot(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+
+    /// The sum of the lanes, in pairs.
+    #[inline(always)]
+    unsafe fn sum(v: Self::F) -> f32 {
+        unsafe { Self::fold(v, |a, b| a + b) }
+    }
+
+    /// Combines the lanes, in pairs.
+    #[inline(always)]
+    unsafe fn fold(v: Self::F, f: impl Fn(f32, f32) -> f32) -> f32 {
+        let mut lanes = [0f32; 16];
+        unsafe { Self::store(lanes.as_mut_ptr(), v) };
+        let mut n = Self::LANES;
+        while n > 1 {
+            n /= 2;
+            for i in 0..n {
+                lanes[i] = f(lanes[i], lanes[i + n]);
+            }
+        }
+        lanes[0]
+    }
+}
+
+/// The instruction sets that a kernel is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Arrays that the compiler vectorises as it can: NEON on Arm, SSE2 on old x86.
+    Portable,
+    /// AVX2 and FMA.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL and VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// simd128, with relaxed SIMD if the module was built for it.
+    #[cfg(target_arch = "wasm32")]
+    Wasm,
+}
+
+impl Level {
+    /// All that this processor has, the best last.
+    pub fn all() -> Vec<Level> {
+        #[allow(unused_mut)]
+        let mut levels = vec![Level::Portable];
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                levels.push(Level::Avx2);
+            }
+            let needed = is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni");
+            if needed {
+                levels.push(Level::Avx512);
+            }
+        }
+        #[cfg(target_arch = "wasm32")]
+        levels.push(Level::Wasm);
+        levels
+    }
+
+    /// The best that this processor has.
+    pub fn detect() -> Level {
+        Level::all().pop().unwrap_or(Level::Portable)
+    }
+
+    /// Columns of a panel of packed weights.
+    pub fn panel(self) -> usize {
+        match self {
+            Level::Portable => Portable::LANES * Portable::COLUMNS,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Avx2::LANES * Avx2::COLUMNS,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => Avx512::LANES * Avx512::COLUMNS,
+            #[cfg(target_arch = "wasm32")]
+            Level::Wasm => Wasm::LANES * Wasm::COLUMNS,
+        }
+    }
+
+    /// Whether integer weights are packed as bytes, else as 16-bit numbers.
+    pub fn bytes(self) -> bool {
+        match self {
+            Level::Portable => Portable::BYTES,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Avx2::BYTES,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => Avx512::BYTES,
+            #[cfg(target_arch = "wasm32")]
+            Level::Wasm => Wasm::BYTES,
+        }
+    }
+}
+
+/// Compiles a function that is generic over [`Isa`] once an instruction set, and dispatches over [`Level`].
+macro_rules! kernels {
+    ($($(#[$meta:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) = $generic:ident;)*) => {$(
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $visibility fn $name(level: $crate::simd::isa::Level, $($argument: $type),*) {
+            use $crate::simd::isa::Level;
+            // SAFETY: a Level is only made where its instruction set was detected, or compiled for.
+            match level {
+                Level::Portable => unsafe { $generic::<$crate::simd::isa::Portable>($($argument),*) },
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx2 => {
+                    #[target_feature(enable = "avx2,fma")]
+                    unsafe fn avx2($($argument: $type),*) {
+                        unsafe { $generic::<$crate::simd::isa::Avx2>($($argument),*) }
+                    }
+                    unsafe { avx2($($argument),*) }
+                }
+                #[cfg(target_arch = "x86_64")]
+                Level::Avx512 => {
+                    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+                    unsafe fn avx512($($argument: $type),*) {
+                        unsafe { $generic::<$crate::simd::isa::Avx512>($($argument),*) }
+                    }
+                    unsafe { avx512($($argument),*) }
+                }
+                #[cfg(target_arch = "wasm32")]
+                Level::Wasm => unsafe { $generic::<$crate::simd::isa::Wasm>($($argument),*) },
+            }
+        }
+    )*};
+}
+pub(crate) use kernels;

@@ -1,0 +1,388 @@
+//! `out = activation(cat(x, x2) W^T + bias) + residual` in register tiles of [`ROWS`] rows and one panel of columns.
+//!
+//! In integers ([`int_matmul`]) a token's sum is `S = sum of q w`, exact in i32 over at most [`INT_CHUNK`] inputs, and
+//! `x W^T = scale_x scale_w S + min_x scale_w (sum of w)`. Where the dot product takes bytes below 128, 12 bits are two
+//! register rows, `q = 32 high + low`.
+
+use super::functions::activate;
+use super::isa::{Isa, Level, ROWS, kernels};
+use super::pack::{F32Matrix, Floats, IntMatrix, values_per_word};
+use super::quantize::Quantized;
+use super::threads::{Shared, Threads};
+use crate::plan::{Activation, INT_CHUNK, LOW_BITS};
+
+/// What follows the sums.
+#[derive(Clone, Copy)]
+pub struct Finish<'a> {
+    /// `[n]`.
+    pub bias: Option<&'a Floats>,
+    /// Applied before the residual.
+    pub activation: Activation,
+    /// `[rows, n]`.
+    pub residual: Option<&'a [f32]>,
+}
+
+/// In f32: x `[rows, k]`, x2 `[rows, k2]`, w `[n, k + k2]`, out `[rows, n]`.
+pub fn f32_matmul(
+    level: Level,
+    threads: &Threads,
+    (x, k): (&[f32], usize),
+    (x2, k2): (&[f32], usize),
+    w: &F32Matrix,
+    finish: Finish,
+    out: &mut [f32],
+) {
+    assert_eq!(w.k, k + k2);
+    let rows = out.len() / w.n;
+    assert!(x.len() >= rows * k && x2.len() >= rows * k2 && out.len() == rows * w.n);
+    let out = Shared::of(out);
+    threads.parts(w.n.div_ceil(level.panel()), |from, to| {
+        f32_panels(level, x, k, x2, k2, w, finish, out, rows, from..to);
+    });
+}
+
+/// In integers: x quantised, w `[n, k]` in i8, out `[rows, n]`.
+pub fn int_matmul(level: Level, threads: &Threads, x: &Quantized, w: &IntMatrix, finish: Finish, out: &mut [f32]) {
+    let rows = out.len() / w.n;
+    assert!(x.steps == w.k.div_ceil(values_per_word(level)) && x.scales.len() >= rows && out.len() == rows * w.n);
+    let out = Shared::of(out);
+    threads.parts(w.n.div_ceil(level.panel()), |from, to| {
+        int_panels(level, x, w, finish, out, rows, from..to);
+    });
+}
+
+kernels! {
+    fn f32_panels(
+        x: &[f32], k: usize, x2: &[f32], k2: usize, w: &F32Matrix, finish: Finish, out: Shared<f32>, rows: usize,
+        panels: std::ops::Range<usize>,
+    ) = f32_panels_with;
+    fn int_panels(
+        x: &Quantized, w: &IntMatrix, finish: Finish, out: Shared<f32>, rows: usize, panels: std::ops::Range<usize>,
+    ) = int_panels_with;
+}
+
+/// The widest panel of all instruction sets.
+const WIDEST: usize = 64;
+
+#[inline(always)]
+unsafe fn f32_panels_with<I: Isa>(
+    x: &[f32],
+    k: usize,
+    x2: &[f32],
+    k2: usize,
+    w: &F32Matrix,
+    finish: Finish,
+    out: Shared<f32>,
+    rows: usize,
+    panels: std::ops::Range<usize>,
+) {
+    unsafe {
+        match I::COLUMNS {
+            1 => f32_panels_of::<I, 1>(x, k, x2, k2, w, finish, out, rows, panels),
+            2 => f32_panels_of::<I, 2>(x, k, x2, k2, w, finish, out, rows, panels),
+            _ => f32_panels_of::<I, 4>(x, k, x2, k2, w, finish, out, rows, panels),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn f32_panels_of<I: Isa, const C: usize>(
+    x: &[f32],
+    k: usize,
+    x2: &[f32],
+    k2: usize,
+    w: &F32Matrix,
+    finish: Finish,
+    out: Shared<f32>,
+    rows: usize,
+    panels: std::ops::Range<usize>,
+) {
+    let width = C * I::LANES;
+    for panel in panels {
+        let column = panel * width;
+        let valid = width.min(w.n - column);
+        for first in (0..rows).step_by(ROWS) {
+            // SAFETY: row numbers are kept below `rows`, whose values the caller's assertions found in x, x2 and out;
+            // the panel has (k + k2) x width values; panels, and so columns of `out`, belong to one thread each.
+            unsafe {
+                let row = |r: usize| (first + r).min(rows - 1);
+                let weights = w.panels.as_ptr().add(panel * w.k * width);
+                let mut sums = [[I::splat(0.0); C]; ROWS];
+                f32_tile::<I, C>(std::array::from_fn(|r| x.as_ptr().add(row(r) * k)), weights, k, &mut sums);
+                if k2 > 0 {
+                    let weights = weights.add(k * width);
+                    f32_tile::<I, C>(std::array::from_fn(|r| x2.as_ptr().add(row(r) * k2)), weights, k2, &mut sums);
+                }
+                let tile = Tile { first, rows: ROWS.min(rows - first), column, valid, n: w.n };
+                store::<I, C>(&sums, tile, finish, out);
+            }
+        }
+    }
+}
+
+/// `sums[r] += x[r] W` over a panel's `k` rows of `C` vectors.
+#[inline(always)]
+pub(super) unsafe fn f32_tile<I: Isa, const C: usize>(
+    x: [*const f32; ROWS],
+    w: *const f32,
+    k: usize,
+    sums: &mut [[I::F; C]; ROWS],
+) {
+    /// Inputs a turn: the rows' addresses move on once for all of them.
+    const TURN: usize = 4;
+    unsafe {
+        let mut step = |i: usize, w: *const f32| {
+            let w: [I::F; C] = std::array::from_fn(|c| I::load(w.add(c * I::LANES)));
+            for r in 0..ROWS {
+                let a = I::splat(*x[r].add(i));
+                for c in 0..C {
+                    sums[r][c] = I::madd(a, w[c], sums[r][c]);
+                }
+            }
+        };
+        let whole = k - k % TURN;
+        for i in (0..whole).step_by(TURN) {
+            for turn in 0..TURN {
+                step(i + turn, w.add((i + turn) * C * I::LANES));
+            }
+        }
+        for i in whole..k {
+            step(i, w.add(i * C * I::LANES));
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn int_panels_with<I: Isa>(
+    x: &Quantized,
+    w: &IntMatrix,
+    finish: Finish,
+    out: Shared<f32>,
+    rows: usize,
+    panels: std::ops::Range<usize>,
+) {
+    unsafe {
+        match (I::COLUMNS, I::BYTES && x.planes == 2) {
+            (1, false) => int_panels_of::<I, 1, 1>(x, w, finish, out, rows, panels),
+            (1, true) => int_panels_of::<I, 1, 2>(x, w, finish, out, rows, panels),
+            (2, false) => int_panels_of::<I, 2, 1>(x, w, finish, out, rows, panels),
+            (2, true) => int_panels_of::<I, 2, 2>(x, w, finish, out, rows, panels),
+            (_, false) => int_panels_of::<I, 4, 1>(x, w, finish, out, rows, panels),
+            (_, true) => int_panels_of::<I, 4, 2>(x, w, finish, out, rows, panels),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
+    x: &Quantized,
+    w: &IntMatrix,
+    finish: Finish,
+    out: Shared<f32>,
+    rows: usize,
+    panels: std::ops::Range<usize>,
+) {
+    let width = C * I::LANES;
+    let chunk = INT_CHUNK / if I::BYTES { 4 } else { 2 };
+    let tokens = ROWS / PLANES;
+    for panel in panels {
+        let column = panel * width;
+        let tile = |first: usize| Tile {
+            first,
+            rows: tokens.min(rows - first),
+            column,
+            valid: width.min(w.n - column),
+            n: w.n,
+        };
+        // SAFETY: tiles and panels have `steps` x ROWS and `steps` x width words; scales and sums are padded to whole
+        // panels, scales and mins of tokens to whole tiles; columns of `out` belong to one thread each.
+        unsafe {
+            let scales: [I::F; C] = std::array::from_fn(|c| I::load(w.scales.as_ptr().add(column + c * I::LANES)));
+            let weight_sums: [I::F; C] = std::array::from_fn(|c| I::load(w.sums.as_ptr().add(column + c * I::LANES)));
+            for begin in (0..x.steps).step_by(chunk) {
+                let steps = chunk.min(x.steps - begin);
+                let weights = w.words.as_ptr().add((panel * x.steps + begin) * width);
+                for first in (0..rows).step_by(tokens) {
+                    let words = x.words.as_ptr().add((first / tokens * x.steps + begin) * ROWS);
+                    let sums = int_tile::<I, C>(words, weights, steps);
+                    let mut values = [[I::splat(0.0); C]; ROWS];
+                    for token in 0..tokens {
+                        let r = token * PLANES;
+                        let scale = I::splat(x.scales[first + token]);
+                        let least = I::splat(x.mins[first + token]);
+                        for c in 0..C {
+                            let sum = if PLANES == 2 {
+                                I::add_i(I::shift_left::<LOW_BITS>(sums[r + 1][c]), sums[r][c])
+                            } else {
+                                sums[r][c]
+                            };
+                            let value = I::mul(I::to_float(sum), I::mul(scale, scales[c]));
+                            values[token][c] =
+                                if begin == 0 { I::add(value, I::mul(least, weight_sums[c])) } else { value };
+                        }
+                    }
+                    let last = begin + steps == x.steps;
+                    if begin == 0 && last {
+                        store::<I, C>(&values, tile(first), finish, out);
+                    } else {
+                        add_chunk::<I, C>(&values, tile(first), begin == 0, last, finish, out);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sums of a tile in i32; x `[steps][ROWS]`, w `[steps][C x LANES]`.
+#[inline(always)]
+unsafe fn int_tile<I: Isa, const C: usize>(x: *const u32, w: *const u32, steps: usize) -> [[I::I; C]; ROWS] {
+    /// Steps a turn of the loop.
+    const TURN: usize = 2;
+    unsafe {
+        let mut sums = [[I::zero_i(); C]; ROWS];
+        let mut step = |i: usize| {
+            let (x, w) = (x.add(i * ROWS), w.add(i * C * I::LANES));
+            let w: [I::I; C] = std::array::from_fn(|c| I::load_i(w.add(c * I::LANES)));
+            for r in 0..ROWS {
+                let x = I::splat_i(*x.add(r));
+                for c in 0..C {
+                    sums[r][c] = I::dot(sums[r][c], w[c], x);
+                }
+            }
+        };
+        let whole = steps - steps % TURN;
+        for i in (0..whole).step_by(TURN) {
+            for turn in 0..TURN {
+                step(i + turn);
+            }
+        }
+        for i in whole..steps {
+            step(i);
+        }
+        sums
+    }
+}
+
+/// Where a tile lies in `out [.., n]`.
+#[derive(Clone, Copy)]
+struct Tile {
+    first: usize,
+    rows: usize,
+    column: usize,
+    /// Columns that exist.
+    valid: usize,
+    n: usize,
+}
+
+/// Writes a tile of finished sums.
+#[inline(always)]
+unsafe fn store<I: Isa, const C: usize>(sums: &[[I::F; C]; ROWS], tile: Tile, finish: Finish, out: Shared<f32>) {
+    unsafe {
+        let bias: [I::F; C] = std::array::from_fn(|c| match finish.bias {
+            Some(bias) => I::load(bias.padded().as_ptr().add(tile.column + c * I::LANES)),
+            None => I::splat(0.0),
+        });
+        if tile.valid < C * I::LANES {
+            return store_edge::<I, C>(sums, bias, tile, finish, out);
+        }
+        let plain = finish.activation == Activation::None;
+        for r in 0..ROWS {
+            if r >= tile.rows {
+                break;
+            }
+            let at = (tile.first + r) * tile.n + tile.column;
+            for c in 0..C {
+                let mut v = I::add(sums[r][c], bias[c]);
+                if let (true, Some(residual)) = (plain, finish.residual) {
+                    v = I::add(v, I::load(residual.as_ptr().add(at + c * I::LANES)));
+                }
+                I::store(out.at(at + c * I::LANES), v);
+            }
+        }
+        if !plain {
+            finish_rows::<I>(tile, finish, out);
+        }
+    }
+}
+
+/// [`store`] where columns are missing.
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+unsafe fn store_edge<I: Isa, const C: usize>(
+    sums: &[[I::F; C]; ROWS],
+    bias: [I::F; C],
+    tile: Tile,
+    finish: Finish,
+    out: Shared<f32>,
+) {
+    let mut line = [0f32; WIDEST];
+    unsafe {
+        for r in 0..tile.rows {
+            let at = (tile.first + r) * tile.n + tile.column;
+            for c in 0..C {
+                let v = activate::<I>(finish.activation, I::add(sums[r][c], bias[c]));
+                I::store(line.as_mut_ptr().add(c * I::LANES), v);
+            }
+            for i in 0..tile.valid {
+                *out.at(at + i) = line[i] + finish.residual.map_or(0.0, |residual| residual[at + i]);
+            }
+        }
+    }
+}
+
+/// Activation and residual of a tile that lies in `out`, whole vectors only.
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+unsafe fn finish_rows<I: Isa>(tile: Tile, finish: Finish, out: Shared<f32>) {
+    unsafe {
+        for r in 0..tile.rows {
+            let at = (tile.first + r) * tile.n + tile.column;
+            for i in (at..at + tile.valid).step_by(I::LANES) {
+                let mut v = activate::<I>(finish.activation, I::load(out.at(i)));
+                if let Some(residual) = finish.residual {
+                    v = I::add(v, I::load(residual.as_ptr().add(i)));
+                }
+                I::store(out.at(i), v);
+            }
+        }
+    }
+}
+
+/// One of several chunks of the inputs, added up in `out`; the last one finishes.
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+unsafe fn add_chunk<I: Isa, const C: usize>(
+    values: &[[I::F; C]; ROWS],
+    tile: Tile,
+    first: bool,
+    last: bool,
+    finish: Finish,
+    out: Shared<f32>,
+) {
+    let mut line = [0f32; WIDEST];
+    unsafe {
+        for r in 0..tile.rows {
+            let at = (tile.first + r) * tile.n + tile.column;
+            for c in 0..C {
+                I::store(line.as_mut_ptr().add(c * I::LANES), values[r][c]);
+            }
+            for i in 0..tile.valid {
+                line[i] += if first { 0.0 } else { *out.at(at + i) };
+            }
+            for c in 0..C {
+                let mut v = I::load(line.as_ptr().add(c * I::LANES));
+                if last {
+                    if let Some(bias) = finish.bias {
+                        v = I::add(v, I::load(bias.padded().as_ptr().add(tile.column + c * I::LANES)));
+                    }
+                    v = activate::<I>(finish.activation, v);
+                }
+                I::store(line.as_mut_ptr().add(c * I::LANES), v);
+            }
+            for i in 0..tile.valid {
+                let residual = if last { finish.residual.map_or(0.0, |residual| residual[at + i]) } else { 0.0 };
+                *out.at(at + i) = line[i] + residual;
+            }
+        }
+    }
+}

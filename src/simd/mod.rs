@@ -1,0 +1,198 @@
+//! The fast CPU executor: WebAssembly SIMD in the browser, AVX2, AVX-512 or what the compiler makes of plain arrays
+//! natively.
+//!
+//! Every kernel is written once, over vectors of the instruction set ([`isa`]), and compared with its twin in
+//! [`crate::cpu`]. Linears run in f32 or in integers as the Program's [`Arithmetic`] says; integer kernels give the same
+//! bits on every instruction set. Our own tiles instead of a matmul crate: none of them has 8-bit kernels or WebAssembly
+//! SIMD, and the f32 tile then costs thirty lines more.
+
+mod attention;
+mod conv2d;
+mod elementwise;
+mod functions;
+pub mod isa;
+mod layer_norm;
+mod matmul;
+mod pack;
+mod patch_embed;
+mod quantize;
+mod threads;
+
+pub use isa::Level;
+pub use matmul::{Finish, f32_matmul, int_matmul};
+pub use pack::{F32Matrix, Floats, IntMatrix, Packed};
+pub use quantize::Quantized;
+pub use threads::Threads;
+
+use crate::cpu::{self, Memory};
+use crate::plan::{Arithmetic, Capabilities, Compute, Kernel, Program, Weight, WeightId, WeightUse};
+use crate::{Error, Result, weights};
+
+/// Runs Programs on the CPU, fast.
+pub struct Executor {
+    level: Level,
+    compute: Compute,
+    threads: Threads,
+    weights: Vec<Packed>,
+    memory: Memory,
+    scratch: Scratch,
+}
+
+/// What kernels fill and read within one launch; it grows in the first run and stays.
+#[derive(Default)]
+struct Scratch {
+    quantized: Quantized,
+    pixels: Vec<f32>,
+}
+
+impl Executor {
+    /// On the best instruction set of this processor.
+    pub fn new(compute: Compute, threads: Threads) -> Executor {
+        Executor::with_level(Level::detect(), compute, threads)
+    }
+
+    /// On a given instruction set, which the processor must have ([`Level::all`]).
+    pub fn with_level(level: Level, compute: Compute, threads: Threads) -> Executor {
+        let (memory, scratch) = Default::default();
+        Executor { level, compute, threads, weights: Vec::new(), memory, scratch }
+    }
+
+    /// What Programs for this executor are lowered with.
+    pub fn capabilities(&self) -> Capabilities {
+        Capabilities { compute: self.compute, ..Capabilities::CPU }
+    }
+
+    /// Of Linears.
+    pub fn compute(&self) -> Compute {
+        self.compute
+    }
+
+    /// How many threads work.
+    pub fn threads(&self) -> usize {
+        self.threads.count()
+    }
+
+    /// Takes a weight and packs it for its kernel.
+    pub fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) {
+        if self.weights.len() <= id.index() {
+            self.weights.resize_with(id.index() + 1, || Packed::Floats(Floats::new(Vec::new())));
+        }
+        let (n, k) = (tensor.rows(), tensor.columns());
+        self.weights[id.index()] = match (weight.usage, weight.precision.arithmetic(self.compute)) {
+            (WeightUse::Floats, _) => Packed::Floats(Floats::new(tensor.to_f32())),
+            (WeightUse::Matrix, Arithmetic::Int { .. }) => {
+                let (values, scales) = tensor.to_i8_rows();
+                Packed::Int(IntMatrix::new(self.level, &values, &scales, n, k))
+            }
+            (WeightUse::Matrix, Arithmetic::F32) | (WeightUse::PatchKernel, _) => {
+                Packed::F32(F32Matrix::new(self.level, &tensor.to_f32(), n, k))
+            }
+        };
+    }
+
+    /// Makes `program` the one that runs, and allocates its memory, zeroed.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY` naming the need.
+    pub fn prepare(&mut self, program: Program) -> Result<()> {
+        self.memory.prepare(program)
+    }
+
+    /// The Program's memory.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// The Program's memory.
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    /// Runs kernels from `from` until `budget` multiply-adds are spent or the Program ends; returns the next kernel.
+    ///
+    /// # Errors
+    /// `INTERNAL` if no Program is prepared.
+    pub fn run(&mut self, from: usize, budget: u64) -> Result<usize> {
+        let Executor { level, threads, weights, memory, scratch, .. } = self;
+        let launcher = Launcher { level: *level, threads, weights };
+        threads.enter(|| memory.run(from, budget, |memory, kernel| launcher.launch(memory, scratch, kernel)))
+    }
+}
+
+struct Launcher<'a> {
+    level: Level,
+    threads: &'a Threads,
+    weights: &'a [Packed],
+}
+
+impl Launcher<'_> {
+    fn floats(&self, id: WeightId) -> Result<&Floats> {
+        match &self.weights[id.index()] {
+            Packed::Floats(floats) => Ok(floats),
+            _ => Err(Error::internal("a matrix is read as floats")),
+        }
+    }
+
+    fn launch(&self, memory: &mut Memory, scratch: &mut Scratch, kernel: &Kernel) -> Result<()> {
+        let (level, threads) = (self.level, self.threads);
+        match kernel {
+            Kernel::Matmul(m) => {
+                let bias = m.bias.map(|id| self.floats(id)).transpose()?;
+                let [out, x, x2, residual] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual])?;
+                let finish = Finish { bias, activation: m.activation, residual: m.residual.map(|_| &*residual) };
+                match (&self.weights[m.weight.index()], m.arithmetic) {
+                    (Packed::F32(w), Arithmetic::F32) => {
+                        f32_matmul(level, threads, (x, m.k), (x2, m.k2), w, finish, out);
+                    }
+                    (Packed::Int(w), Arithmetic::Int { bits }) => {
+                        scratch.quantized.fill(level, threads, (x, m.k), (x2, m.k2), m.rows, bits);
+                        int_matmul(level, threads, &scratch.quantized, w, finish, out);
+                    }
+                    _ => return Err(Error::internal("a matrix was loaded for another arithmetic")),
+                }
+            }
+            Kernel::LayerNorm(k) => {
+                let [out, x] = memory.tensors([k.out, k.x])?;
+                let (weight, bias) = (self.floats(k.weight)?, self.floats(k.bias)?);
+                layer_norm::layer_norm(level, threads, x, weight, bias, k.eps, out, k.dim);
+            }
+            Kernel::Attention(k) => {
+                let [out, qkv] = memory.tensors([k.out, k.qkv])?;
+                attention::attention(level, threads, qkv, out, k);
+            }
+            Kernel::Elementwise(k) => {
+                let [out, a, b, _] = memory.tensors_or_empty([k.out, k.a], [k.b, None])?;
+                elementwise::elementwise(level, a, b, k.activation, out);
+            }
+            Kernel::Conv2d(k) => {
+                let [out, x] = memory.tensors([k.out, k.x])?;
+                let (weight, bias) = (self.floats(k.weight)?.values(), self.floats(k.bias)?.values());
+                conv2d::conv2d(level, threads, x, weight, bias, out, k);
+            }
+            Kernel::PatchEmbed(k) => {
+                let [out, image] = memory.tensors([k.out, k.image])?;
+                let Packed::F32(w) = &self.weights[k.weight.index()] else {
+                    return Err(Error::internal("a patch kernel is not packed as a matrix"));
+                };
+                let (bias, position) = (self.floats(k.bias)?, self.floats(k.position)?.values());
+                patch_embed::patch_embed(level, threads, image, w, bias, position, out, &mut scratch.pixels, k);
+            }
+            // Moves of a few values: the twins are as fast as anything.
+            Kernel::Embedding(k) => {
+                let [out, index] = memory.tensors([k.out, k.index])?;
+                let (table, position) = (self.floats(k.table)?.values(), self.floats(k.position)?.values());
+                cpu::embedding(table, index, position, out, k.at, k.batch, k.tokens, k.dim);
+            }
+            Kernel::PlaceTokens(k) => {
+                let [out, x] = memory.tensors([k.out, k.x])?;
+                let position = self.floats(k.position)?.values();
+                cpu::place_tokens(x, position, out, k.at, k.count, k.batch, k.tokens, k.dim);
+            }
+            Kernel::Unpatchify(k) => {
+                let [out, x] = memory.tensors([k.out, k.x])?;
+                cpu::unpatchify(x, out, k);
+            }
+        }
+        Ok(())
+    }
+}

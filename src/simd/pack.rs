@@ -1,0 +1,102 @@
+//! Weights as the fast kernels read them: panels of as many columns as a register tile has, made once at load.
+
+use super::isa::Level;
+
+/// Floats that may be read a vector or two beyond the end: what follows the values is zeros.
+pub struct Floats(Vec<f32>);
+
+/// No panel is wider.
+const SLACK: usize = 64;
+
+impl Floats {
+    /// Appends the zeros.
+    pub fn new(mut values: Vec<f32>) -> Floats {
+        values.reserve_exact(SLACK);
+        values.resize(values.len() + SLACK, 0.0);
+        Floats(values)
+    }
+
+    /// The values alone.
+    pub fn values(&self) -> &[f32] {
+        &self.0[..self.0.len() - SLACK]
+    }
+
+    /// With the zeros behind them.
+    pub(super) fn padded(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+/// `[n, k]` in f32 as `[n / panel][k][panel]`, the last panel filled up with zeros.
+pub struct F32Matrix {
+    pub(super) panels: Vec<f32>,
+    pub(super) n: usize,
+    pub(super) k: usize,
+}
+
+impl F32Matrix {
+    /// Packs `w [n, k]`.
+    pub fn new(level: Level, w: &[f32], n: usize, k: usize) -> F32Matrix {
+        let panel = level.panel();
+        let mut panels = vec![0.0; n.next_multiple_of(panel) * k];
+        for (r, row) in w.chunks_exact(k).enumerate() {
+            let base = r / panel * k * panel + r % panel;
+            for (c, &v) in row.iter().enumerate() {
+                panels[base + c * panel] = v;
+            }
+        }
+        F32Matrix { panels, n, k }
+    }
+}
+
+/// `[n, k]` in i8 with one scale a row, as 32-bit words of four i8 (or two i16) along k: `[n / panel][steps][panel]`.
+pub struct IntMatrix {
+    pub(super) words: Vec<u32>,
+    /// A row's scale, zeros up to a whole panel.
+    pub(super) scales: Vec<f32>,
+    /// A row's sum of values times its scale, zeros up to a whole panel.
+    pub(super) sums: Vec<f32>,
+    pub(super) n: usize,
+    pub(super) k: usize,
+}
+
+/// Values of a row that one word holds.
+pub(super) fn values_per_word(level: Level) -> usize {
+    if level.bytes() { 4 } else { 2 }
+}
+
+impl IntMatrix {
+    /// Packs `w [n, k]`, -127 ..= 127, and `scales [n]`.
+    pub fn new(level: Level, w: &[i8], scales: &[f32], n: usize, k: usize) -> IntMatrix {
+        let (panel, per_word) = (level.panel(), values_per_word(level));
+        let steps = k.div_ceil(per_word);
+        let mut words = vec![0u32; n.next_multiple_of(panel) * steps];
+        let mut padded = vec![0f32; n.next_multiple_of(panel)];
+        padded[..n].copy_from_slice(scales);
+        let mut sums = vec![0f32; padded.len()];
+        for (r, row) in w.chunks_exact(k).enumerate() {
+            let base = r / panel * steps * panel + r % panel;
+            for (step, values) in row.chunks(per_word).enumerate() {
+                words[base + step * panel] = values.iter().enumerate().fold(0, |word, (i, &v)| {
+                    word | if per_word == 4 {
+                        u32::from(v as u8) << (8 * i)
+                    } else {
+                        u32::from(v as i16 as u16) << (16 * i)
+                    }
+                });
+            }
+            sums[r] = row.iter().map(|&v| i32::from(v)).sum::<i32>() as f32 * scales[r];
+        }
+        IntMatrix { words, scales: padded, sums, n, k }
+    }
+}
+
+/// A weight on the CPU.
+pub enum Packed {
+    /// Read element by element.
+    Floats(Floats),
+    /// Of a matmul in f32.
+    F32(F32Matrix),
+    /// Of a matmul in integers.
+    Int(IntMatrix),
+}

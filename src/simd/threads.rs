@@ -1,0 +1,95 @@
+//! Loops whose turns are independent, over as many threads as there are.
+
+/// How many threads work on a kernel; one means the caller's alone.
+pub struct Threads {
+    count: usize,
+    #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
+    pool: Option<rayon::ThreadPool>,
+}
+
+impl Default for Threads {
+    fn default() -> Threads {
+        Threads::new(1)
+    }
+}
+
+impl Threads {
+    /// `count` threads, at least one. In the browser they are those of `initThreadPool`, started before. A system that
+    /// refuses them leaves the caller's.
+    pub fn new(count: usize) -> Threads {
+        let count = if cfg!(feature = "threads") { count.max(1) } else { 1 };
+        #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
+        {
+            let build = || rayon::ThreadPoolBuilder::new().num_threads(count).build().ok();
+            let pool = if count > 1 { build() } else { None };
+            Threads { count: if pool.is_some() { count } else { 1 }, pool }
+        }
+        #[cfg(not(all(feature = "threads", not(target_arch = "wasm32"))))]
+        Threads { count }
+    }
+
+    /// All cores, natively; one in the browser.
+    pub fn all() -> Threads {
+        #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
+        return Threads::new(std::thread::available_parallelism().map_or(1, |n| n.get()));
+        #[cfg(not(all(feature = "threads", not(target_arch = "wasm32"))))]
+        Threads::new(1)
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Runs `work` where [`Threads::each`] finds the threads awake.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
+        if let Some(pool) = &self.pool {
+            return pool.install(work);
+        }
+        #[cfg(all(feature = "threads", target_arch = "wasm32"))]
+        if self.count > 1 {
+            return rayon::scope(|_| work());
+        }
+        work()
+    }
+
+    /// `turn(i)` for every i below `turns`, in any order.
+    pub fn each(&self, turns: usize, turn: impl Fn(usize) + Send + Sync) {
+        #[cfg(feature = "threads")]
+        if self.count > 1 && turns > 1 {
+            use rayon::prelude::*;
+            (0..turns).into_par_iter().with_max_len(1).for_each(turn);
+            return;
+        }
+        (0..turns).for_each(turn);
+    }
+
+    /// `part(from, to)` over `0 .. items`, cut into a few parts a thread.
+    pub fn parts(&self, items: usize, part: impl Fn(usize, usize) + Send + Sync) {
+        let parts = if self.count == 1 { 1 } else { (4 * self.count).min(items).max(1) };
+        self.each(parts, |i| part(i * items / parts, (i + 1) * items / parts));
+    }
+}
+
+/// Memory that several threads write, each its own places.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<T>(pub *mut T);
+
+// SAFETY: whoever writes through it states that no two threads write, or read and write, the same place.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// Of a slice.
+    pub fn of(slice: &mut [T]) -> Shared<T> {
+        Shared(slice.as_mut_ptr())
+    }
+
+    /// Element `i`.
+    #[inline(always)]
+    pub fn at(self, i: usize) -> *mut T {
+        self.0.wrapping_add(i)
+    }
+}
