@@ -1,7 +1,6 @@
 /**
  * The one error type. The codes are those of the Rust crate (`src/error.rs`), word for word, so that a
- * failure has the same name in the page, in the worker and in the command-line tool; the last two can only
- * happen in a browser.
+ * failure has the same name in the page, in the worker and in the command-line tool.
  */
 
 const CODES = [
@@ -23,11 +22,11 @@ const CODES = [
   'DEVICE_LOST',
   'OUT_OF_MEMORY',
   'WRONG_RESULT',
+  'SIMD_UNSUPPORTED',
+  'WORKER_LOST',
   'ABORTED',
   'DISPOSED',
   'INTERNAL',
-  'SIMD_UNSUPPORTED',
-  'WORKER_LOST',
 ] as const;
 
 /** What kind of failure an error is; stable across versions. */

@@ -2,6 +2,7 @@
 
 import { owned, startCore } from './core.js';
 import { toUvitError } from './errors.js';
+import { holdForLife, lifeName } from './life.js';
 import type { FromPart, PartLoad, ToPart } from './parts.js';
 import type { WasmPipeline } from './uvit_web.js';
 
@@ -30,9 +31,10 @@ self.onmessage = ({ data }: MessageEvent<ToPart>) => {
   }
 };
 
-async function load({ variant, module, manifest, options, shards, lock }: PartLoad): Promise<void> {
+async function load({ variant, module, manifest, options, shards }: PartLoad): Promise<void> {
+  const lock = lifeName();
   await holdForLife(lock);
-  send({ type: 'alive' });
+  send({ type: 'alive', lock });
   try {
     const { core } = await startCore(variant, module);
     const loader = await core.Loader.create(manifest, options);
@@ -52,18 +54,6 @@ async function forward({ id, latents, timesteps, labels }: ForwardRequest): Prom
   } catch (thrown) {
     send({ type: 'error', id, error: toUvitError(thrown).parts() });
   }
-}
-
-/** Takes the lock whose release tells the main worker that this one is gone; resolves once it is held, or cannot be. */
-function holdForLife(name: string): Promise<void> {
-  return new Promise((resolve) => {
-    const held = () => {
-      resolve();
-      return new Promise<never>(() => {});
-    };
-    if (!navigator.locks) resolve();
-    else navigator.locks.request(name, held).catch(() => resolve());
-  });
 }
 
 function send(message: FromPart, transfer: Transferable[] = []): void {

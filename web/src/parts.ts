@@ -6,6 +6,7 @@
 
 import type { StartedCore } from './core.js';
 import { aborted, toUvitError, UvitError } from './errors.js';
+import { watchLife } from './life.js';
 import type { WasmVariant } from './types.js';
 
 /** What a helper needs to load the model. */
@@ -17,8 +18,6 @@ export interface PartLoad {
   /** As `Loader.create` takes them. */
   options: string;
   shards: Uint8Array[];
-  /** Name of the lock that the helper holds for as long as it lives. */
-  lock: string;
 }
 
 /** One forward of the network for some items of a batch. */
@@ -34,7 +33,7 @@ export interface Forward {
 export type ToPart = PartLoad | ({ type: 'forward'; id: number } & Forward) | { type: 'abort' };
 
 export type FromPart =
-  | { type: 'alive' }
+  | { type: 'alive'; lock: string }
   | { type: 'loaded' }
   | { type: 'values'; id: number; values: Float32Array }
   /** Without an id: loading failed. */
@@ -64,7 +63,7 @@ export class Parts {
   constructor(
     count: number,
     { module }: StartedCore,
-    load: Omit<PartLoad, 'type' | 'module' | 'lock'>,
+    load: Omit<PartLoad, 'type' | 'module'>,
     onLost: (left: number) => void,
   ) {
     const gone = (part: Part) => {
@@ -72,7 +71,7 @@ export class Parts {
       onLost(this.#parts.length);
     };
     this.#parts = Array.from({ length: count }, () => new Part(gone));
-    const loading = this.#parts.map((part) => part.load({ ...load, type: 'load', module, lock: lockName() }));
+    const loading = this.#parts.map((part) => part.load({ ...load, type: 'load', module }));
     this.#ready = Promise.all(loading);
   }
 
@@ -86,18 +85,12 @@ export class Parts {
   }
 }
 
-/** A name that no other page of this origin uses; `randomUUID` is kept from pages without https. */
-function lockName(): string {
-  return `uvit-web part ${crypto.getRandomValues(new Uint32Array(4)).join('-')}`;
-}
-
 /** One helper. */
 export class Part {
   #worker: Worker | undefined;
   readonly #gone: (part: Part) => void;
   readonly #pending = new Map<number, { resolve(values: Float32Array): void; reject(error: UvitError): void }>();
   #loaded: () => void = () => {};
-  #lock = '';
   #nextId = 1;
   #lost: UvitError | undefined;
 
@@ -107,7 +100,6 @@ export class Part {
 
   /** Resolves when the helper has loaded the model or was dropped because it could not. */
   load(message: PartLoad): Promise<void> {
-    this.#lock = message.lock;
     return new Promise((resolve) => {
       this.#loaded = resolve;
       try {
@@ -161,7 +153,7 @@ export class Part {
   #receive(message: FromPart): void {
     switch (message.type) {
       case 'alive':
-        this.#watch();
+        watchLife(message.lock, () => this.#lose('the browser ended it'));
         break;
       case 'loaded':
         this.#loaded();
@@ -182,13 +174,6 @@ export class Part {
     const pending = this.#pending.get(id);
     this.#pending.delete(id);
     return pending;
-  }
-
-  /** A worker that the browser kills sends no message and fires no event, but it lets go of its lock. */
-  #watch(): void {
-    const released = () => this.#lose('the browser ended it');
-    // Rejects where locks are forbidden: there, only a death with an error event is noticed.
-    navigator.locks?.request(this.#lock, released).catch(() => {});
   }
 
   #lose(why: string): void {

@@ -22,7 +22,8 @@ export class Pipeline {
 
   /**
    * Draws `count` pictures. A call made while another runs waits for its turn, in order. Rejects with a
-   * {@link UvitError}; after any rejection but `DEVICE_LOST`, `DISPOSED` and `INTERNAL` the pipeline goes on working.
+   * {@link UvitError}; after any rejection but `DEVICE_LOST`, `DISPOSED`,
+   * `INTERNAL` and the `WORKER_LOST` that asks for another `load()`, the pipeline goes on working.
    */
   async generate(options: GenerateOptions = {}): Promise<GenerateResult> {
     const { signal, onStep, startLatents } = options;

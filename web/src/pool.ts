@@ -5,7 +5,6 @@
 
 import type { StartedCore } from './core.js';
 import { internal } from './errors.js';
-import type { PoolBuilder } from './uvit_web.js';
 
 /** What a thread is told when it starts. */
 export interface ThreadStart {
@@ -20,11 +19,22 @@ export interface ThreadStart {
 // Some browsers collect a worker that nobody holds, shared memory or not.
 const threads: Worker[] = [];
 
-/** Starts `count` threads; rejects where the browser refuses one, and ends those that had started. */
-export async function startPool({ core }: StartedCore, count: number): Promise<void> {
+/**
+ * Starts `count` threads; rejects where the browser refuses one, and ends those that had started. `onStarted` gets the
+ * locks that they hold: from then on this worker waits for them in the shared memory, and sees nothing else.
+ */
+export async function startPool(
+  { core }: StartedCore,
+  count: number,
+  onStarted: (locks: string[]) => void,
+): Promise<void> {
   const { setStartWorkers, initThreadPool } = core;
   if (!setStartWorkers || !initThreadPool) throw internal('this build of the core has no threads');
-  setStartWorkers(startWorkers);
+  setStartWorkers(async (module, memory, builder) => {
+    const start: ThreadStart = { glue: builder.mainJS(), module, memory, receiver: builder.receiver() };
+    onStarted(await Promise.all(Array.from({ length: builder.numThreads() }, () => startThread(start))));
+    builder.build();
+  });
   try {
     await initThreadPool(count);
   } catch (thrown) {
@@ -33,23 +43,16 @@ export async function startPool({ core }: StartedCore, count: number): Promise<v
   }
 }
 
-async function startWorkers(
-  module: WebAssembly.Module,
-  memory: WebAssembly.Memory,
-  builder: PoolBuilder,
-): Promise<void> {
-  const start: ThreadStart = { glue: builder.mainJS(), module, memory, receiver: builder.receiver() };
-  await Promise.all(Array.from({ length: builder.numThreads() }, () => startThread(start)));
-  builder.build();
-}
-
-function startThread(start: ThreadStart): Promise<void> {
+/** Resolves with the thread's lock. */
+function startThread(start: ThreadStart): Promise<string> {
   return new Promise((resolve, reject) => {
     const thread = new Worker(new URL('./thread.js', import.meta.url), { type: 'module' });
     threads.push(thread);
-    thread.onmessage = () => resolve();
-    thread.onerror = (event) =>
-      reject(internal(`a thread could not be started (${event.message ?? 'no reason given'})`));
+    thread.onmessage = (message: MessageEvent<string>) => resolve(message.data);
+    thread.onerror = (event) => {
+      event.preventDefault();
+      reject(internal(`a thread could not be started (${event.message || 'its script could not be loaded'})`));
+    };
     thread.postMessage(start);
   });
 }

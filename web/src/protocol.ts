@@ -1,8 +1,8 @@
 /**
  * Every message between the page and its worker. Requests carry an id that the page chose; each is answered
  * by exactly one reply (`capabilities`, `loaded`, `result`, `values` or `error`), and before it by any number of
- * events (`progress`, `step`) with the same id. `workers` and `crash` belong to no request: so many workers are left
- * to share the work, or the worker cannot go on.
+ * events (`progress`, `step`) with the same id. `alive`, `workers` and `crash` belong to no request: a lock that is held
+ * by a worker which must not die, how many workers are left to share the work, and that the worker cannot go on.
  */
 
 import type { ErrorParts } from './errors.js';
@@ -74,6 +74,7 @@ export type Event =
   | { type: 'progress'; id: number; progress: LoadProgress }
   /** `preview` holds the RGBA of all pictures, one after the other. */
   | { type: 'step'; id: number; step: number; steps: number; elapsedMs: number; preview?: Uint8Array }
+  | { type: 'alive'; lock: string }
   | { type: 'workers'; workers: number }
   | { type: 'crash'; error: ErrorParts };
 

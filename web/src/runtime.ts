@@ -19,15 +19,21 @@ export interface Runtime extends StartedCore {
   wanted: number;
 }
 
-/** Starts the build that is asked for; `auto` goes on to the next best where one does not start. */
-export async function startRuntime(options: CoreLoadOptions): Promise<Runtime> {
+/**
+ * Starts the build that is asked for; `auto` goes on to the next best where one does not start. `onThreads` gets the
+ * locks of the pool's threads as soon as they are there.
+ */
+export async function startRuntime(
+  options: CoreLoadOptions,
+  onThreads: (locks: string[]) => void = () => {},
+): Promise<Runtime> {
   const cpu = cpuFacts();
   const wanted = Math.min(options.threads ?? cpu.hardwareConcurrency, MOST_THREADS);
   const variants = variantsFor(options.wasm, cpu);
   for (const [place, variant] of variants.entries()) {
     try {
       const started = await startCore(variant);
-      const threads = variant === 'threads' ? await startThreads(started, options, wanted) : 1;
+      const threads = variant === 'threads' ? await startThreads(started, options, wanted, onThreads) : 1;
       return { ...started, variant, threads, wanted };
     } catch (thrown) {
       if (place === variants.length - 1) throw thrown;
@@ -38,9 +44,14 @@ export async function startRuntime(options: CoreLoadOptions): Promise<Runtime> {
 }
 
 /** The pool has to be there before the core first computes on the CPU; a GPU needs none. */
-async function startThreads(started: StartedCore, { device }: CoreLoadOptions, wanted: number): Promise<number> {
+async function startThreads(
+  started: StartedCore,
+  { device }: CoreLoadOptions,
+  wanted: number,
+  onThreads: (locks: string[]) => void,
+): Promise<number> {
   if (wanted < 2 || device === 'webgpu') return 1;
-  if (device === 'auto' && JSON.parse(await started.core.capabilities()).auto?.device === 'webgpu') return 1;
-  await startPool(started, wanted);
+  if (device === 'auto' && JSON.parse(await started.core.capabilities()).auto.device === 'webgpu') return 1;
+  await startPool(started, wanted, onThreads);
   return wanted;
 }

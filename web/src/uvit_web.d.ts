@@ -38,7 +38,7 @@ export interface PoolBuilder {
 /** One load of one model. */
 export class Loader {
   private constructor();
-  /** Reads the manifest and asks for the device; `optionsJson` is `{ device, dtype?, compute? }`. */
+  /** Reads the manifest and asks for the device; `optionsJson` is `{ device, dtype?, compute?, threads? }`, threads those of the pool. */
   static create(manifestJson: string, optionsJson: string): Promise<Loader>;
   /** JSON `[{ file, bytes, sha256 }]`, in the order in which they are to be added. */
   shards(): string;

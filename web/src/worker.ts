@@ -6,6 +6,7 @@
 import { owned } from './core.js';
 import { aborted, internal, toUvitError, type UvitError } from './errors.js';
 import { fetchBytes, fetchText } from './fetch.js';
+import { holdForLife, lifeName } from './life.js';
 import { type Forward, type Part, Parts, plannedWorkers } from './parts.js';
 import type { FromWorker, Request, ResultMetadata } from './protocol.js';
 import { type Runtime, startRuntime } from './runtime.js';
@@ -60,6 +61,11 @@ async function reportCapabilities(id: number): Promise<void> {
   send({ type: 'capabilities', id, capabilities: { ...JSON.parse(await core.capabilities()), cpu: cpuFacts() } });
 }
 
+/** Lets the page notice if a worker is gone that this one cannot do without: a thread, or itself. */
+function live(locks: string[]): void {
+  for (const lock of locks) send({ type: 'alive', lock });
+}
+
 async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<void> {
   const progress: LoadProgress = { phase: 'runtime', loadedBytes: 0, totalBytes: 0 };
   const report = (changes: Partial<LoadProgress>) => {
@@ -67,11 +73,15 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
     send({ type: 'progress', id, progress });
   };
   report({});
-  const runtime = await startRuntime(options);
+  const lock = lifeName();
+  await holdForLife(lock);
+  live([lock]);
+  const runtime = await startRuntime(options, live);
   report({ phase: 'manifest' });
   const manifest = await fetchText(manifestUrl);
   const { device, dtype, compute } = options;
-  const loader = await runtime.core.Loader.create(manifest, JSON.stringify({ device, dtype, compute }));
+  const { threads } = runtime;
+  const loader = await runtime.core.Loader.create(manifest, JSON.stringify({ device, dtype, compute, threads }));
   const shards: ShardFile[] = JSON.parse(loader.shards());
   const totalBytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
   report({ phase: 'weights', totalBytes });
@@ -88,8 +98,7 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   report({ phase: 'compile' });
   pipeline = await loader.finish();
   const found: PipelineInfo = JSON.parse(pipeline.info());
-  const { variant, threads } = runtime;
-  info = { ...found, wasm: variant, threads, workers: found.device === 'cpu' ? workers : 1 };
+  info = { ...found, wasm: runtime.variant, threads, workers: found.device === 'cpu' ? workers : 1 };
   send({ type: 'loaded', id, info });
   if (info.workers > 1) startParts(runtime, manifest, info, kept);
 }
@@ -111,7 +120,7 @@ function affordableWorkers({ variant, wanted }: Runtime, weightBytes: number): n
 /** Starts the helpers once the model is ready, so that they delay nothing: `generate()` waits for them if it must. */
 function startParts(runtime: Runtime, manifest: string, found: PipelineInfo, shards: Uint8Array[]): void {
   const { dtype, compute, workers } = found;
-  const options = JSON.stringify({ device: 'cpu', dtype, compute });
+  const options = JSON.stringify({ device: 'cpu', dtype, compute, threads: 1 });
   const load = { variant: runtime.variant, manifest, options, shards };
   parts = new Parts(workers - 1, runtime, load, (left) => send({ type: 'workers', workers: left + 1 }));
 }

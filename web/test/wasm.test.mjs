@@ -126,6 +126,26 @@ test('a pool that cannot be started is no obstacle: auto goes on without threads
   assert.match(error.cause, /no threads today/);
 });
 
+test('threads that trap are noticed by the page, though their worker waits for them for ever', async () => {
+  await page.goto(`${isolated.url}/blank.html`);
+  const call = 'core.wbg_rayon_start_worker?.(data.receiver)';
+  isolated.spoil = (path, bytes) => {
+    if (path !== '/package/thread.js') return bytes;
+    assert.ok(bytes.includes(call));
+    return bytes.toString().replace(call, 'throw new WebAssembly.RuntimeError("trapped on purpose")');
+  };
+  const error = await withPackage(
+    page,
+    (uvit, model) => {
+      const drawn = uvit.load(model, { device: 'cpu', threads: 2 }).then((pipeline) => pipeline.generate({ label: 6 }));
+      return globalThis.attempt(drawn.then(() => 'drawn'));
+    },
+    MODEL,
+  );
+  assert.equal(error.code, 'WORKER_LOST', JSON.stringify(error));
+  assert.match(error.remedy, /Load the model again/);
+});
+
 /** Makes the worker's browser one that lacks the instructions which the module's bytes have. */
 const lacking = (opcodes) => `
   const validate = WebAssembly.validate;
