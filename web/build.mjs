@@ -1,20 +1,17 @@
 /**
- * Builds the package into dist/: TypeScript by tsc, then the wasm core beside it. `pkg/` is what wasm-bindgen
- * wrote; wasm-opt takes a while, so it runs only when the core has changed since the last build.
+ * Builds the package into dist/: TypeScript by tsc, then the builds of the wasm core, each in a folder of its own.
+ * `pkg/` is what wasm-bindgen wrote; wasm-opt takes a while, so it runs only where the core has changed since.
  */
 
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
+import { minifySync } from 'vite';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
-const core = `${here}pkg/uvit_web_bg.wasm`;
-const optimised = `${here}dist/uvit_web_bg.wasm`;
-// Lies outside dist/, which is what the npm package holds.
-const stamp = `${here}pkg/.optimised`;
 
-// What rustc uses beyond the first wasm version; anything else in the module is a surprise worth an error.
+// What rustc uses beyond the first wasm version; anything else in a module is a surprise worth an error.
 const FEATURES = [
   'bulk-memory',
   'bulk-memory-opt',
@@ -24,32 +21,56 @@ const FEATURES = [
   'reference-types',
   'sign-ext',
   'simd',
-].map((feature) => `--enable-${feature}`);
+];
+const VARIANTS = {
+  simd128: FEATURES,
+  'relaxed-simd': [...FEATURES, 'relaxed-simd'],
+  threads: [...FEATURES, 'relaxed-simd', 'threads'],
+};
 
-if (!existsSync(core)) {
-  console.error(
-    'web/pkg/uvit_web_bg.wasm is missing. Build the wasm core first:\n' +
-      '  cargo build --release --target wasm32-unknown-unknown --lib\n' +
-      '  wasm-bindgen --target web --out-dir web/pkg --out-name uvit_web target/wasm32-unknown-unknown/release/uvit_web.wasm',
-  );
+const built = Object.keys(VARIANTS).filter((variant) => existsSync(`${here}pkg/${variant}/uvit_web_bg.wasm`));
+if (built.length === 0) {
+  console.error('web/pkg/ holds no wasm core. Build it first: scripts/build-wasm');
   process.exit(1);
 }
 
 mkdirSync(`${here}dist`, { recursive: true });
 for (const file of readdirSync(`${here}dist`)) {
-  if (!file.endsWith('.wasm')) rmSync(`${here}dist/${file}`, { recursive: true });
+  if (!built.includes(file)) rmSync(`${here}dist/${file}`, { recursive: true });
 }
 node('typescript/bin/tsc', ['--project', here]);
-copyFileSync(`${here}pkg/uvit_web.js`, `${here}dist/uvit_web.js`);
+for (const variant of built) buildCore(variant);
 for (const file of ['LICENSE-MIT', 'LICENSE-APACHE', 'THIRD_PARTY_LICENSES.md']) {
   copyFileSync(`${here}../${file}`, `${here}dist/${file}`);
 }
 
-const hash = createHash('sha256').update(readFileSync(core)).digest('hex');
-const known = existsSync(optimised) && existsSync(stamp) && readFileSync(stamp, 'utf8') === hash;
-if (!known) {
-  node('binaryen/bin/wasm-opt', ['-O3', ...FEATURES, core, '-o', optimised]);
+function buildCore(variant) {
+  const [from, to] = [`${here}pkg/${variant}`, `${here}dist/${variant}`];
+  mkdirSync(to, { recursive: true });
+  // Bundlers copy the glue as it is, so that nobody else would make it smaller.
+  const glue = withOwnStarter(readFileSync(`${from}/uvit_web.js`, 'utf8'));
+  writeFileSync(`${to}/uvit_web.js`, minifySync('uvit_web.js', glue, { module: true }).code);
+  const core = `${from}/uvit_web_bg.wasm`;
+  const optimised = `${to}/uvit_web_bg.wasm`;
+  // Lies outside dist/, which is what the npm package holds.
+  const stamp = `${from}/.optimised`;
+  const hash = createHash('sha256').update(readFileSync(core)).digest('hex');
+  if (existsSync(optimised) && existsSync(stamp) && readFileSync(stamp, 'utf8') === hash) return;
+  const features = VARIANTS[variant].map((feature) => `--enable-${feature}`);
+  node('binaryen/bin/wasm-opt', ['-O3', ...features, core, '-o', optimised]);
   writeFileSync(stamp, hash);
+}
+
+/**
+ * wasm-bindgen-rayon imports its starter of threads from a snippet, which takes a blob for a worker's script and
+ * imports the glue by a path that bundlers move. The glue gets a place for a starter instead; src/pool.ts fills it.
+ */
+function withOwnStarter(glue) {
+  const own = 'let startWorkers;\nexport function setStartWorkers(start) {\n  startWorkers = start;\n}';
+  const changed = glue.replace(/^import \{ startWorkers \} from '\.\/snippets\/[^']*';$/m, own);
+  // Another import would point to a file that is not in the package.
+  if (/^import /m.test(changed)) throw new Error(`the glue imports another file: ${changed.match(/^import .*$/m)}`);
+  return changed;
 }
 
 function node(script, args) {

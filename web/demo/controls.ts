@@ -1,6 +1,6 @@
 /** The form: what to draw and how. It starts from the address (`?label=..&seed=..`) and the model's defaults. */
 
-import type { DeviceChoice, GenerateOptions, Label, PipelineInfo } from 'uvit-web';
+import type { Compute, DeviceChoice, GenerateOptions, Label, PipelineInfo } from 'uvit-web';
 import { byId, make } from './elements.js';
 
 const SEEDS = 2 ** 32;
@@ -17,6 +17,7 @@ const steps = byId('steps', HTMLInputElement);
 const guidance = byId('guidance', HTMLInputElement);
 const sampler = byId('sampler', HTMLSelectElement);
 const device = byId('device', HTMLSelectElement);
+const compute = byId('compute', HTMLSelectElement);
 const preview = byId('preview', HTMLInputElement);
 
 const address = new URLSearchParams(location.search);
@@ -37,9 +38,12 @@ export function title(name: string): string {
 }
 
 /** The part of the form that needs no model, and what keeps it consistent. */
-export function startControls(onDevice: (device: DeviceChoice) => void): void {
-  device.value = address.get('device') ?? 'auto';
-  if (device.selectedIndex < 0) device.value = 'auto';
+export function startControls(onRuntime: () => void): void {
+  for (const select of [device, compute]) {
+    select.value = address.get(select.id) ?? 'auto';
+    if (select.selectedIndex < 0) select.value = 'auto';
+    select.addEventListener('change', () => onRuntime());
+  }
   seed.value = address.get('seed') ?? '';
   if (address.has('count')) count.value = clamped(address.get('count'), count);
   for (const range of [steps, guidance]) range.addEventListener('input', showRanges);
@@ -47,7 +51,6 @@ export function startControls(onDevice: (device: DeviceChoice) => void): void {
   count.addEventListener('change', () => {
     count.value = clamped(count.value, count);
   });
-  device.addEventListener('change', () => onDevice(chosenDevice()));
   byId('dice', HTMLButtonElement).addEventListener('click', () => {
     const word = crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
     // Short seeds are easier to tell a friend.
@@ -66,6 +69,8 @@ export function fillControls(info: PipelineInfo): string | undefined {
   showRanges();
   sampler.replaceChildren(...info.samplers.map((name) => make('option', { value: name }, title(name))));
   sampler.value = info.defaults.sampler;
+  compute.disabled = info.device === 'webgpu';
+  byId('compute-hint', HTMLElement).hidden = !compute.disabled;
 
   const wanted = address.get('label');
   const found = wanted === null ? undefined : findLabel(wanted);
@@ -108,6 +113,12 @@ export function readControls(): GenerateOptions | undefined {
 /** Which device the form asks for. */
 export function chosenDevice(): DeviceChoice {
   return device.value as DeviceChoice;
+}
+
+/** Which arithmetic the form asks for; undefined leaves it to the device. */
+export function chosenCompute(): Compute | undefined {
+  // Integers are the CPU's: a choice made for it must not stand in the GPU's way.
+  return compute.value === 'auto' || device.value === 'webgpu' ? undefined : (compute.value as Compute);
 }
 
 /** Asks for another device, as the person would. */

@@ -4,7 +4,15 @@
  */
 
 import { load, type Pipeline, UvitError } from 'uvit-web';
-import { chooseDevice, chosenDevice, fillControls, pictures, readControls, startControls } from './controls.js';
+import {
+  chooseDevice,
+  chosenCompute,
+  chosenDevice,
+  fillControls,
+  pictures,
+  readControls,
+  startControls,
+} from './controls.js';
 import { byId } from './elements.js';
 import { showNoise, showPictures, showPreviews } from './gallery.js';
 import {
@@ -60,8 +68,14 @@ async function start(): Promise<void> {
   clearError();
   setState('loading');
   const device = chosenDevice();
+  const compute = chosenCompute();
   try {
-    const loaded = await load(MANIFEST, { device, signal: mine.signal, onProgress: showLoading });
+    const loaded = await load(MANIFEST, {
+      device,
+      ...(compute && { compute }),
+      signal: mine.signal,
+      onProgress: showLoading,
+    });
     pipeline = loaded;
     const missing = fillControls(loaded.info);
     showDevice(loaded.info, device);

@@ -2,6 +2,7 @@
 
 import {
   type AdapterInfo,
+  type Compute,
   type GenerateResult,
   type LoadProgress,
   type PipelineInfo,
@@ -26,6 +27,13 @@ const HOW_TO_GET_WEBGPU = [
   'On Linux, switch on `chrome://flags/#enable-unsafe-webgpu`, or start Chrome with `--enable-unsafe-webgpu --enable-features=Vulkan`.',
   'The page must come over https or from localhost.',
 ];
+
+/** How the kinds of arithmetic are written for people. */
+const ARITHMETIC: Record<Compute, string> = {
+  f32: 'Exact, 32-bit floats',
+  quality: 'Quality, integers',
+  fast: 'Fast, short integers',
+};
 
 /** Text under the bar; said aloud as well when it marks a change and not just one more step. */
 export function showStatus(text: string, options: { aloud?: boolean; done?: number } = {}): void {
@@ -52,18 +60,18 @@ export function showStep({ step, steps, elapsedMs }: Step): void {
   pace.textContent = `${milliseconds(each)} a step${left >= 1 ? `, ${Math.round(left)} s left` : ''}`;
 }
 
-/** The chip in the header, and plain words where the CPU has to do. */
+/** The chip in the header; where the CPU was chosen for want of a GPU, why, and the way to one. */
 export function showDevice(info: PipelineInfo, choice: string): void {
   const badge = byId('badge', HTMLElement);
   badge.hidden = false;
   badge.dataset.device = info.device;
   badge.title = info.deviceReason;
   byId('badge-text', HTMLElement).textContent =
-    info.device === 'cpu' ? 'Runs on the CPU' : `WebGPU · ${adapterName(info.adapter)}`;
+    info.device === 'cpu' ? `CPU · ${parallel(info.threads, info.workers)}` : `WebGPU · ${adapterName(info.adapter)}`;
   notice.hidden = !(info.device === 'cpu' && choice === 'auto');
   if (notice.hidden) return;
   notice.replaceChildren(
-    make('p', {}, make('strong', {}, 'The CPU draws. '), sentence(info.deviceReason), ' The pictures are the same.'),
+    make('p', {}, make('strong', {}, 'The CPU draws. '), sentence(info.deviceReason)),
     howToGetWebGpu(),
   );
 }
@@ -77,18 +85,27 @@ export function showLicences({ licences }: PipelineInfo): void {
   );
 }
 
+/** Key, term and value of one of the figures. */
+type Row = [string, string, string];
+
 /** What the last pictures took, and what made them. */
 export function showFacts(result: GenerateResult, info: PipelineInfo): void {
   const { timings, settings, dispatches } = result;
   const mean = timings.stepMs.reduce((sum, ms) => sum + ms, 0) / Math.max(timings.stepMs.length, 1);
   const device = result.device === 'cpu' ? 'CPU' : `WebGPU, ${adapterName(result.adapter)}`;
-  const rows: [string, string, string][] = [
+  const cores: Row[] = [
+    ['parallel', 'At work', parallel(info.threads, result.workers)],
+    ['wasm', 'Instructions', info.wasm === 'simd128' ? '128-bit SIMD' : 'Relaxed SIMD'],
+  ];
+  const rows: Row[] = [
     ['step', 'Time per step', milliseconds(mean)],
     ['total', 'In all', `${(timings.totalMs / 1000).toFixed(2)} s, ${settings.steps} steps`],
     ['dispatches', 'GPU dispatches', dispatches.toLocaleString('en')],
     ['weights', 'Model', `${(info.parameters / 1e6).toFixed(1)} M weights, ${info.dtype}, ${megabytes(info.bytes)} MB`],
     ['sampler', 'Sampler', `${title(settings.sampler)}, guidance ${settings.guidanceScale}`],
     ['device', 'Drawn by', device],
+    ['compute', 'Arithmetic', ARITHMETIC[result.compute]],
+    ...(result.device === 'cpu' ? cores : []),
     ['reason', 'Why this device', sentence(result.deviceReason)],
   ];
   const facts = byId('facts', HTMLElement);
@@ -127,6 +144,12 @@ export function clearError(): void {
   error.hidden = true;
   error.replaceChildren();
   delete error.dataset.code;
+}
+
+/** Who shares the work on the CPU. */
+function parallel(threads: number, workers: number): string {
+  if (threads > 1) return `${threads} threads`;
+  return workers > 1 ? `${workers} workers` : '1 thread';
 }
 
 /** Browsers hide most of it on purpose; whatever there is helps to tell two adapters apart. */

@@ -4,13 +4,14 @@
  */
 
 import { internal, UvitError } from './errors.js';
+import { watchLife } from './life.js';
 import type { Event, FromWorker, Reply, Request } from './protocol.js';
 
 /** A reply that is not an error. */
 export type Answer = Exclude<Reply, { type: 'error' }>;
 
 /** An event that belongs to a request. */
-export type RequestEvent = Exclude<Event, { type: 'crash' }>;
+export type RequestEvent = Exclude<Event, { type: 'crash' | 'workers' | 'alive' }>;
 
 interface Pending {
   resolve(answer: Answer): void;
@@ -19,6 +20,8 @@ interface Pending {
 }
 
 export class Client {
+  /** Called when fewer workers are left to share the work. */
+  onWorkers: (workers: number) => void = () => {};
   readonly #worker: Worker;
   readonly #pending = new Map<number, Pending>();
   #nextId = 1;
@@ -77,6 +80,14 @@ export class Client {
       this.close(new UvitError(message.error.code, message.error.cause, message.error.remedy));
       return;
     }
+    if (message.type === 'alive') {
+      watchLife(message.lock, () => this.close(gone()));
+      return;
+    }
+    if (message.type === 'workers') {
+      this.onWorkers(message.workers);
+      return;
+    }
     const pending = this.#pending.get(message.id);
     if (!pending) return;
     if (message.type === 'progress' || message.type === 'step') {
@@ -90,6 +101,14 @@ export class Client {
       pending.resolve(message);
     }
   }
+}
+
+function gone(): UvitError {
+  return new UvitError(
+    'WORKER_LOST',
+    'the browser ended the worker that computes, perhaps for want of memory',
+    'Load the model again, with fewer threads or a smaller dtype',
+  );
 }
 
 /** A caller's listener that throws must not lose the reply: its error is reported as any uncaught one is. */

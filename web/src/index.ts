@@ -28,7 +28,7 @@ export type * from './types.js';
  * the manifest. Each loaded pipeline has a worker, a device and memory of its own until `dispose()`.
  */
 export async function load(manifestUrl: string | URL, options: LoadOptions = {}): Promise<Pipeline> {
-  const { device, dtype } = checkLoadOptions(options);
+  const core = checkLoadOptions(options);
   const url = absolute(manifestUrl);
   const { signal, onProgress } = options;
   if (signal?.aborted) throw aborted('Loading');
@@ -37,7 +37,7 @@ export async function load(manifestUrl: string | URL, options: LoadOptions = {})
   signal?.addEventListener('abort', onAbort, { once: true });
   try {
     const answer = await client.request(
-      { type: 'load', id: client.nextId(), manifestUrl: url, device, ...(dtype && { dtype }) },
+      { type: 'load', id: client.nextId(), manifestUrl: url, options: core },
       (event) => {
         if (event.type === 'progress') onProgress?.(event.progress);
       },
@@ -53,7 +53,7 @@ export async function load(manifestUrl: string | URL, options: LoadOptions = {})
   }
 }
 
-/** What this browser can run, without loading a model. */
+/** What this browser can run, without loading a model; rejects with `SIMD_UNSUPPORTED` where nothing can. */
 export async function capabilities(): Promise<Capabilities> {
   const client = new Client();
   try {

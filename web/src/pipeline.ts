@@ -3,8 +3,8 @@
 import type { Client, RequestEvent } from './client.js';
 import { aborted, internal, UvitError } from './errors.js';
 import type { ResultMetadata } from './protocol.js';
-import { coreOptions } from './settings.js';
-import type { GeneratedImage, GenerateOptions, GenerateResult, PipelineInfo, Step } from './types.js';
+import { checkForward, coreOptions } from './settings.js';
+import type { ForwardOptions, GeneratedImage, GenerateOptions, GenerateResult, PipelineInfo, Step } from './types.js';
 
 export class Pipeline {
   /** What was loaded, on which device, and why that one. */
@@ -15,11 +15,15 @@ export class Pipeline {
   constructor(client: Client, info: PipelineInfo) {
     this.#client = client;
     this.info = info;
+    client.onWorkers = (workers) => {
+      info.workers = workers;
+    };
   }
 
   /**
    * Draws `count` pictures. A call made while another runs waits for its turn, in order. Rejects with a
-   * {@link UvitError}; after any rejection but `DEVICE_LOST`, `DISPOSED` and `INTERNAL` the pipeline goes on working.
+   * {@link UvitError}; after any rejection but `DEVICE_LOST`, `DISPOSED`,
+   * `INTERNAL` and the `WORKER_LOST` that asks for another `load()`, the pipeline goes on working.
    */
   async generate(options: GenerateOptions = {}): Promise<GenerateResult> {
     const { signal, onStep, startLatents } = options;
@@ -45,6 +49,18 @@ export class Pipeline {
     }
   }
 
+  /**
+   * Calls the network once, for samplers of your own: resolves with its output, `[n, channels, imageSize, imageSize]`.
+   * Waits for its turn among the calls of `generate()`, in order.
+   */
+  async forward(options: ForwardOptions): Promise<Float32Array> {
+    const { channels, imageSize } = this.info;
+    const work = checkForward(options, channels * imageSize * imageSize);
+    const answer = await this.#client.request({ type: 'forward', id: this.#client.nextId(), ...work }, () => {});
+    if (answer.type !== 'values') throw internal(`the worker answered forward with ${answer.type}`);
+    return answer.values;
+  }
+
   /** Frees the memory on every device; what is running, and every later call, rejects with `DISPOSED`. */
   dispose(): void {
     this.#client.close(new UvitError('DISPOSED', 'this pipeline was disposed of', 'Call load() for a new one'));
@@ -59,8 +75,8 @@ function stepOf(event: RequestEvent, imageSize: number): Step {
 }
 
 function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Array): GenerateResult {
-  const { seed, width, height, channels, timings, device, deviceReason, adapter, dispatches } = metadata;
-  const { label, labelName, steps, guidanceScale, sampler, count, dtype, modelHash } = metadata;
+  const { seed, width, height, channels, timings, device, deviceReason, adapter, dispatches, workers } = metadata;
+  const { label, labelName, steps, guidanceScale, sampler, count, dtype, compute, modelHash } = metadata;
   const values = channels * height * width;
   const images = split(rgba, width, height).map((imageData, k): GeneratedImage => {
     const image = { rgba: imageData.data, imageData, seed: seed + k, width, height };
@@ -69,11 +85,13 @@ function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Ar
   return {
     images,
     seed,
-    settings: { label, labelName, steps, guidanceScale, sampler, count, dtype, modelHash },
+    settings: { label, labelName, steps, guidanceScale, sampler, count, dtype, compute, modelHash },
     timings,
     device,
     deviceReason,
     adapter,
+    compute,
+    workers,
     dispatches,
   };
 }

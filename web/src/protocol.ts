@@ -1,13 +1,15 @@
 /**
  * Every message between the page and its worker. Requests carry an id that the page chose; each is answered
- * by exactly one reply (`capabilities`, `loaded`, `result` or `error`), and before it by any number of events
- * (`progress`, `step`) with the same id. `crash` belongs to no request: the worker cannot go on.
+ * by exactly one reply (`capabilities`, `loaded`, `result`, `values` or `error`), and before it by any number of
+ * events (`progress`, `step`) with the same id. `alive`, `workers` and `crash` belong to no request: a lock that is held
+ * by a worker which must not die, how many workers are left to share the work, and that the worker cannot go on.
  */
 
 import type { ErrorParts } from './errors.js';
 import type {
   AdapterInfo,
   Capabilities,
+  Compute,
   Device,
   DeviceChoice,
   Dtype,
@@ -15,6 +17,7 @@ import type {
   LoadProgress,
   PipelineInfo,
   Timings,
+  WasmChoice,
 } from './types.js';
 
 /** The settings of one generation as the wasm core takes them; what is absent gets the model's default. */
@@ -40,12 +43,23 @@ export interface ResultMetadata extends GenerateSettings {
   adapter: AdapterInfo | null;
   timings: Timings;
   dispatches: number;
+  workers: number;
+}
+
+/** The options of `load()` that matter beyond the page. */
+export interface CoreLoadOptions {
+  device: DeviceChoice;
+  dtype?: Dtype;
+  compute?: Compute;
+  threads?: number;
+  wasm: WasmChoice;
 }
 
 export type Request =
   | { type: 'capabilities'; id: number }
-  | { type: 'load'; id: number; manifestUrl: string; device: DeviceChoice; dtype?: Dtype }
+  | { type: 'load'; id: number; manifestUrl: string; options: CoreLoadOptions }
   | { type: 'generate'; id: number; options: CoreGenerateOptions; startLatents?: Float32Array }
+  | { type: 'forward'; id: number; latents: Float32Array; timesteps: Float64Array; labels: Uint32Array }
   /** Has no reply of its own: the generation with this id is answered with `ABORTED`, if it still runs. */
   | { type: 'abort'; id: number };
 
@@ -53,12 +67,15 @@ export type Reply =
   | { type: 'capabilities'; id: number; capabilities: Capabilities }
   | { type: 'loaded'; id: number; info: PipelineInfo }
   | { type: 'result'; id: number; metadata: ResultMetadata; rgba: Uint8Array; floats?: Float32Array }
+  | { type: 'values'; id: number; values: Float32Array }
   | { type: 'error'; id: number; error: ErrorParts };
 
 export type Event =
   | { type: 'progress'; id: number; progress: LoadProgress }
   /** `preview` holds the RGBA of all pictures, one after the other. */
   | { type: 'step'; id: number; step: number; steps: number; elapsedMs: number; preview?: Uint8Array }
+  | { type: 'alive'; lock: string }
+  | { type: 'workers'; workers: number }
   | { type: 'crash'; error: ErrorParts };
 
 export type FromWorker = Reply | Event;

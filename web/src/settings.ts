@@ -4,27 +4,70 @@
  */
 
 import { invalidArgument } from './errors.js';
-import type { CoreGenerateOptions } from './protocol.js';
-import type { DeviceChoice, Dtype, GenerateOptions } from './types.js';
+import type { CoreGenerateOptions, CoreLoadOptions } from './protocol.js';
+import type {
+  Compute,
+  DeviceChoice,
+  Dtype,
+  ForwardOptions,
+  GenerateOptions,
+  LoadOptions,
+  WasmChoice,
+} from './types.js';
 
 const DEVICES: readonly DeviceChoice[] = ['auto', 'webgpu', 'cpu'];
 const DTYPES: readonly Dtype[] = ['f32', 'f16', 'q8', 'q4'];
+const COMPUTE: readonly Compute[] = ['f32', 'quality', 'fast'];
+const WASM: readonly WasmChoice[] = ['auto', 'simd128', 'relaxed-simd', 'threads'];
 const SEEDS = 2 ** 32;
 
-/** The device and dtype of `load()`. */
-export function checkLoadOptions(options: { device?: unknown; dtype?: unknown }): {
-  device: DeviceChoice;
-  dtype?: Dtype;
-} {
-  const device = options.device ?? 'auto';
-  if (!DEVICES.includes(device as DeviceChoice)) {
-    throw invalidArgument(`device is ${show(device)}`, `Use one of ${DEVICES.join(', ')}`);
+/** The options of `load()`, checked. */
+export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
+  const { dtype, compute, threads } = options;
+  const device = oneOf('device', options.device ?? 'auto', DEVICES);
+  const wasm = oneOf('wasm', options.wasm ?? 'auto', WASM);
+  if (dtype !== undefined) oneOf('dtype', dtype, DTYPES);
+  if (compute !== undefined) oneOf('compute', compute, COMPUTE);
+  if (threads !== undefined) whole('threads', threads, 1, Number.MAX_SAFE_INTEGER);
+  return {
+    device,
+    wasm,
+    ...(dtype !== undefined && { dtype }),
+    ...(compute !== undefined && { compute }),
+    ...(threads !== undefined && { threads }),
+  };
+}
+
+/** What the core gets for the options of `forward()`; `values` is the size of one picture. */
+export function checkForward(
+  options: ForwardOptions,
+  values: number,
+): { latents: Float32Array; timesteps: Float64Array; labels: Uint32Array } {
+  const { latents, timesteps, labels = [] } = options ?? {};
+  if (!(latents instanceof Float32Array)) {
+    throw invalidArgument('latents is not a Float32Array', 'Give [n, channels, imageSize, imageSize] values');
   }
-  if (options.dtype === undefined) return { device: device as DeviceChoice };
-  if (!DTYPES.includes(options.dtype as Dtype)) {
-    throw invalidArgument(`dtype is ${show(options.dtype)}`, `Use one of ${DTYPES.join(', ')}`);
+  const n = latents.length / values;
+  if (n < 1 || !Number.isInteger(n)) {
+    throw invalidArgument(`latents has ${latents.length} values`, `Give n times ${values}, with n at least 1`);
   }
-  return { device: device as DeviceChoice, dtype: options.dtype as Dtype };
+  if (!isNumbers(timesteps, Float32Array, Float64Array)) {
+    throw invalidArgument('timesteps is no list of numbers', 'Give a Float32Array, a Float64Array or an array');
+  }
+  if (!isNumbers(labels, Uint32Array)) {
+    throw invalidArgument('labels is no list of numbers', 'Give a Uint32Array or an array, or leave it out');
+  }
+  if (timesteps.length !== n) {
+    throw invalidArgument(`timesteps has ${timesteps.length} values for ${n} pictures`, 'Give one for each');
+  }
+  if (labels.length !== 0 && labels.length !== n) {
+    throw invalidArgument(`labels has ${labels.length} values for ${n} pictures`, 'Give one for each, or none');
+  }
+  for (const time of timesteps) {
+    if (!Number.isFinite(time)) throw invalidArgument(`a timestep is ${show(time)}`, 'Give finite numbers');
+  }
+  for (const label of labels) whole('a label', label, 0, 2 ** 32 - 1);
+  return { latents, timesteps: Float64Array.from(timesteps), labels: Uint32Array.from(labels) };
 }
 
 /** What the core gets for the options of `generate()`; a missing seed is drawn here. */
@@ -64,6 +107,16 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
 function randomSeed(count: number): number {
   const word = crypto.getRandomValues(new Uint32Array(1))[0] ?? 0;
   return Math.max(0, Math.min(word, SEEDS - count));
+}
+
+function oneOf<T extends string>(name: string, value: T, allowed: readonly T[]): T {
+  if (allowed.includes(value)) return value;
+  throw invalidArgument(`${name} is ${show(value)}`, `Use one of ${allowed.join(', ')}`);
+}
+
+function isNumbers(value: unknown, ...types: (new () => object)[]): boolean {
+  if (Array.isArray(value)) return value.every((item) => typeof item === 'number');
+  return types.some((type) => value instanceof type);
 }
 
 function whole(name: string, value: unknown, least: number, most: number): void {

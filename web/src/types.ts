@@ -9,6 +9,18 @@ export type Device = 'webgpu' | 'cpu';
 /** How weights are stored in a variant of the model. */
 export type Dtype = 'f32' | 'f16' | 'q8' | 'q4';
 
+/**
+ * What arithmetic is done with the weights. `f32`: exact. `quality`: integers, as good as f32 to the eye. `fast`: the
+ * shortest integers. Integers are the CPU's.
+ */
+export type Compute = 'f32' | 'quality' | 'fast';
+
+/** A build of the wasm core; they compute the same at different speeds. */
+export type WasmVariant = 'simd128' | 'relaxed-simd' | 'threads';
+
+/** Which build is asked for; `auto` takes the best that the browser and the page allow. */
+export type WasmChoice = 'auto' | WasmVariant;
+
 /** How far `load()` has come. */
 export interface LoadProgress {
   /**
@@ -28,6 +40,16 @@ export interface LoadOptions {
   device?: DeviceChoice;
   /** Which stored variant to fetch; default: the manifest's first. */
   dtype?: Dtype;
+  /** Default: `quality` on the CPU, `f32` on WebGPU. */
+  compute?: Compute;
+  /**
+   * How many threads or workers the CPU device may use, at least 1. Default: the machine's cores, at most 8. Threads
+   * share one memory and need a page that is cross-origin isolated; elsewhere up to 4 workers share the pictures of
+   * a batch and the halves of guidance, each with a copy of the weights, as memory allows.
+   */
+  threads?: number;
+  /** Default `auto`. `threads` needs a page that is cross-origin isolated. */
+  wasm?: WasmChoice;
   /** Called as bytes arrive. */
   onProgress?: (progress: LoadProgress) => void;
   /** Stops loading and frees what was loaded; `load()` rejects with code `ABORTED`. */
@@ -72,8 +94,14 @@ export interface PipelineInfo {
   architecture: string;
   /** How the weights are stored. */
   dtype: Dtype;
-  /** What arithmetic is done with them, e.g. `f32`. */
-  compute: string;
+  /** What arithmetic is done with them. */
+  compute: Compute;
+  /** The build of the wasm core that runs. */
+  wasm: WasmVariant;
+  /** Threads in the CPU device's pool; 1 where there is none. */
+  threads: number;
+  /** Workers that share the items of a batch on the CPU device; 1 where there is one. Falls when one is lost. */
+  workers: number;
   device: Device;
   /** Why this device was chosen, as a sentence for people. */
   deviceReason: string;
@@ -134,6 +162,16 @@ export interface GenerateOptions {
   floatPixels?: boolean;
 }
 
+/** Options of `forward()`: one call of the network for n pictures. */
+export interface ForwardOptions {
+  /** `[n, channels, imageSize, imageSize]`, as the network takes them. */
+  latents: Float32Array;
+  /** `[n]`, the network's time: 0 to 999 for models trained on 1000 steps. */
+  timesteps: Float32Array | Float64Array | number[];
+  /** `[n]`, indices of labels; left out for networks without labels. */
+  labels?: Uint32Array | number[];
+}
+
 /** One picture. */
 export interface GeneratedImage {
   /** Pixels, `[height, width, 4]`, 0 to 255; the same memory as `imageData.data`. */
@@ -158,6 +196,7 @@ export interface GenerateSettings {
   sampler: string;
   count: number;
   dtype: Dtype;
+  compute: Compute;
   /** Identifies the model's weights. */
   modelHash: string;
 }
@@ -182,15 +221,32 @@ export interface GenerateResult {
   device: Device;
   deviceReason: string;
   adapter: AdapterInfo | null;
+  /** What arithmetic was done. */
+  compute: Compute;
+  /** Workers that shared this call's items. */
+  workers: number;
   /** GPU dispatches of this call; 0 on the CPU. */
   dispatches: number;
+}
+
+/** What the browser offers to the CPU device. */
+export interface CpuFacts {
+  /** Without it nothing runs. */
+  simd128: boolean;
+  relaxedSimd: boolean;
+  /** Shared memory: the page is cross-origin isolated. */
+  threads: boolean;
+  /** Cores that the browser admits to. */
+  hardwareConcurrency: number;
 }
 
 /** What this browser can run. */
 export interface Capabilities {
   /** Version of the wasm core. */
   version: string;
-  cpu: { simd128: boolean };
+  cpu: CpuFacts;
+  /** What `device: 'auto'` would take, and why, as a sentence for people. */
+  auto: { device: Device; reason: string };
   webgpu: {
     available: boolean;
     /** Why not. */

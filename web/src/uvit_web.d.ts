@@ -1,20 +1,44 @@
 /**
  * The contract with the wasm core: what `src/js/` of the Rust crate exports and `worker.ts` uses. The module
- * itself is the glue that wasm-bindgen writes to `pkg/`; the build puts it beside `worker.js`. Written by hand
+ * itself is the glue that wasm-bindgen writes to `pkg/<variant>/`; the build puts it into `dist/<variant>/`. Written by hand
  * so that the package type-checks on a machine without Rust.
  *
  * Every rejection is an Error with the properties `code`, `cause` and `remedy`.
  */
 
-export default function init(options: { module_or_path: URL }): Promise<unknown>;
+export default function init(options: {
+  module_or_path: WebAssembly.Module;
+  /** The memory to enter, in threads. */
+  memory?: WebAssembly.Memory;
+}): Promise<unknown>;
 
 /** JSON of `Capabilities`. */
 export function capabilities(): Promise<string>;
 
+/** Starts the pool of threads that the CPU device uses from then on. Only in the build `threads`, as are the next three. */
+export const initThreadPool: undefined | ((count: number) => Promise<unknown>);
+/** A thread enters the pool, for good. */
+export const wbg_rayon_start_worker: undefined | ((receiver: number) => void);
+/** Says who starts the threads; the package's build adds this to the glue. */
+export const setStartWorkers:
+  | undefined
+  | ((start: (module: WebAssembly.Module, memory: WebAssembly.Memory, builder: PoolBuilder) => Promise<void>) => void);
+
+/** What `initThreadPool` hands to the starter of threads. */
+export interface PoolBuilder {
+  numThreads(): number;
+  /** Where in the shared memory the threads find their orders. */
+  receiver(): number;
+  /** Address of the glue. */
+  mainJS(): string;
+  /** To be called once every thread has entered the memory. */
+  build(): void;
+}
+
 /** One load of one model. */
 export class Loader {
   private constructor();
-  /** Reads the manifest and asks for the device; `optionsJson` is `{ device, dtype? }`. */
+  /** Reads the manifest and asks for the device; `optionsJson` is `{ device, dtype?, compute?, threads? }`, threads those of the pool. */
   static create(manifestJson: string, optionsJson: string): Promise<Loader>;
   /** JSON `[{ file, bytes, sha256 }]`, in the order in which they are to be added. */
   shards(): string;
@@ -30,13 +54,28 @@ export class WasmPipeline {
   private constructor();
   /** JSON of `PipelineInfo`. */
   info(): string;
-  /** `onStep` gets JSON of `Step` and, when asked for, the RGBA of all pictures one after the other. */
+  /**
+   * One forward of the network: latents `[n, C, H, W]`, timesteps `[n]` (the network's time), labels `[n]` or empty;
+   * resolves with `[n, C, H, W]`.
+   */
+  forward(latents: Float32Array, timesteps: Float64Array, labels: Uint32Array): Promise<Float32Array>;
+  /**
+   * `onStep` gets JSON of `Step` and, when asked for, the RGBA of all pictures one after the other. The items of the
+   * batch are split over `workers`, this one included; `remote` computes a part elsewhere: worker is 1 .. workers - 1.
+   */
   generate(
     optionsJson: string,
     startLatents: Float32Array | undefined,
     onStep: (json: string, preview?: Uint8Array) => void,
+    workers: number,
+    remote: (
+      worker: number,
+      latents: Float32Array,
+      timesteps: Float64Array,
+      labels: Uint32Array,
+    ) => Promise<Float32Array>,
   ): Promise<WasmResult>;
-  /** Stops the running generation at the next chance; it rejects with `ABORTED`. */
+  /** Stops the running generation or forward at the next chance; it rejects with `ABORTED`. */
   abort(): void;
   dispose(): void;
   free(): void;

@@ -1,34 +1,40 @@
 /**
- * The worker: owns the wasm core, fetches the model for it and runs one generation after the other. All maths,
- * checks of files and choices of devices are the core's; here are only bytes, order and messages.
+ * The worker: owns the wasm core, fetches the model for it and runs one call after the other. All maths, checks of
+ * files and choices of devices are the core's; here are only bytes, order and messages.
  */
 
-import { aborted, internal, toUvitError, UvitError } from './errors.js';
+import { owned } from './core.js';
+import { aborted, internal, toUvitError, type UvitError } from './errors.js';
 import { fetchBytes, fetchText } from './fetch.js';
+import { holdForLife, lifeName } from './life.js';
+import { type Forward, type Part, Parts, plannedWorkers } from './parts.js';
 import type { FromWorker, Request, ResultMetadata } from './protocol.js';
+import { type Runtime, startRuntime } from './runtime.js';
 import type { LoadProgress, PipelineInfo } from './types.js';
-import init, { capabilities, Loader, type WasmPipeline } from './uvit_web.js';
+import type { WasmPipeline } from './uvit_web.js';
+import { cpuFacts } from './variant.js';
 
-type GenerateRequest = Extract<Request, { type: 'generate' }>;
 type LoadRequest = Extract<Request, { type: 'load' }>;
+type Call = Extract<Request, { type: 'generate' | 'forward' }>;
+type GenerateCall = Extract<Request, { type: 'generate' }>;
 
 let pipeline: WasmPipeline | undefined;
-const queue: GenerateRequest[] = [];
-let running: number | undefined;
+let info: PipelineInfo | undefined;
+let parts: Parts | undefined;
+const queue: Call[] = [];
+let running: { id: number; stop: AbortController } | undefined;
 
 self.onmessage = (message: MessageEvent<Request>) => {
   const request = message.data;
   switch (request.type) {
     case 'capabilities':
-      void answer(request.id, async () => {
-        await startCore();
-        send({ type: 'capabilities', id: request.id, capabilities: JSON.parse(await capabilities()) });
-      });
+      void answer(request.id, () => reportCapabilities(request.id));
       break;
     case 'load':
       void answer(request.id, () => loadModel(request));
       break;
     case 'generate':
+    case 'forward':
       queue.push(request);
       void drain();
       break;
@@ -50,61 +56,160 @@ async function answer(id: number, work: () => Promise<void>): Promise<void> {
   }
 }
 
-async function startCore(): Promise<void> {
-  try {
-    await init({ module_or_path: new URL('./uvit_web_bg.wasm', import.meta.url) });
-  } catch (thrown) {
-    throw new UvitError(
-      'IO',
-      `the runtime's wasm module could not be started (${toUvitError(thrown).cause})`,
-      'Check that uvit_web_bg.wasm is served beside the worker, and that this browser has WebAssembly with SIMD',
-    );
-  }
+async function reportCapabilities(id: number): Promise<void> {
+  const { core } = await startRuntime({ device: 'webgpu', wasm: 'auto' });
+  send({ type: 'capabilities', id, capabilities: { ...JSON.parse(await core.capabilities()), cpu: cpuFacts() } });
 }
 
-async function loadModel({ id, manifestUrl, device, dtype }: LoadRequest): Promise<void> {
+/** Lets the page notice if a worker is gone that this one cannot do without: a thread, or itself. */
+function live(locks: string[]): void {
+  for (const lock of locks) send({ type: 'alive', lock });
+}
+
+async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<void> {
   const progress: LoadProgress = { phase: 'runtime', loadedBytes: 0, totalBytes: 0 };
   const report = (changes: Partial<LoadProgress>) => {
     Object.assign(progress, changes);
     send({ type: 'progress', id, progress });
   };
   report({});
-  await startCore();
+  const lock = lifeName();
+  await holdForLife(lock);
+  live([lock]);
+  const runtime = await startRuntime(options, live);
   report({ phase: 'manifest' });
   const manifest = await fetchText(manifestUrl);
-  const loader = await Loader.create(manifest, JSON.stringify({ device, dtype }));
-  const shards: { file: string; bytes: number }[] = JSON.parse(loader.shards());
-  report({ phase: 'weights', totalBytes: shards.reduce((sum, shard) => sum + shard.bytes, 0) });
+  const { device, dtype, compute } = options;
+  const { threads } = runtime;
+  const loader = await runtime.core.Loader.create(manifest, JSON.stringify({ device, dtype, compute, threads }));
+  const shards: ShardFile[] = JSON.parse(loader.shards());
+  const totalBytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
+  report({ phase: 'weights', totalBytes });
+  const workers = device === 'webgpu' ? 1 : affordableWorkers(runtime, totalBytes);
+  /** What the helpers will need; where there are to be none, nothing is kept. */
+  const kept: Uint8Array[] = [];
   for (const [index, { file, bytes }] of shards.entries()) {
     const before = progress.loadedBytes;
     const url = new URL(file, manifestUrl).href;
     const data = await fetchBytes(url, bytes, (received) => report({ loadedBytes: before + received }));
     await loader.addShard(index, data);
+    if (workers > 1) kept.push(data);
   }
   report({ phase: 'compile' });
   pipeline = await loader.finish();
-  const info: PipelineInfo = JSON.parse(pipeline.info());
+  const found: PipelineInfo = JSON.parse(pipeline.info());
+  info = { ...found, wasm: runtime.variant, threads, workers: found.device === 'cpu' ? workers : 1 };
   send({ type: 'loaded', id, info });
+  if (info.workers > 1) startParts(runtime, manifest, info, kept);
 }
 
-/** Runs queued generations, in order, until there are none. */
+interface ShardFile {
+  file: string;
+  bytes: number;
+}
+
+/** How many workers may share the items of a batch, if the CPU is to compute them. */
+function affordableWorkers({ variant, wanted }: Runtime, weightBytes: number): number {
+  // Threads share the work inside a forward already. Some browsers do not let a worker start others.
+  if (variant === 'threads' || typeof Worker !== 'function') return 1;
+  // Not in TypeScript's library, nor in every browser.
+  const { deviceMemory } = navigator as { deviceMemory?: number };
+  return plannedWorkers(wanted, navigator.hardwareConcurrency || 1, weightBytes, deviceMemory);
+}
+
+/** Starts the helpers once the model is ready, so that they delay nothing: `generate()` waits for them if it must. */
+function startParts(runtime: Runtime, manifest: string, found: PipelineInfo, shards: Uint8Array[]): void {
+  const { dtype, compute, workers } = found;
+  const options = JSON.stringify({ device: 'cpu', dtype, compute, threads: 1 });
+  const load = { variant: runtime.variant, manifest, options, shards };
+  parts = new Parts(workers - 1, runtime, load, (left) => send({ type: 'workers', workers: left + 1 }));
+}
+
+/** Runs queued calls, in order, until there are none. */
 async function drain(): Promise<void> {
-  if (running !== undefined) return;
+  if (running) return;
   for (let next = queue.shift(); next; next = queue.shift()) {
-    const request = next;
-    running = request.id;
-    await answer(request.id, () => generate(request));
+    const call = next;
+    const stop = new AbortController();
+    running = { id: call.id, stop };
+    await answer(call.id, () => (call.type === 'generate' ? generate(call, stop.signal) : forward(call, stop.signal)));
     running = undefined;
   }
 }
 
-async function generate({ id, options, startLatents }: GenerateRequest): Promise<void> {
-  if (!pipeline) throw internal('generate came before a model was loaded');
-  const result = await pipeline.generate(JSON.stringify(options), startLatents, (json, bytes) => {
+async function forward({ id, latents, timesteps, labels }: Forward & { id: number }, stop: AbortSignal): Promise<void> {
+  if (!pipeline) throw internal('forward came before a model was loaded');
+  const n = timesteps.length;
+  const size = latents.length / n;
+  const team = await helpers(n, stop);
+  /** Items for the k-th of the workers: as even as can be. */
+  const share = (k: number): Forward => {
+    const [from, to] = [k, k + 1].map((at) => Math.round((at * n) / (team.length + 1))) as [number, number];
+    return {
+      latents: latents.slice(from * size, to * size),
+      timesteps: timesteps.slice(from, to),
+      labels: labels.slice(from, to),
+    };
+  };
+  const own = share(0);
+  const outcomes = await Promise.allSettled([
+    pipeline.forward(own.latents, own.timesteps, own.labels),
+    ...team.map((part, k) => part.forward(share(k + 1))),
+  ]);
+  const values = new Float32Array(latents.length);
+  let at = 0;
+  for (const outcome of outcomes) {
+    if (outcome.status === 'rejected') throw outcome.reason;
+    values.set(outcome.value, at);
+    at += outcome.value.length;
+  }
+  send({ type: 'values', id, values }, [values.buffer]);
+}
+
+/** The helpers that take a part of so many items, ready to work. */
+async function helpers(items: number, stop: AbortSignal): Promise<Part[]> {
+  if (items < 2 || !parts) return [];
+  const stopped = new Promise<never>((_, reject) => {
+    stop.addEventListener('abort', () => reject(aborted('This generation')), { once: true });
+  });
+  // An abort after this moment is somebody else's to act on.
+  stopped.catch(() => {});
+  return Promise.race([parts.team(items - 1), stopped]);
+}
+
+async function generate({ id, options, startLatents }: GenerateCall, stop: AbortSignal): Promise<void> {
+  if (!pipeline || !info) throw internal('generate came before a model was loaded');
+  const guided = (options.guidanceScale ?? info.defaults.guidanceScale) !== 1;
+  const team = await helpers(options.count * (guided ? 2 : 1), stop);
+  stop.addEventListener('abort', () => {
+    pipeline?.abort();
+    for (const part of team) part.abort();
+  });
+  /** What a helper died of: the core may word it in its own way. */
+  let lost: UvitError | undefined;
+  const remote = (worker: number, latents: Float32Array, timesteps: Float64Array, labels: Uint32Array) => {
+    const part = team[worker - 1];
+    const work = part
+      ? part.forward({ latents, timesteps, labels })
+      : Promise.reject(internal(`there is no worker ${worker}`));
+    // The core may have stopped listening; that is no crash.
+    work.catch((error: UvitError) => {
+      lost ??= error;
+    });
+    return work;
+  };
+  const onStep = (json: string, bytes?: Uint8Array) => {
     const preview = bytes && owned(bytes);
     send({ type: 'step', id, ...JSON.parse(json), ...(preview && { preview }) }, preview ? [preview.buffer] : []);
-  });
-  const metadata: ResultMetadata = JSON.parse(result.metadata());
+  };
+  const workers = team.length + 1;
+  const result = await pipeline
+    .generate(JSON.stringify(options), startLatents, onStep, workers, remote)
+    .catch((thrown: unknown) => {
+      for (const part of team) part.abort();
+      throw stop.aborted ? aborted('This generation') : (lost ?? thrown);
+    });
+  const metadata: ResultMetadata = { workers, ...JSON.parse(result.metadata()) };
   const rgba = owned(result.rgba());
   const floats = options.floatPixels ? owned(result.floats()) : undefined;
   result.free();
@@ -115,19 +220,14 @@ async function generate({ id, options, startLatents }: GenerateRequest): Promise
 }
 
 function abort(id: number): void {
-  if (id === running) {
-    pipeline?.abort();
+  if (id === running?.id) {
+    running.stop.abort();
     return;
   }
-  const place = queue.findIndex((request) => request.id === id);
+  const place = queue.findIndex((call) => call.id === id);
   if (place < 0) return;
   queue.splice(place, 1);
   send({ type: 'error', id, error: aborted('This generation').parts() });
-}
-
-/** Bytes that may be transferred: a view into wasm memory is copied first, for that memory cannot leave. */
-function owned<T extends Uint8Array | Float32Array>(bytes: T): T {
-  return bytes.byteLength === bytes.buffer.byteLength ? bytes : (bytes.slice() as T);
 }
 
 function send(message: FromWorker, transfer: Transferable[] = []): void {

@@ -110,6 +110,24 @@ test('a worker that does not start, or crashes in mid-picture, rejects with INTE
   }
 });
 
+test('a worker that the browser ends without a word rejects with WORKER_LOST', async () => {
+  const end = `
+    self.addEventListener('message', ({ data }) => {
+      if (data.type === 'generate') setTimeout(() => self.close(), 50);
+    });`;
+  server.spoil = (path, bytes) => (path === '/package/worker.js' ? bytes.toString() + end : bytes);
+  const errors = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'cpu' });
+      const running = attempt(pipeline.generate({ label: 0, steps: 500 }).then(() => 'drawn'));
+      return [await running, await attempt(pipeline.generate({ label: 0 }))];
+    },
+    MODEL,
+  );
+  for (const error of errors) assertError(error, 'WORKER_LOST');
+});
+
 test('a runtime that is not served gives IO and says which file', async () => {
   server.spoil = (path, bytes) => (path.endsWith('.wasm') ? Buffer.from('not wasm') : bytes);
   const error = await withPackage(page, (uvit, model) => attempt(uvit.load(model)), MODEL);
@@ -163,7 +181,16 @@ test('settings outside their ranges give INVALID_ARGUMENT, and the pipeline goes
 });
 
 test('options of load() that do not exist give INVALID_ARGUMENT', async () => {
-  for (const options of [{ device: 'npu' }, { dtype: 'q3' }]) {
+  const wrong = [
+    { device: 'npu' },
+    { dtype: 'q3' },
+    { compute: 'int4' },
+    { threads: 0 },
+    { threads: 1.5 },
+    { threads: '2' },
+    { wasm: 'mmx' },
+  ];
+  for (const options of wrong) {
     const error = await withPackage(page, (uvit, [model, given]) => attempt(uvit.load(model, given)), [MODEL, options]);
     assertError(error, 'INVALID_ARGUMENT');
   }

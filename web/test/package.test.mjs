@@ -9,7 +9,7 @@ import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { build, createServer } from 'vite';
 import { launch, openPage, WEBGPU } from './browser.mjs';
-import { startServer } from './server.mjs';
+import { ISOLATION, startServer } from './server.mjs';
 
 const web = fileURLToPath(new URL('..', import.meta.url));
 
@@ -31,9 +31,16 @@ before(() => {
     `import { load, UvitError } from 'uvit-web';
     const said = document.getElementById('said');
     try {
-      const pipeline = await load(new URLSearchParams(location.search).get('model'), { device: 'webgpu' });
-      const { images, device, dispatches } = await pipeline.generate({ label: 6, steps: 2, seed: 1, count: 2 });
-      said.textContent = JSON.stringify({ device, gpu: dispatches > 0, sizes: images.map((i) => i.rgba.length), seeds: images.map((i) => i.seed) });
+      const query = new URLSearchParams(location.search);
+      const pipeline = await load(query.get('model'), { device: query.get('device'), threads: 2 });
+      const { images, device, dispatches, workers } = await pipeline.generate({ label: 6, steps: 2, seed: 1, count: 2 });
+      const { threads } = pipeline.info;
+      // A single core is not shared, whatever is asked for.
+      const alone = threads === 1 && device === 'cpu' && navigator.hardwareConcurrency === 1;
+      said.textContent = JSON.stringify({
+        device, workers: alone ? 2 : workers, threads, gpu: dispatches > 0,
+        sizes: images.map((i) => i.rgba.length), seeds: images.map((i) => i.seed),
+      });
     } catch (error) {
       said.textContent = String(error) + (error instanceof UvitError);
     }`,
@@ -41,35 +48,49 @@ before(() => {
 });
 after(() => rmSync(app, { recursive: true, force: true }));
 
-const EXPECTED = { device: 'webgpu', gpu: true, sizes: [64 * 64 * 4, 64 * 64 * 4], seeds: [1, 2] };
+const PICTURES = { sizes: [64 * 64 * 4, 64 * 64 * 4], seeds: [1, 2] };
+/** Every kind of worker that the package starts has to survive the bundler. */
+const CASES = [
+  { name: 'on WebGPU', isolated: false, expected: { device: 'webgpu', workers: 1, threads: 1, gpu: true } },
+  { name: 'by workers', isolated: false, expected: { device: 'cpu', workers: 2, threads: 1, gpu: false } },
+  { name: 'by threads', isolated: true, expected: { device: 'cpu', workers: 1, threads: 2, gpu: false } },
+];
+const address = (url, { device }) => `${url}/?model=/models/emoji/manifest.json&device=${device}`;
 
-test('the package draws in a fresh Vite app, built', async () => {
-  await build({ root: app, logLevel: 'warn', configFile: false });
-  const server = await startServer({ '/models/': `${web}models`, '/': join(app, 'dist') });
-  try {
-    assert.deepEqual(await draw(`${server.url}/?model=/models/emoji/manifest.json`), EXPECTED);
-  } finally {
-    await server.close();
-  }
-});
-
-test('the package draws in a fresh Vite app, while developing', async () => {
-  const models = await startServer();
-  const server = await createServer({
-    root: app,
-    configFile: false,
-    logLevel: 'warn',
-    server: { host: '127.0.0.1', port: 0, proxy: { '/models': models.url } },
+for (const { name, isolated, expected } of CASES) {
+  test(`the package draws in a fresh Vite app, built: ${name}`, async () => {
+    await build({ root: app, logLevel: 'warn', configFile: false });
+    const server = await startServer({ '/models/': `${web}models`, '/': join(app, 'dist') }, { isolated });
+    try {
+      assert.deepEqual(await draw(address(server.url, expected)), { ...expected, ...PICTURES });
+    } finally {
+      await server.close();
+    }
   });
-  await server.listen();
-  try {
-    const { port } = server.httpServer.address();
-    assert.deepEqual(await draw(`http://127.0.0.1:${port}/?model=/models/emoji/manifest.json`), EXPECTED);
-  } finally {
-    await server.close();
-    await models.close();
-  }
-});
+
+  test(`the package draws in a fresh Vite app, while developing: ${name}`, async () => {
+    const models = await startServer();
+    const server = await createServer({
+      root: app,
+      configFile: false,
+      logLevel: 'warn',
+      server: {
+        host: '127.0.0.1',
+        port: 0,
+        proxy: { '/models': models.url },
+        headers: isolated ? ISOLATION : {},
+      },
+    });
+    await server.listen();
+    try {
+      const { port } = server.httpServer.address();
+      assert.deepEqual(await draw(address(`http://127.0.0.1:${port}`, expected)), { ...expected, ...PICTURES });
+    } finally {
+      await server.close();
+      await models.close();
+    }
+  });
+}
 
 async function draw(url) {
   const browser = await launch(WEBGPU);

@@ -25,11 +25,18 @@ const MOUNTS = {
   '/': `${web}demo/dist`,
 };
 
+/** What makes a page cross-origin isolated. */
+export const ISOLATION = {
+  'Cross-Origin-Opener-Policy': 'same-origin',
+  'Cross-Origin-Embedder-Policy': 'require-corp',
+};
+
 /**
  * Starts a server on a free port. `server.spoil`, when set, gets `(path, bytes)` and returns the bytes to send
- * instead; `/blank.html` is an empty page for tests that call the package themselves.
+ * instead; `/blank.html` is an empty page for tests that call the package themselves. With `isolated`, pages get
+ * shared memory.
  */
-export async function startServer(mounts = MOUNTS) {
+export async function startServer(mounts = MOUNTS, { isolated = false } = {}) {
   const state = { spoil: undefined };
   const http = createServer(async (request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url, 'http://server').pathname));
@@ -41,7 +48,7 @@ export async function startServer(mounts = MOUNTS) {
     }
     const type = TYPES[extname(path) || '.html'] ?? 'application/octet-stream';
     // Nothing may be remembered from a test that spoiled a file.
-    response.writeHead(200, { 'Content-Type': type, 'Cache-Control': 'no-store' });
+    response.writeHead(200, { 'Content-Type': type, 'Cache-Control': 'no-store', ...(isolated && ISOLATION) });
     response.end(state.spoil ? state.spoil(path, bytes) : bytes);
   });
   await new Promise((resolve) => http.listen(0, '127.0.0.1', resolve));
