@@ -23,7 +23,7 @@ pub mod model;
 pub mod pipeline;
 pub mod plan;
 pub mod sampler;
-pub mod simd;
 pub mod weights;
 
 pub use error::{Code, Error, Result};
+pub use uvit_simd as simd;

@@ -4,12 +4,13 @@
 
 mod twins;
 
+use uvit_web::cpu::FastExecutor;
 use uvit_web::pipeline::Executor;
 use uvit_web::plan::Compute;
-use uvit_web::simd::{self, Level, Threads};
+use uvit_web::simd::{Level, Threads};
 
 fn executor(level: Level, compute: Compute, threads: usize) -> Executor {
-    Executor::Cpu(Box::new(simd::Executor::with_level(level, compute, Threads::new(threads))))
+    Executor::Cpu(Box::new(FastExecutor::with_level(level, compute, Threads::new(threads))))
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Attention with both products in integers; the twin of `simd/int_attention.rs`.
+//! Attention with both products in integers; the twin of `src/simd/int_attention.rs`.
 
 /// qkv `[batch, tokens, 3, heads, head_dim]`, out `[batch, tokens, heads, head_dim]`. Queries and softmax weights have 7
 /// bits, keys i8 with a scale a token, values i8 with a scale a column.

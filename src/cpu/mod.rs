@@ -1,13 +1,14 @@
 //! The plain kernels and their executor: the reference that every other executor is compared with.
 //!
 //! One function an operation, written to be obviously right rather than fast; f32 arithmetic in index order. What users
-//! run on the CPU is [`crate::simd`].
+//! run on the CPU is [`FastExecutor`].
 
 mod attention;
 mod combine;
 mod conv2d;
 mod elementwise;
 mod embedding;
+mod fast;
 mod int_attention;
 mod int_matmul;
 mod layer_norm;
@@ -23,6 +24,7 @@ pub use combine::combine;
 pub use conv2d::conv2d;
 pub use elementwise::{activate, elementwise};
 pub use embedding::embedding;
+pub use fast::FastExecutor;
 pub use int_attention::int_attention;
 pub use int_matmul::int_matmul;
 pub use layer_norm::layer_norm;

@@ -3,7 +3,7 @@
 #[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::plan::{Capabilities, Compute, Program, TensorId, Weight, WeightId};
-use crate::simd::{self, Threads};
+use crate::simd::Threads;
 use crate::{Result, cpu, weights};
 
 /// A device that runs Programs.
@@ -11,7 +11,7 @@ pub enum Executor {
     /// The plain kernels that all others are compared with.
     Reference(cpu::Executor),
     /// The CPU.
-    Cpu(Box<simd::Executor>),
+    Cpu(Box<cpu::FastExecutor>),
     /// A GPU.
     #[cfg(feature = "gpu")]
     Gpu(Box<gpu::Executor>),
@@ -40,7 +40,7 @@ impl Executor {
 
     /// The CPU.
     pub fn cpu(compute: Compute, threads: Threads) -> Executor {
-        Executor::Cpu(Box::new(simd::Executor::new(compute, threads)))
+        Executor::Cpu(Box::new(cpu::FastExecutor::new(compute, threads)))
     }
 
     /// The best GPU.

@@ -1,5 +1,7 @@
 //! In which arithmetic a Linear is computed: the caller's choice for the model, the network's word for each layer.
 
+pub use uvit_simd::{INT_CHUNK, LOW_BITS};
+
 use std::str::FromStr;
 
 /// The arithmetic of a model. On the CPU integers are several times faster than floats.
@@ -64,12 +66,6 @@ pub enum Arithmetic {
         bits: u32,
     },
 }
-
-/// Bits of the lower part of an activation of 12, where 7 is all that a dot product takes.
-pub const LOW_BITS: u32 = 5;
-
-/// The most inputs whose products one i32 adds up: `4096 x 127 x 4095` is below 2^31. Longer rows are cut into chunks.
-pub const INT_CHUNK: usize = 4096;
 
 impl Precision {
     /// What a layer is computed in.

@@ -1,5 +1,7 @@
 //! The lowered form of a Plan: kernels with all their sizes, and where every tensor lies.
 
+pub use uvit_simd::Activation;
+
 use super::{Arithmetic, Compute, Role, TensorId, Weight, WeightId};
 
 /// What an executor can do, as far as lowering cares.
@@ -75,17 +77,6 @@ impl View {
     pub fn bytes(&self) -> usize {
         self.rows() * self.row_stride * 4
     }
-}
-
-/// An activation fused into the kernel that feeds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// Identity.
-    None,
-    /// Exact GELU.
-    Gelu,
-    /// SiLU.
-    Silu,
 }
 
 /// `out = activation(cat(x, x2) W^T + bias) + residual`.

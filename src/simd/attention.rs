@@ -4,14 +4,14 @@
 //! Keys and values of a head are packed into panels once, and both products are the f32 tiles of `matmul.rs`.
 
 use super::functions::exp;
-use super::isa::{Isa, Level, ROWS, kernels};
+use super::isa::{Isa, Level, ROWS, array, kernels, unroll};
 use super::matmul::f32_tile;
 use super::threads::{Shared, Threads};
-use crate::plan::Attention;
+use crate::AttentionShape;
 use std::cell::RefCell;
 
 /// qkv `[batch, tokens, 3, heads, head_dim]`, out `[batch, tokens, heads, head_dim]`.
-pub fn attention(level: Level, threads: &Threads, qkv: &[f32], out: &mut [f32], shape: &Attention) {
+pub fn attention(level: Level, threads: &Threads, qkv: &[f32], out: &mut [f32], shape: &AttentionShape) {
     let dim = shape.heads * shape.head_dim;
     let elements = shape.batch * shape.tokens * dim;
     assert!(qkv.len() >= 3 * elements && out.len() >= elements);
@@ -30,7 +30,7 @@ thread_local! {
 
 kernels! {
     fn head(
-        qkv: &[f32], out: Shared<f32>, shape: &Attention, item: usize, index: usize, scratch: &mut Vec<f32>,
+        qkv: &[f32], out: Shared<f32>, shape: &AttentionShape, item: usize, index: usize, scratch: &mut Vec<f32>,
     ) = head_with;
 }
 
@@ -38,7 +38,7 @@ kernels! {
 unsafe fn head_with<I: Isa>(
     qkv: &[f32],
     out: Shared<f32>,
-    shape: &Attention,
+    shape: &AttentionShape,
     item: usize,
     index: usize,
     scratch: &mut Vec<f32>,
@@ -55,7 +55,7 @@ unsafe fn head_with<I: Isa>(
 unsafe fn head_of<I: Isa, const C: usize>(
     qkv: &[f32],
     out: Shared<f32>,
-    shape: &Attention,
+    shape: &AttentionShape,
     item: usize,
     index: usize,
     scratch: &mut Vec<f32>,
@@ -93,31 +93,31 @@ unsafe fn head_of<I: Isa, const C: usize>(
         // SAFETY: panels have `head_dim` (keys) and `tokens` (values) rows of `width`, a strip ROWS rows of `columns`;
         // a head's columns of `out` belong to one thread.
         unsafe {
-            let queries = std::array::from_fn(|r| at((first + r).min(tokens - 1), 0).as_ptr());
+            let queries = array!(r < ROWS, qkv.as_ptr(), at((first + r).min(tokens - 1), 0).as_ptr());
             for panel in 0..columns / width {
                 let mut sums = [[I::splat(0.0); C]; ROWS];
                 f32_tile::<I, C>(queries, keys.as_ptr().add(panel * head_dim * width), head_dim, &mut sums);
-                for r in 0..ROWS {
-                    for c in 0..C {
+                unroll!(r < ROWS, {
+                    unroll!(c < C, {
                         let score = I::mul(sums[r][c], I::splat(scale));
                         I::store(scores.as_mut_ptr().add(r * columns + panel * width + c * I::LANES), score);
-                    }
-                }
+                    });
+                });
             }
             let mut sums = [0.0; ROWS];
             for r in 0..ROWS {
                 sums[r] = softmax::<I>(&mut scores[r * columns..][..columns], tokens);
             }
-            let strips = std::array::from_fn(|r| scores.as_ptr().add(r * columns));
+            let strips = array!(r < ROWS, scores.as_ptr(), scores.as_ptr().add(r * columns));
             for panel in 0..value_columns / width {
                 let mut outs = [[I::splat(0.0); C]; ROWS];
                 f32_tile::<I, C>(strips, values.as_ptr().add(panel * tokens * width), tokens, &mut outs);
-                for r in 0..ROWS.min(tokens - first) {
-                    let mut line = [0f32; 64];
-                    for c in 0..C {
-                        let v = I::mul(outs[r][c], I::splat(1.0 / sums[r]));
-                        I::store(line.as_mut_ptr().add(c * I::LANES), v);
-                    }
+                let mut lines = [[0f32; 64]; ROWS];
+                unroll!(r < ROWS, {
+                    let inverse = I::splat(1.0 / sums[r]);
+                    unroll!(c < C, { I::store(lines[r].as_mut_ptr().add(c * I::LANES), I::mul(outs[r][c], inverse)) });
+                });
+                for (r, line) in lines.iter().enumerate().take(tokens - first) {
                     let from = panel * width;
                     let target = out.at((item * tokens + first + r) * dim + index * head_dim + from);
                     let valid = width.min(head_dim - from);

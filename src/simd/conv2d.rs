@@ -2,10 +2,18 @@
 
 use super::isa::{Isa, Level, kernels};
 use super::threads::{Shared, Threads};
-use crate::plan::Conv2d;
+use crate::Conv2dShape;
 
 /// x `[batch, in, height, width]`, weight `[out, in, 3, 3]`, bias `[out]`, out `[batch, out, height, width]`.
-pub fn conv2d(level: Level, threads: &Threads, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32], s: &Conv2d) {
+pub fn conv2d(
+    level: Level,
+    threads: &Threads,
+    x: &[f32],
+    weight: &[f32],
+    bias: &[f32],
+    out: &mut [f32],
+    s: &Conv2dShape,
+) {
     let size = s.height * s.width;
     let out = Shared::of(out);
     threads.each(s.batch * s.out_channels, |plane| {

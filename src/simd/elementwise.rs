@@ -2,7 +2,7 @@
 
 use super::functions::activate as activate_vector;
 use super::isa::{Isa, kernels};
-use crate::plan::Activation;
+use crate::Activation;
 
 kernels! {
     /// All of one length; `b` may be empty, which adds nothing.

@@ -1,7 +1,7 @@
 //! exp, erf and the activations on vectors.
 
 use super::isa::Isa;
-use crate::plan::Activation;
+use crate::Activation;
 
 /// 1.5 x 2^23: what is added to it is rounded to a whole number, which lies in the lowest bits.
 const ROUND: f32 = 12_582_912.0;

@@ -2,18 +2,18 @@
 //!
 //! Keys have one scale a token, values one a column of a head; a query is quantised like a token of a matmul
 //! (`quantize.rs`), a softmax weight `e^(score - largest)` in (0, 1] as `round(127 e)`, and the sum that it is divided by is
-//! that of the rounded weights. The twin is `cpu/int_attention.rs`.
+//! that of the rounded weights. The twin is `src/cpu/int_attention.rs`.
 
 use super::functions::exp_below_zero;
-use super::isa::{INT_ROWS, Isa, Level, kernels};
+use super::isa::{INT_ROWS, Isa, Level, array, kernels, unroll};
 use super::matmul::int_tile;
 use super::quantize::{join, quantize_row};
 use super::threads::{Shared, Threads};
-use crate::plan::Attention;
+use crate::AttentionShape;
 use std::cell::RefCell;
 
 /// As [`super::attention::attention`].
-pub fn int_attention(level: Level, threads: &Threads, qkv: &[f32], out: &mut [f32], shape: &Attention) {
+pub fn int_attention(level: Level, threads: &Threads, qkv: &[f32], out: &mut [f32], shape: &AttentionShape) {
     let elements = shape.batch * shape.tokens * shape.heads * shape.head_dim;
     assert!(qkv.len() >= 3 * elements && out.len() >= elements && shape.head_dim <= MOST_HEAD_DIM);
     let out = Shared::of(out);
@@ -54,7 +54,7 @@ thread_local! {
 
 kernels! {
     fn head(
-        qkv: &[f32], out: Shared<f32>, shape: &Attention, item: usize, index: usize, scratch: &mut Scratch,
+        qkv: &[f32], out: Shared<f32>, shape: &AttentionShape, item: usize, index: usize, scratch: &mut Scratch,
     ) = head_with;
 }
 
@@ -62,7 +62,7 @@ kernels! {
 unsafe fn head_with<I: Isa>(
     qkv: &[f32],
     out: Shared<f32>,
-    shape: &Attention,
+    shape: &AttentionShape,
     item: usize,
     index: usize,
     scratch: &mut Scratch,
@@ -79,7 +79,7 @@ unsafe fn head_with<I: Isa>(
 unsafe fn head_of<I: Isa, const C: usize>(
     qkv: &[f32],
     out: Shared<f32>,
-    shape: &Attention,
+    shape: &AttentionShape,
     item: usize,
     index: usize,
     scratch: &mut Scratch,
@@ -140,16 +140,16 @@ unsafe fn head_of<I: Isa, const C: usize>(
             for panel in 0..panels {
                 let keys = scratch.keys.as_ptr().add(panel * head_steps * width);
                 let sums = int_tile::<I, C>(scratch.queries.as_ptr(), keys, head_steps);
-                for c in 0..C {
+                unroll!(c < C, {
                     let column = panel * width + c * I::LANES;
                     let key_scales = I::load(scratch.key_scales.as_ptr().add(column));
                     let key_sums = I::load(scratch.key_sums.as_ptr().add(column));
-                    for r in 0..INT_ROWS {
+                    unroll!(r < INT_ROWS, {
                         let product = I::mul(I::to_float(sums[r][c]), I::mul(I::splat(scales[r]), key_scales));
                         let score = I::add(product, I::mul(I::splat(mins[r]), key_sums));
                         I::store(scratch.scores.as_mut_ptr().add(r * columns + column), score);
-                    }
-                }
+                    });
+                });
             }
             let mut totals = [0.0; INT_ROWS];
             for r in 0..INT_ROWS {
@@ -160,13 +160,15 @@ unsafe fn head_of<I: Isa, const C: usize>(
                 let values = scratch.values.as_ptr().add(panel * token_steps * width);
                 let sums = int_tile::<I, C>(scratch.weights.as_ptr(), values, token_steps);
                 let from = panel * width;
-                for r in 0..INT_ROWS.min(tokens - first) {
-                    let mut line = [0f32; 64];
-                    for c in 0..C {
-                        let scale = I::load(scratch.value_scales.as_ptr().add(from + c * I::LANES));
+                let mut lines = [[0f32; 64]; INT_ROWS];
+                unroll!(c < C, {
+                    let scale = I::load(scratch.value_scales.as_ptr().add(from + c * I::LANES));
+                    unroll!(r < INT_ROWS, {
                         let v = I::mul(I::to_float(sums[r][c]), I::mul(scale, I::splat(1.0 / totals[r])));
-                        I::store(line.as_mut_ptr().add(c * I::LANES), v);
-                    }
+                        I::store(lines[r].as_mut_ptr().add(c * I::LANES), v);
+                    });
+                });
+                for (r, line) in lines.iter().enumerate().take(tokens - first) {
                     let target = out.at((item * tokens + first + r) * dim + index * head_dim + from);
                     std::ptr::copy_nonoverlapping(line.as_ptr(), target, width.min(head_dim - from));
                 }
@@ -226,38 +228,40 @@ unsafe fn pack_values<'a, I: Isa, const C: usize>(
         let mut load = |token: usize| -> [I::F; C] {
             let value = value(token);
             if value.len() == width {
-                return std::array::from_fn(|c| I::load(value.as_ptr().add(c * I::LANES)));
+                return array!(c < C, I::splat(0.0), I::load(value.as_ptr().add(c * I::LANES)));
             }
             line[..width].fill(0.0);
             line[..value.len()].copy_from_slice(value);
-            std::array::from_fn(|c| I::load(line.as_ptr().add(c * I::LANES)))
+            array!(c < C, I::splat(0.0), I::load(line.as_ptr().add(c * I::LANES)))
         };
         let (mut most, mut bad) = ([I::splat(0.0); C], [I::splat(0.0); C]);
         for token in 0..tokens {
             let v = load(token);
-            for c in 0..C {
+            unroll!(c < C, {
                 most[c] = I::max(I::max(v[c], I::sub(I::splat(0.0), v[c])), most[c]);
                 bad[c] = I::add(bad[c], I::mul(v[c], I::splat(0.0)));
-            }
+            });
         }
         let mut inverses = [I::splat(0.0); C];
-        for c in 0..C {
+        unroll!(c < C, {
             let scale = I::mul(I::add(most[c], bad[c]), I::splat(1.0 / 127.0));
             I::store(scales.as_mut_ptr().add(c * I::LANES), scale);
             // A column of zeros has no inverse; any number does.
             inverses[c] = I::div(I::splat(1.0), I::max(scale, I::splat(f32::MIN_POSITIVE)));
-        }
+        });
         for block in 0..tokens.div_ceil(per_word * I::LANES) {
             for i in 0..I::LANES {
                 let mut vectors = [[I::splat(0.0); C]; 4];
-                for j in 0..per_word {
-                    vectors[j] = load((block * per_word + j) * I::LANES + i);
-                }
-                for c in 0..C {
+                unroll!(j < 4, {
+                    if j < per_word {
+                        vectors[j] = load((block * per_word + j) * I::LANES + i);
+                    }
+                });
+                unroll!(c < C, {
                     let mut q = |j: usize| I::bits(I::add(I::mul(vectors[j][c], inverses[c]), I::splat(ROUND)));
                     let words = signed_words::<I>(&mut q);
                     I::store_i(target.add((block * I::LANES + i) * width + c * I::LANES), words);
-                }
+                });
             }
         }
     }

@@ -5,11 +5,11 @@
 //! register rows, `q = 32 high + low`.
 
 use super::functions::activate;
-use super::isa::{INT_ROWS, Isa, Level, ROWS, kernels};
+use super::isa::{INT_ROWS, Isa, Level, ROWS, array, kernels, unroll};
 use super::pack::{F32Matrix, Floats, IntMatrix, steps_for};
 use super::quantize::Quantized;
 use super::threads::{Shared, Threads};
-use crate::plan::{Activation, INT_CHUNK, LOW_BITS};
+use crate::{Activation, INT_CHUNK, LOW_BITS};
 
 /// What follows the sums.
 #[derive(Clone, Copy)]
@@ -108,10 +108,12 @@ unsafe fn f32_panels_of<I: Isa, const C: usize>(
                 let row = |r: usize| (first + r).min(rows - 1);
                 let weights = w.panels.as_ptr().add(panel * w.k * width);
                 let mut sums = [[I::splat(0.0); C]; ROWS];
-                f32_tile::<I, C>(std::array::from_fn(|r| x.as_ptr().add(row(r) * k)), weights, k, &mut sums);
+                let from = array!(r < ROWS, x.as_ptr(), x.as_ptr().add(row(r) * k));
+                f32_tile::<I, C>(from, weights, k, &mut sums);
                 if k2 > 0 {
                     let weights = weights.add(k * width);
-                    f32_tile::<I, C>(std::array::from_fn(|r| x2.as_ptr().add(row(r) * k2)), weights, k2, &mut sums);
+                    let from = array!(r < ROWS, x2.as_ptr(), x2.as_ptr().add(row(r) * k2));
+                    f32_tile::<I, C>(from, weights, k2, &mut sums);
                 }
                 let tile = Tile { first, rows: ROWS.min(rows - first), column, valid, n: w.n };
                 store::<I, C, _>(&sums, tile, finish, out);
@@ -135,26 +137,31 @@ pub(super) unsafe fn f32_tile<I: Isa, const C: usize>(
 ) {
     /// Inputs a turn: the rows' addresses move on once for all of them.
     const TURN: usize = 4;
-    unsafe {
-        let mut step = |i: usize, w: *const f32| {
-            let w: [I::F; C] = std::array::from_fn(|c| I::load(w.add(c * I::LANES)));
-            for r in 0..ROWS {
-                let a = I::splat(*x[r].add(i));
-                for c in 0..C {
-                    sums[r][c] = I::madd(a, w[c], sums[r][c]);
-                }
-            }
+    // A copy of its own stays in registers: what the caller's reference names could be read through x and w.
+    let mut tile = *sums;
+    macro_rules! step {
+        ($x:ident, $w:ident, $i:expr) => {
+            let w = array!(c < C, I::splat(0.0), I::load($w.add(($i * C + c) * I::LANES)));
+            unroll!(r < ROWS, {
+                let a = I::splat(*$x[r].add($i));
+                unroll!(c < C, { tile[r][c] = I::madd(a, w[c], tile[r][c]) });
+            });
         };
+    }
+    unsafe {
         let whole = k - k % TURN;
         for i in (0..whole).step_by(TURN) {
-            for turn in 0..TURN {
-                step(i + turn, w.add((i + turn) * C * I::LANES));
-            }
+            let from = w.add(i * C * I::LANES);
+            let rows = array!(r < ROWS, w, x[r].add(i));
+            unroll!(turn < TURN, {
+                step!(rows, from, turn);
+            });
         }
         for i in whole..k {
-            step(i, w.add(i * C * I::LANES));
+            step!(x, w, i);
         }
     }
+    *sums = tile;
 }
 
 #[inline(always)]
@@ -202,8 +209,8 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
         // SAFETY: tiles and panels have `steps` x INT_ROWS and `steps` x width words; scales and sums are padded to whole
         // panels, scales and mins of tokens to whole tiles; columns of `out` belong to one thread each.
         unsafe {
-            let scales: [I::F; C] = std::array::from_fn(|c| I::load(w.scales.as_ptr().add(column + c * I::LANES)));
-            let weight_sums: [I::F; C] = std::array::from_fn(|c| I::load(w.sums.as_ptr().add(column + c * I::LANES)));
+            let scales = array!(c < C, I::splat(0.0), I::load(w.scales.as_ptr().add(column + c * I::LANES)));
+            let weight_sums = array!(c < C, I::splat(0.0), I::load(w.sums.as_ptr().add(column + c * I::LANES)));
             for begin in (0..x.steps).step_by(chunk) {
                 let steps = chunk.min(x.steps - begin);
                 let weights = w.words.as_ptr().add((panel * x.steps + begin) * width);
@@ -211,21 +218,25 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
                     let words = x.words.as_ptr().add(first * PLANES * x.steps + begin * INT_ROWS);
                     let sums = int_tile::<I, C>(words, weights, steps);
                     let mut values = [[I::splat(0.0); C]; INT_ROWS];
-                    for token in 0..tokens {
-                        let r = token * PLANES;
-                        let scale = I::splat(x.scales[first + token]);
-                        let least = I::splat(x.mins[first + token]);
-                        for c in 0..C {
-                            let sum = if PLANES == 2 {
-                                I::add_i(I::shift_left::<LOW_BITS>(sums[r][c]), sums[r + 1][c])
-                            } else {
-                                sums[r][c]
-                            };
-                            let value = I::mul(I::to_float(sum), I::mul(scale, scales[c]));
-                            values[token][c] =
-                                if begin == 0 { I::add(value, I::mul(least, weight_sums[c])) } else { value };
+                    unroll!(token < INT_ROWS, {
+                        if token < tokens {
+                            let scale = I::splat(x.scales[first + token]);
+                            let least = I::splat(x.mins[first + token]);
+                            unroll!(c < C, {
+                                let sum = if PLANES == 2 {
+                                    let high = I::shift_left::<LOW_BITS>(sums[token * PLANES % INT_ROWS][c]);
+                                    I::add_i(high, sums[(token * PLANES + 1) % INT_ROWS][c])
+                                } else {
+                                    sums[token][c]
+                                };
+                                let mut value = I::mul(I::to_float(sum), I::mul(scale, scales[c]));
+                                if begin == 0 {
+                                    value = I::add(value, I::mul(least, weight_sums[c]));
+                                }
+                                values[token][c] = value;
+                            });
                         }
-                    }
+                    });
                     let last = begin + steps == x.steps;
                     if begin == 0 && last {
                         store::<I, C, _>(&values, tile(first), finish, out);
@@ -254,15 +265,14 @@ pub(super) unsafe fn int_tile<I: Isa, const C: usize>(
     unsafe {
         let mut sums = [[I::zero_i(); C]; INT_ROWS];
         for first in (0..steps).step_by(TURN) {
-            for i in first..first + TURN {
-                let w: [I::I; C] = std::array::from_fn(|c| I::load_i(w.add((i * C + c) * I::LANES)));
-                for r in 0..INT_ROWS {
-                    let x = I::splat_i(*x.add(i * INT_ROWS + r));
-                    for c in 0..C {
-                        sums[r][c] = I::dot(sums[r][c], w[c], x);
-                    }
-                }
-            }
+            let (x, w) = (x.add(first * INT_ROWS), w.add(first * C * I::LANES));
+            unroll!(turn < TURN, {
+                let w = array!(c < C, I::zero_i(), I::load_i(w.add((turn * C + c) * I::LANES)));
+                unroll!(r < INT_ROWS, {
+                    let x = I::splat_i(*x.add(turn * INT_ROWS + r));
+                    unroll!(c < C, { sums[r][c] = I::dot(sums[r][c], w[c], x) });
+                });
+            });
         }
         sums
     }
@@ -288,27 +298,27 @@ unsafe fn store<I: Isa, const C: usize, const R: usize>(
     out: Shared<f32>,
 ) {
     unsafe {
-        let bias: [I::F; C] = std::array::from_fn(|c| match finish.bias {
-            Some(bias) => I::load(bias.padded().as_ptr().add(tile.column + c * I::LANES)),
-            None => I::splat(0.0),
-        });
+        let mut bias = [I::splat(0.0); C];
+        if let Some(values) = finish.bias {
+            let from = values.padded().as_ptr().add(tile.column);
+            unroll!(c < C, { bias[c] = I::load(from.add(c * I::LANES)) });
+        }
         if tile.valid < C * I::LANES {
             return store_edge::<I, C, R>(sums, bias, tile, finish, out);
         }
-        let plain = finish.activation == Activation::None;
-        for r in 0..R {
-            if r >= tile.rows {
-                break;
+        let residual = finish.residual.filter(|_| finish.activation == Activation::None);
+        unroll!(r < R, {
+            if r < tile.rows {
+                let at = (tile.first + r) * tile.n + tile.column;
+                unroll!(c < C, {
+                    let mut v = I::add(sums[r][c], bias[c]);
+                    if let Some(residual) = residual {
+                        v = I::add(v, I::load(residual.as_ptr().add(at + c * I::LANES)));
+                    }
+                    I::store(out.at(at + c * I::LANES), v);
+                });
             }
-            let at = (tile.first + r) * tile.n + tile.column;
-            for c in 0..C {
-                let mut v = I::add(sums[r][c], bias[c]);
-                if let (true, Some(residual)) = (plain, finish.residual) {
-                    v = I::add(v, I::load(residual.as_ptr().add(at + c * I::LANES)));
-                }
-                I::store(out.at(at + c * I::LANES), v);
-            }
-        }
+        });
     }
 }
 

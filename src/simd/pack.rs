@@ -98,13 +98,3 @@ impl IntMatrix {
         IntMatrix { words, scales: padded, sums, n, k }
     }
 }
-
-/// A weight on the CPU.
-pub enum Packed {
-    /// Read element by element.
-    Floats(Floats),
-    /// Of a matmul in f32.
-    F32(F32Matrix),
-    /// Of a matmul in integers.
-    Int(IntMatrix),
-}

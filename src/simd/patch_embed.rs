@@ -4,7 +4,7 @@ use super::isa::Level;
 use super::matmul::{Finish, f32_matmul};
 use super::pack::{F32Matrix, Floats};
 use super::threads::Threads;
-use crate::plan::{Activation, PatchEmbed};
+use crate::{Activation, PatchShape};
 
 /// image `[images, channels, height, width]`, w `[dim, channels patch patch]`, bias `[dim]`, position `[tokens, dim]`,
 /// out `[batch, tokens, dim]` from token `at` on; `pixels` is scratch.
@@ -17,7 +17,7 @@ pub fn patch_embed(
     position: &[f32],
     out: &mut [f32],
     pixels: &mut Vec<f32>,
-    s: &PatchEmbed,
+    s: &PatchShape,
 ) {
     let (rows, columns, patch) = (s.height / s.patch, s.width / s.patch, s.patch);
     let features = s.channels * patch * patch;

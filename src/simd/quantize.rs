@@ -4,10 +4,10 @@
 //! matmul corrects for `min` with the column sums of the weights. Everything is plain multiplication and addition, so
 //! every instruction set, and the twin (`cpu/int_matmul.rs`), gives the same bits.
 
-use super::isa::{INT_ROWS, Isa, Level, kernels};
+use super::isa::{INT_ROWS, Isa, Level, array, kernels};
 use super::pack::steps_for;
 use super::threads::{Shared, Threads};
-use crate::plan::LOW_BITS;
+use crate::LOW_BITS;
 use std::ops::Range;
 
 /// Adding it to a number from 0 to 2^22 rounds that to a whole number, which then lies in the lowest bits.
@@ -142,7 +142,7 @@ unsafe fn pack_bytes<I: Isa>(x: *const f32, least: f32, inverse: f32, out: *mut 
     unsafe {
         let (least, inverse) = (I::splat(least), I::splat(inverse));
         for step in (0..steps).step_by(I::LANES) {
-            let q: [I::I; 4] = std::array::from_fn(|j| {
+            let q = array!(j < 4, I::zero_i(), {
                 I::and_i(quantized::<I>(x.add(4 * step + j * I::LANES), least, inverse), I::splat_i(127))
             });
             deal::<I>(out, step, join::<I>(q));
@@ -155,7 +155,7 @@ unsafe fn pack_planes<I: Isa>(x: *const f32, least: f32, inverse: f32, out: *mut
     unsafe {
         let (least, inverse) = (I::splat(least), I::splat(inverse));
         for step in (0..steps).step_by(I::LANES) {
-            let q: [I::I; 4] = std::array::from_fn(|j| quantized::<I>(x.add(4 * step + j * I::LANES), least, inverse));
+            let q = array!(j < 4, I::zero_i(), quantized::<I>(x.add(4 * step + j * I::LANES), least, inverse));
             let high = join::<I>(q.map(|q| I::shift_right::<LOW_BITS>(q)));
             let low = join::<I>(q.map(|q| I::and_i(q, I::splat_i((1 << LOW_BITS) - 1))));
             deal::<I>(out, step, high);

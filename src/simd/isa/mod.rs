@@ -3,12 +3,14 @@
 //! A kernel is a generic function over [`Isa`], inlined into one function an instruction set whose target features are
 //! switched on ([`kernels!`]); natively [`Level::detect`] picks at run time, a wasm module has the one it was built for.
 
+#[cfg(not(target_arch = "wasm32"))]
 mod portable;
 #[cfg(target_arch = "wasm32")]
 mod wasm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(not(target_arch = "wasm32"))]
 pub use portable::Portable;
 #[cfg(target_arch = "wasm32")]
 pub use wasm::Wasm;
@@ -97,6 +99,7 @@ pub unsafe trait Isa: Copy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// Arrays that the compiler vectorises as it can: NEON on Arm, SSE2 on old x86.
+    #[cfg(not(target_arch = "wasm32"))]
     Portable,
     /// AVX2 and FMA.
     #[cfg(target_arch = "x86_64")]
@@ -110,37 +113,42 @@ pub enum Level {
 }
 
 impl Level {
-    /// All that this processor has, the best last.
+    /// All that this processor has, the best last; never empty.
     pub fn all() -> Vec<Level> {
-        #[allow(unused_mut)]
-        let mut levels = vec![Level::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                levels.push(Level::Avx2);
-            }
-            let needed = is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-                && is_x86_feature_detected!("avx512vnni");
-            if needed {
-                levels.push(Level::Avx512);
-            }
-        }
         #[cfg(target_arch = "wasm32")]
-        levels.push(Level::Wasm);
-        levels
+        return vec![Level::Wasm];
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            #[allow(unused_mut)]
+            let mut levels = vec![Level::Portable];
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    levels.push(Level::Avx2);
+                }
+                let needed = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni");
+                if needed {
+                    levels.push(Level::Avx512);
+                }
+            }
+            levels
+        }
     }
 
     /// The best that this processor has.
     pub fn detect() -> Level {
-        Level::all().pop().unwrap_or(Level::Portable)
+        let all = Level::all();
+        all[all.len() - 1]
     }
 
     /// Columns of a panel of packed weights.
     pub fn panel(self) -> usize {
         match self {
+            #[cfg(not(target_arch = "wasm32"))]
             Level::Portable => Portable::LANES * Portable::COLUMNS,
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => Avx2::LANES * Avx2::COLUMNS,
@@ -154,6 +162,7 @@ impl Level {
     /// Values of a vector.
     pub fn lanes(self) -> usize {
         match self {
+            #[cfg(not(target_arch = "wasm32"))]
             Level::Portable => Portable::LANES,
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => Avx2::LANES,
@@ -167,6 +176,7 @@ impl Level {
     /// Whether integer weights are packed as bytes, else as 16-bit numbers.
     pub fn bytes(self) -> bool {
         match self {
+            #[cfg(not(target_arch = "wasm32"))]
             Level::Portable => Portable::BYTES,
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => Avx2::BYTES,
@@ -183,16 +193,18 @@ macro_rules! kernels {
     ($($(#[$meta:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) = $generic:ident;)*) => {$(
         $(#[$meta])*
         #[allow(clippy::too_many_arguments)]
-        $visibility fn $name(level: $crate::simd::isa::Level, $($argument: $type),*) {
-            use $crate::simd::isa::Level;
+        #[inline(never)] // Chromium's compiler allots registers best in a function that has no other loops.
+        $visibility fn $name(level: $crate::isa::Level, $($argument: $type),*) {
+            use $crate::isa::Level;
             // SAFETY: a Level is only made where its instruction set was detected, or compiled for.
             match level {
-                Level::Portable => unsafe { $generic::<$crate::simd::isa::Portable>($($argument),*) },
+                #[cfg(not(target_arch = "wasm32"))]
+                Level::Portable => unsafe { $generic::<$crate::isa::Portable>($($argument),*) },
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => {
                     #[target_feature(enable = "avx2,fma")]
                     unsafe fn avx2($($argument: $type),*) {
-                        unsafe { $generic::<$crate::simd::isa::Avx2>($($argument),*) }
+                        unsafe { $generic::<$crate::isa::Avx2>($($argument),*) }
                     }
                     unsafe { avx2($($argument),*) }
                 }
@@ -200,14 +212,41 @@ macro_rules! kernels {
                 Level::Avx512 => {
                     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
                     unsafe fn avx512($($argument: $type),*) {
-                        unsafe { $generic::<$crate::simd::isa::Avx512>($($argument),*) }
+                        unsafe { $generic::<$crate::isa::Avx512>($($argument),*) }
                     }
                     unsafe { avx512($($argument),*) }
                 }
                 #[cfg(target_arch = "wasm32")]
-                Level::Wasm => unsafe { $generic::<$crate::simd::isa::Wasm>($($argument),*) },
+                Level::Wasm => unsafe { $generic::<$crate::isa::Wasm>($($argument),*) },
             }
         }
     )*};
 }
 pub(crate) use kernels;
+
+/// `body` once for each `i` below `n`, a constant of at most 8, with `i` a constant: register tiles must never become
+/// loops over memory, and a module that is optimised for size keeps its loops.
+macro_rules! unroll {
+    ($i:ident < $n:expr, $body:block) => {
+        $crate::isa::unroll!(@ $i, $n, $body, 0 1 2 3 4 5 6 7)
+    };
+    (@ $i:ident, $n:expr, $body:block, $($k:literal)*) => {{
+        const { assert!($n <= 8) };
+        $(if $k < $n {
+            #[allow(non_upper_case_globals)]
+            const $i: usize = $k;
+            $body
+        })*
+    }};
+}
+pub(crate) use unroll;
+
+/// An array of `n` values by index, [`unroll!`]ed.
+macro_rules! array {
+    ($i:ident < $n:expr, $zero:expr, $body:expr) => {{
+        let mut array = [$zero; $n];
+        $crate::isa::unroll!($i < $n, { array[$i] = $body });
+        array
+    }};
+}
+pub(crate) use array;

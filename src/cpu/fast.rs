@@ -1,36 +1,27 @@
-//! The fast CPU executor: WebAssembly SIMD in the browser, AVX2, AVX-512 or what the compiler makes of plain arrays
-//! natively.
-//!
-//! Every kernel is written once, over vectors of the instruction set ([`isa`]), and compared with its twin in
-//! [`crate::cpu`]. Linears run in f32 or in integers as the Program's [`Arithmetic`] says; integer kernels give the same
-//! bits on every instruction set. Our own tiles instead of a matmul crate: none of them has 8-bit kernels or WebAssembly
-//! SIMD, and the f32 tile then costs thirty lines more.
+//! The fast CPU executor, over the kernels of [`uvit_simd`]: what users run on the CPU.
 
-mod attention;
-mod conv2d;
-mod elementwise;
-mod functions;
-mod int_attention;
-pub mod isa;
-mod layer_norm;
-mod matmul;
-mod pack;
-mod patch_embed;
-mod quantize;
-mod threads;
-
-pub use isa::Level;
-pub use matmul::{Finish, f32_matmul, int_matmul};
-pub use pack::{F32Matrix, Floats, IntMatrix, Packed};
-pub use quantize::Quantized;
-pub use threads::Threads;
-
-use crate::cpu::{self, Memory};
-use crate::plan::{Arithmetic, Capabilities, Compute, Kernel, Program, Weight, WeightId, WeightUse};
+use super::{Memory, embedding, place_tokens, unpatchify};
+use crate::plan::{
+    Arithmetic, Attention, Capabilities, Compute, Conv2d, Kernel, PatchEmbed, Program, Weight, WeightId, WeightUse,
+};
 use crate::{Error, Result, weights};
+use uvit_simd::{
+    AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, IntMatrix, Level, PatchShape, Quantized, Threads,
+    f32_matmul, int_matmul,
+};
+
+/// A weight as its kernel reads it.
+enum Packed {
+    /// Read element by element.
+    Floats(Floats),
+    /// Of a matmul in f32.
+    F32(F32Matrix),
+    /// Of a matmul in integers.
+    Int(IntMatrix),
+}
 
 /// Runs Programs on the CPU, fast.
-pub struct Executor {
+pub struct FastExecutor {
     level: Level,
     compute: Compute,
     threads: Threads,
@@ -46,16 +37,16 @@ struct Scratch {
     pixels: Vec<f32>,
 }
 
-impl Executor {
+impl FastExecutor {
     /// On the best instruction set of this processor.
-    pub fn new(compute: Compute, threads: Threads) -> Executor {
-        Executor::with_level(Level::detect(), compute, threads)
+    pub fn new(compute: Compute, threads: Threads) -> FastExecutor {
+        FastExecutor::with_level(Level::detect(), compute, threads)
     }
 
     /// On a given instruction set, which the processor must have ([`Level::all`]).
-    pub fn with_level(level: Level, compute: Compute, threads: Threads) -> Executor {
+    pub fn with_level(level: Level, compute: Compute, threads: Threads) -> FastExecutor {
         let (memory, scratch) = Default::default();
-        Executor { level, compute, threads, weights: Vec::new(), memory, scratch }
+        FastExecutor { level, compute, threads, weights: Vec::new(), memory, scratch }
     }
 
     /// What Programs for this executor are lowered with.
@@ -114,7 +105,7 @@ impl Executor {
     /// # Errors
     /// `INTERNAL` if no Program is prepared.
     pub fn run(&mut self, from: usize, budget: u64) -> Result<usize> {
-        let Executor { level, threads, weights, memory, scratch, .. } = self;
+        let FastExecutor { level, threads, weights, memory, scratch, .. } = self;
         let launcher = Launcher { level: *level, threads, weights };
         threads.enter(|| memory.run(from, budget, |memory, kernel| launcher.launch(memory, scratch, kernel)))
     }
@@ -155,23 +146,27 @@ impl Launcher<'_> {
             Kernel::LayerNorm(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
                 let (weight, bias) = (self.floats(k.weight)?, self.floats(k.bias)?);
-                layer_norm::layer_norm(level, threads, x, weight, bias, k.eps, out, k.dim);
+                uvit_simd::layer_norm(level, threads, x, weight, bias, k.eps, out, k.dim);
             }
             Kernel::Attention(k) => {
                 let [out, qkv] = memory.tensors([k.out, k.qkv])?;
-                match k.arithmetic {
-                    Arithmetic::F32 => attention::attention(level, threads, qkv, out, k),
-                    Arithmetic::Int { .. } => int_attention::int_attention(level, threads, qkv, out, k),
+                let Attention { batch, tokens, heads, head_dim, arithmetic, .. } = *k;
+                let shape = AttentionShape { batch, tokens, heads, head_dim };
+                match arithmetic {
+                    Arithmetic::F32 => uvit_simd::attention(level, threads, qkv, out, &shape),
+                    Arithmetic::Int { .. } => uvit_simd::int_attention(level, threads, qkv, out, &shape),
                 }
             }
             Kernel::Elementwise(k) => {
                 let [out, a, b, _] = memory.tensors_or_empty([k.out, k.a], [k.b, None])?;
-                elementwise::elementwise(level, a, b, k.activation, out);
+                uvit_simd::elementwise(level, a, b, k.activation, out);
             }
             Kernel::Conv2d(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
                 let (weight, bias) = (self.floats(k.weight)?.values(), self.floats(k.bias)?.values());
-                conv2d::conv2d(level, threads, x, weight, bias, out, k);
+                let Conv2d { batch, in_channels, out_channels, height, width, .. } = *k;
+                let shape = Conv2dShape { batch, in_channels, out_channels, height, width };
+                uvit_simd::conv2d(level, threads, x, weight, bias, out, &shape);
             }
             Kernel::PatchEmbed(k) => {
                 let [out, image] = memory.tensors([k.out, k.image])?;
@@ -179,22 +174,24 @@ impl Launcher<'_> {
                     return Err(Error::internal("a patch kernel is not packed as a matrix"));
                 };
                 let (bias, position) = (self.floats(k.bias)?, self.floats(k.position)?.values());
-                patch_embed::patch_embed(level, threads, image, w, bias, position, out, &mut scratch.pixels, k);
+                let PatchEmbed { at, patch, batch, images, channels, height, width, tokens, dim, .. } = *k;
+                let shape = PatchShape { at, patch, batch, images, channels, height, width, tokens, dim };
+                uvit_simd::patch_embed(level, threads, image, w, bias, position, out, &mut scratch.pixels, &shape);
             }
             // Moves of a few values: the twins are as fast as anything.
             Kernel::Embedding(k) => {
                 let [out, index] = memory.tensors([k.out, k.index])?;
                 let (table, position) = (self.floats(k.table)?.values(), self.floats(k.position)?.values());
-                cpu::embedding(table, index, position, out, k.at, k.batch, k.tokens, k.dim);
+                embedding(table, index, position, out, k.at, k.batch, k.tokens, k.dim);
             }
             Kernel::PlaceTokens(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
                 let position = self.floats(k.position)?.values();
-                cpu::place_tokens(x, position, out, k.at, k.count, k.batch, k.tokens, k.dim);
+                place_tokens(x, position, out, k.at, k.count, k.batch, k.tokens, k.dim);
             }
             Kernel::Unpatchify(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
-                cpu::unpatchify(x, out, k);
+                unpatchify(x, out, k);
             }
         }
         Ok(())

@@ -1,0 +1,90 @@
+//! The fast CPU kernels of uvit-web: WebAssembly SIMD in the browser, AVX2, AVX-512 or what the compiler makes of plain
+//! arrays natively.
+//!
+//! Every kernel is written once, over vectors of the instruction set ([`isa`]), and has a twin in uvit-web's `cpu` module,
+//! with which it is compared. Linears run in f32 or in integers; integer kernels give the same bits on every instruction
+//! set. Our own tiles instead of a matmul crate: none of them has 8-bit kernels or WebAssembly SIMD, and the f32 tile then
+//! costs thirty lines more.
+//!
+//! A crate of its own so that it alone is optimised for speed where the rest of the page is optimised for size. It knows
+//! shapes and numbers; Programs, weights and networks are uvit-web's.
+
+#![allow(clippy::needless_range_loop, clippy::too_many_arguments)] // tiles are indexed, and kernels take shapes one by one
+
+mod attention;
+mod conv2d;
+mod elementwise;
+mod functions;
+mod int_attention;
+pub mod isa;
+mod layer_norm;
+mod matmul;
+mod pack;
+mod patch_embed;
+mod quantize;
+mod threads;
+
+pub use attention::attention;
+pub use conv2d::conv2d;
+pub use elementwise::elementwise;
+pub use int_attention::int_attention;
+pub use isa::Level;
+pub use layer_norm::layer_norm;
+pub use matmul::{Finish, f32_matmul, int_matmul};
+pub use pack::{F32Matrix, Floats, IntMatrix};
+pub use patch_embed::patch_embed;
+pub use quantize::Quantized;
+pub use threads::Threads;
+
+/// An activation fused into the kernel that feeds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Activation {
+    /// Identity.
+    None,
+    /// Exact GELU.
+    Gelu,
+    /// SiLU.
+    Silu,
+}
+
+/// Bits of the lower part of an activation of 12, where 7 is all that a dot product takes.
+pub const LOW_BITS: u32 = 5;
+
+/// The most inputs whose products one i32 adds up: `4096 x 127 x 4095` is below 2^31. Longer rows are cut into chunks.
+pub const INT_CHUNK: usize = 4096;
+
+/// `qkv [batch, tokens, 3, heads, head_dim]`; at most 128 a head.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct AttentionShape {
+    pub batch: usize,
+    pub tokens: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+}
+
+/// x `[batch, in_channels, height, width]`, out `[batch, out_channels, height, width]`.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Conv2dShape {
+    pub batch: usize,
+    pub in_channels: usize,
+    pub out_channels: usize,
+    pub height: usize,
+    pub width: usize,
+}
+
+/// image `[images, channels, height, width]` to tokens `at ..` of `[batch, tokens, dim]`; item b reads image b mod images.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct PatchShape {
+    pub at: usize,
+    pub patch: usize,
+    pub batch: usize,
+    pub images: usize,
+    pub channels: usize,
+    pub height: usize,
+    pub width: usize,
+    pub tokens: usize,
+    pub dim: usize,
+}
