@@ -161,8 +161,8 @@ impl Executor {
     pub fn budget(&self) -> u64 {
         match self {
             Executor::Reference(_) => 100_000_000,
-            // About 10 ms on one thread.
-            Executor::Cpu(e) => 500_000_000 * e.threads() as u64,
+            // About 10 to 40 ms.
+            Executor::Cpu(e) => 800_000_000 * e.threads() as u64,
             #[cfg(feature = "gpu")]
             Executor::Gpu(e) if e.backend().adapter().is_fallback_adapter => 500_000_000,
             #[cfg(feature = "gpu")]

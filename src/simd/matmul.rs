@@ -10,6 +10,7 @@ use super::pack::{F32Matrix, Floats, IntMatrix, steps_for};
 use super::quantize::Quantized;
 use super::threads::{Shared, Threads};
 use crate::{Activation, INT_CHUNK, LOW_BITS};
+use std::ops::Range;
 
 /// What follows the sums.
 #[derive(Clone, Copy)]
@@ -54,10 +55,10 @@ pub fn int_matmul(level: Level, threads: &Threads, x: &Quantized, w: &IntMatrix,
 kernels! {
     fn f32_panels(
         x: &[f32], k: usize, x2: &[f32], k2: usize, w: &F32Matrix, finish: Finish, out: Shared<f32>, rows: usize,
-        panels: std::ops::Range<usize>,
+        panels: Range<usize>,
     ) = f32_panels_with;
     fn int_panels(
-        x: &Quantized, w: &IntMatrix, finish: Finish, out: Shared<f32>, rows: usize, panels: std::ops::Range<usize>,
+        x: &Quantized, w: &IntMatrix, finish: Finish, out: Shared<f32>, rows: usize, panels: Range<usize>,
     ) = int_panels_with;
 }
 
@@ -74,7 +75,7 @@ unsafe fn f32_panels_with<I: Isa>(
     finish: Finish,
     out: Shared<f32>,
     rows: usize,
-    panels: std::ops::Range<usize>,
+    panels: Range<usize>,
 ) {
     unsafe {
         match I::COLUMNS {
@@ -95,36 +96,41 @@ unsafe fn f32_panels_of<I: Isa, const C: usize>(
     finish: Finish,
     out: Shared<f32>,
     rows: usize,
-    panels: std::ops::Range<usize>,
+    panels: Range<usize>,
 ) {
     let width = C * I::LANES;
-    for panel in panels {
-        let column = panel * width;
-        let valid = width.min(w.n - column);
+    for group in groups(panels, 4 * w.k * width) {
         for first in (0..rows).step_by(ROWS) {
+            let tile = |panel: usize| Tile::of(first, ROWS.min(rows - first), panel * width, width, w.n);
             // SAFETY: row numbers are kept below `rows`, whose values the caller's assertions found in x, x2 and out;
-            // the panel has (k + k2) x width values; panels, and so columns of `out`, belong to one thread each.
+            // a panel has (k + k2) x width values; panels, and so columns of `out`, belong to one thread each.
             unsafe {
                 let row = |r: usize| (first + r).min(rows - 1);
-                let weights = w.panels.as_ptr().add(panel * w.k * width);
-                let mut sums = [[I::splat(0.0); C]; ROWS];
-                let from = array!(r < ROWS, x.as_ptr(), x.as_ptr().add(row(r) * k));
-                f32_tile::<I, C>(from, weights, k, &mut sums);
-                if k2 > 0 {
-                    let weights = weights.add(k * width);
-                    let from = array!(r < ROWS, x2.as_ptr(), x2.as_ptr().add(row(r) * k2));
-                    f32_tile::<I, C>(from, weights, k2, &mut sums);
+                for panel in group.clone() {
+                    let weights = w.panels.as_ptr().add(panel * w.k * width);
+                    let mut sums = [[I::splat(0.0); C]; ROWS];
+                    let from = array!(r < ROWS, x.as_ptr(), x.as_ptr().add(row(r) * k));
+                    f32_tile::<I, C>(from, weights, k, &mut sums);
+                    if k2 > 0 {
+                        let weights = weights.add(k * width);
+                        let from = array!(r < ROWS, x2.as_ptr(), x2.as_ptr().add(row(r) * k2));
+                        f32_tile::<I, C>(from, weights, k2, &mut sums);
+                    }
+                    store::<I, C, _>(&sums, tile(panel), finish, out);
                 }
-                let tile = Tile { first, rows: ROWS.min(rows - first), column, valid, n: w.n };
-                store::<I, C, _>(&sums, tile, finish, out);
+                finish_panels::<I>(&group, width, tile, finish, out);
             }
         }
-        if valid == width && finish.activation != Activation::None {
-            let whole = Tile { first: 0, rows, column, valid, n: w.n };
-            // SAFETY: as above.
-            unsafe { finish_rows::<I>(whole, finish, out) };
-        }
     }
+}
+
+/// Panels that are computed together for a tile of rows, so that rows of `out` are written in long runs: with a few columns
+/// at a time, rows a power of two apart would push each other out of the first cache. As many as fit half of it.
+fn groups(panels: Range<usize>, panel_bytes: usize) -> impl Iterator<Item = Range<usize>> {
+    const BYTES: usize = 16 << 10;
+    let size = (BYTES / panel_bytes.max(1)).clamp(2, 16);
+    let end = panels.end;
+    panels.step_by(size).map(move |from| from..end.min(from + size))
 }
 
 /// `sums[r] += x[r] W` over a panel's `k` rows of `C` vectors.
@@ -171,7 +177,7 @@ unsafe fn int_panels_with<I: Isa>(
     finish: Finish,
     out: Shared<f32>,
     rows: usize,
-    panels: std::ops::Range<usize>,
+    panels: Range<usize>,
 ) {
     unsafe {
         match (I::COLUMNS, I::BYTES && x.planes == 2) {
@@ -192,62 +198,58 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
     finish: Finish,
     out: Shared<f32>,
     rows: usize,
-    panels: std::ops::Range<usize>,
+    panels: Range<usize>,
 ) {
     let width = C * I::LANES;
     let chunk = INT_CHUNK / if I::BYTES { 4 } else { 2 };
     let tokens = INT_ROWS / PLANES;
-    for panel in panels {
-        let column = panel * width;
-        let tile = |first: usize| Tile {
-            first,
-            rows: tokens.min(rows - first),
-            column,
-            valid: width.min(w.n - column),
-            n: w.n,
-        };
-        // SAFETY: tiles and panels have `steps` x INT_ROWS and `steps` x width words; scales and sums are padded to whole
-        // panels, scales and mins of tokens to whole tiles; columns of `out` belong to one thread each.
-        unsafe {
-            let scales = array!(c < C, I::splat(0.0), I::load(w.scales.as_ptr().add(column + c * I::LANES)));
-            let weight_sums = array!(c < C, I::splat(0.0), I::load(w.sums.as_ptr().add(column + c * I::LANES)));
-            for begin in (0..x.steps).step_by(chunk) {
-                let steps = chunk.min(x.steps - begin);
-                let weights = w.words.as_ptr().add((panel * x.steps + begin) * width);
-                for first in (0..rows).step_by(tokens) {
+    for group in groups(panels, 4 * x.steps.min(chunk) * width) {
+        for begin in (0..x.steps).step_by(chunk) {
+            let steps = chunk.min(x.steps - begin);
+            let (is_first, is_last) = (begin == 0, begin + steps == x.steps);
+            for first in (0..rows).step_by(tokens) {
+                let tile = |panel: usize| Tile::of(first, tokens.min(rows - first), panel * width, width, w.n);
+                // SAFETY: tiles and panels have `steps` x INT_ROWS and `steps` x width words; scales and sums are padded to
+                // whole panels, scales and mins of tokens to whole tiles; columns of `out` belong to one thread each.
+                unsafe {
                     let words = x.words.as_ptr().add(first * PLANES * x.steps + begin * INT_ROWS);
-                    let sums = int_tile::<I, C>(words, weights, steps);
-                    let mut values = [[I::splat(0.0); C]; INT_ROWS];
-                    unroll!(token < INT_ROWS, {
-                        if token < tokens {
-                            let scale = I::splat(x.scales[first + token]);
-                            let least = I::splat(x.mins[first + token]);
-                            unroll!(c < C, {
-                                let sum = if PLANES == 2 {
-                                    let high = I::shift_left::<LOW_BITS>(sums[token * PLANES % INT_ROWS][c]);
-                                    I::add_i(high, sums[(token * PLANES + 1) % INT_ROWS][c])
-                                } else {
-                                    sums[token][c]
-                                };
-                                let mut value = I::mul(I::to_float(sum), I::mul(scale, scales[c]));
-                                if begin == 0 {
-                                    value = I::add(value, I::mul(least, weight_sums[c]));
+                    for panel in group.clone() {
+                        let weights = w.words.as_ptr().add((panel * x.steps + begin) * width);
+                        let sums = int_tile::<I, C>(words, weights, steps);
+                        let (scales, weight_sums) = (w.scales.as_ptr(), w.sums.as_ptr());
+                        let mut values = [[I::splat(0.0); C]; INT_ROWS];
+                        unroll!(c < C, {
+                            let column = panel * width + c * I::LANES;
+                            let weight_scales = I::load(scales.add(column));
+                            let weight_sums = I::load(weight_sums.add(column));
+                            unroll!(token < INT_ROWS, {
+                                if token < tokens {
+                                    let sum = if PLANES == 2 {
+                                        let high = I::shift_left::<LOW_BITS>(sums[token * PLANES % INT_ROWS][c]);
+                                        I::add_i(high, sums[(token * PLANES + 1) % INT_ROWS][c])
+                                    } else {
+                                        sums[token][c]
+                                    };
+                                    let scale = I::mul(I::splat(x.scales[first + token]), weight_scales);
+                                    let mut value = I::mul(I::to_float(sum), scale);
+                                    if is_first {
+                                        let least = I::splat(x.mins[first + token]);
+                                        value = I::add(value, I::mul(least, weight_sums));
+                                    }
+                                    values[token][c] = value;
                                 }
-                                values[token][c] = value;
                             });
+                        });
+                        if is_first && is_last {
+                            store::<I, C, _>(&values, tile(panel), finish, out);
+                        } else {
+                            add_chunk::<I, C>(&values, tile(panel), is_first, is_last, finish, out);
                         }
-                    });
-                    let last = begin + steps == x.steps;
-                    if begin == 0 && last {
-                        store::<I, C, _>(&values, tile(first), finish, out);
-                    } else {
-                        add_chunk::<I, C>(&values, tile(first), begin == 0, last, finish, out);
+                    }
+                    if is_first && is_last {
+                        finish_panels::<I>(&group, width, tile, finish, out);
                     }
                 }
-            }
-            let whole = Tile { rows, ..tile(0) };
-            if x.steps <= chunk && whole.valid == width && finish.activation != Activation::None {
-                finish_rows::<I>(whole, finish, out);
             }
         }
     }
@@ -289,7 +291,14 @@ struct Tile {
     n: usize,
 }
 
-/// Writes a tile of sums, finished unless an activation is to come: [`finish_rows`] applies it to the whole panel.
+impl Tile {
+    /// Of `width` columns from `column` on, as far as they exist.
+    fn of(first: usize, rows: usize, column: usize, width: usize, n: usize) -> Tile {
+        Tile { first, rows, column, valid: width.min(n - column), n }
+    }
+}
+
+/// Writes a tile of sums, finished unless an activation is to come: [`finish_panels`] applies it to the whole group.
 #[inline(always)]
 unsafe fn store<I: Isa, const C: usize, const R: usize>(
     sums: &[[I::F; C]; R],
@@ -347,14 +356,32 @@ unsafe fn store_edge<I: Isa, const C: usize, const R: usize>(
     }
 }
 
-/// Activation and residual of a panel's columns that lie in `out`, whole vectors only.
+/// Activation and residual of a group's columns that lie in `out`, whole panels only.
+#[inline(always)]
+unsafe fn finish_panels<I: Isa>(
+    group: &Range<usize>,
+    width: usize,
+    tile: impl Fn(usize) -> Tile,
+    finish: Finish,
+    out: Shared<f32>,
+) {
+    if finish.activation == Activation::None {
+        return;
+    }
+    let last = tile(group.end - 1);
+    // A panel with columns missing is finished as it is stored.
+    let end = if last.valid == width { last.column + width } else { last.column };
+    unsafe { finish_columns::<I>(tile(group.start), end, finish, out) };
+}
+
+/// Rows of a tile from its first column to `end`.
 #[cfg_attr(target_arch = "wasm32", inline(never))]
 #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-unsafe fn finish_rows<I: Isa>(tile: Tile, finish: Finish, out: Shared<f32>) {
+unsafe fn finish_columns<I: Isa>(tile: Tile, end: usize, finish: Finish, out: Shared<f32>) {
     unsafe {
         for r in 0..tile.rows {
-            let at = (tile.first + r) * tile.n + tile.column;
-            for i in (at..at + tile.valid).step_by(I::LANES) {
+            let row = (tile.first + r) * tile.n;
+            for i in (row + tile.column..row + end).step_by(I::LANES) {
                 let mut v = activate::<I>(finish.activation, I::load(out.at(i)));
                 if let Some(residual) = finish.residual {
                     v = I::add(v, I::load(residual.as_ptr().add(i)));
