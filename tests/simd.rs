@@ -1,13 +1,16 @@
 //! Every fast CPU kernel against its twin over odd shapes, on every instruction set of this processor, in every arithmetic
-//! and with several threads. `tests/wasm.rs` does the same in a browser.
+//! and with several threads; and what only integers promise: the same bits everywhere, no overflow, no NaN that goes
+//! unseen. `tests/wasm.rs` does the first in a browser.
 #![cfg(not(target_arch = "wasm32"))]
 
 mod twins;
 
-use uvit_web::cpu::FastExecutor;
+use uvit_web::cpu::{self, FastExecutor};
 use uvit_web::pipeline::Executor;
-use uvit_web::plan::Compute;
-use uvit_web::simd::{Level, Threads};
+use uvit_web::plan::{Activation, Compute, INT_CHUNK};
+use uvit_web::sampler::TorchGenerator;
+use uvit_web::simd::{AttentionShape, F32Matrix, Finish, Floats, IntMatrix, Level, Quantized, Threads};
+use uvit_web::simd::{f32_matmul, int_attention, int_matmul};
 
 fn executor(level: Level, compute: Compute, threads: usize) -> Executor {
     Executor::Cpu(Box::new(FastExecutor::with_level(level, compute, Threads::new(threads))))
@@ -26,7 +29,135 @@ fn every_kernel_equals_its_twin_on_every_instruction_set() {
                     }
                 }
                 assert!(wrong.is_empty(), "{level:?} {compute:?} {threads} threads:\n{}", wrong.join("\n"));
+                assert_eq!(pollster::block_on(twins::judge_combine(&mut executor)), Ok(6));
             }
         }
     }
+}
+
+/// A matmul in integers by the kernels of one instruction set.
+fn ints(level: Level, x: &[f32], w: &[i8], scales: &[f32], bias: &[f32], rows: usize, k: usize, bits: u32) -> Vec<f32> {
+    let (n, threads) = (scales.len(), Threads::new(1));
+    let matrix = IntMatrix::new(level, w, scales, n, k);
+    let mut quantized = Quantized::default();
+    quantized.fill(level, &threads, (x, k), (&[], 0), rows, bits);
+    let bias = Floats::new(bias.to_vec());
+    let finish = Finish { bias: Some(&bias), activation: Activation::None, residual: Some(&x[..rows * n]) };
+    let mut out = vec![0.0; rows * n];
+    int_matmul(level, &threads, &quantized, &matrix, finish, &mut out);
+    out
+}
+
+fn random_weights(n: usize, k: usize, random: &mut TorchGenerator) -> Vec<i8> {
+    random.randn_f32(n * k).iter().map(|v| (v * 50.0).clamp(-127.0, 127.0) as i8).collect()
+}
+
+#[test]
+fn integer_matmuls_give_the_same_bits_on_every_instruction_set_and_in_the_twin() {
+    let mut random = TorchGenerator::new(7);
+    for (rows, k, n) in [(1, 3, 1), (3, 7, 5), (66, 256, 72), (72, 257, 66), (7, 4100, 33)] {
+        let x: Vec<f32> = random.randn_f32(rows * k.max(n));
+        let w = random_weights(n, k, &mut random);
+        let scales: Vec<f32> = random.randn_f32(n).iter().map(|v| 0.001 + 0.01 * v.abs()).collect();
+        let bias = random.randn_f32(n);
+        for bits in [7, 12] {
+            let mut want = vec![0.0; rows * n];
+            let residual = Some(&x[..rows * n]);
+            let none = Activation::None;
+            cpu::int_matmul(&x, k, &[], 0, &w, &scales, bits, Some(&bias), none, residual, &mut want, rows, n);
+            for level in Level::all() {
+                let got = ints(level, &x, &w, &scales, &bias, rows, k, bits);
+                let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{level:?}, {bits} bits, [{rows}, {k}] x {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_sums_do_not_overflow() {
+    // Every activation at the top of its range but one at its bottom, every weight at its limit, for whole chunks.
+    for k in [INT_CHUNK, INT_CHUNK + 4, 2 * INT_CHUNK] {
+        let mut x = vec![1.0; k];
+        x[0] = 0.0;
+        for weight in [127i8, -127] {
+            let w = vec![weight; k];
+            for bits in [7, 12] {
+                let exact = (k - 1) as f64 * f64::from(weight) + 1.0;
+                for level in Level::all() {
+                    // The residual of the one output is x[0] = 0, the bias 1.
+                    let got = f64::from(ints(level, &x, &w, &[1.0], &[1.0], 1, k, bits)[0]);
+                    assert!((got - exact).abs() < 2.0, "{level:?}, {bits} bits, k {k}: {got}, exactly {exact}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nan_or_an_infinity_is_seen_in_every_output() {
+    let mut random = TorchGenerator::new(3);
+    let (rows, k, n) = (5, 70, 9);
+    let w = random_weights(n, k, &mut random);
+    for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for place in [0, 17, k - 1] {
+            let mut x = random.randn_f32(rows * k);
+            x[2 * k + place] = bad;
+            for level in Level::all() {
+                for bits in [7, 12] {
+                    let got = ints(level, &x, &w, &vec![0.01; n], &vec![0.0; n], rows, k, bits);
+                    assert!(got[2 * n..3 * n].iter().all(|v| v.is_nan()), "{level:?} {bits} {bad} at {place}");
+                    assert!(got[..n].iter().chain(&got[4 * n..]).all(|v| v.is_finite()));
+                }
+            }
+        }
+        // Queries, keys and values of one head.
+        let shape = AttentionShape { batch: 1, tokens: 13, heads: 1, head_dim: 12 };
+        for part in 0..3 {
+            let mut qkv = random.randn_f32(13 * 36);
+            qkv[4 * 36 + 12 * part + 11] = bad;
+            for level in Level::all() {
+                let mut out = vec![0.0; 13 * 12];
+                int_attention(level, &Threads::new(1), &qkv, &mut out, &shape);
+                assert!(out.iter().any(|v| !v.is_finite()), "{level:?}: {bad} in part {part} of qkv went unseen");
+            }
+        }
+    }
+}
+
+/// How fast f32 multiply-adds are here: `cargo test --release --test simd -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures, asserts nothing about time"]
+fn measure_the_f32_matmul() {
+    let (rows, k, n) = (264, 512, 1536);
+    let mut random = TorchGenerator::new(1);
+    let (x, w) = (random.randn_f32(rows * k), random.randn_f32(n * k));
+    let mut out = vec![0.0; rows * n];
+    let plain = Finish { bias: None, activation: Activation::None, residual: None };
+    let best = |f: &mut dyn FnMut()| {
+        (0..40).fold(f64::INFINITY, |best, _| {
+            let began = std::time::Instant::now();
+            f();
+            best.min(began.elapsed().as_secs_f64())
+        })
+    };
+    for level in Level::all() {
+        let steps = 2_000_000;
+        let peak = f64::from(level.lanes() as u32) * 2.0 * 12.0 * f64::from(steps)
+            / best(&mut || uvit_web::simd::multiply_add_peak(level, steps))
+            / 1e9;
+        let matrix = F32Matrix::new(level, &w, n, k);
+        for threads in [1, std::thread::available_parallelism().map_or(1, |n| n.get())] {
+            let pool = Threads::new(threads);
+            let seconds = best(&mut || {
+                pool.enter(|| f32_matmul(level, &pool, (&x, k), (&[], 0), &matrix, plain, &mut out));
+            });
+            let rate = 2.0 * (rows * k * n) as f64 / seconds / 1e9;
+            println!(
+                "{level:?}, {threads} threads: {rate:.0} GFLOP/s, {:.0}% of {threads} x {peak:.0}",
+                100.0 * rate / peak / threads as f64
+            );
+        }
+    }
+    assert!(out.iter().all(|v| v.is_finite()));
 }

@@ -1,6 +1,6 @@
 //! exp, erf and the activations on vectors.
 
-use super::isa::Isa;
+use super::isa::{Isa, kernels, unroll};
 use crate::Activation;
 
 /// 1.5 x 2^23: what is added to it is rounded to a whole number, which lies in the lowest bits.
@@ -92,5 +92,28 @@ pub unsafe fn activate<I: Isa>(activation: Activation, x: I::F) -> I::F {
                 I::div(x, I::add(I::splat(1.0), e))
             }
         }
+    }
+}
+
+kernels! {
+    /// `steps` rounds of twelve independent multiply-adds on vectors: the rate that no kernel can exceed, for measurements.
+    pub fn multiply_add_peak(steps: u32) = multiply_add_peak_with;
+}
+
+#[inline(always)]
+unsafe fn multiply_add_peak_with<I: Isa>(steps: u32) {
+    unsafe {
+        let (a, b) = (I::splat(std::hint::black_box(0.999)), I::splat(std::hint::black_box(0.001)));
+        let mut sums = [[I::splat(1.0); 6]; 2];
+        for _ in 0..steps {
+            unroll!(i < 2, {
+                unroll!(j < 6, { sums[i][j] = I::madd(sums[i][j], a, b) });
+            });
+        }
+        let mut total = I::splat(0.0);
+        unroll!(i < 2, {
+            unroll!(j < 6, { total = I::add(total, sums[i][j]) });
+        });
+        std::hint::black_box(I::sum(total));
     }
 }

@@ -131,6 +131,7 @@ unsafe fn head_of<I: Isa, const C: usize>(
 
         for first in (0..tokens).step_by(INT_ROWS) {
             let (mut scales, mut mins) = ([0.0; INT_ROWS], [0.0; INT_ROWS]);
+            let mut sums = [[I::zero_i(); C]; INT_ROWS];
             for r in 0..INT_ROWS {
                 let mut query = [0f32; MOST_HEAD_DIM + 64];
                 query[..head_dim].copy_from_slice(at((first + r).min(tokens - 1), 0));
@@ -139,7 +140,7 @@ unsafe fn head_of<I: Isa, const C: usize>(
             }
             for panel in 0..panels {
                 let keys = scratch.keys.as_ptr().add(panel * head_steps * width);
-                let sums = int_tile::<I, C>(scratch.queries.as_ptr(), keys, head_steps);
+                int_tile::<I, C>(scratch.queries.as_ptr(), keys, head_steps, &mut sums);
                 unroll!(c < C, {
                     let column = panel * width + c * I::LANES;
                     let key_scales = I::load(scratch.key_scales.as_ptr().add(column));
@@ -158,7 +159,7 @@ unsafe fn head_of<I: Isa, const C: usize>(
             }
             for panel in 0..value_panels {
                 let values = scratch.values.as_ptr().add(panel * token_steps * width);
-                let sums = int_tile::<I, C>(scratch.weights.as_ptr(), values, token_steps);
+                int_tile::<I, C>(scratch.weights.as_ptr(), values, token_steps, &mut sums);
                 let from = panel * width;
                 let mut lines = [[0f32; 64]; INT_ROWS];
                 unroll!(c < C, {

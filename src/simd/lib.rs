@@ -27,6 +27,7 @@ mod threads;
 pub use attention::attention;
 pub use conv2d::conv2d;
 pub use elementwise::elementwise;
+pub use functions::multiply_add_peak;
 pub use int_attention::int_attention;
 pub use isa::Level;
 pub use layer_norm::layer_norm;

@@ -213,9 +213,10 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
                 // whole panels, scales and mins of tokens to whole tiles; columns of `out` belong to one thread each.
                 unsafe {
                     let words = x.words.as_ptr().add(first * PLANES * x.steps + begin * INT_ROWS);
+                    let mut sums = [[I::zero_i(); C]; INT_ROWS];
                     for panel in group.clone() {
                         let weights = w.words.as_ptr().add((panel * x.steps + begin) * width);
-                        let sums = int_tile::<I, C>(words, weights, steps);
+                        int_tile::<I, C>(words, weights, steps, &mut sums);
                         let (scales, weight_sums) = (w.scales.as_ptr(), w.sums.as_ptr());
                         let mut values = [[I::splat(0.0); C]; INT_ROWS];
                         unroll!(c < C, {
@@ -255,28 +256,31 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
     }
 }
 
-/// The sums of a tile in i32; x `[steps][INT_ROWS]`, w `[steps][C x LANES]`.
-#[inline(always)]
+/// The sums of a tile in i32; x `[steps][INT_ROWS]`, w `[steps][C x LANES]`. In WebAssembly a function of its own, whose one
+/// loop gets all registers.
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 pub(super) unsafe fn int_tile<I: Isa, const C: usize>(
     x: *const u32,
     w: *const u32,
     steps: usize,
-) -> [[I::I; C]; INT_ROWS] {
+    sums: &mut [[I::I; C]; INT_ROWS],
+) {
     /// Steps a turn of the loop; a row's words are whole vectors, so no step is left.
     const TURN: usize = 2;
     unsafe {
-        let mut sums = [[I::zero_i(); C]; INT_ROWS];
+        let mut tile = [[I::zero_i(); C]; INT_ROWS];
         for first in (0..steps).step_by(TURN) {
             let (x, w) = (x.add(first * INT_ROWS), w.add(first * C * I::LANES));
             unroll!(turn < TURN, {
                 let w = array!(c < C, I::zero_i(), I::load_i(w.add((turn * C + c) * I::LANES)));
                 unroll!(r < INT_ROWS, {
                     let x = I::splat_i(*x.add(turn * INT_ROWS + r));
-                    unroll!(c < C, { sums[r][c] = I::dot(sums[r][c], w[c], x) });
+                    unroll!(c < C, { tile[r][c] = I::dot(tile[r][c], w[c], x) });
                 });
             });
         }
-        sums
+        *sums = tile;
     }
 }
 

@@ -10,6 +10,9 @@ use uvit_web::weights::{Data, Tensor};
 /// Largest error over largest value.
 const TOLERANCE: f32 = 1e-5;
 
+/// The same for attention in integers: a score that differs in its last bit may round a softmax weight to the next of 128.
+const INT_ATTENTION_TOLERANCE: f32 = 4e-3;
+
 /// Stored dtypes of a matrix: name, and the columns a scale (0: a row).
 const STORED: [(&str, usize); 6] = [("f32", 0), ("f16", 0), ("q8", 0), ("q8", 64), ("q4", 32), ("q4", 8)];
 
@@ -103,19 +106,20 @@ impl Case {
     pub async fn judge(&self, device: &mut Executor) -> Result<(), String> {
         let got = self.run(device).await?;
         let want = self.run(&mut Executor::reference(device.compute())).await?;
-        compare(&self.name, &got, &want)
+        let coarse = device.compute() == Compute::Fast && self.name.starts_with("attention");
+        compare(&self.name, &got, &want, if coarse { INT_ATTENTION_TOLERANCE } else { TOLERANCE })
     }
 }
 
 /// Compares a device's values with the twin's.
-fn compare(name: &str, got: &[f32], want: &[f32]) -> Result<(), String> {
+fn compare(name: &str, got: &[f32], want: &[f32], tolerance: f32) -> Result<(), String> {
     if got.len() != want.len() || want.is_empty() {
         return Err(format!("{name}: {} values, expected {}", got.len(), want.len()));
     }
     let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
     for (i, (a, b)) in got.iter().zip(want).enumerate() {
         let error = (a - b).abs();
-        if error.is_nan() || error > TOLERANCE * largest {
+        if error.is_nan() || error > tolerance * largest {
             return Err(format!("{name}: value {i} is {a}, expected {b} (largest {largest})"));
         }
     }
@@ -271,7 +275,7 @@ pub async fn judge_combine(device: &mut Executor) -> Result<usize, String> {
         for executor in [&mut *device, &mut Executor::reference(Compute::F32)] {
             got.push(combine(executor, elements, terms, clip).await.map_err(|e| format!("{name}: {e}"))?);
         }
-        compare(&name, &got[0], &got[1])?;
+        compare(&name, &got[0], &got[1], TOLERANCE)?;
         judged += 1;
     }
     for executor in [&mut *device, &mut Executor::reference(Compute::F32)] {
