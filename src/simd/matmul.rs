@@ -107,7 +107,7 @@ unsafe fn f32_panels_of<I: Isa, const C: usize>(
             unsafe {
                 let row = |r: usize| (first + r).min(rows - 1);
                 for panel in group.clone() {
-                    let weights = w.panels.as_ptr().add(panel * w.k * width);
+                    let weights = w.panels.as_ptr::<f32>().add(panel * w.k * width);
                     let mut sums = [[I::splat(0.0); C]; ROWS];
                     let from = array!(r < ROWS, x.as_ptr(), x.as_ptr().add(row(r) * k));
                     f32_tile::<I, C>(from, weights, k, &mut sums);
@@ -142,7 +142,7 @@ pub(super) unsafe fn f32_tile<I: Isa, const C: usize>(
     sums: &mut [[I::F; C]; ROWS],
 ) {
     /// Inputs a turn: the rows' addresses move on once for all of them.
-    const TURN: usize = 4;
+    const TURN: usize = if cfg!(target_arch = "wasm32") { 4 } else { 1 };
     // A copy of its own stays in registers: what the caller's reference names could be read through x and w.
     let mut tile = *sums;
     macro_rules! step {
@@ -215,7 +215,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
                     let words = x.words.as_ptr().add(first * PLANES * x.steps + begin * INT_ROWS);
                     let mut sums = [[I::zero_i(); C]; INT_ROWS];
                     for panel in group.clone() {
-                        let weights = w.words.as_ptr().add((panel * x.steps + begin) * width);
+                        let weights = w.words.as_ptr::<u32>().add((panel * x.steps + begin) * width);
                         int_tile::<I, C>(words, weights, steps, &mut sums);
                         let (scales, weight_sums) = (w.scales.as_ptr(), w.sums.as_ptr());
                         let mut values = [[I::splat(0.0); C]; INT_ROWS];

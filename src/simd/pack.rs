@@ -27,9 +27,41 @@ impl Floats {
     }
 }
 
+/// Zeroed memory on a cache line's boundary: a vector that straddles two lines takes twice as long to load.
+pub(super) struct Lines {
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [u32; 16]);
+
+impl Lines {
+    /// Of at least `len` values of 32 bits.
+    fn zeroed(len: usize) -> Lines {
+        Lines { lines: vec![Line([0; 16]); len.div_ceil(16)] }
+    }
+
+    /// As numbers whose zero is all bits zero.
+    pub(super) fn as_ptr<T: Word>(&self) -> *const T {
+        self.lines.as_ptr().cast()
+    }
+
+    fn as_mut<T: Word>(&mut self) -> &mut [T] {
+        let len = 16 * self.lines.len();
+        // SAFETY: a line is sixteen words, any bits are a value of them, and their alignment is the smaller one.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
+    }
+}
+
+/// Numbers of 32 bits.
+pub(super) trait Word: Copy {}
+impl Word for f32 {}
+impl Word for u32 {}
+
 /// `[n, k]` in f32 as `[n / panel][k][panel]`, the last panel filled up with zeros.
 pub struct F32Matrix {
-    pub(super) panels: Vec<f32>,
+    pub(super) panels: Lines,
     pub(super) n: usize,
     pub(super) k: usize,
 }
@@ -38,21 +70,22 @@ impl F32Matrix {
     /// Packs `w [n, k]`.
     pub fn new(level: Level, w: &[f32], n: usize, k: usize) -> F32Matrix {
         let panel = level.panel();
-        let mut panels = vec![0.0; n.next_multiple_of(panel) * k];
+        let mut lines = Lines::zeroed(n.next_multiple_of(panel) * k);
+        let panels = lines.as_mut::<f32>();
         for (r, row) in w.chunks_exact(k).enumerate() {
             let base = r / panel * k * panel + r % panel;
             for (c, &v) in row.iter().enumerate() {
                 panels[base + c * panel] = v;
             }
         }
-        F32Matrix { panels, n, k }
+        F32Matrix { panels: lines, n, k }
     }
 }
 
 /// `[n, k]` in i8 with one scale a row, as 32-bit words of four i8 (or two i16) along k: `[n / panel][steps][panel]`. Which
 /// values share a word is told at [`super::Quantized`].
 pub struct IntMatrix {
-    pub(super) words: Vec<u32>,
+    pub(super) words: Lines,
     /// A row's scale, zeros up to a whole panel.
     pub(super) scales: Vec<f32>,
     /// A row's sum of values times its scale, zeros up to a whole panel.
@@ -77,7 +110,8 @@ impl IntMatrix {
     pub fn new(level: Level, w: &[i8], scales: &[f32], n: usize, k: usize) -> IntMatrix {
         let (panel, lanes, per_word) = (level.panel(), level.lanes(), values_per_word(level));
         let steps = steps_for(level, k);
-        let mut words = vec![0u32; n.next_multiple_of(panel) * steps];
+        let mut lines = Lines::zeroed(n.next_multiple_of(panel) * steps);
+        let words = lines.as_mut::<u32>();
         let mut padded = vec![0f32; n.next_multiple_of(panel)];
         padded[..n].copy_from_slice(scales);
         let mut sums = vec![0f32; padded.len()];
@@ -95,6 +129,6 @@ impl IntMatrix {
             }
             sums[r] = row.iter().map(|&v| i32::from(v)).sum::<i32>() as f32 * scales[r];
         }
-        IntMatrix { words, scales: padded, sums, n, k }
+        IntMatrix { words: lines, scales: padded, sums, n, k }
     }
 }
