@@ -233,17 +233,14 @@ impl Config {
     }
 
     /// How coarse the inputs of a block's layers may become (docs/arithmetic.md has the measurements): what no LayerNorm has
-    /// levelled needs more than 7 bits and costs little; so do the MLPs next to the picture, on either side.
+    /// levelled needs more than 7 bits, and costs little.
     fn allow(&self, plan: &mut Plan, name: &str) {
-        let first = name == "in_blocks.0";
-        let last = name == format!("out_blocks.{}", (self.depth / 2).saturating_sub(1));
-        let wide_if = |wide: bool| if wide { Precision::Wide } else { Precision::Narrow };
         for (layer, precision) in [
             ("skip_linear", Precision::Wide),
             ("attn.qkv", Precision::Narrow),
             ("attn.proj", Precision::Wide),
-            ("mlp.fc1", wide_if(first || last)),
-            ("mlp.fc2", wide_if(last)),
+            ("mlp.fc1", Precision::Narrow),
+            ("mlp.fc2", Precision::Narrow),
         ] {
             plan.allow(&format!("{name}.{layer}"), precision);
         }

@@ -234,6 +234,10 @@ pub async fn sample(
                         all.forward(executor, helpers, control.stopped).await?;
                     }
                 }
+                turn().await;
+                if (control.stopped)() {
+                    return Err(aborted());
+                }
                 if inputs.readback == Readback::Preview {
                     let x0 = terms(&[(Slot::Latents, x0[0]), (Slot::Model, x0[1])])?;
                     executor.combine(prepared.preview, elements, &x0, Some((-1.0, 1.0)))?;
@@ -320,7 +324,7 @@ fn aborted() -> Error {
     Error::new(Code::Aborted, "the generation was stopped", "Call generate again")
 }
 
-/// One run of the whole Program, in chunks, with a turn for the host after each.
+/// One run of the whole Program, in chunks, with a turn for the host between them.
 pub async fn forward(executor: &mut Executor, stopped: &dyn Fn() -> bool) -> Result<()> {
     let kernels = executor.program()?.kernels.len();
     let budget = executor.budget();
@@ -328,7 +332,9 @@ pub async fn forward(executor: &mut Executor, stopped: &dyn Fn() -> bool) -> Res
     while next < kernels {
         next = executor.run(next, budget)?;
         executor.finished().await?;
-        turn().await;
+        if next < kernels {
+            turn().await;
+        }
         if stopped() {
             return Err(aborted());
         }

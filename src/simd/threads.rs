@@ -1,8 +1,16 @@
 //! Loops whose turns are independent, over as many threads as there are.
+//!
+//! rayon keeps the threads; within one [`Threads::enter`] they stay awake and take turns from a counter. A kernel of this
+//! crate lasts a tenth of a millisecond, about as long as waking a thread of a browser does.
+
+#[cfg(feature = "threads")]
+mod crew;
 
 /// How many threads work on a kernel; one means the caller's alone.
 pub struct Threads {
     count: usize,
+    #[cfg(feature = "threads")]
+    crew: crew::Crew,
     #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
     pool: Option<rayon::ThreadPool>,
 }
@@ -19,21 +27,22 @@ impl Threads {
     pub fn new(count: usize) -> Threads {
         let count = if cfg!(feature = "threads") { count.max(1) } else { 1 };
         #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
-        {
-            let build = || rayon::ThreadPoolBuilder::new().num_threads(count).build().ok();
-            let pool = if count > 1 { build() } else { None };
-            Threads { count: if pool.is_some() { count } else { 1 }, pool }
+        let pool = if count > 1 { rayon::ThreadPoolBuilder::new().num_threads(count).build().ok() } else { None };
+        #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
+        let count = if pool.is_some() { count } else { 1 };
+        Threads {
+            count,
+            #[cfg(feature = "threads")]
+            crew: crew::Crew::default(),
+            #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
+            pool,
         }
-        #[cfg(not(all(feature = "threads", not(target_arch = "wasm32"))))]
-        Threads { count }
     }
 
     /// All cores, natively; one in the browser.
     pub fn all() -> Threads {
-        #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
-        return Threads::new(std::thread::available_parallelism().map_or(1, |n| n.get()));
-        #[cfg(not(all(feature = "threads", not(target_arch = "wasm32"))))]
-        Threads::new(1)
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        Threads::new(if cfg!(target_arch = "wasm32") { 1 } else { cores() })
     }
 
     /// How many.
@@ -41,32 +50,30 @@ impl Threads {
         self.count
     }
 
-    /// Runs `work` where [`Threads::each`] finds the threads awake.
+    /// Runs `work`, whose [`Threads::each`] are shared by all threads. Not to be called by two threads at once.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
         if let Some(pool) = &self.pool {
-            return pool.install(work);
+            return pool.install(|| self.crew.lead(self.count - 1, work));
         }
         #[cfg(all(feature = "threads", target_arch = "wasm32"))]
         if self.count > 1 {
-            return rayon::scope(|_| work());
+            return rayon::scope(|_| self.crew.lead(self.count - 1, work));
         }
         work()
     }
 
     /// `turn(i)` for every i below `turns`, in any order.
-    pub fn each(&self, turns: usize, turn: impl Fn(usize) + Send + Sync) {
+    pub fn each(&self, turns: usize, turn: impl Fn(usize) + Sync) {
         #[cfg(feature = "threads")]
-        if self.count > 1 && turns > 1 {
-            use rayon::prelude::*;
-            (0..turns).into_par_iter().with_max_len(1).for_each(turn);
-            return;
+        if turns > 1 && self.crew.is_led() {
+            return self.crew.share(turns, &turn);
         }
         (0..turns).for_each(turn);
     }
 
     /// `part(from, to)` over `0 .. items`, cut into a few parts a thread.
-    pub fn parts(&self, items: usize, part: impl Fn(usize, usize) + Send + Sync) {
+    pub fn parts(&self, items: usize, part: impl Fn(usize, usize) + Sync) {
         let parts = if self.count == 1 { 1 } else { (4 * self.count).min(items).max(1) };
         self.each(parts, |i| part(i * items / parts, (i + 1) * items / parts));
     }
