@@ -42,7 +42,7 @@ fn root() -> &'static Path {
 /// A model folder on a device; none if there is no such device here.
 fn load(folder: &Path, device: DeviceChoice, dtype: Dtype) -> Option<Pipeline> {
     let (manifest, folder) = read_manifest(folder).unwrap();
-    let options = LoadOptions { device, dtype: Some(dtype), compute: Some(Compute::F32), threads: None };
+    let options = LoadOptions { device, dtype: Some(dtype), compute: Some(Compute::F32), ..LoadOptions::default() };
     let mut loader = devices::found(pollster::block_on(Loader::new(manifest, options)))?;
     for index in 0..loader.shards().len() {
         let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();

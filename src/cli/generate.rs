@@ -92,7 +92,8 @@ pub fn run(a: &Arguments) -> Result<()> {
         let cause = format!("the folder {} does not exist", folder.display());
         return Err(Error::new(Code::Io, cause, "Create it, or give another --out"));
     }
-    let options = LoadOptions { device: a.device, dtype: a.dtype, compute: a.compute, threads: a.threads };
+    let options =
+        LoadOptions { device: a.device, dtype: a.dtype, compute: a.compute, threads: a.threads, reason: None };
     let mut pipeline = load(&a.model, options)?;
     let info = pipeline.info().clone();
     let adapter = info.device.adapter.as_ref().map_or(String::new(), |a| format!(" ({})", a.vendor));

@@ -103,7 +103,7 @@ pub fn run(a: &Arguments) -> Result<()> {
 }
 
 fn options(device: DeviceChoice, dtype: Dtype, compute: Compute) -> LoadOptions {
-    LoadOptions { device, dtype: Some(dtype), compute: Some(compute), threads: None }
+    LoadOptions { device, dtype: Some(dtype), compute: Some(compute), ..LoadOptions::default() }
 }
 
 /// Those asked for, or all that the device has.

@@ -16,6 +16,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
 #[cfg(feature = "threads")]
+#[allow(unused_imports)] // exported to JavaScript
 pub use wasm_bindgen_rayon::init_thread_pool;
 
 #[wasm_bindgen(start)]
@@ -49,7 +50,8 @@ fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T, Er
         .map_err(|e| Error::new(Code::InvalidArgument, format!("the {what} options: {e}"), "Check names and types"))
 }
 
-/// What this browser can do, as JSON.
+/// What this browser can do, as JSON; for builds with the GPU device.
+#[cfg(feature = "gpu")]
 #[wasm_bindgen]
 pub async fn capabilities() -> String {
     let opened = crate::gpu::Backend::open().await;

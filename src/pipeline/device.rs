@@ -42,7 +42,7 @@ impl std::str::FromStr for DeviceChoice {
 }
 
 /// How a model is to be loaded.
-#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
 pub struct LoadOptions {
     /// Where it runs.
@@ -53,6 +53,8 @@ pub struct LoadOptions {
     pub compute: Option<Compute>,
     /// Threads a kernel on the CPU; none: all cores natively, one in the browser.
     pub threads: Option<usize>,
+    /// Why [`DeviceChoice::Cpu`], where the caller did not ask for it but found no better device.
+    pub reason: Option<String>,
 }
 
 /// The device that was chosen.
@@ -75,7 +77,7 @@ pub struct Device {
 /// `INVALID_ARGUMENT` for arithmetic that GPUs do not have. Else `WRONG_RESULT` where the CPU's kernels are wrong.
 pub async fn open(options: &LoadOptions, network: &Network, variant: &Variant) -> Result<(Executor, Device)> {
     let reason = match options.device {
-        DeviceChoice::Cpu => "the CPU was asked for".to_owned(),
+        DeviceChoice::Cpu => options.reason.clone().unwrap_or_else(|| "the CPU was asked for".into()),
         DeviceChoice::WebGpu => {
             if let Some(compute) = options.compute.filter(|&c| c != Compute::F32) {
                 return Err(Error::new(
@@ -116,6 +118,7 @@ pub fn automatic(found: std::result::Result<&Adapter, &Error>) -> (&'static str,
     }
 }
 
+#[cfg(feature = "gpu")]
 const SOFTWARE_ADAPTER: &str = "the only GPU adapter is a software one, which is slower than the CPU itself";
 
 /// Why a GPU is not used.

@@ -4,7 +4,7 @@ import { type StartedCore, startCore } from './core.js';
 import { toUvitError } from './errors.js';
 import { startPool } from './pool.js';
 import type { CoreLoadOptions } from './protocol.js';
-import type { WasmVariant } from './types.js';
+import type { DeviceChoice, WasmVariant } from './types.js';
 import { cpuFacts, variantsFor } from './variant.js';
 
 /** More threads than this gain little on matrices as small as a picture's. */
@@ -17,6 +17,10 @@ export interface Runtime extends StartedCore {
   threads: number;
   /** Threads or workers that the CPU device may use. */
   wanted: number;
+  /** The device to ask the core for. */
+  device: DeviceChoice;
+  /** Why the CPU, where that was decided here. */
+  reason?: string;
 }
 
 /**
@@ -29,12 +33,18 @@ export async function startRuntime(
 ): Promise<Runtime> {
   const cpu = cpuFacts();
   const wanted = Math.min(options.threads ?? cpu.hardwareConcurrency, MOST_THREADS);
-  const variants = variantsFor(options.wasm, cpu);
+  const threadable = variantsFor(options.wasm, cpu);
+  // The build with threads has no GPU device: where one is to be had, another build is the right one.
+  const noGpu = threadable[0] === 'threads' && options.device === 'auto' ? await whyNoGpu() : undefined;
+  const withGpu = options.device === 'webgpu' || (options.device === 'auto' && noGpu === undefined);
+  const others = threadable.filter((variant) => variant !== 'threads');
+  const variants = withGpu && others.length > 0 ? others : threadable;
   for (const [place, variant] of variants.entries()) {
     try {
       const started = await startCore(variant);
-      const threads = variant === 'threads' ? await startThreads(started, options, wanted, onThreads) : 1;
-      return { ...started, variant, threads, wanted };
+      const threads = variant === 'threads' ? await startThreads(started, wanted, onThreads) : 1;
+      const chosen = noGpu === undefined ? { device: options.device } : { device: 'cpu' as const, reason: noGpu };
+      return { ...started, ...chosen, variant, threads, wanted };
     } catch (thrown) {
       if (place === variants.length - 1) throw thrown;
       console.warn(`uvit-web: goes on without ${variant}: ${toUvitError(thrown).cause}`);
@@ -43,15 +53,24 @@ export async function startRuntime(
   throw new Error('there is always a last variant');
 }
 
-/** The pool has to be there before the core first computes on the CPU; a GPU needs none. */
+/** Why `auto` takes the CPU, or nothing if there is a real GPU. */
+async function whyNoGpu(): Promise<string | undefined> {
+  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
+  if (!adapter) return 'this browser offers no WebGPU adapter';
+  // Older browsers have it on the adapter itself.
+  const { isFallbackAdapter } = adapter as { isFallbackAdapter?: boolean };
+  const { info } = adapter as { info?: { isFallbackAdapter?: boolean } };
+  if (!(info?.isFallbackAdapter ?? isFallbackAdapter)) return undefined;
+  return 'the only GPU adapter is a software one, which is slower than the CPU itself';
+}
+
+/** The pool has to be there before the core first computes on the CPU. */
 async function startThreads(
   started: StartedCore,
-  { device }: CoreLoadOptions,
   wanted: number,
   onThreads: (locks: string[]) => void,
 ): Promise<number> {
-  if (wanted < 2 || device === 'webgpu') return 1;
-  if (device === 'auto' && JSON.parse(await started.core.capabilities()).auto.device === 'webgpu') return 1;
+  if (wanted < 2) return 1;
   await startPool(started, wanted, onThreads);
   return wanted;
 }

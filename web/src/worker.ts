@@ -79,9 +79,10 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   const runtime = await startRuntime(options, live);
   report({ phase: 'manifest' });
   const manifest = await fetchText(manifestUrl);
-  const { device, dtype, compute } = options;
-  const { threads } = runtime;
-  const loader = await runtime.core.Loader.create(manifest, JSON.stringify({ device, dtype, compute, threads }));
+  const { dtype, compute } = options;
+  const { threads, device, reason } = runtime;
+  const asked = JSON.stringify({ device, reason, dtype, compute, threads });
+  const loader = await runtime.core.Loader.create(manifest, asked);
   const shards: ShardFile[] = JSON.parse(loader.shards());
   const totalBytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
   report({ phase: 'weights', totalBytes });
