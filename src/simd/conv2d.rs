@@ -31,6 +31,7 @@ kernels! {
 }
 
 #[inline(always)]
+#[allow(clippy::extra_unused_type_parameters)] // decides the target features
 unsafe fn add_planes_with<I: Isa>(x: &[f32], weight: &[f32], out: &mut [f32], height: usize, width: usize) {
     for (plane, kernel) in x.chunks_exact(height * width).zip(weight.as_chunks::<9>().0) {
         for row in 0..height {

@@ -1,7 +1,7 @@
 //! The fast CPU kernels of uvit-web: WebAssembly SIMD in the browser, AVX2, AVX-512 or what the compiler makes of plain
 //! arrays natively.
 //!
-//! Every kernel is written once, over vectors of the instruction set ([`isa`]), and has a twin in uvit-web's `cpu` module,
+//! Every kernel is written once, over vectors of the instruction set (`isa`), and has a twin in uvit-web's `cpu` module,
 //! with which it is compared. Linears run in f32 or in integers; integer kernels give the same bits on every instruction
 //! set. Our own tiles instead of a matmul crate: none of them has 8-bit kernels or WebAssembly SIMD, and the f32 tile then
 //! costs thirty lines more.
@@ -9,14 +9,15 @@
 //! A crate of its own so that it alone is optimised for speed where the rest of the page is optimised for size. It knows
 //! shapes and numbers; Programs, weights and networks are uvit-web's.
 
-#![allow(clippy::needless_range_loop, clippy::too_many_arguments)] // tiles are indexed, and kernels take shapes one by one
+// Unrolled turns beyond the end are never taken.
+#![allow(clippy::out_of_bounds_indexing)]
 
 mod attention;
 mod conv2d;
 mod elementwise;
 mod functions;
 mod int_attention;
-pub mod isa;
+mod isa;
 mod layer_norm;
 mod matmul;
 mod pack;

@@ -155,7 +155,7 @@ pub(super) unsafe fn f32_tile<I: Isa, const C: usize>(
         };
     }
     unsafe {
-        let whole = k - k % TURN;
+        let whole = k / TURN * TURN;
         for i in (0..whole).step_by(TURN) {
             let from = w.add(i * C * I::LANES);
             let rows = array!(r < ROWS, w, x[r].add(i));
