@@ -3,14 +3,15 @@
 //! unseen. `tests/wasm.rs` does the first in a browser.
 #![cfg(not(target_arch = "wasm32"))]
 
+mod integers;
 mod twins;
 
-use uvit_web::cpu::{self, FastExecutor};
+use integers::{ints, random_weights};
+use uvit_web::cpu::FastExecutor;
 use uvit_web::pipeline::Executor;
 use uvit_web::plan::{Activation, Compute, INT_CHUNK};
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::simd::{AttentionShape, F32Matrix, Finish, Floats, IntMatrix, Level, Quantized, Threads};
-use uvit_web::simd::{f32_matmul, int_attention, int_matmul};
+use uvit_web::simd::{AttentionShape, F32Matrix, Finish, Level, Threads, f32_matmul, int_attention};
 
 fn executor(level: Level, compute: Compute, threads: usize) -> Executor {
     Executor::Cpu(Box::new(FastExecutor::with_level(level, compute, Threads::new(threads))))
@@ -35,43 +36,9 @@ fn every_kernel_equals_its_twin_on_every_instruction_set() {
     }
 }
 
-/// A matmul in integers by the kernels of one instruction set.
-fn ints(level: Level, x: &[f32], w: &[i8], scales: &[f32], bias: &[f32], rows: usize, k: usize, bits: u32) -> Vec<f32> {
-    let (n, threads) = (scales.len(), Threads::new(1));
-    let matrix = IntMatrix::new(level, w, scales, n, k);
-    let mut quantized = Quantized::default();
-    quantized.fill(level, &threads, (x, k), (&[], 0), rows, bits);
-    let bias = Floats::new(bias.to_vec());
-    let finish = Finish { bias: Some(&bias), activation: Activation::None, residual: Some(&x[..rows * n]) };
-    let mut out = vec![0.0; rows * n];
-    int_matmul(level, &threads, &quantized, &matrix, finish, &mut out);
-    out
-}
-
-fn random_weights(n: usize, k: usize, random: &mut TorchGenerator) -> Vec<i8> {
-    random.randn_f32(n * k).iter().map(|v| (v * 50.0).clamp(-127.0, 127.0) as i8).collect()
-}
-
 #[test]
 fn integer_matmuls_give_the_same_bits_on_every_instruction_set_and_in_the_twin() {
-    let mut random = TorchGenerator::new(7);
-    for (rows, k, n) in [(1, 3, 1), (3, 7, 5), (66, 256, 72), (72, 257, 66), (7, 4100, 33)] {
-        let x: Vec<f32> = random.randn_f32(rows * k.max(n));
-        let w = random_weights(n, k, &mut random);
-        let scales: Vec<f32> = random.randn_f32(n).iter().map(|v| 0.001 + 0.01 * v.abs()).collect();
-        let bias = random.randn_f32(n);
-        for bits in [7, 12] {
-            let mut want = vec![0.0; rows * n];
-            let residual = Some(&x[..rows * n]);
-            let none = Activation::None;
-            cpu::int_matmul(&x, k, &[], 0, &w, &scales, bits, Some(&bias), none, residual, &mut want, rows, n);
-            for level in Level::all() {
-                let got = ints(level, &x, &w, &scales, &bias, rows, k, bits);
-                let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{level:?}, {bits} bits, [{rows}, {k}] x {n}");
-            }
-        }
-    }
+    integers::same_bits_as_the_twin();
 }
 
 #[test]

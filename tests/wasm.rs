@@ -3,6 +3,7 @@
 #![cfg(all(target_arch = "wasm32", feature = "gpu"))]
 
 mod golden_sampling;
+mod integers;
 mod twins;
 
 use uvit_web::gpu::kernels::variants;
@@ -30,6 +31,23 @@ async fn every_kernel_equals_its_twin() {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(twins::judge_combine(&mut gpu).await, Ok(6));
+}
+
+#[wasm_bindgen_test]
+async fn every_fast_cpu_kernel_equals_its_twin() {
+    for compute in [Compute::F32, Compute::Quality, Compute::Fast] {
+        let mut executor = Executor::cpu(compute, Threads::default());
+        let mut failures = Vec::new();
+        for case in twins::cases() {
+            failures.extend(case.judge(&mut executor).await.err());
+        }
+        assert!(failures.is_empty(), "{compute:?}: {}", failures.join("\n"));
+    }
+}
+
+#[wasm_bindgen_test]
+fn integer_matmuls_have_the_bits_of_the_twin_and_so_of_every_other_build() {
+    integers::same_bits_as_the_twin();
 }
 
 #[wasm_bindgen_test]

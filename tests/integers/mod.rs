@@ -1,0 +1,56 @@
+//! Integer matmuls by the fast kernels, natively and in a browser.
+
+use uvit_web::cpu;
+use uvit_web::plan::Activation;
+use uvit_web::sampler::TorchGenerator;
+use uvit_web::simd::{Finish, Floats, IntMatrix, Level, Quantized, Threads, int_matmul};
+
+/// A matmul in integers by the kernels of one instruction set.
+pub fn ints(
+    level: Level,
+    x: &[f32],
+    w: &[i8],
+    scales: &[f32],
+    bias: &[f32],
+    rows: usize,
+    k: usize,
+    bits: u32,
+) -> Vec<f32> {
+    let (n, threads) = (scales.len(), Threads::new(1));
+    let matrix = IntMatrix::new(level, w, scales, n, k);
+    let mut quantized = Quantized::default();
+    quantized.fill(level, &threads, (x, k), (&[], 0), rows, bits);
+    let bias = Floats::new(bias.to_vec());
+    let finish = Finish { bias: Some(&bias), activation: Activation::None, residual: Some(&x[..rows * n]) };
+    let mut out = vec![0.0; rows * n];
+    int_matmul(level, &threads, &quantized, &matrix, finish, &mut out);
+    out
+}
+
+/// Random weights, extremes included.
+pub fn random_weights(n: usize, k: usize, random: &mut TorchGenerator) -> Vec<i8> {
+    random.randn_f32(n * k).iter().map(|v| (v * 50.0).clamp(-127.0, 127.0) as i8).collect()
+}
+
+/// Matmuls at odd shapes on every instruction set of this processor, bit for bit as the twin's. In a browser the build has
+/// one: builds that all equal the twin equal each other.
+pub fn same_bits_as_the_twin() {
+    let mut random = TorchGenerator::new(7);
+    for (rows, k, n) in [(1, 3, 1), (3, 7, 5), (66, 256, 72), (72, 257, 66), (7, 4100, 33)] {
+        let x: Vec<f32> = random.randn_f32(rows * k.max(n));
+        let w = random_weights(n, k, &mut random);
+        let scales: Vec<f32> = random.randn_f32(n).iter().map(|v| 0.001 + 0.01 * v.abs()).collect();
+        let bias = random.randn_f32(n);
+        for bits in [7, 12] {
+            let mut want = vec![0.0; rows * n];
+            let residual = Some(&x[..rows * n]);
+            let none = Activation::None;
+            cpu::int_matmul(&x, k, &[], 0, &w, &scales, bits, Some(&bias), none, residual, &mut want, rows, n);
+            for level in Level::all() {
+                let got = ints(level, &x, &w, &scales, &bias, rows, k, bits);
+                let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{level:?}, {bits} bits, [{rows}, {k}] x {n}");
+            }
+        }
+    }
+}
