@@ -4,7 +4,7 @@ use super::{Memory, embedding, place_tokens, unpatchify};
 use crate::plan::{
     Arithmetic, Attention, Capabilities, Compute, Conv2d, Kernel, PatchEmbed, Program, Weight, WeightId, WeightUse,
 };
-use crate::{Error, Result, weights};
+use crate::{Code, Error, Result, weights};
 use uvit_simd::{
     AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, IntMatrix, Level, PatchShape, Quantized, Threads,
     f32_matmul, int_matmul,
@@ -65,11 +65,16 @@ impl FastExecutor {
     }
 
     /// Takes a weight and packs it for its kernel.
-    pub fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) {
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY` naming the weight and the need.
+    pub fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
         if self.weights.len() <= id.index() {
             self.weights.resize_with(id.index() + 1, || Packed::Floats(Floats::new(Vec::new())));
         }
         let (n, k) = (tensor.rows(), tensor.columns());
+        // At the worst, floats on the way and packed ones, the last panel filled up.
+        room(&weight.name, n.next_multiple_of(self.level.panel()).saturating_mul(8 * k))?;
         self.weights[id.index()] = match (weight.usage, weight.precision.arithmetic(self.compute)) {
             (WeightUse::Floats, _) => Packed::Floats(Floats::new(tensor.to_f32())),
             (WeightUse::Matrix, Arithmetic::Int { .. }) => {
@@ -80,6 +85,7 @@ impl FastExecutor {
                 Packed::F32(F32Matrix::new(self.level, &tensor.to_f32(), n, k))
             }
         };
+        Ok(())
     }
 
     /// Makes `program` the one that runs, and allocates its memory, zeroed.
@@ -109,6 +115,17 @@ impl FastExecutor {
         let launcher = Launcher { level: *level, threads, weights };
         threads.enter(|| memory.run(from, budget, |memory, kernel| launcher.launch(memory, scratch, kernel)))
     }
+}
+
+/// Whether so many bytes are to be had: a vector that does not find them would end the process, or the wasm instance.
+fn room(what: &str, bytes: usize) -> Result<()> {
+    Vec::<u8>::new().try_reserve_exact(bytes).map_err(|_| {
+        Error::new(
+            Code::OutOfMemory,
+            format!("weight {what} needs {bytes} bytes while it is packed, which could not be allocated"),
+            "Load a smaller dtype or model, give fewer threads, or close other pages",
+        )
+    })
 }
 
 struct Launcher<'a> {
@@ -195,5 +212,18 @@ impl Launcher<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_cannot_be_had_is_an_error_that_names_the_need() {
+        assert!(room("a", 1 << 20).is_ok());
+        let error = room("fc1.weight", isize::MAX as usize).unwrap_err();
+        assert_eq!(error.code, Code::OutOfMemory);
+        assert!(error.cause.contains("fc1.weight needs 9223372036854775807 bytes"), "{error}");
     }
 }

@@ -62,7 +62,12 @@ impl Executor {
     /// # Errors
     /// `OUT_OF_MEMORY`.
     pub async fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
-        each!(self, e => e.load(id, weight, tensor), e => e.load(id, weight, tensor).await?);
+        match self {
+            Executor::Reference(e) => e.load(id, weight, tensor),
+            Executor::Cpu(e) => e.load(id, weight, tensor)?,
+            #[cfg(feature = "gpu")]
+            Executor::Gpu(e) => e.load(id, weight, tensor).await?,
+        }
         Ok(())
     }
 
