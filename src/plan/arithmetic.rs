@@ -87,10 +87,11 @@ mod tests {
         for bits in [7, 12] {
             let worst = INT_CHUNK as i64 * 127 * ((1 << bits) - 1);
             assert!(worst <= i64::from(i32::MAX), "{bits} bits: {worst}");
-            // One chunk more of the smallest step would: the bound is not wasteful by much.
+            // The upper parts alone are added up in an i32 of their own.
             let high = INT_CHUNK as i64 * 127 * (((1 << bits) - 1) >> LOW_BITS);
             assert!(high <= i64::from(i32::MAX));
         }
+        // Twice the chunk would overflow: the bound is not wasteful by much.
         assert!(2 * INT_CHUNK as i64 * 127 * 4095 > i64::from(i32::MAX));
     }
 }
