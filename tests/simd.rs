@@ -43,18 +43,26 @@ fn integer_matmuls_give_the_same_bits_on_every_instruction_set_and_in_the_twin()
 
 #[test]
 fn the_largest_sums_do_not_overflow() {
-    // Every activation at the top of its range but one at its bottom, every weight at its limit, for whole chunks.
+    // Every activation at one end of its range, every weight at its limit, for whole chunks. A second token is the first
+    // one's opposite, so that the mean lies between them and in 8 bits they keep their range.
     for k in [INT_CHUNK, INT_CHUNK + 4, 2 * INT_CHUNK] {
-        let mut x = vec![1.0; k];
+        let mut x = vec![1.0; 2 * k];
         x[0] = 0.0;
-        for weight in [127i8, -127] {
-            let w = vec![weight; k];
-            for bits in [7, 12] {
-                let exact = (k - 1) as f64 * f64::from(weight) + 1.0;
+        x[k..].iter_mut().zip(0..k).for_each(|(v, i)| *v = if i == 0 { 1.0 } else { 0.0 });
+        for (bits, limit) in [(8, 63i8), (12, 127)] {
+            for weight in [limit, -limit] {
+                let w = vec![weight; k];
                 for level in Level::all() {
-                    // The residual of the one output is x[0] = 0, the bias 1.
-                    let got = f64::from(ints(level, &x, &w, &[1.0], &[1.0], 1, k, bits)[0]);
-                    assert!((got - exact).abs() < 2.0, "{level:?}, {bits} bits, k {k}: {got}, exactly {exact}");
+                    // The residuals are x[0] = 0 and x[1] = 1, the bias 1.
+                    let got = ints(level, &x, &w, &[1.0], &[1.0], [1, 2], k, bits);
+                    for (got, exact) in
+                        got.iter().zip([(k - 1) as f64 * f64::from(weight) + 1.0, f64::from(weight) + 2.0])
+                    {
+                        assert!(
+                            (f64::from(*got) - exact).abs() < 16.0,
+                            "{level:?}, {bits} bits, k {k}: {got}, exactly {exact}"
+                        );
+                    }
                 }
             }
         }
@@ -71,8 +79,9 @@ fn a_nan_or_an_infinity_is_seen_in_every_output() {
             let mut x = random.randn_f32(rows * k);
             x[2 * k + place] = bad;
             for level in Level::all() {
-                for bits in [7, 12] {
-                    let got = ints(level, &x, &w, &vec![0.01; n], &vec![0.0; n], rows, k, bits);
+                for bits in [8, 12] {
+                    let w: Vec<i8> = w.iter().map(|v| if bits == 8 { v / 2 } else { *v }).collect();
+                    let got = ints(level, &x, &w, &vec![0.01; n], &vec![0.0; n], [rows, 1], k, bits);
                     assert!(got[2 * n..3 * n].iter().all(|v| v.is_nan()), "{level:?} {bits} {bad} at {place}");
                     assert!(got[..n].iter().chain(&got[4 * n..]).all(|v| v.is_finite()));
                 }
@@ -85,8 +94,10 @@ fn a_nan_or_an_infinity_is_seen_in_every_output() {
             qkv[4 * 36 + 12 * part + 11] = bad;
             for level in Level::all() {
                 let mut out = vec![0.0; 13 * 12];
-                int_attention(level, &Threads::new(1), &qkv, &mut out, &shape);
-                assert!(out.iter().any(|v| !v.is_finite()), "{level:?}: {bad} in part {part} of qkv went unseen");
+                for bits in [7, 12] {
+                    int_attention(level, &Threads::new(1), &qkv, &mut out, &shape, bits);
+                    assert!(out.iter().any(|v| !v.is_finite()), "{level:?}, {bits}: {bad} in part {part} went unseen");
+                }
             }
         }
     }
@@ -100,7 +111,7 @@ fn measure_the_f32_matmul() {
     let mut random = TorchGenerator::new(1);
     let (x, w) = (random.randn_f32(rows * k), random.randn_f32(n * k));
     let mut out = vec![0.0; rows * n];
-    let plain = Finish { bias: None, activation: Activation::None, residual: None };
+    let plain = Finish { bias: None, activation: Activation::None, residual: None, coarse: false };
     let best = |f: &mut dyn FnMut()| {
         (0..40).fold(f64::INFINITY, |best, _| {
             let began = std::time::Instant::now();

@@ -3,11 +3,12 @@
 use super::{Memory, embedding, place_tokens, unpatchify};
 use crate::plan::{
     Arithmetic, Attention, Capabilities, Compute, Conv2d, Kernel, PatchEmbed, Program, Weight, WeightId, WeightUse,
+    weight_limit,
 };
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
-    AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, IntMatrix, Level, PatchShape, Quantized, Threads,
-    f32_matmul, int_matmul,
+    AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Quantized,
+    Threads, f32_matmul, int_matmul,
 };
 
 /// A weight as its kernel reads it.
@@ -34,7 +35,7 @@ pub struct FastExecutor {
 #[derive(Default)]
 struct Scratch {
     quantized: Quantized,
-    pixels: Vec<f32>,
+    pixels: Lines<f32>,
 }
 
 impl FastExecutor {
@@ -70,16 +71,16 @@ impl FastExecutor {
     /// `OUT_OF_MEMORY` naming the weight and the need.
     pub fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
         if self.weights.len() <= id.index() {
-            self.weights.resize_with(id.index() + 1, || Packed::Floats(Floats::new(Vec::new())));
+            self.weights.resize_with(id.index() + 1, || Packed::Floats(Floats::new(&[])));
         }
         let (n, k) = (tensor.rows(), tensor.columns());
         // At the worst, floats on the way and packed ones, the last panel filled up.
         room(&weight.name, n.next_multiple_of(self.level.panel()).saturating_mul(8 * k))?;
         self.weights[id.index()] = match (weight.usage, weight.precision.arithmetic(self.compute)) {
-            (WeightUse::Floats, _) => Packed::Floats(Floats::new(tensor.to_f32())),
-            (WeightUse::Matrix, Arithmetic::Int { .. }) => {
-                let (values, scales) = tensor.to_i8_rows();
-                Packed::Int(IntMatrix::new(self.level, &values, &scales, n, k))
+            (WeightUse::Floats, _) => Packed::Floats(Floats::new(&tensor.to_f32())),
+            (WeightUse::Matrix, Arithmetic::Int { bits }) => {
+                let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
+                Packed::Int(IntMatrix::new(self.level, &values, &scales, n, k, bits))
             }
             (WeightUse::Matrix, Arithmetic::F32) | (WeightUse::PatchKernel, _) => {
                 Packed::F32(F32Matrix::new(self.level, &tensor.to_f32(), n, k))
@@ -148,13 +149,17 @@ impl Launcher<'_> {
             Kernel::Matmul(m) => {
                 let bias = m.bias.map(|id| self.floats(id)).transpose()?;
                 let [out, x, x2, residual] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual])?;
-                let finish = Finish { bias, activation: m.activation, residual: m.residual.map(|_| &*residual) };
+                let coarse = m.arithmetic == Arithmetic::Int { bits: 8 };
+                let finish =
+                    Finish { bias, activation: m.activation, residual: m.residual.map(|_| &*residual), coarse };
                 match (&self.weights[m.weight.index()], m.arithmetic) {
                     (Packed::F32(w), Arithmetic::F32) => {
                         f32_matmul(level, threads, (x, m.k), (x2, m.k2), w, finish, out);
                     }
                     (Packed::Int(w), Arithmetic::Int { bits }) => {
-                        scratch.quantized.fill(level, threads, (x, m.k), (x2, m.k2), m.rows, bits);
+                        let (items, tokens) = (m.rows / m.tokens, m.tokens);
+                        let inputs = Inputs { x, k: m.k, x2, k2: m.k2, items, tokens };
+                        scratch.quantized.fill(level, threads, inputs, bits);
                         int_matmul(level, threads, &scratch.quantized, w, finish, out);
                     }
                     _ => return Err(Error::internal("a matrix was loaded for another arithmetic")),
@@ -171,7 +176,7 @@ impl Launcher<'_> {
                 let shape = AttentionShape { batch, tokens, heads, head_dim };
                 match arithmetic {
                     Arithmetic::F32 => uvit_simd::attention(level, threads, qkv, out, &shape),
-                    Arithmetic::Int { .. } => uvit_simd::int_attention(level, threads, qkv, out, &shape),
+                    Arithmetic::Int { bits } => uvit_simd::int_attention(level, threads, qkv, out, &shape, bits),
                 }
             }
             Kernel::Elementwise(k) => {
@@ -183,7 +188,7 @@ impl Launcher<'_> {
                 let (weight, bias) = (self.floats(k.weight)?.values(), self.floats(k.bias)?.values());
                 let Conv2d { batch, in_channels, out_channels, height, width, .. } = *k;
                 let shape = Conv2dShape { batch, in_channels, out_channels, height, width };
-                uvit_simd::conv2d(level, threads, x, weight, bias, out, &shape);
+                uvit_simd::conv2d(level, threads, x, weight, bias, out, &mut scratch.pixels, &shape);
             }
             Kernel::PatchEmbed(k) => {
                 let [out, image] = memory.tensors([k.out, k.image])?;

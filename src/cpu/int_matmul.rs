@@ -9,6 +9,8 @@ use crate::plan::{Activation, INT_CHUNK};
 ///
 /// A token becomes `least + scale q`, q from 0 to `2^bits - 1`; then
 /// `x W^T = scale scales (sum of q w) + least scales (sum of w)`, the first sum in chunks of at most [`INT_CHUNK`] inputs.
+/// In 8 bits, q stands for the difference from the mean of the item's `tokens` rows, whose own product, in 16 bits, is
+/// added; w are -63 ..= 63.
 pub fn int_matmul(
     x: &[f32],
     k: usize,
@@ -22,29 +24,83 @@ pub fn int_matmul(
     residual: Option<&[f32]>,
     out: &mut [f32],
     rows: usize,
+    tokens: usize,
     n: usize,
 ) {
-    let top = ((1u32 << bits) - 1) as f32;
-    for r in 0..rows {
-        let token: Vec<f32> = [&x[r * k..][..k], &x2[r * k2..][..k2]].concat();
-        // Zero, unless a value is NaN or infinite: then every output is NaN.
-        let spoiled: f32 = token.iter().map(|v| v * 0.0).sum();
-        let least = token.iter().copied().fold(f32::INFINITY, f32::min) + spoiled;
-        let most = token.iter().copied().fold(f32::NEG_INFINITY, f32::max) + spoiled;
-        let scale = (most - least) / top;
-        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let q: Vec<i32> = token.iter().map(|v| ((v - least) * inverse).round_ties_even() as i32).collect();
-        for c in 0..n {
-            let weights = &w[c * (k + k2)..][..k + k2];
-            let sum: i32 = weights.iter().map(|&w| i32::from(w)).sum();
-            let mut value = 0.0;
-            for (i, (q, w)) in q.chunks(INT_CHUNK).zip(weights.chunks(INT_CHUNK)).enumerate() {
-                let products: i32 = q.iter().zip(w).map(|(q, &w)| q * i32::from(w)).sum();
-                let part = products as f32 * (scale * scales[c]);
-                value = if i == 0 { part + least * (sum as f32 * scales[c]) } else { part + value };
+    for first in (0..rows).step_by(tokens) {
+        let row = |r: usize| [&x[r * k..][..k], &x2[r * k2..][..k2]].concat();
+        let mut mean = vec![0.0; k + k2];
+        if bits == 8 {
+            for r in first..first + tokens {
+                mean.iter_mut().zip(row(r)).for_each(|(mean, v)| *mean += v);
             }
-            value = activate(activation, value + bias.map_or(0.0, |b| b[c]));
-            out[r * n + c] = value + residual.map_or(0.0, |residual| residual[r * n + c]);
+            mean.iter_mut().for_each(|mean| *mean *= 1.0 / tokens as f32);
         }
+        // In two parts, as the bytes of a dot product take it.
+        let common = Quantized::of(&mean, 16);
+        let part = |q: &dyn Fn(i32) -> i32, scale: f32, least: f32| {
+            Quantized { q: common.q.iter().map(|&v| q(v)).collect(), scale, least }.signed()
+        };
+        let high = part(&|q| q >> 8, 256.0 * common.scale, common.least);
+        let low = part(&|q| q & 255, common.scale, 0.0);
+        for r in first..first + tokens {
+            let token: Vec<f32> = row(r).iter().zip(&mean).map(|(v, mean)| v - mean).collect();
+            let token = Quantized::of(&token, bits);
+            let token = if bits == 8 { token.signed() } else { token };
+            for c in 0..n {
+                let w = &w[c * (k + k2)..][..k + k2];
+                let mut value = 0.0;
+                for chunk in 0..(k + k2).div_ceil(INT_CHUNK) {
+                    let mut part = token.times(w, scales[c], chunk);
+                    let mut more = None;
+                    if bits == 8 {
+                        more = Some(high.times(w, scales[c], chunk) + low.times(w, scales[c], chunk));
+                    }
+                    if let (0, Some(bias)) = (chunk, bias) {
+                        more = Some(more.map_or(bias[c], |more| more + bias[c]));
+                    }
+                    if let Some(more) = more {
+                        part += more;
+                    }
+                    value = if chunk == 0 { part } else { part + value };
+                }
+                out[r * n + c] = activate(activation, value) + residual.map_or(0.0, |residual| residual[r * n + c]);
+            }
+        }
+    }
+}
+
+/// `least + scale q`.
+struct Quantized {
+    q: Vec<i32>,
+    scale: f32,
+    least: f32,
+}
+
+impl Quantized {
+    fn of(values: &[f32], bits: u32) -> Quantized {
+        // Zero, unless a value is NaN or infinite: then every output is NaN.
+        let spoiled: f32 = values.iter().map(|v| v * 0.0).sum();
+        let least = values.iter().copied().fold(f32::INFINITY, f32::min) + spoiled;
+        let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max) + spoiled;
+        let scale = (most - least) / ((1u32 << bits) - 1) as f32;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let q = values.iter().map(|v| ((v - least) * inverse).round_ties_even() as i32).collect();
+        Quantized { q, scale, least }
+    }
+
+    /// The same with q from -128 to 127.
+    fn signed(self) -> Quantized {
+        let Quantized { q, scale, least } = self;
+        Quantized { q: q.iter().map(|q| q - 128).collect(), scale, least: least + 128.0 * scale }
+    }
+
+    /// The product with one chunk of a row of weights; what `least` gives comes with the first one.
+    fn times(&self, w: &[i8], scale: f32, chunk: usize) -> f32 {
+        let from = chunk * INT_CHUNK;
+        let products: i32 = self.q[from..].iter().zip(&w[from..]).take(INT_CHUNK).map(|(q, &w)| q * i32::from(w)).sum();
+        let part = products as f32 * (self.scale * scale);
+        let sum: i32 = w.iter().map(|&w| i32::from(w)).sum();
+        if chunk == 0 { part + self.least * (sum as f32 * scale) } else { part }
     }
 }

@@ -4,12 +4,13 @@ use super::combine;
 use crate::plan::{Kernel, Place, Program, TensorId};
 use crate::{Code, Error, Result};
 use std::ops::Range;
+use uvit_simd::Lines;
 
 /// A Program and its memory, for executors that run on the CPU.
 #[derive(Default)]
 pub struct Memory {
     program: Option<Program>,
-    values: Vec<f32>,
+    values: Lines<f32>,
 }
 
 impl Memory {
@@ -20,15 +21,14 @@ impl Memory {
     pub fn prepare(&mut self, program: Program) -> Result<()> {
         let bytes = program.activation_bytes();
         self.program = None;
-        self.values = Vec::new();
-        self.values.try_reserve_exact(bytes / 4).map_err(|_| {
+        self.values = Lines::default();
+        self.values = Lines::try_zeroed(bytes / 4).map_err(|_| {
             Error::new(
                 Code::OutOfMemory,
                 format!("the activations need {bytes} bytes, which could not be allocated"),
                 "Generate fewer images at once, or close other pages",
             )
         })?;
-        self.values.resize(bytes / 4, 0.0);
         self.program = Some(program);
         Ok(())
     }

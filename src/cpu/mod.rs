@@ -35,7 +35,7 @@ pub use place_tokens::place_tokens;
 pub use timestep_embedding::timestep_embedding;
 pub use unpatchify::unpatchify;
 
-use crate::plan::{Arithmetic, Capabilities, Compute, Kernel, Program, Weight, WeightId, WeightUse};
+use crate::plan::{Arithmetic, Capabilities, Compute, Kernel, Program, Weight, WeightId, WeightUse, weight_limit};
 use crate::{Result, weights};
 
 /// Runs Programs on the CPU, by the plain kernels.
@@ -71,8 +71,8 @@ impl Executor {
             self.weights.resize_with(id.index() + 1, || Stored::Floats(Vec::new()));
         }
         self.weights[id.index()] = match (weight.usage, weight.precision.arithmetic(self.compute)) {
-            (WeightUse::Matrix, Arithmetic::Int { .. }) => {
-                let (values, scales) = tensor.to_i8_rows();
+            (WeightUse::Matrix, Arithmetic::Int { bits }) => {
+                let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
                 Stored::Int(values, scales)
             }
             (WeightUse::Matrix, Arithmetic::F32) => {
@@ -123,7 +123,22 @@ fn launch(memory: &mut Memory, weights: &[Stored], kernel: &Kernel) -> Result<()
             let residual = m.residual.map(|_| &*residual);
             match (&weights[m.weight.index()], m.arithmetic) {
                 (Stored::Int(w, scales), Arithmetic::Int { bits }) => {
-                    int_matmul(x, m.k, x2, m.k2, w, scales, bits, bias, m.activation, residual, out, m.rows, m.n);
+                    int_matmul(
+                        x,
+                        m.k,
+                        x2,
+                        m.k2,
+                        w,
+                        scales,
+                        bits,
+                        bias,
+                        m.activation,
+                        residual,
+                        out,
+                        m.rows,
+                        m.tokens,
+                        m.n,
+                    );
                 }
                 _ => matmul(x, m.k, x2, m.k2, weight(m.weight), bias, m.activation, residual, out, m.rows, m.n),
             }
@@ -136,7 +151,7 @@ fn launch(memory: &mut Memory, weights: &[Stored], kernel: &Kernel) -> Result<()
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;
             match k.arithmetic {
                 Arithmetic::F32 => attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim),
-                Arithmetic::Int { .. } => int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim),
+                Arithmetic::Int { bits } => int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, bits),
             }
         }
         Kernel::Elementwise(k) => match k.b {

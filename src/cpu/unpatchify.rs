@@ -4,16 +4,17 @@ use crate::plan::Unpatchify;
 
 /// x `[batch, tokens, patch patch channels]`, out `[batch, channels, height, width]`.
 pub fn unpatchify(x: &[f32], out: &mut [f32], s: &Unpatchify) {
-    let p = s.patch;
-    let dim = p * p * s.channels;
+    let (patch, size) = (s.patch, s.height * s.width);
+    let dim = patch * patch * s.channels;
+    let columns = s.width / patch;
     for b in 0..s.batch {
-        for c in 0..s.channels {
-            for row in 0..s.height {
-                for column in 0..s.width {
-                    let token = s.skip_tokens + (row / p) * (s.width / p) + column / p;
-                    let within = ((row % p) * p + column % p) * s.channels + c;
-                    out[((b * s.channels + c) * s.height + row) * s.width + column] =
-                        x[(b * s.tokens + token) * dim + within];
+        let tokens = &x[(b * s.tokens + s.skip_tokens) * dim..];
+        for (k, token) in tokens.chunks_exact(dim).take(s.height / patch * columns).enumerate() {
+            let (top, left) = (k / columns * patch, k % columns * patch);
+            for (i, pixel) in token.chunks_exact(s.channels).enumerate() {
+                let at = (top + i / patch) * s.width + left + i % patch;
+                for (c, &v) in pixel.iter().enumerate() {
+                    out[(b * s.channels + c) * size + at] = v;
                 }
             }
         }

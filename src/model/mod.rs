@@ -68,6 +68,13 @@ impl Network {
         }
     }
 
+    /// Tokens of one item.
+    pub fn tokens(&self) -> usize {
+        match self {
+            Network::Uvit(c) => c.tokens(),
+        }
+    }
+
     /// Number of class labels, the null class included; 0 for unconditional networks.
     pub fn classes(&self) -> usize {
         match self {

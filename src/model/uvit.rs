@@ -228,21 +228,10 @@ impl Config {
         plan.push(Op::Gelu { x: up, out: activated });
         let down = plan.linear(&format!("{name}.mlp.fc2"), activated, None, d, true);
         plan.tensors[down.0].name = format!("{name}.mlp");
-        self.allow(plan, name);
-        plan.add(name, x, down)
-    }
-
-    /// How coarse the inputs of a block's layers may become (docs/arithmetic.md has the measurements): what no LayerNorm has
-    /// levelled needs more than 7 bits, and costs little.
-    fn allow(&self, plan: &mut Plan, name: &str) {
-        for (layer, precision) in [
-            ("skip_linear", Precision::Wide),
-            ("attn.qkv", Precision::Narrow),
-            ("attn.proj", Precision::Wide),
-            ("mlp.fc1", Precision::Narrow),
-            ("mlp.fc2", Precision::Narrow),
-        ] {
-            plan.allow(&format!("{name}.{layer}"), precision);
+        // docs/arithmetic.md has the measurements.
+        for layer in ["skip_linear", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"] {
+            plan.allow(&format!("{name}.{layer}"), Precision::Narrow);
         }
+        plan.add(name, x, down)
     }
 }

@@ -13,7 +13,7 @@ pub enum Compute {
     F32,
     /// Weights of 8 bits times activations of 12: what is lost lies far below what 8-bit weights lose.
     Quality,
-    /// Weights of 8 bits times activations of 7, of 12 where a layer needs them.
+    /// Weights of 7 bits times activations of 8; of 8 and 12 where a layer needs them.
     Fast,
 }
 
@@ -50,7 +50,7 @@ pub enum Precision {
     Float,
     /// 12 bits.
     Wide,
-    /// 7 bits.
+    /// 8 bits, beside weights of 7.
     Narrow,
 }
 
@@ -59,12 +59,17 @@ pub enum Precision {
 pub enum Arithmetic {
     /// f32 throughout.
     F32,
-    /// Weights in i8, one scale a row; activations in unsigned integers of so many bits (7 or 12), one scale and smallest
-    /// value a token.
+    /// Of a Linear: weights in i8, one scale a row; activations in integers of so many bits (8, with weights of 7, or 12),
+    /// one scale and smallest value a token. Of attention: queries of so many bits (7 or 12).
     Int {
         /// Of an activation.
         bits: u32,
     },
+}
+
+/// The largest magnitude of the weights beside activations of so many bits.
+pub fn weight_limit(bits: u32) -> i8 {
+    if bits == 8 { 63 } else { 127 }
 }
 
 impl Precision {
@@ -73,7 +78,7 @@ impl Precision {
         match (compute, self) {
             (Compute::F32, _) | (_, Precision::Float) => Arithmetic::F32,
             (Compute::Quality, _) | (Compute::Fast, Precision::Wide) => Arithmetic::Int { bits: 12 },
-            (Compute::Fast, Precision::Narrow) => Arithmetic::Int { bits: 7 },
+            (Compute::Fast, Precision::Narrow) => Arithmetic::Int { bits: 8 },
         }
     }
 }
@@ -84,13 +89,12 @@ mod tests {
 
     #[test]
     fn no_accumulator_can_overflow_at_the_worst_case() {
-        for bits in [7, 12] {
-            let worst = INT_CHUNK as i64 * 127 * ((1 << bits) - 1);
-            assert!(worst <= i64::from(i32::MAX), "{bits} bits: {worst}");
-            // The upper parts alone are added up in an i32 of their own.
-            let high = INT_CHUNK as i64 * 127 * (((1 << bits) - 1) >> LOW_BITS);
-            assert!(high <= i64::from(i32::MAX));
-        }
+        let worst = INT_CHUNK as i64 * 127 * 4095;
+        assert!(worst <= i64::from(i32::MAX), "{worst}");
+        // The upper parts alone are added up in an i32 of their own.
+        assert!(INT_CHUNK as i64 * 127 * (4095 >> LOW_BITS) <= i64::from(i32::MAX));
+        // 8 bits: q - 128 times w + 64, from -64 times the sum of q - 128.
+        assert!(INT_CHUNK as i64 * 128 * (127 + 64) <= i64::from(i32::MAX));
         // Twice the chunk would overflow: the bound is not wasteful by much.
         assert!(2 * INT_CHUNK as i64 * 127 * 4095 > i64::from(i32::MAX));
     }

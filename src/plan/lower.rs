@@ -122,6 +122,7 @@ fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<
                     residual,
                     out,
                     rows: shape[..shape.len() - 1].iter().product(),
+                    tokens: shape[shape.len() - 2],
                     k: shape[shape.len() - 1],
                     k2: skip.map_or(0, |s| plan.shape(s)[plan.shape(s).len() - 1]),
                     n: plan.weights[weight.0].shape[0],
@@ -155,7 +156,8 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
             let arithmetic = match compute {
                 Compute::Fast if s[1] >= INT_ATTENTION_TOKENS => Arithmetic::Int { bits: 7 },
-                _ => Arithmetic::F32,
+                Compute::F32 => Arithmetic::F32,
+                _ => Arithmetic::Int { bits: 12 },
             };
             Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim, arithmetic })
         }

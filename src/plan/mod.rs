@@ -10,7 +10,7 @@ mod cost;
 mod lower;
 mod program;
 
-pub use arithmetic::{Arithmetic, Compute, INT_CHUNK, LOW_BITS, Precision};
+pub use arithmetic::{Arithmetic, Compute, INT_CHUNK, LOW_BITS, Precision, weight_limit};
 pub use cost::Cost;
 pub use lower::lower;
 pub use program::{

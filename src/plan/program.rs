@@ -18,9 +18,9 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// The plain CPU: dense rows, and what one allocation may have.
+    /// The CPU: dense rows, tensors on a cache line's boundary, and what one allocation may have.
     pub const CPU: Capabilities =
-        Capabilities { row_align: 1, offset_align: 4, max_binding: isize::MAX as usize, compute: Compute::F32 };
+        Capabilities { row_align: 1, offset_align: 64, max_binding: isize::MAX as usize, compute: Compute::F32 };
     /// Any WebGPU device, at the specification's default limits.
     pub const WEBGPU: Capabilities =
         Capabilities { row_align: 4, offset_align: 256, max_binding: 128 << 20, compute: Compute::F32 };
@@ -98,6 +98,8 @@ pub struct Matmul {
     pub out: TensorId,
     /// Batch times tokens.
     pub rows: usize,
+    /// Of an item of the batch.
+    pub tokens: usize,
     /// Input features of x.
     pub k: usize,
     /// Input features of x2, 0 without one.

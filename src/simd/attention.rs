@@ -4,9 +4,10 @@
 //! Keys and values of a head are packed into panels once, and both products are the f32 tiles of `matmul.rs`.
 
 use super::functions::exp;
-use super::isa::{Isa, Level, ROWS, array, kernels, unroll};
-use super::matmul::f32_tile;
+use super::isa::{Isa, Level, ROWS, kernels, unroll};
+use super::lines::Lines;
 use super::threads::{Shared, Threads};
+use super::tile::{Edge, Place, Rows, Target, f32_tiles, strips};
 use crate::AttentionShape;
 use std::cell::RefCell;
 
@@ -25,12 +26,12 @@ pub fn attention(level: Level, threads: &Threads, qkv: &[f32], out: &mut [f32], 
 
 thread_local! {
     /// Keys, values and scores of a head; grows at the first run and stays.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static SCRATCH: RefCell<Lines<f32>> = RefCell::default();
 }
 
 kernels! {
     fn head(
-        qkv: &[f32], out: Shared<f32>, shape: &AttentionShape, item: usize, index: usize, scratch: &mut Vec<f32>,
+        qkv: &[f32], out: Shared<f32>, shape: &AttentionShape, item: usize, index: usize, scratch: &mut Lines<f32>,
     ) = head_with;
 }
 
@@ -41,7 +42,7 @@ unsafe fn head_with<I: Isa>(
     shape: &AttentionShape,
     item: usize,
     index: usize,
-    scratch: &mut Vec<f32>,
+    scratch: &mut Lines<f32>,
 ) {
     unsafe {
         match I::COLUMNS {
@@ -58,14 +59,14 @@ unsafe fn head_of<I: Isa, const C: usize>(
     shape: &AttentionShape,
     item: usize,
     index: usize,
-    scratch: &mut Vec<f32>,
+    scratch: &mut Lines<f32>,
 ) {
     let width = C * I::LANES;
     let (tokens, head_dim) = (shape.tokens, shape.head_dim);
     let dim = shape.heads * head_dim;
     let columns = tokens.next_multiple_of(width);
     let value_columns = head_dim.next_multiple_of(width);
-    scratch.resize(columns * head_dim + value_columns * tokens + ROWS * columns, 0.0);
+    scratch.resize(columns * head_dim + value_columns * tokens + ROWS * columns);
     let (keys, rest) = scratch.split_at_mut(columns * head_dim);
     let (values, scores) = rest.split_at_mut(value_columns * tokens);
 
@@ -81,56 +82,70 @@ unsafe fn head_of<I: Isa, const C: usize>(
         let value = at(token, 2);
         for panel in 0..value_columns / width {
             let line = &mut values[(panel * tokens + token) * width..][..width];
-            let from = panel * width;
-            let valid = width.min(head_dim - from);
-            line[..valid].copy_from_slice(&value[from..from + valid]);
-            line[valid..].fill(0.0);
+            let value = &value[panel * width..];
+            if value.len() >= width {
+                // SAFETY: both have a panel's width.
+                unsafe { copy_vectors::<I, C>(value.as_ptr(), line.as_mut_ptr()) };
+            } else {
+                line[..value.len()].copy_from_slice(value);
+                line[value.len()..].fill(0.0);
+            }
         }
     }
 
     let scale = 1.0 / (head_dim as f32).sqrt();
+    let mut edge = Edge::new();
     for first in (0..tokens).step_by(ROWS) {
+        let count = ROWS.min(tokens - first);
         // SAFETY: panels have `head_dim` (keys) and `tokens` (values) rows of `width`, a strip ROWS rows of `columns`;
         // a head's columns of `out` belong to one thread.
         unsafe {
-            let queries = array!(r < ROWS, qkv.as_ptr(), at((first + r).min(tokens - 1), 0).as_ptr());
-            for panel in 0..columns / width {
-                let mut sums = [[I::splat(0.0); C]; ROWS];
-                f32_tile::<I, C>(queries, keys.as_ptr().add(panel * head_dim * width), head_dim, &mut sums);
-                unroll!(r < ROWS, {
-                    unroll!(c < C, {
-                        let score = I::mul(sums[r][c], I::splat(scale));
-                        I::store(scores.as_mut_ptr().add(r * columns + panel * width + c * I::LANES), score);
-                    });
-                });
+            let queries = [Rows { x: at(first, 0).as_ptr(), stride: 3 * dim, count, k: head_dim }];
+            let target = Target::plain(scores.as_mut_ptr(), columns);
+            f32_tiles::<I, C>(&queries, keys.as_ptr(), columns / width, target);
+            let mut inverses = [0.0; ROWS];
+            for r in 0..count {
+                inverses[r] = 1.0 / softmax::<I>(&mut scores[r * columns..][..columns], tokens, scale);
             }
-            let mut sums = [0.0; ROWS];
-            for r in 0..ROWS {
-                sums[r] = softmax::<I>(&mut scores[r * columns..][..columns], tokens);
+            let strip = [Rows { x: scores.as_ptr(), stride: columns, count, k: tokens }];
+            let target = out.at((item * tokens + first) * dim + index * head_dim);
+            for (panel, together) in strips(0..value_columns / width, width, head_dim, count == ROWS) {
+                let from = panel * width;
+                let place = Place { out: target.add(from), stride: dim, rows: count, columns: head_dim - from };
+                let target = edge.target(place, ROWS, width, std::ptr::null(), std::ptr::null());
+                f32_tiles::<I, C>(&strip, values.as_ptr().add(panel * tokens * width), together, target);
+                edge.deliver(place, ROWS, width);
             }
-            let strips = array!(r < ROWS, scores.as_ptr(), scores.as_ptr().add(r * columns));
-            for panel in 0..value_columns / width {
-                let mut outs = [[I::splat(0.0); C]; ROWS];
-                f32_tile::<I, C>(strips, values.as_ptr().add(panel * tokens * width), tokens, &mut outs);
-                let mut lines = [[0f32; 64]; ROWS];
-                unroll!(r < ROWS, {
-                    let inverse = I::splat(1.0 / sums[r]);
-                    unroll!(c < C, { I::store(lines[r].as_mut_ptr().add(c * I::LANES), I::mul(outs[r][c], inverse)) });
-                });
-                for (r, line) in lines.iter().enumerate().take(tokens - first) {
-                    let from = panel * width;
-                    let target = out.at((item * tokens + first + r) * dim + index * head_dim + from);
-                    let valid = width.min(head_dim - from);
-                    std::ptr::copy_nonoverlapping(line.as_ptr(), target, valid);
-                }
+            for r in 0..count {
+                let row = std::slice::from_raw_parts_mut(target.add(r * dim), head_dim);
+                scale_row::<I>(row, inverses[r]);
             }
         }
     }
 }
 
-/// Scores to `e^(score - largest)`; returns their sum over the first `tokens`.
+/// `row *= by`.
 #[inline(always)]
-unsafe fn softmax<I: Isa>(scores: &mut [f32], tokens: usize) -> f32 {
+unsafe fn scale_row<I: Isa>(row: &mut [f32], by: f32) {
+    let whole = row.len() - row.len() % I::LANES;
+    for i in (0..whole).step_by(I::LANES) {
+        // SAFETY: vectors lie below `whole`.
+        unsafe { I::store(row.as_mut_ptr().add(i), I::mul(I::load(row.as_ptr().add(i)), I::splat(by))) };
+    }
+    for v in &mut row[whole..] {
+        *v *= by;
+    }
+}
+
+/// `C` vectors from place to place.
+#[inline(always)]
+unsafe fn copy_vectors<I: Isa, const C: usize>(from: *const f32, to: *mut f32) {
+    unsafe { unroll!(c < C, { I::store(to.add(c * I::LANES), I::load(from.add(c * I::LANES))) }) };
+}
+
+/// Scores to `e^(scale (score - largest))`; returns their sum over the first `tokens`.
+#[inline(always)]
+unsafe fn softmax<I: Isa>(scores: &mut [f32], tokens: usize, scale: f32) -> f32 {
     scores[tokens..].fill(f32::NEG_INFINITY);
     // SAFETY: a strip is whole vectors long.
     unsafe {
@@ -138,10 +153,10 @@ unsafe fn softmax<I: Isa>(scores: &mut [f32], tokens: usize) -> f32 {
         for i in (0..scores.len()).step_by(I::LANES) {
             largest = I::max(I::load(scores.as_ptr().add(i)), largest);
         }
-        let largest = I::splat(I::fold(largest, f32::max));
+        let largest = I::splat(I::largest(largest));
         let mut sum = I::splat(0.0);
         for i in (0..scores.len()).step_by(I::LANES) {
-            let e = exp::<I>(I::sub(I::load(scores.as_ptr().add(i)), largest));
+            let e = exp::<I>(I::mul(I::sub(I::load(scores.as_ptr().add(i)), largest), I::splat(scale)));
             I::store(scores.as_mut_ptr().add(i), e);
             sum = I::add(sum, e);
         }

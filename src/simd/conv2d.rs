@@ -1,10 +1,15 @@
-//! 3x3 convolution, padding 1: nine shifted rows, each added with its weight.
+//! 3x3 convolution, padding 1, over planes with a border of zeros.
 
 use super::isa::{Isa, Level, kernels};
+use super::lines::Lines;
 use super::threads::{Shared, Threads};
 use crate::Conv2dShape;
 
-/// x `[batch, in, height, width]`, weight `[out, in, 3, 3]`, bias `[out]`, out `[batch, out, height, width]`.
+/// Columns to the right of a row and its border that a vector may read.
+const SLACK: usize = 16;
+
+/// x `[batch, in, height, width]`, weight `[out, in, 3, 3]`, bias `[out]`, out `[batch, out, height, width]`; `padded` is
+/// scratch.
 pub fn conv2d(
     level: Level,
     threads: &Threads,
@@ -12,45 +17,52 @@ pub fn conv2d(
     weight: &[f32],
     bias: &[f32],
     out: &mut [f32],
+    padded: &mut Lines<f32>,
     s: &Conv2dShape,
 ) {
-    let size = s.height * s.width;
-    let out = Shared::of(out);
+    let (size, stride) = (s.height * s.width, s.width + 2 + SLACK);
+    let item_size = s.in_channels * (s.height + 2) * stride;
+    padded.resize(s.batch * item_size);
+    padded.fill(0.0);
+    for (plane, padded) in x.chunks_exact(size).zip(padded.chunks_exact_mut((s.height + 2) * stride)) {
+        for (row, padded) in plane.chunks_exact(s.width).zip(padded.chunks_exact_mut(stride).skip(1)) {
+            padded[1..=s.width].copy_from_slice(row);
+        }
+    }
+    let (padded, out) = (&*padded, Shared::of(out));
     threads.each(s.batch * s.out_channels, |plane| {
         let (item, o) = (plane / s.out_channels, plane % s.out_channels);
         // SAFETY: planes belong to one thread each.
         let out = unsafe { std::slice::from_raw_parts_mut(out.at(plane * size), size) };
-        out.fill(bias[o]);
-        let x = &x[item * s.in_channels * size..][..s.in_channels * size];
-        add_planes(level, x, &weight[o * s.in_channels * 9..][..s.in_channels * 9], out, s.height, s.width);
+        let weight = &weight[o * s.in_channels * 9..][..s.in_channels * 9];
+        plane_of(level, &padded[item * item_size..][..item_size], stride, weight, bias[o], out, s.width);
     });
 }
 
 kernels! {
-    fn add_planes(x: &[f32], weight: &[f32], out: &mut [f32], height: usize, width: usize) = add_planes_with;
+    fn plane_of(padded: &[f32], stride: usize, weight: &[f32], bias: f32, out: &mut [f32], width: usize) = plane_with;
 }
 
 #[inline(always)]
-#[allow(clippy::extra_unused_type_parameters)] // decides the target features
-unsafe fn add_planes_with<I: Isa>(x: &[f32], weight: &[f32], out: &mut [f32], height: usize, width: usize) {
-    for (plane, kernel) in x.chunks_exact(height * width).zip(weight.as_chunks::<9>().0) {
-        for row in 0..height {
-            let out = &mut out[row * width..][..width];
-            for dy in 0..3 {
-                if row + dy < 1 || row + dy > height {
-                    continue;
+unsafe fn plane_with<I: Isa>(padded: &[f32], stride: usize, weight: &[f32], bias: f32, out: &mut [f32], width: usize) {
+    let height = out.len() / width;
+    for (row, out) in out.chunks_exact_mut(width).enumerate() {
+        for column in (0..width).step_by(I::LANES) {
+            // SAFETY: a padded row is SLACK longer than what its vectors need; the caller's target features are those of I.
+            unsafe {
+                let mut sum = I::splat(bias);
+                for (channel, kernel) in weight.as_chunks::<9>().0.iter().enumerate() {
+                    let from = padded.as_ptr().add((channel * (height + 2) + row) * stride + column);
+                    for (i, &w) in kernel.iter().enumerate() {
+                        sum = I::madd(I::splat(w), I::load(from.add(i / 3 * stride + i % 3)), sum);
+                    }
                 }
-                let line = &plane[(row + dy - 1) * width..][..width];
-                let [left, centre, right] = [kernel[3 * dy], kernel[3 * dy + 1], kernel[3 * dy + 2]];
-                // The compiler makes vectors of these loops.
-                for i in 0..width {
-                    out[i] += centre * line[i];
-                }
-                for (out, v) in out[1..].iter_mut().zip(line) {
-                    *out += left * v;
-                }
-                for (out, v) in out.iter_mut().zip(&line[1..]) {
-                    *out += right * v;
+                if column + I::LANES <= width {
+                    I::store(out.as_mut_ptr().add(column), sum);
+                } else {
+                    let mut lanes = [0f32; 16];
+                    I::store(lanes.as_mut_ptr(), sum);
+                    out[column..].copy_from_slice(&lanes[..width - column]);
                 }
             }
         }

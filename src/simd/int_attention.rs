@@ -4,22 +4,23 @@
 //! (`quantize.rs`), a softmax weight `e^(score - largest)` in (0, 1] as `round(127 e)`, and the sum that it is divided by is
 //! that of the rounded weights. The twin is `src/cpu/int_attention.rs`.
 
-use super::functions::exp_below_zero;
+use super::functions::exp2;
 use super::isa::{INT_ROWS, Isa, Level, array, kernels, unroll};
-use super::matmul::int_tile;
+use super::lines::Lines;
 use super::quantize::{join, quantize_row};
 use super::threads::{Shared, Threads};
+use super::tile::{Edge, Place, Scaling, Target, int_tiles, strips};
 use crate::AttentionShape;
 use std::cell::RefCell;
 
 /// As [`super::attention::attention`].
-pub fn int_attention(level: Level, threads: &Threads, qkv: &[f32], out: &mut [f32], shape: &AttentionShape) {
+pub fn int_attention(level: Level, threads: &Threads, qkv: &[f32], out: &mut [f32], shape: &AttentionShape, bits: u32) {
     let elements = shape.batch * shape.tokens * shape.heads * shape.head_dim;
     assert!(qkv.len() >= 3 * elements && out.len() >= elements && shape.head_dim <= MOST_HEAD_DIM);
     let out = Shared::of(out);
     threads.each(shape.batch * shape.heads, |i| {
         SCRATCH.with_borrow_mut(|scratch| {
-            head(level, qkv, out, shape, i / shape.heads, i % shape.heads, scratch);
+            head(level, qkv, out, shape, bits, i / shape.heads, i % shape.heads, scratch);
         });
     });
 }
@@ -30,21 +31,36 @@ const MOST_HEAD_DIM: usize = 128;
 /// Adding it rounds a number of either sign below 2^22 to a whole one, in two's complement in the lowest bits.
 const ROUND: f32 = 12_582_912.0;
 
+/// The largest magnitude of a key or value, 8 bits beside queries and softmax weights of 7, else 12.
+const fn most_signed(bits: u32) -> f32 {
+    if bits == 7 { 127.0 } else { 2047.0 }
+}
+
+/// The softmax weight 1, and its logarithm to base 2.
+const fn most_weight(bits: u32) -> (f32, f32) {
+    if bits == 7 { (127.0, 6.988_685) } else { (2047.0, 10.999_295) }
+}
+
+/// Tokens whose products one i32 adds up: `tokens most_weight most_signed` stays below 2^31.
+const fn most_tokens(bits: u32) -> usize {
+    if bits == 7 { 1 << 17 } else { 512 }
+}
+
 #[derive(Default)]
 struct Scratch {
     /// `[tokens / panel][steps of head_dim][panel]`.
-    keys: Vec<u32>,
-    key_scales: Vec<f32>,
-    key_sums: Vec<f32>,
+    keys: Lines<u32>,
+    key_scales: Lines<f32>,
+    key_sums: Lines<f32>,
     /// `[head_dim / panel][steps of tokens][panel]`.
-    values: Vec<u32>,
-    value_scales: Vec<f32>,
-    /// Four queries, `[steps of head_dim][INT_ROWS]`.
-    queries: Vec<u32>,
+    values: Lines<u32>,
+    value_scales: Lines<f32>,
+    /// Four queries, `[INT_ROWS][steps of head_dim]`.
+    queries: Lines<u32>,
     /// `[INT_ROWS][columns]`.
-    scores: Vec<f32>,
-    /// Four rows of softmax weights, `[steps of tokens][INT_ROWS]`.
-    weights: Vec<u32>,
+    scores: Lines<f32>,
+    /// Four rows of softmax weights, `[INT_ROWS][steps of tokens]`.
+    weights: Lines<u32>,
 }
 
 thread_local! {
@@ -54,7 +70,8 @@ thread_local! {
 
 kernels! {
     fn head(
-        qkv: &[f32], out: Shared<f32>, shape: &AttentionShape, item: usize, index: usize, scratch: &mut Scratch,
+        qkv: &[f32], out: Shared<f32>, shape: &AttentionShape, bits: u32, item: usize, index: usize,
+        scratch: &mut Scratch,
     ) = head_with;
 }
 
@@ -63,20 +80,23 @@ unsafe fn head_with<I: Isa>(
     qkv: &[f32],
     out: Shared<f32>,
     shape: &AttentionShape,
+    bits: u32,
     item: usize,
     index: usize,
     scratch: &mut Scratch,
 ) {
     unsafe {
-        match I::COLUMNS {
-            1 => head_of::<I, 1>(qkv, out, shape, item, index, scratch),
-            _ => head_of::<I, 2>(qkv, out, shape, item, index, scratch),
+        match (I::COLUMNS, bits) {
+            (1, 7) => head_of::<I, 1, 7>(qkv, out, shape, item, index, scratch),
+            (1, _) => head_of::<I::Pairs, 1, 12>(qkv, out, shape, item, index, scratch),
+            (_, 7) => head_of::<I, 2, 7>(qkv, out, shape, item, index, scratch),
+            (_, _) => head_of::<I::Pairs, 2, 12>(qkv, out, shape, item, index, scratch),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn head_of<I: Isa, const C: usize>(
+unsafe fn head_of<I: Isa, const C: usize, const BITS: u32>(
     qkv: &[f32],
     out: Shared<f32>,
     shape: &AttentionShape,
@@ -94,27 +114,36 @@ unsafe fn head_of<I: Isa, const C: usize>(
     let columns = tokens.next_multiple_of(width).max(token_blocks * block);
     let panels = tokens.div_ceil(width);
     let value_panels = head_dim.div_ceil(width);
-    scratch.keys.resize(panels * head_steps * width, 0);
-    scratch.key_scales.resize(panels * width, 0.0);
-    scratch.key_sums.resize(panels * width, 0.0);
-    scratch.values.resize(value_panels * token_steps * width, 0);
-    scratch.value_scales.resize(value_panels * width, 0.0);
-    scratch.queries.resize(head_steps * INT_ROWS, 0);
-    scratch.scores.resize(INT_ROWS * columns, 0.0);
-    scratch.weights.resize(token_steps * INT_ROWS, 0);
+    scratch.keys.resize(panels * head_steps * width);
+    scratch.key_scales.resize(panels * width);
+    scratch.key_sums.resize(panels * width);
+    scratch.values.resize(value_panels * token_steps * width);
+    scratch.value_scales.resize(value_panels * width);
+    scratch.queries.resize(head_steps * INT_ROWS);
+    scratch.scores.resize(INT_ROWS * columns);
+    scratch.weights.resize(token_steps * INT_ROWS);
     let at =
         |token: usize, part: usize| &qkv[((item * tokens + token) * 3 + part) * dim + index * head_dim..][..head_dim];
-    let root = 1.0 / (head_dim as f32).sqrt();
+    // The softmax counts in powers of two.
+    let root = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
+    // What is not whole blocks is copied, zeros behind it.
+    let whole = head_dim.is_multiple_of(block);
+    let mut line = [0f32; MOST_HEAD_DIM + 64];
 
     // SAFETY: places are those of the sizes above; a head's columns of `out` belong to one thread; the caller's target
     // features are those of I.
     unsafe {
         for token in 0..panels * width {
             let target = scratch.keys.as_mut_ptr().add(token / width * head_steps * width + token % width);
-            let (scale, sum) = match token < tokens {
-                true => pack_key::<I>(at(token, 1), target, width),
-                false => (0.0, 0.0),
-            };
+            let (mut scale, mut sum) = (0.0, 0.0);
+            if token < tokens {
+                let mut key = at(token, 1).as_ptr();
+                if !whole {
+                    line[..head_dim].copy_from_slice(at(token, 1));
+                    key = line.as_ptr();
+                }
+                (scale, sum) = pack_key::<I, BITS>(key, head_blocks, target, width);
+            }
             scratch.key_scales[token] = scale * root;
             scratch.key_sums[token] = sum * scale * root;
         }
@@ -126,79 +155,99 @@ unsafe fn head_of<I: Isa, const C: usize>(
                 false => &[],
             };
             let target = scratch.values.as_mut_ptr().add(panel * token_steps * width);
-            pack_values::<I, C>(value, tokens, target, &mut scratch.value_scales[from..from + width]);
+            pack_values::<I, C, BITS>(value, tokens, target, &mut scratch.value_scales[from..from + width]);
         }
 
+        let chunk = most_tokens(BITS) / if I::BYTES { 4 } else { 2 };
+        let mut edge = Edge::new();
         for first in (0..tokens).step_by(INT_ROWS) {
+            let count = INT_ROWS.min(tokens - first);
             let (mut scales, mut mins) = ([0.0; INT_ROWS], [0.0; INT_ROWS]);
-            let mut sums = [[I::zero_i(); C]; INT_ROWS];
             for r in 0..INT_ROWS {
-                let mut query = [0f32; MOST_HEAD_DIM + 64];
-                query[..head_dim].copy_from_slice(at((first + r).min(tokens - 1), 0));
-                let target = scratch.queries.as_mut_ptr().add(r);
-                (scales[r], mins[r]) = quantize_row::<I, 1>(&query[..head_dim], query.as_ptr(), 7, target, head_steps);
+                let query = at((first + r).min(tokens - 1), 0);
+                let mut padded = query.as_ptr();
+                if !whole {
+                    line[..head_dim].copy_from_slice(query);
+                    padded = line.as_ptr();
+                }
+                let target = scratch.queries.as_mut_ptr().add(r * head_steps);
+                (scales[r], mins[r]) = quantize_row::<I, 1>(query, padded, BITS, target, head_steps);
             }
-            for panel in 0..panels {
-                let keys = scratch.keys.as_ptr().add(panel * head_steps * width);
-                int_tile::<I, C>(scratch.queries.as_ptr(), keys, head_steps, &mut sums);
-                unroll!(c < C, {
-                    let column = panel * width + c * I::LANES;
-                    let key_scales = I::load(scratch.key_scales.as_ptr().add(column));
-                    let key_sums = I::load(scratch.key_sums.as_ptr().add(column));
-                    unroll!(r < INT_ROWS, {
-                        let product = I::mul(I::to_float(sums[r][c]), I::mul(I::splat(scales[r]), key_scales));
-                        let score = I::add(product, I::mul(I::splat(mins[r]), key_sums));
-                        I::store(scratch.scores.as_mut_ptr().add(r * columns + column), score);
-                    });
-                });
-            }
-            let mut totals = [0.0; INT_ROWS];
+            let scaling = Scaling {
+                starts: std::ptr::null(),
+                scales: scales.as_ptr(),
+                mins: mins.as_ptr(),
+                column_scales: scratch.key_scales.as_ptr(),
+                column_sums: scratch.key_sums.as_ptr(),
+            };
+            let (queries, keys) = (scratch.queries.as_ptr(), scratch.keys.as_ptr());
+            let target = Target::plain(scratch.scores.as_mut_ptr(), columns);
+            int_tiles::<I, C, 1, false>(
+                queries,
+                head_steps,
+                keys,
+                head_steps * width,
+                head_steps,
+                panels,
+                scaling,
+                target,
+            );
             for r in 0..INT_ROWS {
-                let target = scratch.weights.as_mut_ptr().add(r);
-                totals[r] = softmax::<I>(&mut scratch.scores[r * columns..][..columns], tokens, target, token_steps);
+                let target = scratch.weights.as_mut_ptr().add(r * token_steps);
+                scales[r] = 1.0
+                    / softmax::<I, BITS>(&mut scratch.scores[r * columns..][..columns], tokens, target, token_steps);
             }
-            for panel in 0..value_panels {
-                let values = scratch.values.as_ptr().add(panel * token_steps * width);
-                int_tile::<I, C>(scratch.weights.as_ptr(), values, token_steps, &mut sums);
+            let target = out.at((item * tokens + first) * dim + index * head_dim);
+            for (panel, together) in strips(0..value_panels, width, head_dim, count == INT_ROWS) {
                 let from = panel * width;
-                let mut lines = [[0f32; 64]; INT_ROWS];
-                unroll!(c < C, {
-                    let scale = I::load(scratch.value_scales.as_ptr().add(from + c * I::LANES));
-                    unroll!(r < INT_ROWS, {
-                        let v = I::mul(I::to_float(sums[r][c]), I::mul(scale, I::splat(1.0 / totals[r])));
-                        I::store(lines[r].as_mut_ptr().add(c * I::LANES), v);
-                    });
-                });
-                for (r, line) in lines.iter().enumerate().take(tokens - first) {
-                    let target = out.at((item * tokens + first + r) * dim + index * head_dim + from);
-                    std::ptr::copy_nonoverlapping(line.as_ptr(), target, width.min(head_dim - from));
+                let place = Place { out: target.add(from), stride: dim, rows: count, columns: head_dim - from };
+                let scaling = Scaling {
+                    starts: std::ptr::null(),
+                    scales: scales.as_ptr(),
+                    mins: std::ptr::null(),
+                    column_scales: scratch.value_scales.as_ptr().add(from),
+                    column_sums: std::ptr::null(),
+                };
+                for begin in (0..token_steps).step_by(chunk) {
+                    // The sums of the chunks before are in place.
+                    let before = if begin == 0 { std::ptr::null() } else { place.out.cast_const() };
+                    let target = edge.target(place, INT_ROWS, width, std::ptr::null(), before);
+                    let weights = scratch.weights.as_ptr().add(begin);
+                    let (values, stride) = (scratch.values.as_ptr(), token_steps * width);
+                    let values = values.add(panel * stride + begin * width);
+                    let steps = chunk.min(token_steps - begin);
+                    int_tiles::<I, C, 1, false>(weights, token_steps, values, stride, steps, together, scaling, target);
+                    edge.deliver(place, INT_ROWS, width);
                 }
             }
         }
     }
 }
 
-/// A key in i8 to its column of a panel `[steps][width]`; its scale, and the sum of its values.
-#[inline(always)]
-unsafe fn pack_key<I: Isa>(key: &[f32], target: *mut u32, width: usize) -> (f32, f32) {
-    let mut padded = [0f32; MOST_HEAD_DIM + 64];
-    padded[..key.len()].copy_from_slice(key);
+/// A key of whole blocks to its column of a panel `[steps][width]`; its scale, and the sum of its values.
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+unsafe fn pack_key<I: Isa, const BITS: u32>(
+    key: *const f32,
+    blocks: usize,
+    target: *mut u32,
+    width: usize,
+) -> (f32, f32) {
     let per_word = if I::BYTES { 4 } else { 2 };
-    let blocks = key.len().div_ceil(I::LANES * per_word);
     unsafe {
         let (mut most, mut bad) = (I::splat(0.0), I::splat(0.0));
         for i in (0..blocks * per_word * I::LANES).step_by(I::LANES) {
-            let v = I::load(padded.as_ptr().add(i));
+            let v = I::load(key.add(i));
             most = I::max(I::max(v, I::sub(I::splat(0.0), v)), most);
-            bad = I::add(bad, I::mul(v, I::splat(0.0)));
+            bad = I::madd(v, I::splat(0.0), bad);
         }
         // NaN if a value is NaN or infinite.
-        let scale = (I::fold(most, f32::max) + I::sum(bad)) / 127.0;
+        let scale = (I::largest(most) + I::sum(bad)) / most_signed(BITS);
         let inverse = I::splat(if scale > 0.0 { 1.0 / scale } else { 0.0 });
         let mut sum = I::splat(0.0);
         for block in 0..blocks {
             let mut q = |j: usize| {
-                let v = I::load(padded.as_ptr().add((block * per_word + j) * I::LANES));
+                let v = I::load(key.add((block * per_word + j) * I::LANES));
                 let shifted = I::add(I::mul(v, inverse), I::splat(ROUND));
                 sum = I::add(sum, I::sub(shifted, I::splat(ROUND)));
                 I::bits(shifted)
@@ -215,8 +264,9 @@ unsafe fn pack_key<I: Isa>(key: &[f32], target: *mut u32, width: usize) -> (f32,
 }
 
 /// Columns of values in i8 as a panel `[steps of tokens][width]`, a scale a column.
-#[inline(always)]
-unsafe fn pack_values<'a, I: Isa, const C: usize>(
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+unsafe fn pack_values<'a, I: Isa, const C: usize, const BITS: u32>(
     value: impl Fn(usize) -> &'a [f32],
     tokens: usize,
     target: *mut u32,
@@ -240,12 +290,12 @@ unsafe fn pack_values<'a, I: Isa, const C: usize>(
             let v = load(token);
             unroll!(c < C, {
                 most[c] = I::max(I::max(v[c], I::sub(I::splat(0.0), v[c])), most[c]);
-                bad[c] = I::add(bad[c], I::mul(v[c], I::splat(0.0)));
+                bad[c] = I::madd(v[c], I::splat(0.0), bad[c]);
             });
         }
         let mut inverses = [I::splat(0.0); C];
         unroll!(c < C, {
-            let scale = I::mul(I::add(most[c], bad[c]), I::splat(1.0 / 127.0));
+            let scale = I::mul(I::add(most[c], bad[c]), I::splat(1.0 / most_signed(BITS)));
             I::store(scales.as_mut_ptr().add(c * I::LANES), scale);
             // A column of zeros has no inverse; any number does.
             inverses[c] = I::div(I::splat(1.0), I::max(scale, I::splat(f32::MIN_POSITIVE)));
@@ -282,9 +332,11 @@ unsafe fn signed_words<I: Isa>(q: &mut impl FnMut(usize) -> I::I) -> I::I {
     }
 }
 
-/// Scores to words of `round(127 e^(score - largest))`; returns the sum of these over the first `tokens`.
-#[inline(always)]
-unsafe fn softmax<I: Isa>(scores: &mut [f32], tokens: usize, target: *mut u32, steps: usize) -> f32 {
+/// Scores, times the logarithm of 2, to words of whole numbers `round(most e^(score - largest))`; returns the sum of these over the
+/// first `tokens`.
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+unsafe fn softmax<I: Isa, const BITS: u32>(scores: &mut [f32], tokens: usize, target: *mut u32, steps: usize) -> f32 {
     /// Adding it to a number from 0 to 2^22 rounds that to a whole number.
     const ROUND: f32 = 8_388_608.0;
     scores[tokens..].fill(f32::NEG_INFINITY);
@@ -294,21 +346,23 @@ unsafe fn softmax<I: Isa>(scores: &mut [f32], tokens: usize, target: *mut u32, s
         for i in (0..whole).step_by(I::LANES) {
             let v = I::load(scores.as_ptr().add(i));
             largest = I::max(v, largest);
-            bad = I::add(bad, I::mul(v, I::splat(0.0)));
+            bad = I::madd(v, I::splat(0.0), bad);
         }
         let mut spoiled = I::sum(bad);
-        let mut most = I::fold(largest, f32::max);
+        let mut largest = I::largest(largest);
         for &v in &scores[whole..tokens] {
-            most = if v > most { v } else { most };
+            largest = if v > largest { v } else { largest };
             spoiled += v * 0.0;
         }
-        let largest = I::splat(most);
-        let mut sum = I::splat(0.0);
+        let top = I::splat(largest - most_weight(BITS).1);
+        let mut sum = I::zero_i();
         let mut weight = |i: usize| {
-            let e = exp_below_zero::<I>(I::sub(I::load(scores.as_ptr().add(i)), largest));
-            let shifted = I::add(I::mul(e, I::splat(127.0)), I::splat(ROUND));
-            sum = I::add(sum, I::sub(shifted, I::splat(ROUND)));
-            I::and_i(I::bits(shifted), I::splat_i(127))
+            // Below 2^-100 nothing is left of it.
+            let score = I::max(I::splat(-100.0), I::sub(I::load(scores.as_ptr().add(i)), top));
+            let shifted = I::add(exp2::<I>(score), I::splat(ROUND));
+            let q = I::and_i(I::bits(shifted), I::splat_i(most_weight(BITS).0 as u32));
+            sum = I::add_i(sum, q);
+            q
         };
         for step in (0..steps).step_by(I::LANES) {
             let words = if I::BYTES {
@@ -320,12 +374,8 @@ unsafe fn softmax<I: Isa>(scores: &mut [f32], tokens: usize, target: *mut u32, s
                 let low = weight(2 * step);
                 I::add_i(low, I::shift_left::<16>(weight(2 * step + I::LANES)))
             };
-            let mut line = [0u32; 16];
-            I::store_i(line.as_mut_ptr(), words);
-            for i in 0..I::LANES {
-                *target.add((step + i) * INT_ROWS) = line[i];
-            }
+            I::store_i(target.add(step), words);
         }
-        I::sum(sum) + spoiled
+        I::sum(I::to_float(sum)) + spoiled
     }
 }

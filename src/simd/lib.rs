@@ -19,11 +19,13 @@ mod functions;
 mod int_attention;
 mod isa;
 mod layer_norm;
+mod lines;
 mod matmul;
 mod pack;
 mod patch_embed;
 mod quantize;
 mod threads;
+mod tile;
 
 pub use attention::attention;
 pub use conv2d::conv2d;
@@ -32,10 +34,11 @@ pub use functions::multiply_add_peak;
 pub use int_attention::int_attention;
 pub use isa::Level;
 pub use layer_norm::layer_norm;
+pub use lines::Lines;
 pub use matmul::{Finish, f32_matmul, int_matmul};
 pub use pack::{F32Matrix, Floats, IntMatrix};
 pub use patch_embed::patch_embed;
-pub use quantize::Quantized;
+pub use quantize::{Inputs, Quantized};
 pub use threads::Threads;
 
 /// An activation fused into the kernel that feeds it.

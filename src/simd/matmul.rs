@@ -1,15 +1,17 @@
 //! `out = activation(cat(x, x2) W^T + bias) + residual` in register tiles of [`ROWS`] rows and one panel of columns.
 //!
 //! In integers ([`int_matmul`]) a token's sum is `S = sum of q w`, exact in i32 over at most [`INT_CHUNK`] inputs, and
-//! `x W^T = scale_x scale_w S + min_x scale_w (sum of w)`. Where the dot product takes bytes below 128, 12 bits are two
-//! register rows, `q = 32 high + low`.
+//! `x W^T = scale_x scale_w S + min_x scale_w (sum of w)`. Where the dot product takes bytes, the second one below 128, 12
+//! bits are two register rows, `q = 32 high + low`; and activations of 8 bits come first, with weights of 7 as `w + 64`,
+//! for which the sum starts from -64 times the token's sum.
 
-use super::functions::activate;
-use super::isa::{INT_ROWS, Isa, Level, ROWS, array, kernels, unroll};
+use super::functions::{activate, coarse_gelu};
+use super::isa::{INT_ROWS, Isa, Level, ROWS, kernels};
 use super::pack::{F32Matrix, Floats, IntMatrix, steps_for};
 use super::quantize::Quantized;
 use super::threads::{Shared, Threads};
-use crate::{Activation, INT_CHUNK, LOW_BITS};
+use super::tile::{Edge, Place, Rows, Scaling, Target, WIDEST, f32_tiles, int_tiles, strips};
+use crate::{Activation, INT_CHUNK};
 use std::ops::Range;
 
 /// What follows the sums.
@@ -21,6 +23,32 @@ pub struct Finish<'a> {
     pub activation: Activation,
     /// `[rows, n]`.
     pub residual: Option<&'a [f32]>,
+    /// Whether the activation may be off by 2e-4, for what is rounded to 8 bits next.
+    pub coarse: bool,
+}
+
+impl Finish<'_> {
+    /// Whether all sums come first: an activation runs over whole rows of them.
+    #[inline(always)]
+    fn is_late(&self) -> bool {
+        self.activation != Activation::None
+    }
+
+    /// The activation of `len` values, a multiple of `LANES`.
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+    unsafe fn activate_all<I: Isa>(&self, values: *mut f32, len: usize) {
+        for i in (0..len).step_by(I::LANES) {
+            unsafe {
+                let v = I::load(values.add(i));
+                let v = match (self.activation, self.coarse) {
+                    (Activation::Gelu, true) => coarse_gelu::<I>(v),
+                    (activation, _) => activate::<I>(activation, v),
+                };
+                I::store(values.add(i), v);
+            }
+        }
+    }
 }
 
 /// In f32: x `[rows, k]`, x2 `[rows, k2]`, w `[n, k + k2]`, out `[rows, n]`.
@@ -62,9 +90,6 @@ kernels! {
     ) = int_panels_with;
 }
 
-/// The widest panel of all instruction sets.
-const WIDEST: usize = 64;
-
 #[inline(always)]
 unsafe fn f32_panels_with<I: Isa>(
     x: &[f32],
@@ -99,75 +124,44 @@ unsafe fn f32_panels_of<I: Isa, const C: usize>(
     panels: Range<usize>,
 ) {
     let width = C * I::LANES;
+    let columns = Columns { finish, out, n: w.n, width };
+    let mut edge = Edge::new();
     for group in groups(panels, 4 * w.k * width) {
         for first in (0..rows).step_by(ROWS) {
-            let tile = |panel: usize| Tile::of(first, ROWS.min(rows - first), panel * width, width, w.n);
-            // SAFETY: row numbers are kept below `rows`, whose values the caller's assertions found in x, x2 and out;
-            // a panel has (k + k2) x width values; panels, and so columns of `out`, belong to one thread each.
+            let count = ROWS.min(rows - first);
+            // SAFETY: the caller's assertions found `rows` rows in x, x2 and out; a panel has (k + k2) x width values;
+            // panels, and so columns of `out`, belong to one thread each.
             unsafe {
-                let row = |r: usize| (first + r).min(rows - 1);
-                for panel in group.clone() {
-                    let weights = w.panels.as_ptr::<f32>().add(panel * w.k * width);
-                    let mut sums = [[I::splat(0.0); C]; ROWS];
-                    let from = array!(r < ROWS, x.as_ptr(), x.as_ptr().add(row(r) * k));
-                    f32_tile::<I, C>(from, weights, k, &mut sums);
-                    if k2 > 0 {
-                        let weights = weights.add(k * width);
-                        let from = array!(r < ROWS, x2.as_ptr(), x2.as_ptr().add(row(r) * k2));
-                        f32_tile::<I, C>(from, weights, k2, &mut sums);
-                    }
-                    store::<I, C, _>(&sums, tile(panel), finish, out);
+                let inputs = [
+                    Rows { x: x.as_ptr().add(first * k), stride: k, count, k },
+                    Rows { x: x2.as_ptr().add(first * k2), stride: k2, count, k: k2 },
+                ];
+                let inputs = &inputs[..if k2 > 0 { 2 } else { 1 }];
+                for (panel, together) in strips(group.clone(), width, w.n, count == ROWS) {
+                    let place = columns.place(first, count, panel);
+                    let residual = if finish.is_late() { std::ptr::null() } else { columns.residual(first, panel) };
+                    let target = edge.target(place, ROWS, width, columns.bias(panel), residual);
+                    f32_tiles::<I, C>(inputs, w.panels.as_ptr().add(panel * w.k * width), together, target);
+                    edge.deliver(place, ROWS, width);
                 }
-                finish_panels::<I>(&group, width, tile, finish, out);
+                if finish.is_late() {
+                    columns.finish::<I>(first, count, &group);
+                }
             }
         }
     }
 }
 
+/// Panels of a group.
+const MOST_PANELS: usize = 16;
+
 /// Panels that are computed together for a tile of rows, so that rows of `out` are written in long runs: with a few columns
 /// at a time, rows a power of two apart would push each other out of the first cache. As many as fit half of it.
 fn groups(panels: Range<usize>, panel_bytes: usize) -> impl Iterator<Item = Range<usize>> {
     const BYTES: usize = 16 << 10;
-    let size = (BYTES / panel_bytes.max(1)).clamp(2, 16);
+    let size = (BYTES / panel_bytes.max(1)).clamp(2, MOST_PANELS);
     let end = panels.end;
     panels.step_by(size).map(move |from| from..end.min(from + size))
-}
-
-/// `sums[r] += x[r] W` over a panel's `k` rows of `C` vectors.
-#[inline(always)]
-pub(super) unsafe fn f32_tile<I: Isa, const C: usize>(
-    x: [*const f32; ROWS],
-    w: *const f32,
-    k: usize,
-    sums: &mut [[I::F; C]; ROWS],
-) {
-    /// Inputs a turn: the rows' addresses move on once for all of them.
-    const TURN: usize = if cfg!(target_arch = "wasm32") { 4 } else { 1 };
-    // A copy of its own stays in registers: what the caller's reference names could be read through x and w.
-    let mut tile = *sums;
-    macro_rules! step {
-        ($x:ident, $w:ident, $i:expr) => {
-            let w = array!(c < C, I::splat(0.0), I::load($w.add(($i * C + c) * I::LANES)));
-            unroll!(r < ROWS, {
-                let a = I::splat(*$x[r].add($i));
-                unroll!(c < C, { tile[r][c] = I::madd(a, w[c], tile[r][c]) });
-            });
-        };
-    }
-    unsafe {
-        let whole = k / TURN * TURN;
-        for i in (0..whole).step_by(TURN) {
-            let from = w.add(i * C * I::LANES);
-            let rows = array!(r < ROWS, w, x[r].add(i));
-            unroll!(turn < TURN, {
-                step!(rows, from, turn);
-            });
-        }
-        for i in whole..k {
-            step!(x, w, i);
-        }
-    }
-    *sums = tile;
 }
 
 #[inline(always)]
@@ -181,18 +175,18 @@ unsafe fn int_panels_with<I: Isa>(
 ) {
     unsafe {
         match (I::COLUMNS, I::BYTES && x.planes == 2) {
-            (1, false) => int_panels_of::<I, 1, 1>(x, w, finish, out, rows, panels),
-            (1, true) => int_panels_of::<I, 1, 2>(x, w, finish, out, rows, panels),
-            (2, false) => int_panels_of::<I, 2, 1>(x, w, finish, out, rows, panels),
-            (2, true) => int_panels_of::<I, 2, 2>(x, w, finish, out, rows, panels),
-            (_, false) => int_panels_of::<I, 4, 1>(x, w, finish, out, rows, panels),
-            (_, true) => int_panels_of::<I, 4, 2>(x, w, finish, out, rows, panels),
+            (1, false) => int_panels_of::<I, 1, 1, true>(x, w, finish, out, rows, panels),
+            (1, true) => int_panels_of::<I, 1, 2, false>(x, w, finish, out, rows, panels),
+            (2, false) => int_panels_of::<I, 2, 1, true>(x, w, finish, out, rows, panels),
+            (2, true) => int_panels_of::<I, 2, 2, false>(x, w, finish, out, rows, panels),
+            (_, false) => int_panels_of::<I, 4, 1, true>(x, w, finish, out, rows, panels),
+            (_, true) => int_panels_of::<I, 4, 2, false>(x, w, finish, out, rows, panels),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
+unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
     x: &Quantized,
     w: &IntMatrix,
     finish: Finish,
@@ -201,54 +195,148 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
     panels: Range<usize>,
 ) {
     let width = C * I::LANES;
+    let columns = Columns { finish, out, n: w.n, width };
     let chunk = INT_CHUNK / if I::BYTES { 4 } else { 2 };
     let tokens = INT_ROWS / PLANES;
+    // With several chunks, `out` holds the sum of those before.
+    let late = finish.is_late() || x.steps > chunk;
+    // Items apart where each has a mean of its own; else all tokens in a row.
+    let (items, tokens_each) = if x.lead > 0 { (rows / x.tokens, x.tokens) } else { (1, rows) };
+    let mut edge = Edge::new();
+    let mut shared = Shares::new();
     for group in groups(panels, 4 * x.steps.min(chunk) * width) {
         for begin in (0..x.steps).step_by(chunk) {
             let steps = chunk.min(x.steps - begin);
-            let (is_first, is_last) = (begin == 0, begin + steps == x.steps);
-            for first in (0..rows).step_by(tokens) {
-                let tile = |panel: usize| Tile::of(first, tokens.min(rows - first), panel * width, width, w.n);
-                // SAFETY: tiles and panels have `steps` x INT_ROWS and `steps` x width words; scales and sums are padded to
-                // whole panels, scales and mins of tokens to whole tiles; columns of `out` belong to one thread each.
-                unsafe {
-                    let words = x.words.as_ptr().add(first * PLANES * x.steps + begin * INT_ROWS);
-                    let mut sums = [[I::zero_i(); C]; INT_ROWS];
-                    for panel in group.clone() {
-                        let weights = w.words.as_ptr::<u32>().add((panel * x.steps + begin) * width);
-                        int_tile::<I, C>(words, weights, steps, &mut sums);
-                        let (scales, weight_sums) = (w.scales.as_ptr(), w.sums.as_ptr());
-                        let mut values = [[I::splat(0.0); C]; INT_ROWS];
-                        unroll!(c < C, {
-                            let column = panel * width + c * I::LANES;
-                            let weight_scales = I::load(scales.add(column));
-                            let weight_sums = I::load(weight_sums.add(column));
-                            unroll!(token < INT_ROWS, {
-                                if token < tokens {
-                                    let sum = if PLANES == 2 {
-                                        let high = I::shift_left::<LOW_BITS>(sums[token * PLANES % INT_ROWS][c]);
-                                        I::add_i(high, sums[(token * PLANES + 1) % INT_ROWS][c])
-                                    } else {
-                                        sums[token][c]
-                                    };
-                                    let scale = I::mul(I::splat(x.scales[first + token]), weight_scales);
-                                    let mut value = I::mul(I::to_float(sum), scale);
-                                    if is_first {
-                                        let least = I::splat(x.mins[first + token]);
-                                        value = I::add(value, I::mul(least, weight_sums));
-                                    }
-                                    values[token][c] = value;
-                                }
-                            });
-                        });
-                        if is_first && is_last {
-                            store::<I, C, _>(&values, tile(panel), finish, out);
+            for item in 0..items {
+                for tile in (0..x.lead + tokens_each).step_by(tokens) {
+                    let count = tokens.min(x.lead + tokens_each - tile);
+                    let register_row = item * (x.lead + tokens_each) + tile;
+                    // SAFETY: tokens and panels have PLANES x `steps` and `steps` x width words; scales and sums are padded
+                    // to whole panels, tokens with their scales and mins to whole tiles; columns of `out` belong to one
+                    // thread each.
+                    unsafe {
+                        let words = x.words.as_ptr().add(register_row * PLANES * x.steps + begin);
+                        let starts = match x.starts.len() {
+                            0 => std::ptr::null(),
+                            _ => x.starts.as_ptr().add(begin / chunk * x.scales.len() + register_row),
+                        };
+                        let scaling = |panel: usize| Scaling {
+                            starts,
+                            scales: x.scales.as_ptr().add(register_row),
+                            // Smallest values count once.
+                            mins: if begin == 0 { x.mins.as_ptr().add(register_row) } else { std::ptr::null() },
+                            column_scales: w.scales.as_ptr().add(panel * width),
+                            column_sums: w.sums.as_ptr().add(panel * width),
+                        };
+                        let weights = |panel: usize| w.words.as_ptr().add((panel * x.steps + begin) * width);
+                        let w_stride = x.steps * width;
+                        let before = |first: usize, panel: usize| match (begin, late) {
+                            (0, false) => columns.residual(first, panel),
+                            (0, true) => std::ptr::null(),
+                            _ => columns.place(first, 0, panel).out.cast_const(),
+                        };
+                        let bias = |panel: usize| if begin == 0 { columns.bias(panel) } else { std::ptr::null() };
+                        if tile < x.lead {
+                            let (first, target) = (item * tokens_each, shared.target(group.len() * width));
+                            let (scaling, weights) = (scaling(group.start), weights(group.start));
+                            int_tiles::<I, C, PLANES, SIGNED>(
+                                words,
+                                x.steps,
+                                weights,
+                                w_stride,
+                                steps,
+                                group.len(),
+                                scaling,
+                                target,
+                            );
+                            let place = columns.place(first, count - x.lead, group.start);
+                            shared.spread::<I>(
+                                group.len() * width,
+                                bias(group.start),
+                                place,
+                                before(first, group.start),
+                            );
                         } else {
-                            add_chunk::<I, C>(&values, tile(panel), is_first, is_last, finish, out);
+                            let first = item * tokens_each + tile - x.lead;
+                            for (panel, together) in strips(group.clone(), width, w.n, count == tokens) {
+                                let place = columns.place(first, count, panel);
+                                let bias = match x.lead {
+                                    0 => bias(panel),
+                                    _ => shared.all.as_ptr().add((panel - group.start) * width),
+                                };
+                                let target = edge.target(place, tokens, width, bias, before(first, panel));
+                                int_tiles::<I, C, PLANES, SIGNED>(
+                                    words,
+                                    x.steps,
+                                    weights(panel),
+                                    w_stride,
+                                    steps,
+                                    together,
+                                    scaling(panel),
+                                    target,
+                                );
+                                edge.deliver(place, tokens, width);
+                            }
+                        }
+                        if late && begin + steps == x.steps {
+                            let first = item * tokens_each + tile.saturating_sub(x.lead);
+                            columns.finish::<I>(first, count - x.lead.saturating_sub(tile), &group);
                         }
                     }
-                    if is_first && is_last {
-                        finish_panels::<I>(&group, width, tile, finish, out);
+                }
+            }
+        }
+    }
+}
+
+/// What all tokens of an item have in common: their mean's products.
+struct Shares {
+    /// A group's columns.
+    all: [f32; MOST_COLUMNS],
+    /// A tile of the mean's high and low part, and two tokens.
+    tile: [f32; INT_ROWS * MOST_COLUMNS],
+}
+
+/// Columns of a group.
+const MOST_COLUMNS: usize = MOST_PANELS * WIDEST;
+
+impl Shares {
+    fn new() -> Shares {
+        Shares { all: [0.0; MOST_COLUMNS], tile: [0.0; INT_ROWS * MOST_COLUMNS] }
+    }
+
+    /// Where the first tile of an item goes.
+    fn target(&mut self, columns: usize) -> Target {
+        Target::plain(self.tile.as_mut_ptr(), columns)
+    }
+
+    /// Adds what its first two rows say to the others, which go to `place`; `before` lies as `place` does.
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+    unsafe fn spread<I: Isa>(&mut self, columns: usize, bias: *const f32, place: Place, before: *const f32) {
+        let row = |tile: &[f32], r: usize, c: usize| unsafe { I::load(tile.as_ptr().add(r * columns + c)) };
+        let existing = place.columns.min(columns);
+        unsafe {
+            for c in (0..columns).step_by(I::LANES) {
+                let mut all = I::add(row(&self.tile, 0, c), row(&self.tile, 1, c));
+                if !bias.is_null() {
+                    all = I::add(all, I::load(bias.add(c)));
+                }
+                I::store(self.all.as_mut_ptr().add(c), all);
+                for r in 0..place.rows {
+                    let mut v = I::add(row(&self.tile, 2 + r, c), all);
+                    let at = r * place.stride + c;
+                    if c + I::LANES <= existing {
+                        if !before.is_null() {
+                            v = I::add(v, I::load(before.add(at)));
+                        }
+                        I::store(place.out.add(at), v);
+                    } else {
+                        let mut lanes = [0f32; 16];
+                        I::store(lanes.as_mut_ptr(), v);
+                        for (i, lane) in lanes.iter().enumerate().take(existing.saturating_sub(c)) {
+                            *place.out.add(at + i) = lane + if before.is_null() { 0.0 } else { *before.add(at + i) };
+                        }
                     }
                 }
             }
@@ -256,180 +344,57 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize>(
     }
 }
 
-/// The sums of a tile in i32; x `[steps][INT_ROWS]`, w `[steps][C x LANES]`. In WebAssembly a function of its own, whose one
-/// loop gets all registers.
-#[cfg_attr(target_arch = "wasm32", inline(never))]
-#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-pub(super) unsafe fn int_tile<I: Isa, const C: usize>(
-    x: *const u32,
-    w: *const u32,
-    steps: usize,
-    sums: &mut [[I::I; C]; INT_ROWS],
-) {
-    /// Steps a turn of the loop; a row's words are whole vectors, so no step is left.
-    const TURN: usize = 2;
-    unsafe {
-        let mut tile = [[I::zero_i(); C]; INT_ROWS];
-        for first in (0..steps).step_by(TURN) {
-            let (x, w) = (x.add(first * INT_ROWS), w.add(first * C * I::LANES));
-            unroll!(turn < TURN, {
-                let w = array!(c < C, I::zero_i(), I::load_i(w.add((turn * C + c) * I::LANES)));
-                unroll!(r < INT_ROWS, {
-                    let x = I::splat_i(*x.add(turn * INT_ROWS + r));
-                    unroll!(c < C, { tile[r][c] = I::dot(tile[r][c], w[c], x) });
-                });
-            });
-        }
-        *sums = tile;
-    }
-}
-
-/// Where a tile lies in `out [.., n]`.
+/// A matmul's outputs, in panels.
 #[derive(Clone, Copy)]
-struct Tile {
-    first: usize,
-    rows: usize,
-    column: usize,
-    /// Columns that exist.
-    valid: usize,
+struct Columns<'a> {
+    finish: Finish<'a>,
+    out: Shared<f32>,
     n: usize,
-}
-
-impl Tile {
-    /// Of `width` columns from `column` on, as far as they exist.
-    fn of(first: usize, rows: usize, column: usize, width: usize, n: usize) -> Tile {
-        Tile { first, rows, column, valid: width.min(n - column), n }
-    }
-}
-
-/// Writes a tile of sums, finished unless an activation is to come: [`finish_panels`] applies it to the whole group.
-#[inline(always)]
-unsafe fn store<I: Isa, const C: usize, const R: usize>(
-    sums: &[[I::F; C]; R],
-    tile: Tile,
-    finish: Finish,
-    out: Shared<f32>,
-) {
-    unsafe {
-        let mut bias = [I::splat(0.0); C];
-        if let Some(values) = finish.bias {
-            let from = values.padded().as_ptr().add(tile.column);
-            unroll!(c < C, { bias[c] = I::load(from.add(c * I::LANES)) });
-        }
-        if tile.valid < C * I::LANES {
-            return store_edge::<I, C, R>(sums, bias, tile, finish, out);
-        }
-        let residual = finish.residual.filter(|_| finish.activation == Activation::None);
-        unroll!(r < R, {
-            if r < tile.rows {
-                let at = (tile.first + r) * tile.n + tile.column;
-                unroll!(c < C, {
-                    let mut v = I::add(sums[r][c], bias[c]);
-                    if let Some(residual) = residual {
-                        v = I::add(v, I::load(residual.as_ptr().add(at + c * I::LANES)));
-                    }
-                    I::store(out.at(at + c * I::LANES), v);
-                });
-            }
-        });
-    }
-}
-
-/// [`store`] where columns are missing.
-#[cfg_attr(target_arch = "wasm32", inline(never))]
-#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-unsafe fn store_edge<I: Isa, const C: usize, const R: usize>(
-    sums: &[[I::F; C]; R],
-    bias: [I::F; C],
-    tile: Tile,
-    finish: Finish,
-    out: Shared<f32>,
-) {
-    let mut line = [0f32; WIDEST];
-    unsafe {
-        for r in 0..tile.rows {
-            let at = (tile.first + r) * tile.n + tile.column;
-            for c in 0..C {
-                let v = activate::<I>(finish.activation, I::add(sums[r][c], bias[c]));
-                I::store(line.as_mut_ptr().add(c * I::LANES), v);
-            }
-            for i in 0..tile.valid {
-                *out.at(at + i) = line[i] + finish.residual.map_or(0.0, |residual| residual[at + i]);
-            }
-        }
-    }
-}
-
-/// Activation and residual of a group's columns that lie in `out`, whole panels only.
-#[inline(always)]
-unsafe fn finish_panels<I: Isa>(
-    group: &Range<usize>,
     width: usize,
-    tile: impl Fn(usize) -> Tile,
-    finish: Finish,
-    out: Shared<f32>,
-) {
-    if finish.activation == Activation::None {
-        return;
-    }
-    let last = tile(group.end - 1);
-    // A panel with columns missing is finished as it is stored.
-    let end = if last.valid == width { last.column + width } else { last.column };
-    unsafe { finish_columns::<I>(tile(group.start), end, finish, out) };
 }
 
-/// Rows of a tile from its first column to `end`.
-#[cfg_attr(target_arch = "wasm32", inline(never))]
-#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-unsafe fn finish_columns<I: Isa>(tile: Tile, end: usize, finish: Finish, out: Shared<f32>) {
-    unsafe {
-        for r in 0..tile.rows {
-            let row = (tile.first + r) * tile.n;
-            for i in (row + tile.column..row + end).step_by(I::LANES) {
-                let mut v = activate::<I>(finish.activation, I::load(out.at(i)));
+impl Columns<'_> {
+    #[inline(always)]
+    fn place(&self, first: usize, rows: usize, panel: usize) -> Place {
+        let column = panel * self.width;
+        let out = self.out.at(first * self.n + column);
+        Place { out, stride: self.n, rows, columns: self.n - column }
+    }
+
+    #[inline(always)]
+    unsafe fn bias(&self, panel: usize) -> *const f32 {
+        self.finish.bias.map_or(std::ptr::null(), |bias| unsafe { bias.padded().as_ptr().add(panel * self.width) })
+    }
+
+    #[inline(always)]
+    unsafe fn residual(&self, first: usize, panel: usize) -> *const f32 {
+        let at = first * self.n + panel * self.width;
+        self.finish.residual.map_or(std::ptr::null(), |residual| unsafe { residual.as_ptr().add(at) })
+    }
+
+    /// Activation and residual for a few rows of a group of panels, whose sums lie in `out`.
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+    unsafe fn finish<I: Isa>(&self, first: usize, rows: usize, group: &Range<usize>) {
+        let Columns { finish, out, n, width } = *self;
+        let columns = group.start * width..n.min(group.end * width);
+        let rest = columns.len() % I::LANES;
+        for r in first..first + rows {
+            let row = r * n + columns.start..r * n + columns.end;
+            // SAFETY: these values of `out` belong to this thread.
+            unsafe {
+                finish.activate_all::<I>(out.at(row.start), row.len() - rest);
+                if rest > 0 {
+                    let mut lanes = [0f32; 16];
+                    std::ptr::copy_nonoverlapping(out.at(row.end - rest), lanes.as_mut_ptr(), rest);
+                    finish.activate_all::<I>(lanes.as_mut_ptr(), I::LANES);
+                    std::ptr::copy_nonoverlapping(lanes.as_ptr(), out.at(row.end - rest), rest);
+                }
                 if let Some(residual) = finish.residual {
-                    v = I::add(v, I::load(residual.as_ptr().add(i)));
-                }
-                I::store(out.at(i), v);
-            }
-        }
-    }
-}
-
-/// One of several chunks of the inputs, added up in `out`; the last one finishes.
-#[cfg_attr(target_arch = "wasm32", inline(never))]
-#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-unsafe fn add_chunk<I: Isa, const C: usize>(
-    values: &[[I::F; C]; INT_ROWS],
-    tile: Tile,
-    first: bool,
-    last: bool,
-    finish: Finish,
-    out: Shared<f32>,
-) {
-    let mut line = [0f32; WIDEST];
-    unsafe {
-        for r in 0..tile.rows {
-            let at = (tile.first + r) * tile.n + tile.column;
-            for c in 0..C {
-                I::store(line.as_mut_ptr().add(c * I::LANES), values[r][c]);
-            }
-            for i in 0..tile.valid {
-                line[i] += if first { 0.0 } else { *out.at(at + i) };
-            }
-            for c in 0..C {
-                let mut v = I::load(line.as_ptr().add(c * I::LANES));
-                if last {
-                    if let Some(bias) = finish.bias {
-                        v = I::add(v, I::load(bias.padded().as_ptr().add(tile.column + c * I::LANES)));
+                    for i in row {
+                        *out.at(i) += residual[i];
                     }
-                    v = activate::<I>(finish.activation, v);
                 }
-                I::store(line.as_mut_ptr().add(c * I::LANES), v);
-            }
-            for i in 0..tile.valid {
-                let residual = if last { finish.residual.map_or(0.0, |residual| residual[at + i]) } else { 0.0 };
-                *out.at(at + i) = line[i] + residual;
             }
         }
     }

@@ -1,19 +1,20 @@
 //! Weights as the fast kernels read them: panels of as many columns as a register tile has, made once at load.
 
 use super::isa::Level;
+use super::lines::Lines;
 
 /// Floats that may be read a vector or two beyond the end: what follows the values is zeros.
-pub struct Floats(Vec<f32>);
+pub struct Floats(Lines<f32>);
 
 /// No panel is wider.
 const SLACK: usize = 64;
 
 impl Floats {
     /// Appends the zeros.
-    pub fn new(mut values: Vec<f32>) -> Floats {
-        values.reserve_exact(SLACK);
-        values.resize(values.len() + SLACK, 0.0);
-        Floats(values)
+    pub fn new(values: &[f32]) -> Floats {
+        let mut lines = Lines::zeroed(values.len() + SLACK);
+        lines[..values.len()].copy_from_slice(values);
+        Floats(lines)
     }
 
     /// The values alone.
@@ -27,41 +28,9 @@ impl Floats {
     }
 }
 
-/// Zeroed memory on a cache line's boundary: a vector that straddles two lines takes twice as long to load.
-pub(super) struct Lines {
-    lines: Vec<Line>,
-}
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[allow(dead_code)] [u32; 16]);
-
-impl Lines {
-    /// Of at least `len` values of 32 bits.
-    fn zeroed(len: usize) -> Lines {
-        Lines { lines: vec![Line([0; 16]); len.div_ceil(16)] }
-    }
-
-    /// As numbers whose zero is all bits zero.
-    pub(super) fn as_ptr<T: Word>(&self) -> *const T {
-        self.lines.as_ptr().cast()
-    }
-
-    fn as_mut<T: Word>(&mut self) -> &mut [T] {
-        let len = 16 * self.lines.len();
-        // SAFETY: a line is sixteen words, any bits are a value of them, and their alignment is the smaller one.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
-    }
-}
-
-/// Numbers of 32 bits.
-pub(super) trait Word: Copy {}
-impl Word for f32 {}
-impl Word for u32 {}
-
 /// `[n, k]` in f32 as `[n / panel][k][panel]`, the last panel filled up with zeros.
 pub struct F32Matrix {
-    pub(super) panels: Lines,
+    pub(super) panels: Lines<f32>,
     pub(super) n: usize,
     pub(super) k: usize,
 }
@@ -70,22 +39,21 @@ impl F32Matrix {
     /// Packs `w [n, k]`.
     pub fn new(level: Level, w: &[f32], n: usize, k: usize) -> F32Matrix {
         let panel = level.panel();
-        let mut lines = Lines::zeroed(n.next_multiple_of(panel) * k);
-        let panels = lines.as_mut::<f32>();
+        let mut panels = Lines::zeroed(n.next_multiple_of(panel) * k);
         for (r, row) in w.chunks_exact(k).enumerate() {
             let base = r / panel * k * panel + r % panel;
             for (c, &v) in row.iter().enumerate() {
                 panels[base + c * panel] = v;
             }
         }
-        F32Matrix { panels: lines, n, k }
+        F32Matrix { panels, n, k }
     }
 }
 
 /// `[n, k]` in i8 with one scale a row, as 32-bit words of four i8 (or two i16) along k: `[n / panel][steps][panel]`. Which
 /// values share a word is told at [`super::Quantized`].
 pub struct IntMatrix {
-    pub(super) words: Lines,
+    pub(super) words: Lines<u32>,
     /// A row's scale, zeros up to a whole panel.
     pub(super) scales: Vec<f32>,
     /// A row's sum of values times its scale, zeros up to a whole panel.
@@ -94,8 +62,11 @@ pub struct IntMatrix {
     pub(super) k: usize,
 }
 
+/// What makes weights of 7 bits positive.
+pub(super) const WEIGHT_OFFSET: i32 = 64;
+
 /// Values that one word holds.
-fn values_per_word(level: Level) -> usize {
+pub(super) fn values_per_word(level: Level) -> usize {
     if level.bytes() { 4 } else { 2 }
 }
 
@@ -106,12 +77,14 @@ pub(super) fn steps_for(level: Level, k: usize) -> usize {
 }
 
 impl IntMatrix {
-    /// Packs `w [n, k]`, -127 ..= 127, and `scales [n]`.
-    pub fn new(level: Level, w: &[i8], scales: &[f32], n: usize, k: usize) -> IntMatrix {
+    /// Packs `w [n, k]` and `scales [n]`, for activations of `bits` bits: w are -127 ..= 127 for 12 and -63 ..= 63 for 8,
+    /// where they are the operand of the dot product that takes 7 bits without a sign.
+    pub fn new(level: Level, w: &[i8], scales: &[f32], n: usize, k: usize, bits: u32) -> IntMatrix {
         let (panel, lanes, per_word) = (level.panel(), level.lanes(), values_per_word(level));
         let steps = steps_for(level, k);
-        let mut lines = Lines::zeroed(n.next_multiple_of(panel) * steps);
-        let words = lines.as_mut::<u32>();
+        let offset = if bits == 8 && per_word == 4 { WEIGHT_OFFSET } else { 0 };
+        assert!(bits != 8 || w.iter().all(|v| v.unsigned_abs() < 64), "weights of 7 bits");
+        let mut words = Lines::<u32>::zeroed(n.next_multiple_of(panel) * steps);
         let mut padded = vec![0f32; n.next_multiple_of(panel)];
         padded[..n].copy_from_slice(scales);
         let mut sums = vec![0f32; padded.len()];
@@ -121,7 +94,7 @@ impl IntMatrix {
                 for (i, &value) in values.iter().enumerate() {
                     let (step, place) = (block * lanes + i % lanes, i / lanes);
                     words[base + step * panel] |= if per_word == 4 {
-                        u32::from(value as u8) << (8 * place)
+                        u32::from((i32::from(value) + offset) as u8) << (8 * place)
                     } else {
                         u32::from(value as i16 as u16) << (16 * place)
                     };
@@ -129,6 +102,6 @@ impl IntMatrix {
             }
             sums[r] = row.iter().map(|&v| i32::from(v)).sum::<i32>() as f32 * scales[r];
         }
-        IntMatrix { words: lines, scales: padded, sums, n, k }
+        IntMatrix { words, scales: padded, sums, n, k }
     }
 }

@@ -1,6 +1,7 @@
 //! Patches through a convolution with kernel = stride, as a matmul over the patches' pixels.
 
 use super::isa::Level;
+use super::lines::Lines;
 use super::matmul::{Finish, f32_matmul};
 use super::pack::{F32Matrix, Floats};
 use super::threads::Threads;
@@ -16,12 +17,12 @@ pub fn patch_embed(
     bias: &Floats,
     position: &[f32],
     out: &mut [f32],
-    pixels: &mut Vec<f32>,
+    pixels: &mut Lines<f32>,
     s: &PatchShape,
 ) {
     let (rows, columns, patch) = (s.height / s.patch, s.width / s.patch, s.patch);
     let features = s.channels * patch * patch;
-    pixels.resize(rows * columns * features, 0.0);
+    pixels.resize(rows * columns * features);
     for item in 0..s.batch {
         let image = &image[(item % s.images) * s.channels * s.height * s.width..];
         for (i, pixels) in pixels.chunks_exact_mut(features).enumerate() {
@@ -33,7 +34,12 @@ pub fn patch_embed(
             }
         }
         let span = s.at * s.dim..(s.at + rows * columns) * s.dim;
-        let finish = Finish { bias: Some(bias), activation: Activation::None, residual: Some(&position[span.clone()]) };
+        let finish = Finish {
+            bias: Some(bias),
+            activation: Activation::None,
+            residual: Some(&position[span.clone()]),
+            coarse: false,
+        };
         let out = &mut out[item * s.tokens * s.dim..][span];
         f32_matmul(level, threads, (pixels, features), (&[], 0), w, finish, out);
     }

@@ -105,16 +105,14 @@ impl Tensor {
         }
     }
 
-    /// The values in i8 with one scale a row: as they are stored, or rounded to nearest. value = q * scale, |q| <= 127.
-    pub fn to_i8_rows(&self) -> (Vec<i8>, Vec<f32>) {
-        if let Data::Q8 { values, scales, group: 0 } = &self.data {
-            return (values.clone(), scales.clone());
-        }
-        match quantize::quantize(&self.name, &[self.rows(), self.columns()], &self.to_f32(), manifest::Dtype::Q8, 0)
-            .data
-        {
-            Data::Q8 { values, scales, .. } => (values, scales),
-            other => unreachable!("quantised to q8, got {other:?}"),
+    /// The values in i8 with one scale a row, value = q * scale, |q| <= most: as they are stored if that fits, else rounded
+    /// to nearest.
+    pub fn to_i8_rows(&self, most: i8) -> (Vec<i8>, Vec<f32>) {
+        match &self.data {
+            Data::Q8 { values, scales, group: 0 } if values.iter().all(|v| v.unsigned_abs() <= most as u8) => {
+                (values.clone(), scales.clone())
+            }
+            _ => quantize::to_i8_rows(&self.to_f32(), self.columns(), most),
         }
     }
 

@@ -7,7 +7,11 @@ use super::{Data, Tensor};
 use half::f16;
 
 /// Largest magnitude of int8 values; -128 is not used.
-const Q8_MAX: f32 = 127.0;
+const Q8_MAX: i8 = 127;
+
+/// The same where rounding is compensated: 7 bits, which the integer kernels of `compute: "fast"` take as they are
+/// (docs/arithmetic.md), and lose no more than plain rounding to 8 does.
+const COMPENSATED_MAX: i8 = 63;
 
 /// A tensor in a stored dtype; `group` as in [`Data`], ignored by floats.
 pub fn quantize(name: &str, shape: &[usize], values: &[f32], dtype: Dtype, group: usize) -> Tensor {
@@ -17,25 +21,24 @@ pub fn quantize(name: &str, shape: &[usize], values: &[f32], dtype: Dtype, group
         Dtype::F32 => Data::F32(values.to_vec()),
         Dtype::F16 => Data::F16(values.iter().map(|&v| f16::from_f32(v)).collect()),
         Dtype::Q8 | Dtype::Q4 => {
-            let grid = Grid { dtype, group: if group == 0 { columns } else { group } };
-            let mut codes = vec![0i8; values.len()];
-            let mut scales = Vec::new();
-            for (row, codes) in values.chunks(columns).zip(codes.chunks_mut(columns)) {
-                for (values, codes) in row.chunks(grid.group).zip(codes.chunks_mut(grid.group)) {
-                    let scale = grid.scale(values, &[]);
-                    codes.iter_mut().zip(values).for_each(|(code, &v)| *code = grid.round(v, scale));
-                    scales.push(scale);
-                }
-            }
+            let grid = Grid { dtype, most: Q8_MAX, group: if group == 0 { columns } else { group } };
+            let (codes, scales) = grid.round_rows(values, columns);
             grid.store(codes, scales, rows, columns, group)
         }
     };
     Tensor { name: name.into(), shape: shape.to_vec(), data }
 }
 
+/// Rows in i8, one scale a row, magnitudes up to `most`.
+pub fn to_i8_rows(values: &[f32], columns: usize, most: i8) -> (Vec<i8>, Vec<f32>) {
+    Grid { dtype: Dtype::Q8, most, group: columns }.round_rows(values, columns)
+}
+
 /// A grid of codes with one scale a group.
 struct Grid {
     dtype: Dtype,
+    /// int8: the largest magnitude.
+    most: i8,
     group: usize,
 }
 
@@ -43,7 +46,7 @@ impl Grid {
     fn limits(&self) -> (f32, f32) {
         match self.dtype {
             Dtype::Q4 => (-8.0, 7.0),
-            _ => (-Q8_MAX, Q8_MAX),
+            _ => (-f32::from(self.most), f32::from(self.most)),
         }
     }
 
@@ -52,12 +55,26 @@ impl Grid {
         if scale == 0.0 { 0 } else { (value / scale).round_ties_even().clamp(low, high) as i8 }
     }
 
-    /// The scale of a group. int8: the largest magnitude over 127. int4: the one with the least squared error, each
-    /// column weighted by `importance` if given, among clipped ranges of either sign (-8 reaches further than 7).
+    /// Every value to the nearest code; codes, and scales row by row.
+    fn round_rows(&self, values: &[f32], columns: usize) -> (Vec<i8>, Vec<f32>) {
+        let mut codes = vec![0i8; values.len()];
+        let mut scales = Vec::new();
+        for (row, codes) in values.chunks(columns).zip(codes.chunks_mut(columns)) {
+            for (values, codes) in row.chunks(self.group).zip(codes.chunks_mut(self.group)) {
+                let scale = self.scale(values, &[]);
+                codes.iter_mut().zip(values).for_each(|(code, &v)| *code = self.round(v, scale));
+                scales.push(scale);
+            }
+        }
+        (codes, scales)
+    }
+
+    /// The scale of a group. int8: the largest magnitude over the largest code. int4: the one with the least squared error,
+    /// each column weighted by `importance` if given, among clipped ranges of either sign (-8 reaches further than 7).
     fn scale(&self, values: &[f32], importance: &[f64]) -> f32 {
         let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
         if self.dtype != Dtype::Q4 {
-            return largest / Q8_MAX;
+            return largest / f32::from(self.most);
         }
         let mut best = (f64::INFINITY, 0.0);
         for step in 0..=60 {
@@ -98,7 +115,7 @@ impl Grid {
 /// the other, and what each loses is made up for in the columns still to come, along the inverse of the Hessian
 /// `X^T X` `[columns, columns]` of the layer's inputs X.
 pub fn gptq(weight: &[f32], rows: usize, columns: usize, hessian: &[f64], dtype: Dtype, group: usize) -> Data {
-    let grid = Grid { dtype, group: if group == 0 { columns } else { group } };
+    let grid = Grid { dtype, most: COMPENSATED_MAX, group: if group == 0 { columns } else { group } };
     let mean = (0..columns).map(|i| hessian[i * columns + i]).sum::<f64>() / columns as f64;
     let mut damped = hessian.to_vec();
     for i in 0..columns {
@@ -131,44 +148,46 @@ pub fn gptq(weight: &[f32], rows: usize, columns: usize, hessian: &[f64], dtype:
 }
 
 /// U with `U^T U = H^-1`, upper triangular: what algorithm 1 of the paper walks along.
+///
+/// With rows and columns in reverse order, `H = M M^T` is the Cholesky decomposition with M upper triangular, and U is the
+/// inverse of M.
 fn upper_cholesky_of_inverse(hessian: Vec<f64>, n: usize) -> Vec<f64> {
-    // H = L L^T, so H^-1 = L^-T L^-1.
-    let l = lower_cholesky(hessian, n);
-    let mut l_inverse = vec![0.0; n * n];
-    for c in 0..n {
-        l_inverse[c * n + c] = 1.0 / l[c * n + c];
-        for r in c + 1..n {
-            let sum: f64 = (c..r).map(|k| l[r * n + k] * l_inverse[k * n + c]).sum();
-            l_inverse[r * n + c] = -sum / l[r * n + r];
+    let reversed: Vec<f64> = hessian.into_iter().rev().collect();
+    let mut m = upper_cholesky(reversed, n);
+    m.reverse();
+    // The reverse of an upper triangle is a lower one: its transpose.
+    for r in 0..n {
+        for c in r + 1..n {
+            m[r * n + c] = m[c * n + r];
         }
     }
     let mut inverse = vec![0.0; n * n];
-    for k in 0..n {
-        for r in 0..=k {
-            let a = l_inverse[k * n + r];
-            for c in 0..=k {
-                inverse[r * n + c] += a * l_inverse[k * n + c];
-            }
+    for r in (0..n).rev() {
+        let (head, below) = inverse.split_at_mut((r + 1) * n);
+        let row = &mut head[r * n..];
+        for k in r + 1..n {
+            let factor = m[r * n + k];
+            let other = &below[(k - r - 1) * n..][..n];
+            row[k..].iter_mut().zip(&other[k..]).for_each(|(v, o)| *v -= factor * o);
         }
+        let diagonal = 1.0 / m[r * n + r];
+        row[r + 1..].iter_mut().for_each(|v| *v *= diagonal);
+        row[r] = diagonal;
     }
-    let lower = lower_cholesky(inverse, n);
-    let mut upper = vec![0.0; n * n];
-    for r in 0..n {
-        for c in 0..=r {
-            upper[c * n + r] = lower[r * n + c];
-        }
-    }
-    upper
+    inverse
 }
 
-/// L with `L L^T = A`.
-fn lower_cholesky(mut a: Vec<f64>, n: usize) -> Vec<f64> {
-    for c in 0..n {
-        for r in c..n {
-            let (row, pivot) = (&a[r * n..r * n + c], &a[c * n..c * n + c]);
-            let sum: f64 = row.iter().zip(pivot).map(|(x, y)| x * y).sum();
-            let value = a[r * n + c] - sum;
-            a[r * n + c] = if r == c { value.max(1e-300).sqrt() } else { value / a[c * n + c] };
+/// U, upper triangular, with `U^T U = A`; what lies below the diagonal is not read, and is left.
+fn upper_cholesky(mut a: Vec<f64>, n: usize) -> Vec<f64> {
+    for k in 0..n {
+        let (head, below) = a.split_at_mut((k + 1) * n);
+        let row = &mut head[k * n..];
+        let pivot = row[k].max(1e-300).sqrt();
+        row[k..].iter_mut().for_each(|v| *v /= pivot);
+        for i in k + 1..n {
+            let factor = row[i];
+            let target = &mut below[(i - k - 1) * n..][..n];
+            target[i..].iter_mut().zip(&row[i..]).for_each(|(t, v)| *t -= factor * v);
         }
     }
     a
@@ -198,6 +217,31 @@ mod tests {
                 for (a, b) in back.iter().zip(&values) {
                     assert!((a - b).abs() <= bound * largest, "{dtype:?} {group} {columns}: {a} for {b}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn the_factor_of_the_inverse_undoes_the_matrix() {
+        let n = 13;
+        let x = TorchGenerator::new(9).randn_f32(40 * n);
+        let mut h = vec![0.0; n * n];
+        for row in x.chunks(n) {
+            for i in 0..n {
+                for j in 0..n {
+                    h[i * n + j] += f64::from(row[i]) * f64::from(row[j]);
+                }
+            }
+        }
+        let u = upper_cholesky_of_inverse(h.clone(), n);
+        assert!((0..n).all(|r| (0..r).all(|c| u[r * n + c] == 0.0)));
+        // H U^T U = 1.
+        for i in 0..n {
+            for j in 0..n {
+                let inverse = |k: usize| (0..n).map(|m| u[m * n + k] * u[m * n + j]).sum::<f64>();
+                let product: f64 = (0..n).map(|k| h[i * n + k] * inverse(k)).sum();
+                let one = if i == j { 1.0 } else { 0.0 };
+                assert!((product - one).abs() < 1e-9, "{i}, {j}: {product}");
             }
         }
     }

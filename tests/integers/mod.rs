@@ -3,7 +3,7 @@
 use uvit_web::cpu;
 use uvit_web::plan::Activation;
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::simd::{Finish, Floats, IntMatrix, Level, Quantized, Threads, int_matmul};
+use uvit_web::simd::{Finish, Floats, Inputs, IntMatrix, Level, Quantized, Threads, int_matmul};
 
 /// A matmul in integers by the kernels of one instruction set.
 pub fn ints(
@@ -12,16 +12,18 @@ pub fn ints(
     w: &[i8],
     scales: &[f32],
     bias: &[f32],
-    rows: usize,
+    [items, tokens]: [usize; 2],
     k: usize,
     bits: u32,
 ) -> Vec<f32> {
+    let rows = items * tokens;
     let (n, threads) = (scales.len(), Threads::new(1));
-    let matrix = IntMatrix::new(level, w, scales, n, k);
+    let matrix = IntMatrix::new(level, w, scales, n, k, bits);
     let mut quantized = Quantized::default();
-    quantized.fill(level, &threads, (x, k), (&[], 0), rows, bits);
-    let bias = Floats::new(bias.to_vec());
-    let finish = Finish { bias: Some(&bias), activation: Activation::None, residual: Some(&x[..rows * n]) };
+    quantized.fill(level, &threads, Inputs { x, k, x2: &[], k2: 0, items, tokens }, bits);
+    let bias = Floats::new(bias);
+    let finish =
+        Finish { bias: Some(&bias), activation: Activation::None, residual: Some(&x[..rows * n]), coarse: false };
     let mut out = vec![0.0; rows * n];
     int_matmul(level, &threads, &quantized, &matrix, finish, &mut out);
     out
@@ -36,20 +38,24 @@ pub fn random_weights(n: usize, k: usize, random: &mut TorchGenerator) -> Vec<i8
 /// one: builds that all equal the twin equal each other.
 pub fn same_bits_as_the_twin() {
     let mut random = TorchGenerator::new(7);
-    for (rows, k, n) in [(1, 3, 1), (3, 7, 5), (66, 256, 72), (72, 257, 66), (7, 4100, 33)] {
+    for (items, tokens, k, n) in
+        [(1, 1, 3, 1), (1, 3, 7, 5), (1, 66, 256, 72), (3, 24, 257, 66), (2, 2, 72, 3), (1, 7, 4100, 33)]
+    {
+        let rows = items * tokens;
         let x: Vec<f32> = random.randn_f32(rows * k.max(n));
         let w = random_weights(n, k, &mut random);
         let scales: Vec<f32> = random.randn_f32(n).iter().map(|v| 0.001 + 0.01 * v.abs()).collect();
         let bias = random.randn_f32(n);
-        for bits in [7, 12] {
+        for bits in [8, 12] {
+            let w: Vec<i8> = if bits == 8 { w.iter().map(|v| v / 2).collect() } else { w.clone() };
             let mut want = vec![0.0; rows * n];
             let residual = Some(&x[..rows * n]);
             let none = Activation::None;
-            cpu::int_matmul(&x, k, &[], 0, &w, &scales, bits, Some(&bias), none, residual, &mut want, rows, n);
+            cpu::int_matmul(&x, k, &[], 0, &w, &scales, bits, Some(&bias), none, residual, &mut want, rows, tokens, n);
             for level in Level::all() {
-                let got = ints(level, &x, &w, &scales, &bias, rows, k, bits);
+                let got = ints(level, &x, &w, &scales, &bias, [items, tokens], k, bits);
                 let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());
-                assert!(same, "{level:?}, {bits} bits, [{rows}, {k}] x {n}");
+                assert!(same, "{level:?}, {bits} bits, [{items}, {tokens}, {k}] x {n}");
             }
         }
     }

@@ -34,6 +34,8 @@ pub unsafe trait Isa: Copy {
     type F: Copy;
     /// `LANES` words of 32 bits.
     type I: Copy;
+    /// The same with dot products of 16-bit numbers.
+    type Pairs: Isa<F = Self::F, I = Self::I>;
     /// Values of a vector.
     const LANES: usize;
     /// Vectors of columns in a register tile.
@@ -69,29 +71,29 @@ pub unsafe trait Isa: Copy {
     unsafe fn store_i(p: *mut u32, v: Self::I);
     /// As signed integers to the nearest f32.
     unsafe fn to_float(v: Self::I) -> Self::F;
-    /// Each word: `acc + sum of w x`, exactly. With [`Isa::BYTES`], w are four i8 and x four u8 below 128; else both are
+    /// Each word: `acc + sum of a b`, exactly. With [`Isa::BYTES`], a are four i8 and b four u8 below 128; else both are
     /// two i16.
-    unsafe fn dot(acc: Self::I, w: Self::I, x: Self::I) -> Self::I;
+    unsafe fn dot(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
+
+    /// Combines lanes half a vector apart, then those half of that apart, and so on.
+    unsafe fn fold(v: Self::F, f: impl Fn(Self::F, Self::F) -> Self::F) -> f32;
 
     /// The sum of the lanes, in pairs.
     #[inline(always)]
     unsafe fn sum(v: Self::F) -> f32 {
-        unsafe { Self::fold(v, |a, b| a + b) }
+        unsafe { Self::fold(v, |a, b| Self::add(a, b)) }
     }
 
-    /// Combines the lanes, in pairs.
+    /// The smallest lane.
     #[inline(always)]
-    unsafe fn fold(v: Self::F, f: impl Fn(f32, f32) -> f32) -> f32 {
-        let mut lanes = [0f32; 16];
-        unsafe { Self::store(lanes.as_mut_ptr(), v) };
-        let mut n = Self::LANES;
-        while n > 1 {
-            n /= 2;
-            for i in 0..n {
-                lanes[i] = f(lanes[i], lanes[i + n]);
-            }
-        }
-        lanes[0]
+    unsafe fn least(v: Self::F) -> f32 {
+        unsafe { Self::fold(v, |a, b| Self::min(a, b)) }
+    }
+
+    /// The largest lane.
+    #[inline(always)]
+    unsafe fn largest(v: Self::F) -> f32 {
+        unsafe { Self::fold(v, |a, b| Self::max(a, b)) }
     }
 }
 

@@ -19,6 +19,7 @@ fn map<T: Copy, U: Copy + Default>(a: [T; 8], b: [T; 8], f: impl Fn(T, T) -> U) 
 unsafe impl Isa for Portable {
     type F = [f32; 8];
     type I = [u32; 8];
+    type Pairs = Portable;
     const LANES: usize = 8;
     const COLUMNS: usize = 1;
     const BYTES: bool = false;
@@ -111,12 +112,21 @@ unsafe impl Isa for Portable {
         v.map(|v| v as i32 as f32)
     }
     #[inline(always)]
-    unsafe fn dot(mut acc: [u32; 8], w: [u32; 8], x: [u32; 8]) -> [u32; 8] {
+    unsafe fn dot(mut acc: [u32; 8], a: [u32; 8], b: [u32; 8]) -> [u32; 8] {
         for i in 0..8 {
-            let low = i32::from(w[i] as i16) * i32::from(x[i] as i16);
-            let high = (w[i] as i32 >> 16) * (x[i] as i32 >> 16);
+            let low = i32::from(a[i] as i16) * i32::from(b[i] as i16);
+            let high = (a[i] as i32 >> 16) * (b[i] as i32 >> 16);
             acc[i] = acc[i].wrapping_add(low as u32).wrapping_add(high as u32);
         }
         acc
+    }
+    #[inline(always)]
+    unsafe fn fold(mut v: [f32; 8], f: impl Fn([f32; 8], [f32; 8]) -> [f32; 8]) -> f32 {
+        for apart in [4, 2, 1] {
+            let mut other = v;
+            other.rotate_left(apart);
+            v = f(v, other);
+        }
+        v[0]
     }
 }

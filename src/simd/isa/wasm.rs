@@ -3,17 +3,21 @@
 use super::Isa;
 use std::arch::wasm32::*;
 
-/// Four lanes.
+/// Four lanes; BYTES: whether dot products take bytes.
 #[derive(Clone, Copy)]
-pub struct Wasm;
+pub struct Lanes4<const BYTES: bool>;
+
+/// As the module was built.
+pub type Wasm = Lanes4<{ cfg!(target_feature = "relaxed-simd") }>;
 
 // SAFETY: the module is compiled with these features as a whole; loads and stores are unaligned ones of four values.
-unsafe impl Isa for Wasm {
+unsafe impl<const BYTES: bool> Isa for Lanes4<BYTES> {
     type F = v128;
     type I = v128;
+    type Pairs = Lanes4<false>;
     const LANES: usize = 4;
     const COLUMNS: usize = 2;
-    const BYTES: bool = cfg!(target_feature = "relaxed-simd");
+    const BYTES: bool = BYTES;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> v128 {
@@ -104,10 +108,16 @@ unsafe impl Isa for Wasm {
     }
     /// The relaxed dot product is exact while its second operand stays below 128, whatever the engine makes of it.
     #[inline(always)]
-    unsafe fn dot(acc: v128, w: v128, x: v128) -> v128 {
+    unsafe fn dot(acc: v128, a: v128, b: v128) -> v128 {
         #[cfg(target_feature = "relaxed-simd")]
-        return i32x4_relaxed_dot_i8x16_i7x16_add(w, x, acc);
-        #[cfg(not(target_feature = "relaxed-simd"))]
-        return i32x4_add(acc, i32x4_dot_i16x8(w, x));
+        if BYTES {
+            return i32x4_relaxed_dot_i8x16_i7x16_add(a, b, acc);
+        }
+        i32x4_add(acc, i32x4_dot_i16x8(a, b))
+    }
+    #[inline(always)]
+    unsafe fn fold(v: v128, f: impl Fn(v128, v128) -> v128) -> f32 {
+        let v = f(v, i32x4_shuffle::<2, 3, 0, 1>(v, v));
+        f32x4_extract_lane::<0>(f(v, i32x4_shuffle::<1, 0, 3, 2>(v, v)))
     }
 }

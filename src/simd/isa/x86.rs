@@ -3,21 +3,28 @@
 use super::Isa;
 use std::arch::x86_64::*;
 
-/// Eight lanes: AVX2 and FMA.
+/// Eight lanes; BYTES: whether dot products take bytes.
 #[derive(Clone, Copy)]
-pub struct Avx2;
+pub struct Lanes8<const BYTES: bool>;
 
-/// Sixteen lanes: AVX-512 with VNNI.
+/// AVX2 and FMA.
+pub type Avx2 = Lanes8<true>;
+
+/// Sixteen lanes; BYTES: whether dot products take bytes.
 #[derive(Clone, Copy)]
-pub struct Avx512;
+pub struct Lanes16<const BYTES: bool>;
+
+/// AVX-512 with VNNI.
+pub type Avx512 = Lanes16<true>;
 
 // SAFETY: called from functions with these target features; loads and stores are unaligned ones of eight values.
-unsafe impl Isa for Avx2 {
+unsafe impl<const BYTES: bool> Isa for Lanes8<BYTES> {
     type F = __m256;
     type I = __m256i;
+    type Pairs = Lanes8<false>;
     const LANES: usize = 8;
     const COLUMNS: usize = 2;
-    const BYTES: bool = true;
+    const BYTES: bool = BYTES;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> __m256 {
@@ -103,23 +110,35 @@ unsafe impl Isa for Avx2 {
     unsafe fn to_float(v: __m256i) -> __m256 {
         unsafe { _mm256_cvtepi32_ps(v) }
     }
-    /// Pairs stay below 2 x 127 x 127, so the saturating step in between never saturates.
     #[inline(always)]
-    unsafe fn dot(acc: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    unsafe fn fold(v: __m256, f: impl Fn(__m256, __m256) -> __m256) -> f32 {
         unsafe {
-            let pairs = _mm256_maddubs_epi16(x, w);
+            let v = f(v, _mm256_permute2f128_ps::<1>(v, v));
+            let v = f(v, _mm256_shuffle_ps::<0b01_00_11_10>(v, v));
+            _mm256_cvtss_f32(f(v, _mm256_shuffle_ps::<0b10_11_00_01>(v, v)))
+        }
+    }
+    /// Pairs stay within 2 x 127 x 128, so the saturating step in between never saturates.
+    #[inline(always)]
+    unsafe fn dot(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        unsafe {
+            if !BYTES {
+                return _mm256_add_epi32(acc, _mm256_madd_epi16(a, b));
+            }
+            let pairs = _mm256_maddubs_epi16(b, a);
             _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
     }
 }
 
 // SAFETY: as above, with sixteen values.
-unsafe impl Isa for Avx512 {
+unsafe impl<const BYTES: bool> Isa for Lanes16<BYTES> {
     type F = __m512;
     type I = __m512i;
+    type Pairs = Lanes16<false>;
     const LANES: usize = 16;
     const COLUMNS: usize = 4;
-    const BYTES: bool = true;
+    const BYTES: bool = BYTES;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> __m512 {
@@ -206,7 +225,16 @@ unsafe impl Isa for Avx512 {
         unsafe { _mm512_cvtepi32_ps(v) }
     }
     #[inline(always)]
-    unsafe fn dot(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
-        unsafe { _mm512_dpbusd_epi32(acc, x, w) }
+    unsafe fn fold(v: __m512, f: impl Fn(__m512, __m512) -> __m512) -> f32 {
+        unsafe {
+            let v = f(v, _mm512_shuffle_f32x4::<0b01_00_11_10>(v, v));
+            let v = f(v, _mm512_shuffle_f32x4::<0b10_11_00_01>(v, v));
+            let v = f(v, _mm512_shuffle_ps::<0b01_00_11_10>(v, v));
+            _mm512_cvtss_f32(f(v, _mm512_shuffle_ps::<0b10_11_00_01>(v, v)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dot(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        unsafe { if BYTES { _mm512_dpbusd_epi32(acc, b, a) } else { _mm512_dpwssd_epi32(acc, a, b) } }
     }
 }

@@ -1,0 +1,293 @@
+//! Register tiles: a few rows times one panel of columns, summed up in registers and written where they belong.
+//!
+//! In WebAssembly a tile is a function of its own, whose loop gets all registers, and longer than the 500 bytes up to which
+//! Chromium's compiler inlines it again: within a larger function it keeps its sums in memory, at up to twice the time.
+
+use super::isa::{INT_ROWS, Isa, ROWS, array, unroll};
+use crate::LOW_BITS;
+use std::ops::Range;
+
+/// The widest panel of all instruction sets.
+pub const WIDEST: usize = 64;
+
+/// Where a tile's values go, and what is added to them.
+#[derive(Clone, Copy)]
+pub struct Target {
+    /// Place of the first value.
+    pub out: *mut f32,
+    /// Values from row to row, in `out` and `residual`.
+    pub stride: usize,
+    /// Of the panel's columns, or null.
+    pub bias: *const f32,
+    /// Of the first value, or null.
+    pub residual: *const f32,
+}
+
+impl Target {
+    /// Places alone.
+    pub fn plain(out: *mut f32, stride: usize) -> Target {
+        Target { out, stride, bias: std::ptr::null(), residual: std::ptr::null() }
+    }
+
+    /// Of the panel to the right.
+    #[inline(always)]
+    fn next(mut self, width: usize) -> Target {
+        self.out = self.out.wrapping_add(width);
+        if !self.bias.is_null() {
+            self.bias = self.bias.wrapping_add(width);
+        }
+        if !self.residual.is_null() {
+            self.residual = self.residual.wrapping_add(width);
+        }
+        self
+    }
+
+    /// Writes the first `rows` rows, a constant.
+    #[inline(always)]
+    unsafe fn put<I: Isa, const C: usize, const R: usize>(&self, mut values: [[I::F; C]; R], rows: usize) {
+        macro_rules! each {
+            ($r:ident, $c:ident, $body:expr) => {
+                unroll!($r < R, {
+                    if $r < rows {
+                        unroll!($c < C, { $body });
+                    }
+                })
+            };
+        }
+        unsafe {
+            if !self.bias.is_null() {
+                let bias = array!(c < C, I::splat(0.0), I::load(self.bias.add(c * I::LANES)));
+                each!(r, c, values[r][c] = I::add(values[r][c], bias[c]));
+            }
+            if !self.residual.is_null() {
+                let at = |r: usize, c: usize| self.residual.add(r * self.stride + c * I::LANES);
+                each!(r, c, values[r][c] = I::add(values[r][c], I::load(at(r, c))));
+            }
+            each!(r, c, I::store(self.out.add(r * self.stride + c * I::LANES), values[r][c]));
+        }
+    }
+}
+
+/// Rows of floats; beyond `count` the last one stands in.
+#[derive(Clone, Copy)]
+pub struct Rows {
+    /// The first row.
+    pub x: *const f32,
+    /// Values from row to row.
+    pub stride: usize,
+    /// Rows, at least one.
+    pub count: usize,
+    /// Values of a row.
+    pub k: usize,
+}
+
+impl Rows {
+    /// Row r, or the last one before it.
+    #[inline(always)]
+    fn existing(&self, r: usize) -> usize {
+        r.min(self.count - 1)
+    }
+}
+
+/// `cat(inputs) W` for so many panels side by side, w `[panels][sum of k][C x LANES]`; `ROWS` rows are written.
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+pub unsafe fn f32_tiles<I: Isa, const C: usize>(inputs: &[Rows], mut w: *const f32, panels: usize, mut target: Target) {
+    /// Inputs a turn: the rows' addresses move on once for all of them.
+    const TURN: usize = if cfg!(target_arch = "wasm32") { 4 } else { 1 };
+    macro_rules! step {
+        ($tile:ident, $x:ident, $w:expr, $i:expr) => {
+            let w = array!(c < C, I::splat(0.0), I::load($w.add(($i * C + c) * I::LANES)));
+            unroll!(r < ROWS, {
+                let a = I::splat(*$x[r].add($i));
+                unroll!(c < C, { $tile[r][c] = I::madd(a, w[c], $tile[r][c]) });
+            });
+        };
+    }
+    unsafe {
+        for _ in 0..panels {
+            let mut tile = [[I::splat(0.0); C]; ROWS];
+            for rows in inputs {
+                let x = array!(r < ROWS, rows.x, rows.x.add(rows.existing(r) * rows.stride));
+                let whole = rows.k / TURN * TURN;
+                for i in (0..whole).step_by(TURN) {
+                    let from = w.add(i * C * I::LANES);
+                    let turns = array!(r < ROWS, rows.x, x[r].add(i));
+                    unroll!(turn < TURN, {
+                        step!(tile, turns, from, turn);
+                    });
+                }
+                for i in whole..rows.k {
+                    step!(tile, x, w, i);
+                }
+                w = w.add(rows.k * C * I::LANES);
+            }
+            target.put::<I, C, ROWS>(tile, ROWS);
+            target = target.next(C * I::LANES);
+        }
+    }
+}
+
+/// What makes floats of integer sums: `(start + sum) scale column_scale + min column_sum`.
+#[derive(Clone, Copy)]
+pub struct Scaling {
+    /// What the integer sums of the tile's rows start from, or null: zeros.
+    pub starts: *const u32,
+    /// Of the tile's rows.
+    pub scales: *const f32,
+    /// Of the tile's rows, or null.
+    pub mins: *const f32,
+    /// Of the panel's columns.
+    pub column_scales: *const f32,
+    /// Of the panel's columns.
+    pub column_sums: *const f32,
+}
+
+/// In integers: x INT_ROWS rows of `steps` words, `stride` words apart, w `[panels][steps][C x LANES]`,
+/// `w_stride` words from panel to panel. With two planes, a value's
+/// high and low part lie in neighbouring rows, and `INT_ROWS / 2` rows are written.
+#[cfg_attr(target_arch = "wasm32", inline(never))]
+#[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
+    x: *const u32,
+    stride: usize,
+    mut w: *const u32,
+    w_stride: usize,
+    steps: usize,
+    panels: usize,
+    mut scaling: Scaling,
+    mut target: Target,
+) {
+    /// Steps a turn; a row's words are whole vectors, so no step is left.
+    const TURN: usize = 2;
+    unsafe {
+        for _ in 0..panels {
+            let mut tile = [[I::zero_i(); C]; INT_ROWS];
+            if !scaling.starts.is_null() {
+                unroll!(r < INT_ROWS, { tile[r] = [I::splat_i(*scaling.starts.add(r)); C] });
+            }
+            for first in (0..steps).step_by(TURN) {
+                let (w, rows) = (w.add(first * C * I::LANES), array!(r < INT_ROWS, x, x.add(r * stride + first)));
+                unroll!(turn < TURN, {
+                    let w = array!(c < C, I::zero_i(), I::load_i(w.add((turn * C + c) * I::LANES)));
+                    unroll!(r < INT_ROWS, {
+                        let x = I::splat_i(*rows[r].add(turn));
+                        unroll!(c < C, {
+                            tile[r][c] = if SIGNED { I::dot(tile[r][c], x, w[c]) } else { I::dot(tile[r][c], w[c], x) };
+                        });
+                    });
+                });
+            }
+            let column_scales = array!(c < C, I::splat(0.0), I::load(scaling.column_scales.add(c * I::LANES)));
+            let mut values = [[I::splat(0.0); C]; INT_ROWS];
+            unroll!(r < INT_ROWS, {
+                if r < INT_ROWS / PLANES {
+                    let scale = I::splat(*scaling.scales.add(r));
+                    unroll!(c < C, {
+                        let sum = match PLANES {
+                            1 => tile[r][c],
+                            _ => {
+                                let high = I::shift_left::<LOW_BITS>(tile[2 * r % INT_ROWS][c]);
+                                I::add_i(high, tile[(2 * r + 1) % INT_ROWS][c])
+                            }
+                        };
+                        values[r][c] = I::mul(I::to_float(sum), I::mul(scale, column_scales[c]));
+                    });
+                }
+            });
+            if !scaling.mins.is_null() {
+                let column_sums = array!(c < C, I::splat(0.0), I::load(scaling.column_sums.add(c * I::LANES)));
+                unroll!(r < INT_ROWS, {
+                    if r < INT_ROWS / PLANES {
+                        let least = I::splat(*scaling.mins.add(r));
+                        unroll!(c < C, { values[r][c] = I::add(values[r][c], I::mul(least, column_sums[c])) });
+                    }
+                });
+            }
+            target.put::<I, C, INT_ROWS>(values, INT_ROWS / PLANES);
+            w = w.add(w_stride);
+            scaling.column_scales = scaling.column_scales.wrapping_add(C * I::LANES);
+            scaling.column_sums = scaling.column_sums.wrapping_add(C * I::LANES);
+            target = target.next(C * I::LANES);
+        }
+    }
+}
+
+/// Where a tile lies in a matrix of floats.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The first value.
+    pub out: *mut f32,
+    /// Values from row to row.
+    pub stride: usize,
+    /// Rows that exist.
+    pub rows: usize,
+    /// Columns that exist.
+    pub columns: usize,
+}
+
+/// Stands in for the place of a tile that reaches beyond its matrix.
+pub struct Edge {
+    values: [f32; ROWS * WIDEST],
+    residual: [f32; ROWS * WIDEST],
+}
+
+impl Edge {
+    /// One for any number of tiles.
+    pub fn new() -> Edge {
+        Edge { values: [0.0; ROWS * WIDEST], residual: [0.0; ROWS * WIDEST] }
+    }
+
+    /// The target of a tile of `rows` x `width`: its place if all of it exists. `residual` lies as the place does.
+    #[inline(always)]
+    pub unsafe fn target(
+        &mut self,
+        place: Place,
+        rows: usize,
+        width: usize,
+        bias: *const f32,
+        residual: *const f32,
+    ) -> Target {
+        if place.rows >= rows && place.columns >= width {
+            return Target { out: place.out, stride: place.stride, bias, residual };
+        }
+        let mut target = Target { out: self.values.as_mut_ptr(), stride: width, bias, residual };
+        if !residual.is_null() {
+            unsafe {
+                copy(residual, place.stride, self.residual.as_mut_ptr(), width, place.rows, place.columns.min(width))
+            };
+            target.residual = self.residual.as_ptr();
+        }
+        target
+    }
+
+    /// Brings the values that exist to their place, if they are not there.
+    #[inline(always)]
+    pub unsafe fn deliver(&self, place: Place, rows: usize, width: usize) {
+        if place.rows < rows || place.columns < width {
+            unsafe { copy(self.values.as_ptr(), width, place.out, place.stride, place.rows, place.columns.min(width)) };
+        }
+    }
+}
+
+#[inline(never)]
+unsafe fn copy(from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize, rows: usize, columns: usize) {
+    for r in 0..rows {
+        for c in 0..columns {
+            unsafe { *to.add(r * to_stride + c) = *from.add(r * from_stride + c) };
+        }
+    }
+}
+
+/// Panels of a matrix of so many columns as (first, how many) that one call computes: those of which all exists at once.
+#[inline(always)]
+pub fn strips(
+    panels: Range<usize>,
+    width: usize,
+    columns: usize,
+    whole_rows: bool,
+) -> impl Iterator<Item = (usize, usize)> {
+    let whole = if whole_rows { panels.end.min(columns / width).max(panels.start) } else { panels.start };
+    let strip = (whole > panels.start).then_some((panels.start, whole - panels.start));
+    strip.into_iter().chain((whole..panels.end).map(|panel| (panel, 1)))
+}
