@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use uvit_web::model::Batch;
 use uvit_web::pipeline::Executor;
-use uvit_web::plan::{Compute, Op, TensorId, lower};
+use uvit_web::plan::{Activation, Compute, Op, TensorId, lower};
 use uvit_web::sampler::{SamplerSettings, TorchGenerator};
-use uvit_web::simd::Threads;
+use uvit_web::simd::{F32Matrix, Finish, Level, Threads, f32_matmul};
 use uvit_web::weights::checkpoint::Checkpoint;
 use uvit_web::weights::{Data, Manifest, Tensor};
 use uvit_web::{Error, Result};
@@ -39,6 +39,7 @@ pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> R
     pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &keep)?))?;
 
     let settings = manifest.sampling.settings();
+    let threads = Threads::all();
     let mut sums: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let classes = network.classes().max(1) as u32;
     let progress = indicatif::ProgressBar::new(pictures as u64).with_message("calibrating");
@@ -46,7 +47,7 @@ pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> R
         let labels: Vec<u32> = (first..first + BATCH).map(|i| i as u32 % classes).collect();
         // Seeds apart from those that quality is measured with.
         let noise = TorchGenerator::new(900_000 + first as u64);
-        observe(&mut executor, &recording, &settings, &labels, noise, &feeds, &mut sums)?;
+        observe(&mut executor, &recording, &settings, &labels, noise, &feeds, &mut sums, &threads)?;
         progress.inc(BATCH as u64);
     }
     progress.finish_and_clear();
@@ -62,6 +63,7 @@ fn observe(
     mut noise: TorchGenerator,
     feeds: &[(String, Vec<TensorId>)],
     sums: &mut BTreeMap<String, Vec<f64>>,
+    threads: &Threads,
 ) -> Result<()> {
     use uvit_web::sampler::{Slot, Step, recipe};
     let recipe = recipe(settings)?;
@@ -84,7 +86,7 @@ fn observe(
                         .iter()
                         .map(|&id| Ok((executor.program()?.view(id).dim(), pollster::block_on(executor.read(id))?)))
                         .collect::<Result<Vec<_>>>()?;
-                    add(sums.entry(name.clone()).or_default(), &parts);
+                    add(sums.entry(name.clone()).or_default(), &parts, threads);
                 }
             }
             Step::Combine { out, terms, clip } => {
@@ -112,32 +114,21 @@ fn observe(
     Ok(())
 }
 
-/// `sum += X^T X`, X the rows of the parts side by side. Products in f32 blocks, sums in f64; of the symmetric block only
-/// what lies on and right of the diagonal is computed.
-fn add(sum: &mut Vec<f64>, parts: &[(usize, Vec<f32>)]) {
+/// `sum += X^T X`, X the rows of the parts side by side. Products in f32, sums in f64.
+fn add(sum: &mut Vec<f64>, parts: &[(usize, Vec<f32>)], threads: &Threads) {
     let n: usize = parts.iter().map(|(dim, _)| dim).sum();
     let rows = parts[0].1.len() / parts[0].0;
     sum.resize(n * n, 0.0);
-    let mut row = vec![0f32; n];
-    let mut block = vec![0f32; n * n];
-    for r in 0..rows {
-        let mut at = 0;
-        for (dim, values) in parts {
-            row[at..at + dim].copy_from_slice(&values[r * dim..(r + 1) * dim]);
-            at += dim;
-        }
-        for i in 0..n {
-            let a = row[i];
-            block[i * n + i..(i + 1) * n].iter_mut().zip(&row[i..]).for_each(|(b, v)| *b += a * v);
+    let mut transposed = Vec::with_capacity(n * rows);
+    for (dim, values) in parts {
+        for column in 0..*dim {
+            transposed.extend((0..rows).map(|r| values[r * dim + column]));
         }
     }
-    for i in 0..n {
-        for j in i..n {
-            let value = f64::from(block[i * n + j]);
-            sum[i * n + j] += value;
-            if j > i {
-                sum[j * n + i] += value;
-            }
-        }
-    }
+    let level = Level::detect();
+    let matrix = F32Matrix::new(level, &transposed, n, rows);
+    let plain = Finish { bias: None, activation: Activation::None, residual: None, coarse: false };
+    let mut products = vec![0f32; n * n];
+    threads.enter(|| f32_matmul(level, threads, (&transposed, rows), (&[], 0), &matrix, plain, &mut products));
+    sum.iter_mut().zip(&products).for_each(|(sum, v)| *sum += f64::from(*v));
 }

@@ -32,9 +32,10 @@ pub struct Arguments {
     /// q4: keep matrices whose name contains this in q8
     #[arg(long)]
     keep_q8: Vec<String>,
-    /// q4: round with error compensation (GPTQ), calibrated on this many generated pictures; 0: plain rounding
-    #[arg(long, default_value_t = 60)]
-    calibration: usize,
+    /// q8, q4: round with error compensation (GPTQ), calibrated on this many generated pictures; 0: plain rounding [default:
+    /// 60 for q4, for q8 fewer the more tokens a picture has, 48 for 66]
+    #[arg(long)]
+    calibration: Option<usize>,
     /// Replace a folder that is not empty
     #[arg(long)]
     force: bool,
@@ -59,13 +60,19 @@ pub fn run(a: &Arguments) -> Result<()> {
                 ));
             }
             Dtype::Q8 => storing.group = a.group,
-            Dtype::Q4 => {
-                storing.keep_q8.clone_from(&a.keep_q8);
-                if a.calibration > 0 {
-                    storing.hessians = calibrate::hessians(&manifest, &weights, a.calibration)?;
-                }
-            }
+            Dtype::Q4 => storing.keep_q8.clone_from(&a.keep_q8),
             _ => {}
+        }
+        let pictures = match dtype {
+            // So many that the inputs of the widest layers are seen a few thousand times at every step.
+            Dtype::Q8 => {
+                a.calibration.unwrap_or_else(|| (3168 / manifest.architecture.network().tokens()).clamp(6, 48))
+            }
+            Dtype::Q4 => a.calibration.unwrap_or(60),
+            _ => 0,
+        };
+        if pictures > 0 {
+            storing.hessians = calibrate::hessians(&manifest, &weights, pictures)?;
         }
         let tensors = store(&manifest, &weights, &storing)?;
         variants.push((storing, tensors));

@@ -50,7 +50,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     };
     let exact = measure(Compute::F32, &|_| Precision::Wide)?;
     println!(
-        "| 7 bits for the inputs of | share of multiply-adds | relative error | worst cosine |\n|---|---|---|---|"
+        "| 8 bits for the inputs of | share of multiply-adds | relative error | worst cosine |\n|---|---|---|---|"
     );
     let mut row = |name: &str, share: f64, precision: &dyn Fn(&str) -> Precision| -> Result<()> {
         let got = measure(Compute::Fast, precision)?;

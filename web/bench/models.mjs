@@ -55,7 +55,7 @@ export function checkFiles(folder, cases) {
 
 /**
  * Converts what the cases need into a temporary folder, DTYPE by DTYPE, and returns the folder; it goes when this
- * process ends. Plain rounding, which is what `uvit convert` does with q8.
+ * process ends. As `uvit convert` does unless told otherwise: q8 is calibrated on pictures that the model draws itself.
  */
 export async function convertModels(folder, cases, tool) {
   if (!existsSync(tool)) throw new UsageError(`there is no ${tool}: cargo build --release makes it`);
