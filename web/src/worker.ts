@@ -143,6 +143,11 @@ async function forward({ id, latents, timesteps, labels }: Forward & { id: numbe
   const n = timesteps.length;
   const size = latents.length / n;
   const team = await helpers(n, stop);
+  if (team.length === 0) {
+    const values = await pipeline.forward(latents, timesteps, labels);
+    send({ type: 'values', id, values }, [values.buffer]);
+    return;
+  }
   /** Items for the k-th of the workers: as even as can be. */
   const share = (k: number): Forward => {
     const [from, to] = [k, k + 1].map((at) => Math.round((at * n) / (team.length + 1))) as [number, number];
