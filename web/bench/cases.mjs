@@ -55,6 +55,7 @@ function pipelines(model, wanted) {
   const base = { kind: 'pipeline', model, batch: 2 };
   return [
     ...COMPUTES.map((compute) => onCpu(base, compute, wanted.threads ?? 1, 'litert', 'f32')),
+    ...(wanted.threads === undefined ? [withTwoWorkers(onCpu(base, 'quality', 1, 'litert', 'f32'))] : []),
     ...threadsAgainstOne(base, wanted, false),
   ];
 }
@@ -67,6 +68,11 @@ function onCpu(base, compute, threads, runtime, dtype) {
     ours: { runtime: 'uvit-web', backend: 'cpu', dtype: OURS[compute].dtype, compute, threads },
     peer: { runtime, backend: 'wasm', dtype, threads },
   };
+}
+
+/** What an ordinary page does by default where there are two cores; the peer gains nothing from a second thread. */
+function withTwoWorkers(one) {
+  return { ...one, ours: { ...one.ours, threads: 2 } };
 }
 
 /** What a second thread brings. Without isolation no memory is shared and the work is divided between workers. */

@@ -33,8 +33,8 @@ const COMPARED = {
     times(row.peerMs, row.peerCpuMs),
     row.ratio.toFixed(2),
     row.spread.map((ratio) => ratio.toFixed(2)).join(' to '),
-    row.maxRelErr.toExponential(0),
-    row.peerMaxRelErr.toExponential(0),
+    row.maxRelErr.toExponential(1),
+    row.peerMaxRelErr.toExponential(1),
   ],
 };
 
