@@ -108,6 +108,10 @@ pub unsafe fn f32_tiles<I: Isa, const C: usize>(inputs: &[Rows], mut w: *const f
         for _ in 0..panels {
             let mut tile = [[I::splat(0.0); C]; ROWS];
             for rows in inputs {
+                if cfg!(not(target_arch = "wasm32")) {
+                    // Sums that live across inputs are kept in memory within the loop too: 56% of the peak, not 96%.
+                    tile = std::hint::black_box(tile);
+                }
                 let x = array!(r < ROWS, rows.x, rows.x.add(rows.existing(r) * rows.stride));
                 let whole = rows.k / TURN * TURN;
                 for i in (0..whole).step_by(TURN) {
