@@ -1,6 +1,8 @@
 //! The tool `uvit` as its users meet it: files, what it prints, exit statuses. Runs the embedded model on the CPU.
 #![cfg(feature = "cli")]
 
+mod devices;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -134,4 +136,33 @@ fn inspect_counts_without_a_device() {
     assert_eq!(report["parameters"].as_u64().unwrap() / 1_000_000, 500);
     assert!(report["peakActivationBytes"].as_u64().unwrap() < 64_000_000);
     assert_eq!(uvit(&["inspect", "--preset", "h3"]).status.code(), Some(2));
+}
+
+#[test]
+fn bench_times_every_kernel_of_a_forward_on_a_gpu() {
+    if devices::found(pollster::block_on(uvit_web::pipeline::Executor::gpu())).is_none() {
+        return;
+    }
+    let run = uvit(&["bench", MODEL, "--dtype", "q8", "--repeats", "1", "--json"]);
+    assert!(run.status.success(), "{run:?}");
+    let row: serde_json::Value = serde_json::from_str(&printed(&run)).unwrap();
+    let kernels = row["profile"]["kernels"].as_array().unwrap();
+    let inspected: serde_json::Value = serde_json::from_str(&printed(&uvit(&["inspect", MODEL, "--json"]))).unwrap();
+    assert_eq!(kernels.len() as u64, inspected["dispatches"].as_u64().unwrap());
+    let sum: u64 = kernels.iter().map(|k| k["multiplyAdds"].as_u64().unwrap()).sum();
+    assert_eq!(sum, row["multiplyAdds"].as_u64().unwrap());
+    for kernel in kernels {
+        assert!(kernel["nanoseconds"].as_f64().unwrap() > 0.0 && kernel["bytes"].as_u64().unwrap() > 0, "{kernel}");
+    }
+    assert!(row["profile"]["peak"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn bench_times_the_cpu_and_refuses_two_models() {
+    let run = uvit(&["bench", MODEL, "--device", "cpu", "--compute", "fast", "--repeats", "1", "--json"]);
+    assert!(run.status.success(), "{run:?}");
+    let row: serde_json::Value = serde_json::from_str(&printed(&run)).unwrap();
+    assert!(row["ms"].as_f64().unwrap() > 0.0 && row["profile"].is_null() && row["compute"] == "fast");
+    assert_eq!(uvit(&["bench", MODEL, "--preset", "cifar10-s2"]).status.code(), Some(2));
+    assert_eq!(uvit(&["bench"]).status.code(), Some(2));
 }

@@ -36,7 +36,8 @@ pub struct Arguments {
     tensors: bool,
 }
 
-fn preset(name: &str) -> Result<uvit::Config> {
+/// A published architecture.
+pub fn preset(name: &str) -> Result<uvit::Config> {
     uvit::preset(name).ok_or_else(|| {
         let known = uvit::preset_names().collect::<Vec<_>>().join(", ");
         Error::new(Code::InvalidArgument, format!("there is no preset {name:?}"), format!("Give one of {known}"))

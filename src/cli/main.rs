@@ -1,5 +1,6 @@
 //! The tool `uvit`: convert checkpoints, look inside models, generate pictures, measure quality.
 
+mod bench;
 mod calibrate;
 mod convert;
 mod generate;
@@ -27,6 +28,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Generate pictures as PNG files
     Generate(generate::Arguments),
+    /// Time a forward, and on a GPU each of its kernels
+    Bench(bench::Arguments),
     /// Measure what quantisation costs, against the same model in f32
     Quality(quality::Arguments),
     /// Measure which layers bear coarse activations
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Quality(arguments) => quality::run(&arguments),
         Command::Sensitivity(arguments) => sensitivity::run(&arguments),
     };

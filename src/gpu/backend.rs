@@ -50,7 +50,17 @@ impl Dispatch {
     pub fn set_workgroups(&mut self, workgroups: [u32; 3]) {
         self.workgroups = workgroups;
     }
+
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let [x, y, z] = self.workgroups;
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bindings, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
+
+/// Launches that one set of timestamps holds: half of WebGPU's `maxQueryCount`.
+const TIMED_AT_ONCE: usize = 2048;
 
 /// What a buffer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +100,7 @@ pub struct Backend {
     limits: wgpu::Limits,
     events: Arc<Mutex<Events>>,
     buffers_made: AtomicUsize,
+    has_timestamps: bool,
 }
 
 impl Backend {
@@ -116,7 +127,12 @@ impl Backend {
         })?;
         let limits = adapter.limits();
         check_limits(&limits)?;
-        let descriptor = wgpu::DeviceDescriptor { required_limits: limits.clone(), ..Default::default() };
+        let timestamps = adapter.features() & wgpu::Features::TIMESTAMP_QUERY;
+        let descriptor = wgpu::DeviceDescriptor {
+            required_limits: limits.clone(),
+            required_features: timestamps,
+            ..Default::default()
+        };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| {
             Error::new(Code::NoWebGpu, format!("the adapter opens no device ({e})"), "Use device \"cpu\"")
         })?;
@@ -143,7 +159,15 @@ impl Backend {
             description: info.driver_info,
             is_fallback_adapter,
         };
-        Ok(Backend { device, queue, adapter, limits, events, buffers_made: AtomicUsize::new(0) })
+        Ok(Backend {
+            device,
+            queue,
+            adapter,
+            limits,
+            events,
+            buffers_made: AtomicUsize::new(0),
+            has_timestamps: !timestamps.is_empty(),
+        })
     }
 
     /// Who the adapter is.
@@ -280,14 +304,68 @@ impl Backend {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for dispatch in dispatches {
-                let [x, y, z] = dispatch.workgroups;
-                pass.set_pipeline(&dispatch.pipeline);
-                pass.set_bind_group(0, &dispatch.bindings, &[]);
-                pass.dispatch_workgroups(x, y, z);
-            }
+            dispatches.into_iter().for_each(|dispatch| dispatch.record(&mut pass));
         }
         self.queue.submit([encoder.finish()]);
+    }
+
+    /// Whether [`Backend::time`] asks the GPU's own clock.
+    pub fn has_timestamps(&self) -> bool {
+        self.has_timestamps
+    }
+
+    /// Runs launches in order, each `repeats` times, and gives the nanoseconds that each took all repeats together: by the
+    /// GPU's clock where it has one, else by ours, one submission a launch.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn time(&self, work: &[(&Dispatch, u32)]) -> Result<Vec<f64>> {
+        if !self.has_timestamps {
+            let mut times = Vec::with_capacity(work.len());
+            for &(dispatch, repeats) in work {
+                let began = web_time::Instant::now();
+                self.submit(std::iter::repeat_n(dispatch, repeats as usize));
+                self.finished().await?;
+                times.push(began.elapsed().as_secs_f64() * 1e9);
+            }
+            return Ok(times);
+        }
+        let mut times = Vec::with_capacity(work.len());
+        for part in work.chunks(TIMED_AT_ONCE) {
+            let queries = self.device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: None,
+                ty: wgpu::QueryType::Timestamp,
+                count: 2 * part.len() as u32,
+            });
+            let resolved = Buffer(self.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("timestamps"),
+                size: 16 * part.len() as u64,
+                usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+                mapped_at_creation: false,
+            }));
+            let mut encoder = self.device.create_command_encoder(&Default::default());
+            for (i, &(dispatch, repeats)) in part.iter().enumerate() {
+                let first = 2 * i as u32;
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: None,
+                    timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                        query_set: &queries,
+                        beginning_of_pass_write_index: Some(first),
+                        end_of_pass_write_index: Some(first + 1),
+                    }),
+                });
+                for _ in 0..repeats {
+                    dispatch.record(&mut pass);
+                }
+            }
+            encoder.resolve_query_set(&queries, 0..2 * part.len() as u32, &resolved.0, 0);
+            self.queue.submit([encoder.finish()]);
+            let bytes = self.read(resolved.whole()).await?;
+            let ticks: &[u64] = bytemuck::cast_slice(&bytes);
+            let period = f64::from(self.queue.get_timestamp_period());
+            times.extend(ticks.chunks(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period));
+        }
+        Ok(times)
     }
 
     /// Waits until all submitted work is done.

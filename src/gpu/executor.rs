@@ -22,18 +22,20 @@ struct DeviceWeight {
 }
 
 /// A Program made ready: its memory and its launches.
-struct Prepared {
-    program: Program,
+pub(super) struct Prepared {
+    pub(super) program: Program,
     io: Buffer,
     slabs: Vec<Buffer>,
     uniforms: Buffer,
-    launches: Vec<Dispatch>,
+    pub(super) launches: Vec<Dispatch>,
+    /// That each of them binds.
+    pub(super) launch_bytes: Vec<u64>,
     combines: Vec<Dispatch>,
 }
 
 /// Runs Programs on a GPU.
 pub struct Executor {
-    backend: Backend,
+    pub(super) backend: Backend,
     weights: Vec<Option<DeviceWeight>>,
     pipelines: HashMap<Variant, Pipeline>,
     prepared: Option<Prepared>,
@@ -122,12 +124,25 @@ impl Executor {
         let blocks = program.kernels.len() + COMBINES;
         let uniforms = self.backend.buffer("parameters", blocks * UNIFORM_ALIGN, Usage::Uniform).await?;
         let mut params = vec![0u8; program.kernels.len() * UNIFORM_ALIGN];
-        let mut prepared = Prepared { program, io, slabs, uniforms, launches: Vec::new(), combines: Vec::new() };
+        let mut prepared = Prepared {
+            program,
+            io,
+            slabs,
+            uniforms,
+            launches: Vec::new(),
+            launch_bytes: Vec::new(),
+            combines: Vec::new(),
+        };
         for i in 0..prepared.program.kernels.len() {
             let launch = kernels::launch(&prepared.program.kernels[i], &prepared.program, &self.weights);
             params[i * UNIFORM_ALIGN..][..launch.params.len()].copy_from_slice(&launch.params);
             let dispatch = self.bind(&prepared, i, &launch).await?;
             prepared.launches.push(dispatch);
+            let mut bytes = 0;
+            for &(_, binding) in &launch.bindings {
+                bytes += self.slice(&prepared, binding)?.bytes as u64;
+            }
+            prepared.launch_bytes.push(bytes);
         }
         self.backend.write(&prepared.uniforms, 0, &params);
         let combine = kernels::combine(0, prepared.program.io_bytes / 4, &[], None);
@@ -152,16 +167,23 @@ impl Executor {
                 "Generate fewer images at once, or use device \"cpu\"",
             ));
         }
-        if !self.pipelines.contains_key(&launch.variant) {
-            let pipeline = self.backend.pipeline(&launch.variant.label(), &launch.variant.wgsl()?).await?;
-            self.pipelines.insert(launch.variant.clone(), pipeline);
-        }
+        let pipeline = self.pipeline(&launch.variant).await?;
         let params = Slice { buffer: &prepared.uniforms, offset: block * UNIFORM_ALIGN, bytes: launch.params.len() };
         let mut bindings = vec![(0, params)];
         for &(slot, binding) in &launch.bindings {
             bindings.push((slot, self.slice(prepared, binding)?));
         }
-        Ok(self.backend.dispatch(&self.pipelines[&launch.variant], &bindings, launch.workgroups))
+        Ok(self.backend.dispatch(&pipeline, &bindings, launch.workgroups))
+    }
+
+    /// The compiled shader, compiled now if it was not yet.
+    pub(super) async fn pipeline(&mut self, variant: &Variant) -> Result<Pipeline> {
+        if let Some(pipeline) = self.pipelines.get(variant) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = self.backend.pipeline(&variant.label(), &variant.wgsl()?).await?;
+        self.pipelines.insert(variant.clone(), pipeline.clone());
+        Ok(pipeline)
     }
 
     fn slice<'a>(&'a self, prepared: &'a Prepared, binding: Binding) -> Result<Slice<'a>> {
@@ -182,7 +204,7 @@ impl Executor {
         })
     }
 
-    fn prepared(&self) -> Result<&Prepared> {
+    pub(super) fn prepared(&self) -> Result<&Prepared> {
         self.prepared.as_ref().ok_or_else(|| Error::internal("no program is prepared"))
     }
 

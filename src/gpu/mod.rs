@@ -9,7 +9,9 @@ mod browser;
 mod executor;
 pub mod kernels;
 mod pack;
+mod profile;
 mod template;
 
 pub use backend::{Adapter, Backend};
 pub use executor::Executor;
+pub use profile::{KernelTime, Profile};

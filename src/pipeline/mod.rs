@@ -259,6 +259,11 @@ impl Pipeline {
         &mut self.executor
     }
 
+    /// Its executor alone, with the weights.
+    pub fn into_executor(self) -> Executor {
+        self.executor
+    }
+
     /// The settings of a request, with the manifest's defaults.
     pub fn settings(&self, request: &Request) -> SamplerSettings {
         let defaults = self.manifest.sampling.settings();

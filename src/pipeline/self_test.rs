@@ -4,12 +4,11 @@
 
 use super::{Executor, sampling::forward};
 use crate::model::{Batch, Network, uvit};
-use crate::plan::{Compute, Weight, WeightUse, lower};
+use crate::plan::{Compute, WeightUse, lower};
 use crate::sampler::TorchGenerator;
 use crate::weights::manifest::{Dtype, Variant};
-use crate::weights::{Data, Tensor};
+use crate::weights::random;
 use crate::{Code, Error, Result};
-use half::f16;
 
 /// Largest error over largest value. Kernels that are right stay below 1e-5 in floats. In integers, an activation that
 /// differs in its last bit may be rounded to the next of 128 values.
@@ -67,7 +66,7 @@ async fn run(executor: &mut Executor, network: &Network, variant: &Variant) -> R
         } else {
             None
         };
-        executor.load(id, weight, &random_tensor(weight, kind, &mut generator)).await?;
+        executor.load(id, weight, &random::tensor(&weight.name, &weight.shape, kind, &mut generator)).await?;
     }
     let program = lower(&recording.plan, &executor.capabilities(), &[])?;
     let [latents, out] = [recording.latents, recording.out];
@@ -97,28 +96,4 @@ fn matrix_kinds(variant: &Variant) -> Vec<(Dtype, usize)> {
         }
     }
     kinds
-}
-
-/// Random values of the size that training leaves, in the stored form `kind`.
-fn random_tensor(weight: &Weight, kind: Option<(Dtype, usize)>, generator: &mut TorchGenerator) -> Tensor {
-    let columns = weight.shape[1..].iter().product::<usize>();
-    let rows = weight.shape[0];
-    let size = 1.0 / (columns.max(1) as f32).sqrt();
-    let mut randn = |n: usize| generator.randn_f32(n);
-    let groups = |group: usize| if group == 0 { 1 } else { columns.div_ceil(group) };
-    let data = match kind {
-        None | Some((Dtype::F32, _)) => Data::F32(randn(rows * columns).iter().map(|v| v * size).collect()),
-        Some((Dtype::F16, _)) => Data::F16(randn(rows * columns).iter().map(|v| f16::from_f32(v * size)).collect()),
-        Some((Dtype::Q8, group)) => Data::Q8 {
-            values: randn(rows * columns).iter().map(|v| (v * 40.0).clamp(-127.0, 127.0) as i8).collect(),
-            scales: randn(rows * groups(group)).iter().map(|v| (1.0 + v.abs()) * size / 60.0).collect(),
-            group,
-        },
-        Some((Dtype::Q4, group)) => Data::Q4 {
-            values: randn(rows * columns.div_ceil(2)).iter().map(|v| (v * 1e4) as i32 as u8).collect(),
-            scales: randn(rows * groups(group)).iter().map(|v| f16::from_f32((1.0 + v.abs()) * size / 6.0)).collect(),
-            group,
-        },
-    };
-    Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data }
 }

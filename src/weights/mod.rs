@@ -8,6 +8,7 @@ pub mod convert;
 mod load;
 pub mod manifest;
 pub mod quantize;
+pub mod random;
 
 pub use load::ShardReader;
 #[cfg(not(target_arch = "wasm32"))]

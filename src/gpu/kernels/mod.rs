@@ -9,10 +9,12 @@ mod embedding;
 mod layer_norm;
 mod matmul;
 mod patch_embed;
+mod peak;
 mod place_tokens;
 mod unpatchify;
 
 pub use combine::{MAX_COMBINE_TERMS, combine};
+pub use peak::{INVOCATIONS as PEAK_INVOCATIONS, peaks};
 
 use super::pack::Storage;
 use super::template::{Variables, expand};
@@ -43,6 +45,7 @@ impl Variant {
             "layer_norm" => include_str!("../../../shaders/layer_norm.wgsl"),
             "matmul" => include_str!("../../../shaders/matmul.wgsl"),
             "patch_embed" => include_str!("../../../shaders/patch_embed.wgsl"),
+            "peak" => include_str!("../../../shaders/peak.wgsl"),
             "place_tokens" => include_str!("../../../shaders/place_tokens.wgsl"),
             "unpatchify" => include_str!("../../../shaders/unpatchify.wgsl"),
             other => return Err(crate::Error::internal(format!("there is no shader {other}"))),
@@ -122,6 +125,7 @@ pub fn variants() -> Vec<Variant> {
     all.extend((1..=32).map(|head_dim4| attention::variant(4 * head_dim4)));
     all.extend([1, 2].map(elementwise::variant));
     all.extend(matmul::variants());
+    all.extend(peak::variants());
     all
 }
 

@@ -1,0 +1,188 @@
+//! `uvit bench`: how long a forward takes, and on a GPU which kernels take it.
+
+use super::generate::load;
+use super::inspect::preset;
+use super::read_text;
+use std::path::PathBuf;
+use std::time::Instant;
+use uvit_web::gpu::Profile;
+use uvit_web::model::{Batch, Network};
+use uvit_web::pipeline::sampling::forward;
+use uvit_web::pipeline::{DeviceChoice, Executor, LoadOptions};
+use uvit_web::plan::{Compute, WeightUse, lower};
+use uvit_web::sampler::TorchGenerator;
+use uvit_web::simd::Threads;
+use uvit_web::weights::convert::describe;
+use uvit_web::weights::manifest::Dtype;
+use uvit_web::weights::{random, read_manifest};
+use uvit_web::{Error, Result};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// A manifest.json or its folder
+    #[arg(required_unless_present_any = ["preset", "config"])]
+    model: Option<PathBuf>,
+    /// A published architecture with random weights; `uvit inspect --help` names them
+    #[arg(long, conflicts_with_all = ["model", "config"])]
+    preset: Option<String>,
+    /// Any architecture with random weights: its parameters as JSON
+    #[arg(long, conflicts_with = "model")]
+    config: Option<PathBuf>,
+    /// Images a forward
+    #[arg(long, default_value_t = 1)]
+    batch: usize,
+    /// cpu, gpu or auto
+    #[arg(long, default_value = "gpu")]
+    device: DeviceChoice,
+    /// Which stored dtype (q8 if not given and weights are random)
+    #[arg(long)]
+    dtype: Option<Dtype>,
+    /// Arithmetic on the CPU: quality, fast or f32
+    #[arg(long)]
+    compute: Option<Compute>,
+    /// Threads on the CPU (all cores if not given)
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Forwards; the median counts
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    repeats: u32,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(a: &Arguments) -> Result<()> {
+    let options =
+        LoadOptions { device: a.device, dtype: a.dtype, compute: a.compute, threads: a.threads, ..Default::default() };
+    let (network, mut executor) = match (&a.model, &a.preset, &a.config) {
+        (Some(path), ..) => {
+            let network = read_manifest(path)?.0.architecture.network();
+            (network, load(path, options)?.into_executor())
+        }
+        (None, Some(name), _) => unloaded(Network::Uvit(preset(name)?), &options)?,
+        (None, None, Some(path)) => {
+            unloaded(describe(&read_text(path)?, None, None)?.architecture.network(), &options)?
+        }
+        (None, None, None) => return Err(Error::internal("neither a model nor an architecture")),
+    };
+    let recording = network.record(Batch::plain(a.batch))?;
+    let program = lower(&recording.plan, &executor.capabilities(), &[])?;
+    let (latents, multiply_adds) = (recording.latents, program.cost().multiply_adds);
+    let elements = program.view(latents).elements();
+    let kernels = program.kernels.len();
+    let (times, profile) = pollster::block_on(async {
+        executor.prepare(program).await?;
+        executor.write(latents, &TorchGenerator::new(0).randn_f32(elements))?;
+        executor.write_times(&vec![500.0; a.batch])?;
+        if let Some(label) = recording.label {
+            executor.write_indices(label, &vec![0; a.batch])?;
+        }
+        let mut times = Vec::new();
+        // The first forward compiles.
+        for _ in 0..=a.repeats {
+            let began = Instant::now();
+            forward(&mut executor, &|| false).await?;
+            times.push(began.elapsed().as_secs_f64() * 1e3);
+        }
+        let profile = match &mut executor {
+            Executor::Gpu(gpu) => Some(gpu.profile().await?),
+            _ => None,
+        };
+        Ok::<_, Error>((times, profile))
+    })?;
+    let first_ms = times[0];
+    let mut times = times[1..].to_vec();
+    times.sort_by(f64::total_cmp);
+    let ms = times[times.len() / 2];
+    let gflops = 2e-6 * multiply_adds as f64 / ms;
+    let adapter = match &executor {
+        Executor::Gpu(gpu) => Some(gpu.backend().adapter().clone()),
+        _ => None,
+    };
+    if a.json {
+        let row = serde_json::json!({
+            "adapter": adapter, "batch": a.batch, "compute": executor.compute().as_str(), "threads": executor.threads(),
+            "kernels": kernels, "multiplyAdds": multiply_adds, "firstMs": first_ms, "ms": ms, "allMs": times,
+            "gflops": gflops, "profile": profile,
+        });
+        println!("{row}");
+        return Ok(());
+    }
+    match &adapter {
+        Some(adapter) => println!("{}, {} ({})", adapter.vendor, adapter.architecture, adapter.description),
+        None => println!("cpu, {}, {} threads", executor.compute().as_str(), executor.threads()),
+    }
+    println!("batch {}: {ms:.1} ms a forward, {gflops:.1} GFLOP/s; the first took {first_ms:.0} ms", a.batch);
+    if let Some(profile) = profile {
+        table(&profile);
+    }
+    Ok(())
+}
+
+/// The architecture on the device asked for, with random weights.
+fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executor)> {
+    let mut executor = match options.device {
+        DeviceChoice::Cpu => {
+            let threads = options.threads.map_or_else(Threads::all, Threads::new);
+            Executor::cpu(options.compute.unwrap_or(Compute::Quality), threads)
+        }
+        _ => pollster::block_on(Executor::gpu())?,
+    };
+    let kind = match options.dtype.unwrap_or(Dtype::Q8) {
+        Dtype::Q4 => (Dtype::Q4, 32),
+        dtype => (dtype, 0),
+    };
+    let plan = network.record(Batch::plain(1))?.plan;
+    let mut generator = TorchGenerator::new(0);
+    for (id, weight) in plan.weight_ids() {
+        let kind = (weight.usage == WeightUse::Matrix).then_some(kind);
+        let tensor = random::tensor(&weight.name, &weight.shape, kind, &mut generator);
+        pollster::block_on(executor.load(id, weight, &tensor))?;
+    }
+    Ok((network, executor))
+}
+
+/// Kernels of one kind and size together, the most expensive first.
+fn table(profile: &Profile) {
+    struct Row<'a> {
+        kernel: &'a str,
+        shape: &'a str,
+        count: usize,
+        nanoseconds: f64,
+        multiply_adds: u64,
+        bytes: u64,
+    }
+    let mut rows: Vec<Row> = Vec::new();
+    for k in &profile.kernels {
+        let found = rows.iter().position(|row| row.kernel == k.kernel && row.shape == k.shape);
+        let at = found.unwrap_or_else(|| {
+            let (kernel, shape) = (k.kernel, k.shape.as_str());
+            rows.push(Row { kernel, shape, count: 0, nanoseconds: 0.0, multiply_adds: 0, bytes: 0 });
+            rows.len() - 1
+        });
+        rows[at].count += 1;
+        rows[at].nanoseconds += k.nanoseconds;
+        rows[at].multiply_adds += k.multiply_adds;
+        rows[at].bytes += k.bytes;
+    }
+    rows.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
+    let total: f64 = rows.iter().map(|row| row.nanoseconds).sum();
+    println!("{} clock; peak in registers {:.1} GFLOP/s", profile.clock, 2e-9 * profile.peak);
+    println!(
+        "| kernel | sizes | launches | ms | share | GFLOP/s | of the peak | GB/s |\n|---|---|---|---|---|---|---|---|"
+    );
+    for row in &rows {
+        let gflops = 2.0 * row.multiply_adds as f64 / row.nanoseconds;
+        println!(
+            "| {} | {} | {} | {:.3} | {:.1}% | {gflops:.1} | {:.1}% | {:.2} |",
+            row.kernel,
+            row.shape,
+            row.count,
+            row.nanoseconds * 1e-6,
+            100.0 * row.nanoseconds / total,
+            100e9 * gflops / (2.0 * profile.peak),
+            row.bytes as f64 / row.nanoseconds,
+        );
+    }
+    println!("| all | | {} | {:.3} | | | | |", profile.kernels.len(), total * 1e-6);
+}

@@ -1,0 +1,158 @@
+//! Where a forward's time goes: every kernel timed by the GPU's own clock, beside what the adapter's arithmetic reaches at
+//! most.
+
+use super::Executor;
+use super::backend::{Dispatch, Usage};
+use super::kernels::{PEAK_INVOCATIONS, peaks};
+use crate::plan::Kernel;
+use crate::{Error, Result};
+use serde::Serialize;
+
+/// Measurements of a kernel; the median counts.
+const ROUNDS: usize = 5;
+/// A time must span so many ticks of a coarse clock: 5%.
+const TICKS: f64 = 20.0;
+/// A submission's own time where only the host's clock is there.
+const SUBMISSION_NS: f64 = 100e3;
+
+/// One kernel of a Program.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelTime {
+    /// Its file's name.
+    pub kernel: &'static str,
+    /// Its sizes.
+    pub shape: String,
+    /// Of matrix products and convolutions.
+    pub multiply_adds: u64,
+    /// That it binds: each read or written at least once, tables excepted.
+    pub bytes: u64,
+    /// One launch.
+    pub nanoseconds: f64,
+}
+
+/// A Program's kernels and their times.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Profile {
+    /// "gpu", or "host" without timestamp queries.
+    pub clock: &'static str,
+    /// Multiply-adds a second of the register loop, all cores of the adapter together.
+    pub peak: f64,
+    /// In order.
+    pub kernels: Vec<KernelTime>,
+}
+
+impl Executor {
+    /// Times every kernel of the prepared Program, on whatever its buffers hold; outputs are overwritten.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`, `SHADER_FAILED`, `OUT_OF_MEMORY`.
+    pub async fn profile(&mut self) -> Result<Profile> {
+        let peak = self.peak().await?;
+        let prepared = self.prepared()?;
+        let launches: Vec<&Dispatch> = prepared.launches.iter().collect();
+        let times = self.times(&launches).await?;
+        let kernels = prepared.program.kernels.iter().zip(&prepared.launch_bytes).zip(times).map(
+            |((kernel, &bytes), nanoseconds)| KernelTime {
+                kernel: kernel.name(),
+                shape: shape(kernel),
+                multiply_adds: kernel.cost().multiply_adds,
+                bytes,
+                nanoseconds,
+            },
+        );
+        let clock = if self.backend().has_timestamps() { "gpu" } else { "host" };
+        Ok(Profile { clock, peak, kernels: kernels.collect() })
+    }
+
+    /// Nanoseconds of one launch each, medians; launches that are too short for the clock are repeated.
+    async fn times(&self, launches: &[&Dispatch]) -> Result<Vec<f64>> {
+        let backend = self.backend();
+        let once: Vec<(&Dispatch, u32)> = launches.iter().map(|&dispatch| (dispatch, 1)).collect();
+        // The first run compiles.
+        backend.time(&once).await?;
+        let first = backend.time(&once).await?;
+        let tick = if backend.has_timestamps() { tick(&first) } else { SUBMISSION_NS };
+        let repeated: Vec<(&Dispatch, u32)> = launches
+            .iter()
+            .zip(&first)
+            .map(|(&dispatch, &time)| (dispatch, (TICKS * tick / time.max(tick)).ceil().clamp(1.0, 100.0) as u32))
+            .collect();
+        let mut rounds = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            rounds.push(backend.time(&repeated).await?);
+        }
+        Ok((0..launches.len())
+            .map(|i| {
+                let mut times: Vec<f64> = rounds.iter().map(|round| round[i] / f64::from(repeated[i].1)).collect();
+                times.sort_by(f64::total_cmp);
+                times[ROUNDS / 2]
+            })
+            .collect())
+    }
+
+    /// Multiply-adds a second that the adapter reaches in registers, in the better of two loops.
+    async fn peak(&mut self) -> Result<f64> {
+        /// Long enough for any clock, short enough for any watchdog.
+        const NANOSECONDS: f64 = 20e6;
+        let out = self.backend.buffer("peak", 4 * PEAK_INVOCATIONS, Usage::Storage).await?;
+        let params = self.backend.buffer("peak's parameters", 16, Usage::Uniform).await?;
+        let mut best = 0f64;
+        for shape in 0..peaks(1).count() {
+            let mut turns = 16;
+            loop {
+                let peak = peaks(turns).nth(shape).ok_or_else(|| Error::internal("a peak is missing"))?;
+                let pipeline = self.pipeline(&peak.launch.variant).await?;
+                self.backend.write(&params, 0, &peak.launch.params);
+                let bindings = [(0, params.whole()), (1, out.whole())];
+                let dispatch = self.backend.dispatch(&pipeline, &bindings, peak.launch.workgroups);
+                let time = self.times(&[&dispatch]).await?[0];
+                if time >= NANOSECONDS || turns >= 1 << 20 {
+                    best = best.max(peak.multiply_adds as f64 / time * 1e9);
+                    break;
+                }
+                turns *= 4;
+            }
+        }
+        Ok(best)
+    }
+}
+
+/// The clock's tick: the greatest length that all times are multiples of, within a nanosecond.
+fn tick(times: &[f64]) -> f64 {
+    let gcd = |mut a: u64, mut b: u64| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    times.iter().fold(0, |tick, &time| gcd(tick, time.round() as u64)).max(1) as f64
+}
+
+/// A kernel's sizes for people.
+fn shape(kernel: &Kernel) -> String {
+    match kernel {
+        Kernel::Matmul(m) if m.k2 > 0 => format!("{} x ({} + {}) x {}", m.rows, m.k, m.k2, m.n),
+        Kernel::Matmul(m) => format!("{} x {} x {}", m.rows, m.k, m.n),
+        Kernel::LayerNorm(k) => format!("{} x {}", k.rows, k.dim),
+        Kernel::Attention(k) => format!("{} x {} heads x {} x {}", k.batch, k.heads, k.tokens, k.head_dim),
+        Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch, k.out_channels, k.height, k.width),
+        Kernel::PatchEmbed(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
+        Kernel::Unpatchify(k) => format!("{} x {} x {} x {}", k.batch, k.channels, k.height, k.width),
+        Kernel::Embedding(k) => format!("{} x {}", k.batch, k.dim),
+        Kernel::PlaceTokens(k) => format!("{} x {} x {}", k.batch, k.count, k.dim),
+        Kernel::Elementwise(_) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tick;
+
+    #[test]
+    fn a_quantised_clock_is_recognised() {
+        assert_eq!(tick(&[65536.0, 3.0 * 65536.0, 0.0, 10.0 * 65536.0]), 65536.0);
+        assert_eq!(tick(&[69459.0, 102054.0, 3001.0]), 1.0);
+    }
+}
