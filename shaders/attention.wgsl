@@ -1,9 +1,9 @@
 // softmax(q k^T / sqrt(head_dim)) v per head, without a tokens x tokens buffer: the running maximum and sum of the
 // online softmax (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; FlashAttention, 2022).
 //
-// One invocation computes QUERIES queries of one head, four keys at a time. qkv [batch, tokens, 3, heads, head_dim].
+// One invocation computes QUERIES queries of one head, 4 KEYS4 keys at a time. qkv [batch, tokens, 3, heads, head_dim].
 //
-// Template: HEAD_DIM4 (head_dim / 4), QUERIES, WORKGROUP.
+// Template: HEAD_DIM4 (head_dim / 4), QUERIES, KEYS4, WORKGROUP.
 
 struct Params {
   tokens: u32,
@@ -26,45 +26,65 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     return;
   }
   let dim4 = params.heads * HEAD_DIM4;
+  let stride = 3u * dim4;
   let item = id.z * params.tokens;
-  let q_base = item * 3u * dim4 + id.y * HEAD_DIM4;
+  let q_base = item * stride + id.y * HEAD_DIM4;
   let k_base = q_base + dim4;
-  let v_base = k_base + dim4;
   let last = params.tokens - 1u;
 //#for q in 0..QUERIES
-  let q_at_{q} = q_base + min(query + {q}u, last) * 3u * dim4;
+  let q_at_{q} = q_base + min(query + {q}u, last) * stride;
   var o_{q}: array<vec4f, HEAD_DIM4>;
   var largest_{q} = LOWEST;
   var sum_{q} = 0.0;
 //#end
-  for (var j = 0u; j < params.tokens; j = j + 4u) {
-    let key = vec4u(j, min(j + 1u, last), min(j + 2u, last), min(j + 3u, last)) * (3u * dim4);
-    let outside = vec4u(j, j + 1u, j + 2u, j + 3u) > vec4u(last);
+  for (var first = 0u; first < params.tokens; first = first + 4u * {KEYS4}u) {
+//#for g in 0..KEYS4
+    let key_{g} = vec4u(first + 4u * {g}u) + vec4u(0u, 1u, 2u, 3u);
+    let k_at_{g} = k_base + min(key_{g}, vec4u(last)) * stride;
+    let v_at_{g} = k_at_{g} + dim4;
 //#for q in 0..QUERIES
-    var s_{q} = vec4f();
+    var s_{q}_{g} = vec4f();
+//#end
 //#end
     for (var d = 0u; d < HEAD_DIM4; d = d + 1u) {
-      let k0 = qkv[k_base + key.x + d];
-      let k1 = qkv[k_base + key.y + d];
-      let k2 = qkv[k_base + key.z + d];
-      let k3 = qkv[k_base + key.w + d];
+//#for g in 0..KEYS4
+      let k_{g} = mat4x4f(qkv[k_at_{g}.x + d], qkv[k_at_{g}.y + d], qkv[k_at_{g}.z + d], qkv[k_at_{g}.w + d]);
+//#end
 //#for q in 0..QUERIES
-      let q_{q} = qkv[q_at_{q} + d];
-      s_{q} = s_{q} + vec4f(dot(q_{q}, k0), dot(q_{q}, k1), dot(q_{q}, k2), dot(q_{q}, k3));
+      {
+        let x = qkv[q_at_{q} + d];
+//#for g in 0..KEYS4
+        s_{q}_{g} = s_{q}_{g} + x * k_{g};
+//#end
+      }
 //#end
     }
 //#for q in 0..QUERIES
-    s_{q} = select(s_{q} * params.scale, vec4f(LOWEST), outside);
-    let next_{q} = max(largest_{q}, max(max(s_{q}.x, s_{q}.y), max(s_{q}.z, s_{q}.w)));
+    var top_{q} = vec4f(LOWEST);
+//#for g in 0..KEYS4
+    s_{q}_{g} = select(s_{q}_{g} * params.scale, vec4f(LOWEST), key_{g} > vec4u(last));
+    top_{q} = max(top_{q}, s_{q}_{g});
+//#end
+    let next_{q} = max(largest_{q}, max(max(top_{q}.x, top_{q}.y), max(top_{q}.z, top_{q}.w)));
     let keep_{q} = exp(largest_{q} - next_{q});
-    let p_{q} = exp(s_{q} - next_{q});
+    var total_{q} = vec4f();
+//#for g in 0..KEYS4
+    let p_{q}_{g} = exp(s_{q}_{g} - next_{q});
+    total_{q} = total_{q} + p_{q}_{g};
+//#end
     largest_{q} = next_{q};
-    sum_{q} = sum_{q} * keep_{q} + (p_{q}.x + p_{q}.y + p_{q}.z + p_{q}.w);
+    sum_{q} = sum_{q} * keep_{q} + (total_{q}.x + total_{q}.y + total_{q}.z + total_{q}.w);
 //#end
     for (var d = 0u; d < HEAD_DIM4; d = d + 1u) {
-      let v = mat4x4f(qkv[v_base + key.x + d], qkv[v_base + key.y + d], qkv[v_base + key.z + d], qkv[v_base + key.w + d]);
+//#for g in 0..KEYS4
+      let v_{g} = mat4x4f(qkv[v_at_{g}.x + d], qkv[v_at_{g}.y + d], qkv[v_at_{g}.z + d], qkv[v_at_{g}.w + d]);
+//#end
 //#for q in 0..QUERIES
-      o_{q}[d] = o_{q}[d] * keep_{q} + v * p_{q};
+      o_{q}[d] = o_{q}[d] * keep_{q}
+//#for g in 0..KEYS4
+        + v_{g} * p_{q}_{g}
+//#end
+        ;
 //#end
     }
   }

@@ -1,4 +1,4 @@
-// 3x3 convolution, padding 1. One invocation computes one value. weight [out, in, 3, 3].
+// 3x3 convolution, padding 1. One invocation computes four neighbouring values of a row. weight [out, in, 3, 3].
 //
 // Template: WORKGROUP.
 
@@ -17,27 +17,35 @@ struct Params {
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)
 fn main(@builtin(global_invocation_id) id: vec3u) {
-  let pixels = params.height * params.width;
-  if (id.x >= pixels) {
+  let columns4 = (params.width + 3u) / 4u;
+  let row = id.x / columns4;
+  let column = id.x % columns4 * 4u;
+  if (row >= params.height) {
     return;
   }
-  let row = id.x / params.width;
-  let column = id.x % params.width;
-  // The window, cut at the image's edges: rows first_y .. end_y, columns first_x .. end_x of the 3 x 3.
-  let first_y = select(0u, 1u, row == 0u);
-  let end_y = min(3u, params.height + 1u - row);
-  let first_x = select(0u, 1u, column == 0u);
-  let end_x = min(3u, params.width + 1u - column);
-  var sum = bias[id.y];
+  let pixels = params.height * params.width;
+  let last = params.width - 1u;
+  // The rows of the window that lie in the image: first .. end of the 3.
+  let first = select(0u, 1u, row == 0u);
+  let end = min(3u, params.height + 1u - row);
+  let at = min(vec4u(column) + vec4u(0u, 1u, 2u, 3u), vec4u(last));
+  let outside = vec4u(column) + vec4u(0u, 1u, 2u, 3u) > vec4u(last);
+  var sum = vec4f(bias[id.y]);
   for (var c = 0u; c < params.in_channels; c = c + 1u) {
     let plane = (id.z * params.in_channels + c) * pixels;
     let w_at = (id.y * params.in_channels + c) * 9u;
-    for (var dy = first_y; dy < end_y; dy = dy + 1u) {
-      let line = plane + (row + dy - 1u) * params.width + column - 1u;
-      for (var dx = first_x; dx < end_x; dx = dx + 1u) {
-        sum = sum + x[line + dx] * weight[w_at + dy * 3u + dx];
-      }
+    for (var dy = first; dy < end; dy = dy + 1u) {
+      let line = plane + (row + dy - 1u) * params.width;
+      // Beyond the edges lie zeros.
+      let left = select(x[line + max(column, 1u) - 1u], 0.0, column == 0u);
+      let middle = select(vec4f(x[line + at.x], x[line + at.y], x[line + at.z], x[line + at.w]), vec4f(), outside);
+      let right = select(x[line + min(column + 4u, last)], 0.0, column + 4u > last);
+      let w = w_at + 3u * dy;
+      sum = sum + weight[w] * vec4f(left, middle.xyz) + weight[w + 1u] * middle + weight[w + 2u] * vec4f(middle.yzw, right);
     }
   }
-  out[(id.z * params.out_channels + id.y) * pixels + id.x] = sum;
+  let to = (id.z * params.out_channels + id.y) * pixels + row * params.width + column;
+  for (var i = 0u; i < min(4u, params.width - column); i = i + 1u) {
+    out[to + i] = sum[i];
+  }
 }

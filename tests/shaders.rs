@@ -6,7 +6,7 @@ mod devices;
 mod twins;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use uvit_web::gpu::kernels::variants;
+use uvit_web::gpu::kernels::{Tuning, variants};
 use uvit_web::pipeline::Executor;
 
 #[test]
@@ -27,8 +27,13 @@ fn every_variant_is_valid_wgsl() {
 fn every_kernel_equals_its_twin() {
     let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu())) else { return };
     let cases = twins::cases();
-    let failures: Vec<String> =
-        cases.iter().filter_map(|case| pollster::block_on(case.judge(&mut gpu)).err()).collect();
-    assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    for tuning in Tuning::ALL {
+        if let Executor::Gpu(gpu) = &mut gpu {
+            gpu.set_tuning(tuning);
+        }
+        let failures: Vec<String> =
+            cases.iter().filter_map(|case| pollster::block_on(case.judge(&mut gpu)).err()).collect();
+        assert!(failures.is_empty(), "{tuning:?}: {} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
+    }
     assert_eq!(pollster::block_on(twins::judge_combine(&mut gpu)), Ok(6));
 }

@@ -6,7 +6,7 @@ mod golden_sampling;
 mod integers;
 mod twins;
 
-use uvit_web::gpu::kernels::variants;
+use uvit_web::gpu::kernels::{Tuning, variants};
 use uvit_web::pipeline::Executor;
 use uvit_web::plan::Compute;
 use uvit_web::simd::Threads;
@@ -25,11 +25,16 @@ async fn every_variant_compiles() {
 #[wasm_bindgen_test]
 async fn every_kernel_equals_its_twin() {
     let mut gpu = Executor::gpu().await.unwrap();
-    let mut failures = Vec::new();
-    for case in twins::cases() {
-        failures.extend(case.judge(&mut gpu).await.err());
+    for tuning in Tuning::ALL {
+        if let Executor::Gpu(gpu) = &mut gpu {
+            gpu.set_tuning(tuning);
+        }
+        let mut failures = Vec::new();
+        for case in twins::cases() {
+            failures.extend(case.judge(&mut gpu).await.err());
+        }
+        assert!(failures.is_empty(), "{tuning:?}: {}", failures.join("\n"));
     }
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
     assert_eq!(twins::judge_combine(&mut gpu).await, Ok(6));
 }
 

@@ -2,7 +2,7 @@
 //! [`Executor::prepare`]; running only writes parameters and submits.
 
 use super::backend::{Backend, Buffer, Dispatch, Pipeline, Slice, Usage};
-use super::kernels::{self, Binding, Launch, Variant, WeightLayouts};
+use super::kernels::{self, Binding, Launch, Tuning, Variant, WeightLayouts};
 use super::pack::{Storage, pack};
 use crate::plan::{Capabilities, Place, Program, TensorId, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
@@ -37,6 +37,7 @@ pub(super) struct Prepared {
 pub struct Executor {
     pub(super) backend: Backend,
     weights: Vec<Option<DeviceWeight>>,
+    tuning: Tuning,
     pipelines: HashMap<Variant, Pipeline>,
     prepared: Option<Prepared>,
     no_read: Buffer,
@@ -65,6 +66,7 @@ impl Executor {
         let no_read = backend.buffer("nothing to read", 16, Usage::Storage).await?;
         let no_write = backend.buffer("nothing to write", 16, Usage::Storage).await?;
         Ok(Executor {
+            tuning: Tuning::of(backend.adapter()),
             backend,
             weights: Vec::new(),
             pipelines: HashMap::new(),
@@ -84,6 +86,11 @@ impl Executor {
     /// What Programs for this executor are lowered with.
     pub fn capabilities(&self) -> Capabilities {
         Capabilities { max_binding: self.backend.max_binding(), ..Capabilities::WEBGPU }
+    }
+
+    /// Which variants the next [`Executor::prepare`] takes.
+    pub fn set_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
     }
 
     /// Kernel launches submitted so far.
@@ -134,7 +141,7 @@ impl Executor {
             combines: Vec::new(),
         };
         for i in 0..prepared.program.kernels.len() {
-            let launch = kernels::launch(&prepared.program.kernels[i], &prepared.program, &self.weights);
+            let launch = kernels::launch(&prepared.program.kernels[i], &prepared.program, &self.weights, &self.tuning);
             params[i * UNIFORM_ALIGN..][..launch.params.len()].copy_from_slice(&launch.params);
             let dispatch = self.bind(&prepared, i, &launch).await?;
             prepared.launches.push(dispatch);

@@ -4,7 +4,15 @@ use super::{Binding, Launch, Variant, groups};
 use crate::plan::Attention;
 
 const WORKGROUP: usize = 16;
-const QUERIES: usize = 2;
+
+/// What one invocation keeps in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionTile {
+    /// Queries of one head.
+    pub queries: usize,
+    /// Groups of four keys a turn.
+    pub keys4: usize,
+}
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -15,24 +23,25 @@ struct Params {
     unused: u32,
 }
 
-pub(super) fn variant(head_dim: usize) -> Variant {
+pub(super) fn variant(head_dim: usize, tile: AttentionTile) -> Variant {
     Variant {
         kernel: "attention",
         variables: vec![
             ("HEAD_DIM4", (head_dim / 4).to_string()),
-            ("QUERIES", QUERIES.to_string()),
+            ("QUERIES", tile.queries.to_string()),
+            ("KEYS4", tile.keys4.to_string()),
             ("WORKGROUP", WORKGROUP.to_string()),
         ],
     }
 }
 
-pub(super) fn launch(k: &Attention) -> Launch {
+pub(super) fn launch(k: &Attention, tile: AttentionTile) -> Launch {
     let params =
         Params { tokens: k.tokens as u32, heads: k.heads as u32, scale: 1.0 / (k.head_dim as f32).sqrt(), unused: 0 };
     Launch {
-        variant: variant(k.head_dim),
+        variant: variant(k.head_dim, tile),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![(1, Binding::Tensor(k.qkv)), (2, Binding::Tensor(k.out))],
-        workgroups: [groups(k.tokens, QUERIES * WORKGROUP), k.heads as u32, k.batch as u32],
+        workgroups: [groups(k.tokens, tile.queries * WORKGROUP), k.heads as u32, k.batch as u32],
     }
 }

@@ -3,7 +3,9 @@
 use super::{Binding, Launch, Variant, groups};
 use crate::plan::Conv2d;
 
-const WORKGROUP: usize = 64;
+const WORKGROUP: usize = 16;
+/// Neighbouring pixels that an invocation computes.
+const PIXELS: usize = 4;
 
 pub(super) fn variant() -> Variant {
     Variant { kernel: "conv2d", variables: vec![("WORKGROUP", WORKGROUP.to_string())] }
@@ -20,6 +22,6 @@ pub(super) fn launch(k: &Conv2d) -> Launch {
             (3, Binding::Weight(k.bias)),
             (4, Binding::Tensor(k.out)),
         ],
-        workgroups: [groups(k.height * k.width, WORKGROUP), k.out_channels as u32, k.batch as u32],
+        workgroups: [groups(k.height * k.width.div_ceil(PIXELS), WORKGROUP), k.out_channels as u32, k.batch as u32],
     }
 }

@@ -1,6 +1,6 @@
 //! `shaders/matmul.wgsl`; twin: `src/cpu/matmul.rs`.
 
-use super::{Binding, Launch, Variant, WeightLayouts, groups};
+use super::{Binding, Launch, Tuning, Variant, WeightLayouts, groups};
 use crate::gpu::pack::Storage;
 use crate::plan::Matmul;
 
@@ -19,16 +19,17 @@ struct Params {
     flags: u32,
 }
 
-/// Rows and vec4 columns that one invocation keeps in registers: wide tiles pay where weights are cheap to load.
-fn tile(storage: Storage) -> (usize, usize) {
-    match storage {
-        Storage::F32 | Storage::F16 => (8, 2),
-        Storage::Q8 | Storage::Q4 => (8, 4),
-    }
+/// Rows and vec4 columns that one invocation keeps in registers.
+type Tile = (usize, usize);
+
+/// All tiles of a storage: wide ones pay where weights are cheap to load.
+fn tiles(storage: Storage, heights: &[usize]) -> impl Iterator<Item = Tile> {
+    let is_wide = matches!(storage, Storage::Q8 | Storage::Q4);
+    let heights = if is_wide { heights } else { &[8] };
+    heights.iter().map(move |&rows| (rows, if is_wide { 4 } else { 2 }))
 }
 
-fn variant(storage: Storage, grouped: bool, sources: usize) -> Variant {
-    let (rows, columns) = tile(storage);
+fn variant(storage: Storage, grouped: bool, sources: usize, (rows, columns): Tile) -> Variant {
     Variant {
         kernel: "matmul",
         variables: vec![
@@ -45,13 +46,17 @@ fn variant(storage: Storage, grouped: bool, sources: usize) -> Variant {
 pub(super) fn variants() -> impl Iterator<Item = Variant> {
     let kinds =
         [(Storage::F32, false), (Storage::F16, false), (Storage::Q8, false), (Storage::Q8, true), (Storage::Q4, true)];
-    kinds.into_iter().flat_map(|(storage, grouped)| [1, 2].map(|sources| variant(storage, grouped, sources)))
+    kinds.into_iter().flat_map(|(storage, grouped)| {
+        tiles(storage, Tuning::MATMUL_ROWS)
+            .flat_map(move |tile| [1, 2].map(|sources| variant(storage, grouped, sources, tile)))
+    })
 }
 
-pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts) -> Launch {
+pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -> Launch {
     let (storage, group4, scale_groups) = weights.layout(m.weight);
     let grouped = storage == Storage::Q4 || (storage == Storage::Q8 && scale_groups > 1);
-    let (tile_rows, tile_columns) = tile(storage);
+    // The one with the fewest rows beyond the matrix.
+    let tile = tiles(storage, tuning.matmul_rows).min_by_key(|tile| m.rows.next_multiple_of(tile.0)).unwrap_or((8, 2));
     let n4 = m.n.div_ceil(4);
     let params = Params {
         rows: m.rows as u32,
@@ -77,9 +82,9 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts) -> Launch {
         bindings.push((7, Binding::Tensor(x2)));
     }
     Launch {
-        variant: variant(storage, grouped, 1 + usize::from(m.x2.is_some())),
+        variant: variant(storage, grouped, 1 + usize::from(m.x2.is_some()), tile),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings,
-        workgroups: [groups(n4, tile_columns * WORKGROUP), groups(m.rows, tile_rows), 1],
+        workgroups: [groups(n4, tile.1 * WORKGROUP), groups(m.rows, tile.0), 1],
     }
 }

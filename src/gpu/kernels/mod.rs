@@ -13,9 +13,11 @@ mod peak;
 mod place_tokens;
 mod unpatchify;
 
+pub use attention::AttentionTile;
 pub use combine::{MAX_COMBINE_TERMS, combine};
 pub use peak::{INVOCATIONS as PEAK_INVOCATIONS, peaks};
 
+use super::backend::Adapter;
 use super::pack::Storage;
 use super::template::{Variables, expand};
 use crate::Result;
@@ -96,12 +98,39 @@ pub trait WeightLayouts {
     fn layout(&self, id: WeightId) -> (Storage, usize, usize);
 }
 
+/// Which of a kernel's variants suit an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// Of attention.
+    pub attention: AttentionTile,
+    /// Heights of a quantised matmul's tile, any of which may be taken.
+    pub matmul_rows: &'static [usize],
+}
+
+impl Tuning {
+    /// Every height that a tuning may name.
+    const MATMUL_ROWS: &'static [usize] = &[8, 11];
+    /// Small tiles: registers are few where thousands of invocations share them.
+    pub const GPU: Tuning = Tuning { attention: AttentionTile { queries: 2, keys4: 1 }, matmul_rows: &[8] };
+    /// Large tiles: on a processor registers are memory, and every load is checked. 66 tokens are 6 x 11.
+    pub const SOFTWARE: Tuning =
+        Tuning { attention: AttentionTile { queries: 6, keys4: 4 }, matmul_rows: Tuning::MATMUL_ROWS };
+
+    /// All of them.
+    pub const ALL: [Tuning; 2] = [Tuning::GPU, Tuning::SOFTWARE];
+
+    /// Before anything was measured.
+    pub fn of(adapter: &Adapter) -> Tuning {
+        if adapter.is_fallback_adapter { Tuning::SOFTWARE } else { Tuning::GPU }
+    }
+}
+
 /// The launch of any kernel.
-pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts) -> Launch {
+pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts, tuning: &Tuning) -> Launch {
     match kernel {
-        Kernel::Matmul(k) => matmul::launch(k, weights),
+        Kernel::Matmul(k) => matmul::launch(k, weights, tuning),
         Kernel::LayerNorm(k) => layer_norm::launch(k, program),
-        Kernel::Attention(k) => attention::launch(k),
+        Kernel::Attention(k) => attention::launch(k, tuning.attention),
         Kernel::Elementwise(k) => elementwise::launch(k, program),
         Kernel::Embedding(k) => embedding::launch(k, program),
         Kernel::PlaceTokens(k) => place_tokens::launch(k),
@@ -122,7 +151,9 @@ pub fn variants() -> Vec<Variant> {
         place_tokens::variant(),
         unpatchify::variant(),
     ];
-    all.extend((1..=32).map(|head_dim4| attention::variant(4 * head_dim4)));
+    for tuning in Tuning::ALL {
+        all.extend((1..=32).map(|head_dim4| attention::variant(4 * head_dim4, tuning.attention)));
+    }
     all.extend([1, 2].map(elementwise::variant));
     all.extend(matmul::variants());
     all.extend(peak::variants());

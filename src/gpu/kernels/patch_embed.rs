@@ -4,7 +4,7 @@ use super::{Binding, Launch, Variant, groups};
 use crate::plan::PatchEmbed;
 
 const WORKGROUP: usize = 16;
-const PATCHES: usize = 4;
+const PATCHES: usize = 8;
 
 pub(super) fn variant() -> Variant {
     Variant {
