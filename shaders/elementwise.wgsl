@@ -1,13 +1,13 @@
 // out = activation(a) + b. One invocation computes one vec4.
 //
-// Template: OPERANDS 1 | 2, WORKGROUP.
+// Template: OPERANDS 1 | 2, ACTIVATION none | gelu | silu, WORKGROUP.
 //#include "lib/activation.wgsl"
 
 struct Params {
   count4: u32,
-  activation: u32,
   unused_0: u32,
   unused_1: u32,
+  unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -23,7 +23,7 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) count
   if (at >= params.count4) {
     return;
   }
-  var value = activate(params.activation, a[at]);
+  var value = activate(a[at]);
 //#if OPERANDS == 2
   value = value + b[at];
 //#end

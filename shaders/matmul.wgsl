@@ -7,7 +7,8 @@
 //   q4   vec2u, byte i of word 0 = row i, columns 0 (low nibble) and 1 (high), word 1 columns 2 and 3, each q + 8.
 // Scales: q8 one vec4 a block row (times 127), or with GROUPED (always for q4) one a block row and group.
 //
-// Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, ROWS, COLUMNS, WORKGROUP.
+// Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, BIAS 0 | 1, ACTIVATION none | gelu | silu,
+// RESIDUAL 0 | 1, ROWS, COLUMNS, WORKGROUP.
 //#include "lib/activation.wgsl"
 
 struct Params {
@@ -17,8 +18,8 @@ struct Params {
   k4_second: u32,  // vec4 columns of x2, 0 without one
   group4: u32,     // vec4 columns a scale
   groups: u32,     // scales a row
-  activation: u32,
-  flags: u32,      // 1: bias, 2: residual
+  unused_0: u32,
+  unused_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -37,8 +38,12 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weights: array<vec2u>;
 @group(0) @binding(3) var<storage, read> scales: array<vec4f>;
 //#end
+//#if BIAS == 1
 @group(0) @binding(4) var<storage, read> bias: array<vec4f>;
+//#end
+//#if RESIDUAL == 1
 @group(0) @binding(5) var<storage, read_write> residual: array<vec4f>;
+//#end
 @group(0) @binding(6) var<storage, read_write> out: array<vec4f>;
 //#if SOURCES == 2
 @group(0) @binding(7) var<storage, read_write> x_1: array<vec4f>;
@@ -152,23 +157,28 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     let scale = scales[column_{c}];
 //#end
 //#end
-    var offset = vec4f();
-    if ((params.flags & 1u) != 0u) {
-      offset = bias[column_{c}];
-    }
+//#if BIAS == 1
+    let offset = bias[column_{c}];
+//#end
 //#for r in 0..ROWS
     if (row + {r}u < params.rows) {
       let at = row_{r} * params.n4 + column_{c};
+      let value = activate(
+        sum_{r}_{c}
 //#if WEIGHTS == q8
 //#if GROUPED == 0
-      sum_{r}_{c} = sum_{r}_{c} * scale;
+        * scale
 //#end
 //#end
-      var value = activate(params.activation, sum_{r}_{c} + offset);
-      if ((params.flags & 2u) != 0u) {
-        value = value + residual[at];
-      }
-      out[at] = value;
+//#if BIAS == 1
+        + offset
+//#end
+      );
+      out[at] = value
+//#if RESIDUAL == 1
+        + residual[at]
+//#end
+      ;
     }
 //#end
   }

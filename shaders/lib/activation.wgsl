@@ -1,5 +1,11 @@
-// Activations by number: 0 none, 1 GELU (exact, erf), 2 SiLU. The numbers are those of `Activation` on the host.
+// Template: ACTIVATION none | gelu (exact, erf) | silu.
 
+//#if ACTIVATION == none
+fn activate(x: vec4f) -> vec4f {
+  return x;
+}
+//#end
+//#if ACTIVATION == gelu
 // erf by the rational approximation of Eigen (MathFunctionsImpl.h, generic_fast_erf_float, 3.4), |error| < 4e-7.
 fn erf(a: vec4f) -> vec4f {
   let x = clamp(a, vec4f(-4.0), vec4f(4.0));
@@ -17,12 +23,12 @@ fn erf(a: vec4f) -> vec4f {
   return x * p / q;
 }
 
-fn activate(kind: u32, x: vec4f) -> vec4f {
-  if (kind == 1u) {
-    return 0.5 * x * (1.0 + erf(x * 0.70710678118654752));
-  }
-  if (kind == 2u) {
-    return x / (1.0 + exp(-x));
-  }
-  return x;
+fn activate(x: vec4f) -> vec4f {
+  return 0.5 * x * (1.0 + erf(x * 0.70710678118654752));
 }
+//#end
+//#if ACTIVATION == silu
+fn activate(x: vec4f) -> vec4f {
+  return x / (1.0 + exp(-x));
+}
+//#end

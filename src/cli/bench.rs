@@ -82,6 +82,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         for _ in 0..=a.repeats {
             let began = Instant::now();
             forward(&mut executor, &|| false).await?;
+            executor.finished().await?;
             times.push(began.elapsed().as_secs_f64() * 1e3);
         }
         let profile = match &mut executor {

@@ -62,6 +62,15 @@ impl Dispatch {
 /// Launches that one set of timestamps holds: half of WebGPU's `maxQueryCount`.
 const TIMED_AT_ONCE: usize = 2048;
 
+/// A submission that may still be running.
+#[derive(Debug)]
+pub struct Ticket {
+    #[cfg(not(target_arch = "wasm32"))]
+    submission: wgpu::SubmissionIndex,
+    #[cfg(target_arch = "wasm32")]
+    done: oneshot::Receiver<()>,
+}
+
 /// What a buffer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Usage {
@@ -300,13 +309,44 @@ impl Backend {
     }
 
     /// Submits launches in order, in one compute pass.
-    pub fn submit<'a>(&self, dispatches: impl IntoIterator<Item = &'a Dispatch>) {
+    pub fn submit<'a>(&self, dispatches: impl IntoIterator<Item = &'a Dispatch>) -> Ticket {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             dispatches.into_iter().for_each(|dispatch| dispatch.record(&mut pass));
         }
-        self.queue.submit([encoder.finish()]);
+        #[cfg(not(target_arch = "wasm32"))]
+        return Ticket { submission: self.queue.submit([encoder.finish()]) };
+        #[cfg(target_arch = "wasm32")]
+        {
+            self.queue.submit([encoder.finish()]);
+            Ticket { done: self.done() }
+        }
+    }
+
+    /// Waits until a submission is done.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`, or `INTERNAL` for a validation error of anything submitted.
+    pub async fn wait(&self, ticket: Ticket) -> Result<()> {
+        #[cfg(not(target_arch = "wasm32"))]
+        let answered = {
+            let wait = wgpu::PollType::Wait { submission_index: Some(ticket.submission), timeout: None };
+            self.device.poll(wait).is_ok()
+        };
+        #[cfg(target_arch = "wasm32")]
+        let answered = ticket.done.await.is_ok();
+        self.check()?;
+        if answered { Ok(()) } else { Err(lost("the device dropped its work")) }
+    }
+
+    /// Answers once all that was submitted is done.
+    fn done(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            let _ = sender.send(());
+        });
+        receiver
     }
 
     /// Whether [`Backend::time`] asks the GPU's own clock.
@@ -373,12 +413,9 @@ impl Backend {
     /// # Errors
     /// `DEVICE_LOST`, or `INTERNAL` for a validation error of anything submitted.
     pub async fn finished(&self) -> Result<()> {
-        let (sender, receiver) = oneshot::channel();
-        self.queue.on_submitted_work_done(move || {
-            let _ = sender.send(());
-        });
+        let done = self.done();
         self.poll();
-        let answered = receiver.await.is_ok();
+        let answered = done.await.is_ok();
         self.check()?;
         if answered { Ok(()) } else { Err(lost("the device dropped its work")) }
     }

@@ -1,12 +1,12 @@
 //! Owns the weights and one Program's memory and launches on a device. Everything is allocated, compiled and bound in
 //! [`Executor::prepare`]; running only writes parameters and submits.
 
-use super::backend::{Backend, Buffer, Dispatch, Pipeline, Slice, Usage};
+use super::backend::{Backend, Buffer, Dispatch, Pipeline, Slice, Ticket, Usage};
 use super::kernels::{self, Binding, Launch, Tuning, Variant, WeightLayouts};
 use super::pack::{Storage, pack};
 use crate::plan::{Capabilities, Place, Program, TensorId, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 /// Combinations that one submission can hold; each has its own parameters.
 const COMBINES: usize = 8;
@@ -40,11 +40,11 @@ pub struct Executor {
     tuning: Tuning,
     pipelines: HashMap<Variant, Pipeline>,
     prepared: Option<Prepared>,
-    no_read: Buffer,
-    no_write: Buffer,
     /// (tensors touched, workgroups) of combinations that are not submitted yet.
     pending_combines: Vec<(Vec<TensorId>, [u32; 3])>,
     dispatches: u64,
+    /// Runs that may still go on, the oldest first.
+    running: VecDeque<Ticket>,
 }
 
 impl WeightLayouts for Vec<Option<DeviceWeight>> {
@@ -63,18 +63,15 @@ impl Executor {
     /// As [`Backend::open`].
     pub async fn open() -> Result<Executor> {
         let backend = Backend::open().await?;
-        let no_read = backend.buffer("nothing to read", 16, Usage::Storage).await?;
-        let no_write = backend.buffer("nothing to write", 16, Usage::Storage).await?;
         Ok(Executor {
             tuning: Tuning::of(backend.adapter()),
             backend,
             weights: Vec::new(),
             pipelines: HashMap::new(),
             prepared: None,
-            no_read,
-            no_write,
             pending_combines: Vec::new(),
             dispatches: 0,
+            running: VecDeque::new(),
         })
     }
 
@@ -205,8 +202,6 @@ impl Executor {
             Binding::Scales(id) => {
                 weight(id)?.scales.as_ref().ok_or_else(|| Error::internal("a weight has no scales"))?.whole()
             }
-            Binding::NoRead => self.no_read.whole(),
-            Binding::NoWrite => self.no_write.whole(),
             Binding::Io => prepared.io.whole(),
         })
     }
@@ -300,21 +295,22 @@ impl Executor {
 
     /// Submits queued combinations.
     fn flush(&mut self) -> Result<()> {
-        self.submit(0, 0)
+        self.submit(0, 0).map(|_| ())
     }
 
-    fn submit(&mut self, from: usize, to: usize) -> Result<()> {
+    fn submit(&mut self, from: usize, to: usize) -> Result<Option<Ticket>> {
         let combines = std::mem::take(&mut self.pending_combines);
         if combines.is_empty() && from == to {
-            return Ok(());
+            return Ok(None);
         }
         let prepared = self.prepared.as_mut().ok_or_else(|| Error::internal("no program is prepared"))?;
         for (dispatch, &(_, workgroups)) in prepared.combines.iter_mut().zip(&combines) {
             dispatch.set_workgroups(workgroups);
         }
-        self.backend.submit(prepared.combines[..combines.len()].iter().chain(&prepared.launches[from..to]));
+        let launches = prepared.combines[..combines.len()].iter().chain(&prepared.launches[from..to]);
+        let ticket = self.backend.submit(launches);
         self.dispatches += (combines.len() + to - from) as u64;
-        Ok(())
+        Ok(Some(ticket))
     }
 
     /// Submits kernels from `from` until `budget` multiply-adds are spent or the Program ends; returns the next kernel.
@@ -327,8 +323,22 @@ impl Executor {
             spent += kernels[next].cost().multiply_adds;
             next += 1;
         }
-        self.submit(from, next)?;
+        let ticket = self.submit(from, next)?;
+        self.running.extend(ticket);
         Ok(next)
+    }
+
+    /// Waits until at most one run still goes on: the device always has work, and never much of it.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn keep_pace(&mut self) -> Result<()> {
+        while self.running.len() > 1 {
+            if let Some(ticket) = self.running.pop_front() {
+                self.backend.wait(ticket).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits for all submitted work.
@@ -337,6 +347,7 @@ impl Executor {
     /// `DEVICE_LOST`.
     pub async fn finished(&mut self) -> Result<()> {
         self.flush()?;
+        self.running.clear();
         self.backend.finished().await
     }
 }

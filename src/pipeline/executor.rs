@@ -146,6 +146,14 @@ impl Executor {
         each!(self, e => e.run(from, budget))
     }
 
+    /// Waits until the device has little left to do: one run at most.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn keep_pace(&mut self) -> Result<()> {
+        each!(self, _e => Ok(()), e => e.keep_pace().await)
+    }
+
     /// Waits for all submitted work.
     ///
     /// # Errors
@@ -169,7 +177,7 @@ impl Executor {
             // About 10 to 40 ms.
             Executor::Cpu(e) => 800_000_000 * e.threads() as u64,
             #[cfg(feature = "gpu")]
-            Executor::Gpu(e) if e.backend().adapter().is_fallback_adapter => 500_000_000,
+            Executor::Gpu(e) if e.backend().adapter().is_fallback_adapter => 250_000_000,
             #[cfg(feature = "gpu")]
             Executor::Gpu(_) => 50_000_000_000,
         }

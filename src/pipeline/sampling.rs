@@ -324,14 +324,14 @@ fn aborted() -> Error {
     Error::new(Code::Aborted, "the generation was stopped", "Call generate again")
 }
 
-/// One run of the whole Program, in chunks, with a turn for the host between them.
+/// One run of the whole Program, in chunks, with a turn for the host between them. A GPU may still work on the last one.
 pub async fn forward(executor: &mut Executor, stopped: &dyn Fn() -> bool) -> Result<()> {
     let kernels = executor.program()?.kernels.len();
     let budget = executor.budget();
     let mut next = 0;
     while next < kernels {
         next = executor.run(next, budget)?;
-        executor.finished().await?;
+        executor.keep_pace().await?;
         if next < kernels {
             turn().await;
         }

@@ -1,8 +1,9 @@
 //! `shaders/matmul.wgsl`; twin: `src/cpu/matmul.rs`.
 
+use super::elementwise::{ACTIVATIONS, activation_name};
 use super::{Binding, Launch, Tuning, Variant, WeightLayouts, groups};
 use crate::gpu::pack::Storage;
-use crate::plan::Matmul;
+use crate::plan::{Activation, Matmul};
 
 const WORKGROUP: usize = 16;
 
@@ -15,8 +16,7 @@ struct Params {
     k4_second: u32,
     group4: u32,
     groups: u32,
-    activation: u32,
-    flags: u32,
+    unused: [u32; 2],
 }
 
 /// Rows and vec4 columns that one invocation keeps in registers.
@@ -29,13 +29,29 @@ fn tiles(storage: Storage, heights: &[usize]) -> impl Iterator<Item = Tile> {
     heights.iter().map(move |&rows| (rows, if is_wide { 4 } else { 2 }))
 }
 
-fn variant(storage: Storage, grouped: bool, sources: usize, (rows, columns): Tile) -> Variant {
+/// What a shader is compiled for: an epilogue that decides at run time costs a fifth of the time on software adapters, and
+/// two thirds of the compilation.
+#[derive(Clone, Copy)]
+struct Kind {
+    storage: Storage,
+    grouped: bool,
+    two_sources: bool,
+    bias: bool,
+    activation: Activation,
+    residual: bool,
+}
+
+fn variant(kind: Kind, (rows, columns): Tile) -> Variant {
+    let flag = |is: bool| u8::from(is).to_string();
     Variant {
         kernel: "matmul",
         variables: vec![
-            ("WEIGHTS", storage.name().into()),
-            ("GROUPED", u8::from(grouped).to_string()),
-            ("SOURCES", sources.to_string()),
+            ("WEIGHTS", kind.storage.name().into()),
+            ("GROUPED", flag(kind.grouped)),
+            ("SOURCES", if kind.two_sources { "2" } else { "1" }.into()),
+            ("BIAS", flag(kind.bias)),
+            ("ACTIVATION", activation_name(kind.activation).into()),
+            ("RESIDUAL", flag(kind.residual)),
             ("ROWS", rows.to_string()),
             ("COLUMNS", columns.to_string()),
             ("WORKGROUP", WORKGROUP.to_string()),
@@ -43,18 +59,33 @@ fn variant(storage: Storage, grouped: bool, sources: usize, (rows, columns): Til
     }
 }
 
-pub(super) fn variants() -> impl Iterator<Item = Variant> {
-    let kinds =
+pub(super) fn variants() -> Vec<Variant> {
+    let storages =
         [(Storage::F32, false), (Storage::F16, false), (Storage::Q8, false), (Storage::Q8, true), (Storage::Q4, true)];
-    kinds.into_iter().flat_map(|(storage, grouped)| {
-        tiles(storage, Tuning::MATMUL_ROWS)
-            .flat_map(move |tile| [1, 2].map(|sources| variant(storage, grouped, sources, tile)))
-    })
+    let mut all = Vec::new();
+    for (storage, grouped) in storages {
+        for activation in ACTIVATIONS {
+            for flags in 0..8 {
+                let [two_sources, bias, residual] = [1, 2, 4].map(|flag| flags & flag != 0);
+                let kind = Kind { storage, grouped, two_sources, bias, activation, residual };
+                all.extend(tiles(storage, Tuning::MATMUL_ROWS).map(|tile| variant(kind, tile)));
+            }
+        }
+    }
+    all
 }
 
 pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -> Launch {
     let (storage, group4, scale_groups) = weights.layout(m.weight);
     let grouped = storage == Storage::Q4 || (storage == Storage::Q8 && scale_groups > 1);
+    let kind = Kind {
+        storage,
+        grouped,
+        two_sources: m.x2.is_some(),
+        bias: m.bias.is_some(),
+        activation: m.activation,
+        residual: m.residual.is_some(),
+    };
     // The one with the fewest rows beyond the matrix.
     let tile = tiles(storage, tuning.matmul_rows).min_by_key(|tile| m.rows.next_multiple_of(tile.0)).unwrap_or((8, 2));
     let n4 = m.n.div_ceil(4);
@@ -65,16 +96,11 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         k4_second: m.k2.div_ceil(4) as u32,
         group4: group4 as u32,
         groups: scale_groups as u32,
-        activation: super::elementwise::activation_number(m.activation),
-        flags: u32::from(m.bias.is_some()) | u32::from(m.residual.is_some()) << 1,
+        unused: [0; 2],
     };
-    let mut bindings = vec![
-        (1, Binding::Tensor(m.x)),
-        (2, Binding::Weight(m.weight)),
-        (4, m.bias.map_or(Binding::NoRead, Binding::Weight)),
-        (5, m.residual.map_or(Binding::NoWrite, Binding::Tensor)),
-        (6, Binding::Tensor(m.out)),
-    ];
+    let mut bindings = vec![(1, Binding::Tensor(m.x)), (2, Binding::Weight(m.weight)), (6, Binding::Tensor(m.out))];
+    bindings.extend(m.bias.map(|bias| (4, Binding::Weight(bias))));
+    bindings.extend(m.residual.map(|residual| (5, Binding::Tensor(residual))));
     if matches!(storage, Storage::Q8 | Storage::Q4) {
         bindings.push((3, Binding::Scales(m.weight)));
     }
@@ -82,7 +108,7 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         bindings.push((7, Binding::Tensor(x2)));
     }
     Launch {
-        variant: variant(storage, grouped, 1 + usize::from(m.x2.is_some()), tile),
+        variant: variant(kind, tile),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings,
         workgroups: [groups(n4, tile.1 * WORKGROUP), groups(m.rows, tile.0), 1],

@@ -23,6 +23,13 @@ use super::template::{Variables, expand};
 use crate::Result;
 use crate::plan::{Kernel, Program, TensorId, WeightId};
 
+/// A shader's file without its comments, by `build.rs`.
+macro_rules! shader {
+    ($name:literal) => {
+        include_str!(concat!(env!("OUT_DIR"), "/shaders/", $name, ".wgsl"))
+    };
+}
+
 /// One shader text: a file of `shaders/` and the values of its template's variables.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Variant {
@@ -39,17 +46,17 @@ impl Variant {
     /// `INTERNAL` if the template is wrong.
     pub fn wgsl(&self) -> Result<String> {
         let source = match self.kernel {
-            "attention" => include_str!("../../../shaders/attention.wgsl"),
-            "combine" => include_str!("../../../shaders/combine.wgsl"),
-            "conv2d" => include_str!("../../../shaders/conv2d.wgsl"),
-            "elementwise" => include_str!("../../../shaders/elementwise.wgsl"),
-            "embedding" => include_str!("../../../shaders/embedding.wgsl"),
-            "layer_norm" => include_str!("../../../shaders/layer_norm.wgsl"),
-            "matmul" => include_str!("../../../shaders/matmul.wgsl"),
-            "patch_embed" => include_str!("../../../shaders/patch_embed.wgsl"),
-            "peak" => include_str!("../../../shaders/peak.wgsl"),
-            "place_tokens" => include_str!("../../../shaders/place_tokens.wgsl"),
-            "unpatchify" => include_str!("../../../shaders/unpatchify.wgsl"),
+            "attention" => shader!("attention"),
+            "combine" => shader!("combine"),
+            "conv2d" => shader!("conv2d"),
+            "elementwise" => shader!("elementwise"),
+            "embedding" => shader!("embedding"),
+            "layer_norm" => shader!("layer_norm"),
+            "matmul" => shader!("matmul"),
+            "patch_embed" => shader!("patch_embed"),
+            "peak" => shader!("peak"),
+            "place_tokens" => shader!("place_tokens"),
+            "unpatchify" => shader!("unpatchify"),
             other => return Err(crate::Error::internal(format!("there is no shader {other}"))),
         };
         expand(source, &self.variables)
@@ -71,10 +78,6 @@ pub enum Binding {
     Weight(WeightId),
     /// A weight's scales.
     Scales(WeightId),
-    /// Nothing: the shader declares a read-only binding that this launch does not read.
-    NoRead,
-    /// Nothing: the shader declares a writable binding that this launch does not touch.
-    NoWrite,
     /// The whole buffer of inputs, outputs and persistent tensors.
     Io,
 }
@@ -154,7 +157,7 @@ pub fn variants() -> Vec<Variant> {
     for tuning in Tuning::ALL {
         all.extend((1..=32).map(|head_dim4| attention::variant(4 * head_dim4, tuning.attention)));
     }
-    all.extend([1, 2].map(elementwise::variant));
+    all.extend(elementwise::variants());
     all.extend(matmul::variants());
     all.extend(peak::variants());
     all
