@@ -143,7 +143,7 @@ fn bench_times_every_kernel_of_a_forward_on_a_gpu() {
     if devices::found(pollster::block_on(uvit_web::pipeline::Executor::gpu())).is_none() {
         return;
     }
-    let run = uvit(&["bench", MODEL, "--dtype", "q8", "--repeats", "1", "--json"]);
+    let run = uvit(&["bench", MODEL, "--device", "gpu", "--dtype", "q8", "--repeats", "1", "--json"]);
     assert!(run.status.success(), "{run:?}");
     let row: serde_json::Value = serde_json::from_str(&printed(&run)).unwrap();
     let kernels = row["profile"]["kernels"].as_array().unwrap();
@@ -164,5 +164,6 @@ fn bench_times_the_cpu_and_refuses_two_models() {
     let row: serde_json::Value = serde_json::from_str(&printed(&run)).unwrap();
     assert!(row["ms"].as_f64().unwrap() > 0.0 && row["profile"].is_null() && row["compute"] == "fast");
     assert_eq!(uvit(&["bench", MODEL, "--preset", "cifar10-s2"]).status.code(), Some(2));
+    assert_eq!(uvit(&["bench", MODEL, "--batch", "0"]).status.code(), Some(2));
     assert_eq!(uvit(&["bench"]).status.code(), Some(2));
 }

@@ -1,6 +1,6 @@
 //! `uvit bench`: how long a forward takes, and on a GPU which kernels take it.
 
-use super::generate::load;
+use super::generate::{Place, load};
 use super::inspect::preset;
 use super::read_text;
 use std::path::PathBuf;
@@ -29,20 +29,10 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "model")]
     config: Option<PathBuf>,
     /// Images a forward
-    #[arg(long, default_value_t = 1)]
-    batch: usize,
-    /// cpu, gpu or auto
-    #[arg(long, default_value = "gpu")]
-    device: DeviceChoice,
-    /// Which stored dtype (q8 if not given and weights are random)
-    #[arg(long)]
-    dtype: Option<Dtype>,
-    /// Arithmetic on the CPU: quality, fast or f32
-    #[arg(long)]
-    compute: Option<Compute>,
-    /// Threads on the CPU (all cores if not given)
-    #[arg(long)]
-    threads: Option<usize>,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: u32,
+    #[command(flatten)]
+    place: Place,
     /// Forwards; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
@@ -52,8 +42,7 @@ pub struct Arguments {
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
-    let options =
-        LoadOptions { device: a.device, dtype: a.dtype, compute: a.compute, threads: a.threads, ..Default::default() };
+    let options = a.place.options();
     let (network, mut executor) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
             let network = read_manifest(path)?.0.architecture.network();
@@ -65,7 +54,8 @@ pub fn run(a: &Arguments) -> Result<()> {
         }
         (None, None, None) => return Err(Error::internal("neither a model nor an architecture")),
     };
-    let recording = network.record(Batch::plain(a.batch))?;
+    let batch = a.batch as usize;
+    let recording = network.record(Batch::plain(batch))?;
     let program = lower(&recording.plan, &executor.capabilities(), &[])?;
     let (latents, multiply_adds) = (recording.latents, program.cost().multiply_adds);
     let elements = program.view(latents).elements();
@@ -73,9 +63,9 @@ pub fn run(a: &Arguments) -> Result<()> {
     let (times, profile) = pollster::block_on(async {
         executor.prepare(program).await?;
         executor.write(latents, &TorchGenerator::new(0).randn_f32(elements))?;
-        executor.write_times(&vec![500.0; a.batch])?;
+        executor.write_times(&vec![500.0; batch])?;
         if let Some(label) = recording.label {
-            executor.write_indices(label, &vec![0; a.batch])?;
+            executor.write_indices(label, &vec![0; batch])?;
         }
         let mut times = Vec::new();
         // The first forward compiles.
@@ -102,7 +92,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     };
     if a.json {
         let row = serde_json::json!({
-            "adapter": adapter, "batch": a.batch, "compute": executor.compute().as_str(), "threads": executor.threads(),
+            "adapter": adapter, "batch": batch, "compute": executor.compute().as_str(), "threads": executor.threads(),
             "kernels": kernels, "multiplyAdds": multiply_adds, "firstMs": first_ms, "ms": ms, "allMs": times,
             "gflops": gflops, "profile": profile,
         });
@@ -113,7 +103,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         Some(adapter) => println!("{}, {} ({})", adapter.vendor, adapter.architecture, adapter.description),
         None => println!("cpu, {}, {} threads", executor.compute().as_str(), executor.threads()),
     }
-    println!("batch {}: {ms:.1} ms a forward, {gflops:.1} GFLOP/s; the first took {first_ms:.0} ms", a.batch);
+    println!("batch {}: {ms:.1} ms a forward, {gflops:.1} GFLOP/s; the first took {first_ms:.0} ms", batch);
     if let Some(profile) = profile {
         table(&profile);
     }
@@ -122,13 +112,15 @@ pub fn run(a: &Arguments) -> Result<()> {
 
 /// The architecture on the device asked for, with random weights.
 fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executor)> {
-    let mut executor = match options.device {
-        DeviceChoice::Cpu => {
-            let threads = options.threads.map_or_else(Threads::all, Threads::new);
-            Executor::cpu(options.compute.unwrap_or(Compute::Quality), threads)
-        }
-        _ => pollster::block_on(Executor::gpu())?,
+    let gpu = match options.device {
+        DeviceChoice::Cpu => None,
+        DeviceChoice::WebGpu => Some(pollster::block_on(Executor::gpu())?),
+        DeviceChoice::Auto => pollster::block_on(Executor::gpu()).ok().filter(is_real),
     };
+    let mut executor = gpu.unwrap_or_else(|| {
+        let threads = options.threads.map_or_else(Threads::all, Threads::new);
+        Executor::cpu(options.compute.unwrap_or(Compute::Quality), threads)
+    });
     let kind = match options.dtype.unwrap_or(Dtype::Q8) {
         Dtype::Q4 => (Dtype::Q4, 32),
         dtype => (dtype, 0),
@@ -141,6 +133,11 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executo
         pollster::block_on(executor.load(id, weight, &tensor))?;
     }
     Ok((network, executor))
+}
+
+/// Whether it is no software adapter.
+fn is_real(executor: &Executor) -> bool {
+    matches!(executor, Executor::Gpu(gpu) if !gpu.backend().adapter().is_fallback_adapter)
 }
 
 /// Kernels of one kind and size together, the most expensive first.

@@ -36,6 +36,16 @@ pub struct Arguments {
     /// ddim: 0 is deterministic, 1 draws as much noise as DDPM
     #[arg(long, default_value_t = 0.0)]
     eta: f64,
+    #[command(flatten)]
+    place: Place,
+    /// The file to write; with --count N, NAME-SEED.png each and a contact sheet NAME.png
+    #[arg(long, short, default_value = "uvit.png")]
+    out: PathBuf,
+}
+
+/// Where and how a model runs.
+#[derive(clap::Args)]
+pub struct Place {
     /// cpu, gpu or auto
     #[arg(long, default_value = "auto")]
     device: DeviceChoice,
@@ -48,9 +58,13 @@ pub struct Arguments {
     /// Threads on the CPU (all cores if not given)
     #[arg(long)]
     threads: Option<usize>,
-    /// The file to write; with --count N, NAME-SEED.png each and a contact sheet NAME.png
-    #[arg(long, short, default_value = "uvit.png")]
-    out: PathBuf,
+}
+
+impl Place {
+    pub fn options(&self) -> LoadOptions {
+        let Place { device, dtype, compute, threads } = *self;
+        LoadOptions { device, dtype, compute, threads, ..LoadOptions::default() }
+    }
 }
 
 /// Loads a model from files.
@@ -92,9 +106,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         let cause = format!("the folder {} does not exist", folder.display());
         return Err(Error::new(Code::Io, cause, "Create it, or give another --out"));
     }
-    let options =
-        LoadOptions { device: a.device, dtype: a.dtype, compute: a.compute, threads: a.threads, reason: None };
-    let mut pipeline = load(&a.model, options)?;
+    let mut pipeline = load(&a.model, a.place.options())?;
     let info = pipeline.info().clone();
     let adapter = info.device.adapter.as_ref().map_or(String::new(), |a| format!(" ({})", a.vendor));
     let arithmetic = match info.device.device {

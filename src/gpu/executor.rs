@@ -4,7 +4,7 @@
 use super::backend::{Backend, Buffer, Dispatch, Pipeline, Slice, Ticket, Usage};
 use super::kernels::{self, Binding, Launch, Tuning, Variant, WeightLayouts};
 use super::pack::{Storage, pack};
-use crate::plan::{Capabilities, Place, Program, TensorId, Weight, WeightId};
+use crate::plan::{Capabilities, Kernel, Place, Program, TensorId, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
 use std::collections::{HashMap, VecDeque};
 
@@ -28,8 +28,6 @@ pub(super) struct Prepared {
     slabs: Vec<Buffer>,
     uniforms: Buffer,
     pub(super) launches: Vec<Dispatch>,
-    /// That each of them binds.
-    pub(super) launch_bytes: Vec<u64>,
     combines: Vec<Dispatch>,
 }
 
@@ -128,25 +126,12 @@ impl Executor {
         let blocks = program.kernels.len() + COMBINES;
         let uniforms = self.backend.buffer("parameters", blocks * UNIFORM_ALIGN, Usage::Uniform).await?;
         let mut params = vec![0u8; program.kernels.len() * UNIFORM_ALIGN];
-        let mut prepared = Prepared {
-            program,
-            io,
-            slabs,
-            uniforms,
-            launches: Vec::new(),
-            launch_bytes: Vec::new(),
-            combines: Vec::new(),
-        };
+        let mut prepared = Prepared { program, io, slabs, uniforms, launches: Vec::new(), combines: Vec::new() };
         for i in 0..prepared.program.kernels.len() {
             let launch = kernels::launch(&prepared.program.kernels[i], &prepared.program, &self.weights, &self.tuning);
             params[i * UNIFORM_ALIGN..][..launch.params.len()].copy_from_slice(&launch.params);
             let dispatch = self.bind(&prepared, i, &launch).await?;
             prepared.launches.push(dispatch);
-            let mut bytes = 0;
-            for &(_, binding) in &launch.bindings {
-                bytes += self.slice(&prepared, binding)?.bytes as u64;
-            }
-            prepared.launch_bytes.push(bytes);
         }
         self.backend.write(&prepared.uniforms, 0, &params);
         let combine = kernels::combine(0, prepared.program.io_bytes / 4, &[], None);
@@ -188,6 +173,12 @@ impl Executor {
         let pipeline = self.backend.pipeline(&variant.label(), &variant.wgsl()?).await?;
         self.pipelines.insert(variant.clone(), pipeline.clone());
         Ok(pipeline)
+    }
+
+    /// Bytes of all that a kernel binds, parameters aside.
+    pub(super) fn bound_bytes(&self, prepared: &Prepared, kernel: &Kernel) -> Result<u64> {
+        let launch = kernels::launch(kernel, &prepared.program, &self.weights, &self.tuning);
+        launch.bindings.iter().map(|&(_, binding)| Ok(self.slice(prepared, binding)?.bytes as u64)).sum()
     }
 
     fn slice<'a>(&'a self, prepared: &'a Prepared, binding: Binding) -> Result<Slice<'a>> {

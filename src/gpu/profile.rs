@@ -25,7 +25,7 @@ pub struct KernelTime {
     pub shape: String,
     /// Of matrix products and convolutions.
     pub multiply_adds: u64,
-    /// That it binds: each read or written at least once, tables excepted.
+    /// Of all that it binds; an embedding's whole table among them, of which it reads a row an item.
     pub bytes: u64,
     /// One launch.
     pub nanoseconds: f64,
@@ -53,17 +53,18 @@ impl Executor {
         let prepared = self.prepared()?;
         let launches: Vec<&Dispatch> = prepared.launches.iter().collect();
         let times = self.times(&launches).await?;
-        let kernels = prepared.program.kernels.iter().zip(&prepared.launch_bytes).zip(times).map(
-            |((kernel, &bytes), nanoseconds)| KernelTime {
+        let mut kernels = Vec::with_capacity(times.len());
+        for (kernel, nanoseconds) in prepared.program.kernels.iter().zip(times) {
+            kernels.push(KernelTime {
                 kernel: kernel.name(),
                 shape: shape(kernel),
                 multiply_adds: kernel.cost().multiply_adds,
-                bytes,
+                bytes: self.bound_bytes(prepared, kernel)?,
                 nanoseconds,
-            },
-        );
+            });
+        }
         let clock = if self.backend().has_timestamps() { "gpu" } else { "host" };
-        Ok(Profile { clock, peak, kernels: kernels.collect() })
+        Ok(Profile { clock, peak, kernels })
     }
 
     /// Nanoseconds of one launch each, medians; launches that are too short for the clock are repeated.
@@ -103,10 +104,10 @@ impl Executor {
             let mut turns = 16;
             loop {
                 let peak = peaks(turns).nth(shape).ok_or_else(|| Error::internal("a peak is missing"))?;
-                let pipeline = self.pipeline(&peak.launch.variant).await?;
-                self.backend.write(&params, 0, &peak.launch.params);
+                let pipeline = self.pipeline(&peak.variant).await?;
+                self.backend.write(&params, 0, &peak.params);
                 let bindings = [(0, params.whole()), (1, out.whole())];
-                let dispatch = self.backend.dispatch(&pipeline, &bindings, peak.launch.workgroups);
+                let dispatch = self.backend.dispatch(&pipeline, &bindings, peak.workgroups);
                 let time = self.times(&[&dispatch]).await?[0];
                 if time >= NANOSECONDS || turns >= 1 << 20 {
                     best = best.max(peak.multiply_adds as f64 / time * 1e9);

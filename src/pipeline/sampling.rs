@@ -23,7 +23,7 @@ pub enum Readback {
     Latents,
 }
 
-/// One step is done.
+/// One step is done; on a GPU its last chunk may still run, unless something is read back.
 #[derive(Clone, Debug)]
 pub struct StepEvent {
     /// Counted from 1.

@@ -22,11 +22,12 @@ struct Params {
 /// Rows and vec4 columns that one invocation keeps in registers.
 type Tile = (usize, usize);
 
-/// All tiles of a storage: wide ones pay where weights are cheap to load.
-fn tiles(storage: Storage, heights: &[usize]) -> impl Iterator<Item = Tile> {
-    let is_wide = matches!(storage, Storage::Q8 | Storage::Q4);
-    let heights = if is_wide { heights } else { &[8] };
-    heights.iter().map(move |&rows| (rows, if is_wide { 4 } else { 2 }))
+/// Wide tiles pay where weights are cheap to load.
+fn tile(storage: Storage, tuning: &Tuning) -> Tile {
+    match storage {
+        Storage::F32 | Storage::F16 => (8, 2),
+        Storage::Q8 | Storage::Q4 => (tuning.matmul_rows, 4),
+    }
 }
 
 /// What a shader is compiled for: an epilogue that decides at run time costs a fifth of the time on software adapters, and
@@ -59,7 +60,7 @@ fn variant(kind: Kind, (rows, columns): Tile) -> Variant {
     }
 }
 
-pub(super) fn variants() -> Vec<Variant> {
+pub(super) fn variants(tuning: &Tuning) -> Vec<Variant> {
     let storages =
         [(Storage::F32, false), (Storage::F16, false), (Storage::Q8, false), (Storage::Q8, true), (Storage::Q4, true)];
     let mut all = Vec::new();
@@ -68,7 +69,7 @@ pub(super) fn variants() -> Vec<Variant> {
             for flags in 0..8 {
                 let [two_sources, bias, residual] = [1, 2, 4].map(|flag| flags & flag != 0);
                 let kind = Kind { storage, grouped, two_sources, bias, activation, residual };
-                all.extend(tiles(storage, Tuning::MATMUL_ROWS).map(|tile| variant(kind, tile)));
+                all.push(variant(kind, tile(storage, tuning)));
             }
         }
     }
@@ -86,8 +87,7 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         activation: m.activation,
         residual: m.residual.is_some(),
     };
-    // The one with the fewest rows beyond the matrix.
-    let tile = tiles(storage, tuning.matmul_rows).min_by_key(|tile| m.rows.next_multiple_of(tile.0)).unwrap_or((8, 2));
+    let tile = tile(storage, tuning);
     let n4 = m.n.div_ceil(4);
     let params = Params {
         rows: m.rows as u32,

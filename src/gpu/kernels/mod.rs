@@ -101,23 +101,21 @@ pub trait WeightLayouts {
     fn layout(&self, id: WeightId) -> (Storage, usize, usize);
 }
 
-/// Which of a kernel's variants suit an adapter.
+/// Which of a kernel's variants suit an adapter. Never a matter of a Program's sizes: the self-test's miniature must run the
+/// very shaders that the model will.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// Of attention.
     pub attention: AttentionTile,
-    /// Heights of a quantised matmul's tile, any of which may be taken.
-    pub matmul_rows: &'static [usize],
+    /// Rows of a quantised matmul's tile.
+    pub matmul_rows: usize,
 }
 
 impl Tuning {
-    /// Every height that a tuning may name.
-    const MATMUL_ROWS: &'static [usize] = &[8, 11];
     /// Small tiles: registers are few where thousands of invocations share them.
-    pub const GPU: Tuning = Tuning { attention: AttentionTile { queries: 2, keys4: 1 }, matmul_rows: &[8] };
+    pub const GPU: Tuning = Tuning { attention: AttentionTile { queries: 2, keys4: 1 }, matmul_rows: 8 };
     /// Large tiles: on a processor registers are memory, and every load is checked. 66 tokens are 6 x 11.
-    pub const SOFTWARE: Tuning =
-        Tuning { attention: AttentionTile { queries: 6, keys4: 4 }, matmul_rows: Tuning::MATMUL_ROWS };
+    pub const SOFTWARE: Tuning = Tuning { attention: AttentionTile { queries: 6, keys4: 4 }, matmul_rows: 11 };
 
     /// All of them.
     pub const ALL: [Tuning; 2] = [Tuning::GPU, Tuning::SOFTWARE];
@@ -155,11 +153,13 @@ pub fn variants() -> Vec<Variant> {
         unpatchify::variant(),
     ];
     for tuning in Tuning::ALL {
+        all.extend(matmul::variants(&tuning));
         all.extend((1..=32).map(|head_dim4| attention::variant(4 * head_dim4, tuning.attention)));
     }
     all.extend(elementwise::variants());
-    all.extend(matmul::variants());
     all.extend(peak::variants());
+    all.sort();
+    all.dedup();
     all
 }
 

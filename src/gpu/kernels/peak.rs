@@ -1,6 +1,6 @@
 //! `shaders/peak.wgsl`: what the adapter's arithmetic reaches at most.
 
-use super::{Binding, Launch, Variant};
+use super::Variant;
 
 const WORKGROUP: usize = 64;
 /// Shapes of the loop; which is best depends on the compiler.
@@ -8,11 +8,15 @@ const SHAPES: [(usize, usize); 2] = [(4, 8), (2, 16)];
 /// Invocations of a launch.
 pub const INVOCATIONS: usize = 16384;
 
-/// One loop.
+/// One loop: binding 0 its parameters, 1 a buffer of [`INVOCATIONS`] floats.
 pub struct Peak {
-    /// What to run.
-    pub launch: Launch,
-    /// Multiply-adds of it.
+    /// The shader.
+    pub variant: Variant,
+    /// The uniform block.
+    pub params: Vec<u8>,
+    /// Workgroups in x, y, z.
+    pub workgroups: [u32; 3],
+    /// Multiply-adds of a launch.
     pub multiply_adds: u64,
 }
 
@@ -27,15 +31,12 @@ pub(super) fn variants() -> impl Iterator<Item = Variant> {
     SHAPES.into_iter().map(variant)
 }
 
-/// The loops, each taking so many turns, on the scratch buffer.
+/// The loops, each taking so many turns.
 pub fn peaks(turns: u32) -> impl Iterator<Item = Peak> {
-    SHAPES.into_iter().map(move |shape| Peak {
-        launch: Launch {
-            variant: variant(shape),
-            params: bytemuck::cast_slice(&[turns, 0, 0, 0]).to_vec(),
-            bindings: vec![(1, Binding::Io)],
-            workgroups: [(INVOCATIONS / WORKGROUP) as u32, 1, 1],
-        },
-        multiply_adds: (4 * shape.0 * shape.1 * INVOCATIONS) as u64 * u64::from(turns),
+    SHAPES.into_iter().map(move |(sums, steps)| Peak {
+        variant: variant((sums, steps)),
+        params: bytemuck::cast_slice(&[turns, 0, 0, 0]).to_vec(),
+        workgroups: [(INVOCATIONS / WORKGROUP) as u32, 1, 1],
+        multiply_adds: (4 * sums * steps * INVOCATIONS) as u64 * u64::from(turns),
     })
 }
