@@ -127,23 +127,24 @@ impl Executor {
         let uniforms = self.backend.buffer("parameters", blocks * UNIFORM_ALIGN, Usage::Uniform).await?;
         let mut params = vec![0u8; program.kernels.len() * UNIFORM_ALIGN];
         let mut prepared = Prepared { program, io, slabs, uniforms, launches: Vec::new(), combines: Vec::new() };
-        for i in 0..prepared.program.kernels.len() {
-            let launch = kernels::launch(&prepared.program.kernels[i], &prepared.program, &self.weights, &self.tuning);
+        let program = &prepared.program;
+        let launch = |kernel| kernels::launch(kernel, program, &self.weights, &self.tuning);
+        let launches: Vec<Launch> = program.kernels.iter().map(launch).collect();
+        let combine = kernels::combine(0, program.io_bytes / 4, &[], None);
+        self.compile(launches.iter().chain([&combine]).map(|launch| &launch.variant)).await?;
+        for (i, launch) in launches.iter().enumerate() {
             params[i * UNIFORM_ALIGN..][..launch.params.len()].copy_from_slice(&launch.params);
-            let dispatch = self.bind(&prepared, i, &launch).await?;
-            prepared.launches.push(dispatch);
+            prepared.launches.push(self.bind(&prepared, i, launch)?);
         }
         self.backend.write(&prepared.uniforms, 0, &params);
-        let combine = kernels::combine(0, prepared.program.io_bytes / 4, &[], None);
         for i in 0..COMBINES {
-            let dispatch = self.bind(&prepared, prepared.program.kernels.len() + i, &combine).await?;
-            prepared.combines.push(dispatch);
+            prepared.combines.push(self.bind(&prepared, launches.len() + i, &combine)?);
         }
         self.prepared = Some(prepared);
         self.backend.check()
     }
 
-    async fn bind(&mut self, prepared: &Prepared, block: usize, launch: &Launch) -> Result<Dispatch> {
+    fn bind(&self, prepared: &Prepared, block: usize, launch: &Launch) -> Result<Dispatch> {
         if launch.workgroups.iter().any(|&n| n > self.backend.max_workgroups()) {
             return Err(Error::new(
                 Code::LimitTooSmall,
@@ -156,23 +157,37 @@ impl Executor {
                 "Generate fewer images at once, or use device \"cpu\"",
             ));
         }
-        let pipeline = self.pipeline(&launch.variant).await?;
+        let pipeline = self.pipeline(&launch.variant)?;
         let params = Slice { buffer: &prepared.uniforms, offset: block * UNIFORM_ALIGN, bytes: launch.params.len() };
         let mut bindings = vec![(0, params)];
         for &(slot, binding) in &launch.bindings {
             bindings.push((slot, self.slice(prepared, binding)?));
         }
-        Ok(self.backend.dispatch(&pipeline, &bindings, launch.workgroups))
+        Ok(self.backend.dispatch(pipeline, &bindings, launch.workgroups))
     }
 
-    /// The compiled shader, compiled now if it was not yet.
-    pub(super) async fn pipeline(&mut self, variant: &Variant) -> Result<Pipeline> {
-        if let Some(pipeline) = self.pipelines.get(variant) {
-            return Ok(pipeline.clone());
+    /// Compiles what is not compiled yet, all at once where the platform can.
+    ///
+    /// # Errors
+    /// `SHADER_FAILED`.
+    pub(super) async fn compile<'a>(&mut self, variants: impl IntoIterator<Item = &'a Variant>) -> Result<()> {
+        let mut begun = HashMap::new();
+        for variant in variants {
+            if !self.pipelines.contains_key(variant) && !begun.contains_key(variant) {
+                begun.insert(variant.clone(), self.backend.compile(&variant.label(), &variant.wgsl()?));
+            }
         }
-        let pipeline = self.backend.pipeline(&variant.label(), &variant.wgsl()?).await?;
-        self.pipelines.insert(variant.clone(), pipeline.clone());
-        Ok(pipeline)
+        for (variant, compiling) in begun {
+            self.pipelines.insert(variant, self.backend.compiled(compiling).await?);
+        }
+        Ok(())
+    }
+
+    /// A compiled shader.
+    pub(super) fn pipeline(&self, variant: &Variant) -> Result<&Pipeline> {
+        self.pipelines
+            .get(variant)
+            .ok_or_else(|| Error::internal(format!("shader {} was not compiled", variant.label())))
     }
 
     /// Bytes of all that a kernel binds, parameters aside.

@@ -104,10 +104,10 @@ impl Executor {
             let mut turns = 16;
             loop {
                 let peak = peaks(turns).nth(shape).ok_or_else(|| Error::internal("a peak is missing"))?;
-                let pipeline = self.pipeline(&peak.variant).await?;
+                self.compile([&peak.variant]).await?;
                 self.backend.write(&params, 0, &peak.params);
                 let bindings = [(0, params.whole()), (1, out.whole())];
-                let dispatch = self.backend.dispatch(&pipeline, &bindings, peak.workgroups);
+                let dispatch = self.backend.dispatch(self.pipeline(&peak.variant)?, &bindings, peak.workgroups);
                 let time = self.times(&[&dispatch]).await?[0];
                 if time >= NANOSECONDS || turns >= 1 << 20 {
                     best = best.max(peak.multiply_adds as f64 / time * 1e9);

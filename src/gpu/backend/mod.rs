@@ -1,0 +1,243 @@
+//! The thin backend under the kernels: buffers, pipelines, submissions, readback, and nothing of the networks. Kernels
+//! and the executor never see what is below: wgpu natively, the browser's own objects in the browser, which wgpu would
+//! keep asynchronous compilation and subgroups from.
+
+#[cfg(target_arch = "wasm32")]
+mod browser;
+#[cfg(not(target_arch = "wasm32"))]
+mod native;
+#[cfg(target_arch = "wasm32")]
+mod webgpu;
+
+#[cfg(target_arch = "wasm32")]
+use browser as platform;
+#[cfg(not(target_arch = "wasm32"))]
+use native as platform;
+
+pub use platform::{Backend, Buffer, Dispatch, Pipeline, Ticket};
+
+use crate::{Code, Error, Result};
+
+/// A range of device memory that a kernel binds.
+#[derive(Clone, Copy)]
+pub struct Slice<'a> {
+    /// The buffer.
+    pub buffer: &'a Buffer,
+    /// First byte, a multiple of 256.
+    pub offset: usize,
+    /// Length in bytes.
+    pub bytes: usize,
+}
+
+impl Buffer {
+    /// All of it.
+    pub fn whole(&self) -> Slice<'_> {
+        Slice { buffer: self, offset: 0, bytes: self.bytes() }
+    }
+}
+
+/// What a buffer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// Read and written by kernels, written and read by the host.
+    Storage,
+    /// Parameters of kernels.
+    Uniform,
+}
+
+/// Who the adapter is.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Adapter {
+    /// The vendor, or the adapter's name natively.
+    pub vendor: String,
+    /// The architecture, or the driver natively.
+    pub architecture: String,
+    /// Anything else it says of itself.
+    pub description: String,
+    /// Whether it is a software adapter.
+    pub is_fallback_adapter: bool,
+    /// Lanes of a subgroup, where kernels can use them and the adapter knows only one size.
+    pub subgroup_size: Option<u32>,
+}
+
+impl Adapter {
+    /// The one subgroup size that kernels can be written for, given the smallest and the largest.
+    fn only_size(smallest: u32, largest: u32) -> Option<u32> {
+        (smallest == largest && smallest > 1).then_some(smallest)
+    }
+}
+
+/// What an adapter allows.
+#[derive(Clone, Debug, PartialEq)]
+struct Limits {
+    storage_buffers: u64,
+    binding_size: u64,
+    buffer_size: u64,
+    invocations: u64,
+    workgroups: u64,
+}
+
+impl Limits {
+    /// What the kernels need: WebGPU's defaults.
+    const NEEDED: Limits = Limits {
+        storage_buffers: 8,
+        binding_size: 128 << 20,
+        buffer_size: 256 << 20,
+        invocations: 256,
+        workgroups: 65535,
+    };
+
+    /// By WebGPU's names.
+    fn named(&self) -> [(&'static str, u64); 5] {
+        [
+            ("maxStorageBuffersPerShaderStage", self.storage_buffers),
+            ("maxStorageBufferBindingSize", self.binding_size),
+            ("maxBufferSize", self.buffer_size),
+            ("maxComputeInvocationsPerWorkgroup", self.invocations),
+            ("maxComputeWorkgroupsPerDimension", self.workgroups),
+        ]
+    }
+
+    /// Whether they suffice.
+    fn check(&self) -> Result<()> {
+        for ((name, found), (_, needed)) in self.named().into_iter().zip(Limits::NEEDED.named()) {
+            if found < needed {
+                return Err(Error::new(
+                    Code::LimitTooSmall,
+                    format!("the adapter's {name} is {found}, {needed} is needed"),
+                    "Use another adapter, or device \"cpu\"",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What happened to the device behind our back.
+#[derive(Default)]
+struct Events {
+    lost: Option<String>,
+    uncaptured: Option<String>,
+}
+
+impl Events {
+    fn check(&self) -> Result<()> {
+        match (&self.lost, &self.uncaptured) {
+            (Some(reason), _) => Err(lost(reason)),
+            (None, Some(error)) => Err(Error::internal(format!("the GPU reported: {error}"))),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// Launches that one set of timestamps holds: half of WebGPU's `maxQueryCount`.
+const TIMED_AT_ONCE: usize = 2048;
+
+impl Backend {
+    /// The largest range one binding may have, in bytes.
+    pub fn max_binding(&self) -> usize {
+        self.limits().binding_size.min(self.limits().buffer_size) as usize
+    }
+
+    /// How many workgroups a dispatch may have in each dimension.
+    pub fn max_workgroups(&self) -> u32 {
+        self.limits().workgroups as u32
+    }
+
+    /// Device memory with contents; a multiple of 4 bytes.
+    ///
+    /// # Errors
+    /// `OUT_OF_MEMORY`.
+    pub async fn upload(&self, label: &str, contents: &[u8]) -> Result<Buffer> {
+        let buffer = self.buffer(label, contents.len(), Usage::Storage).await?;
+        self.write(&buffer, 0, contents);
+        Ok(buffer)
+    }
+
+    /// Compiles a kernel.
+    ///
+    /// # Errors
+    /// As [`Backend::compiled`].
+    pub async fn pipeline(&self, label: &str, wgsl: &str) -> Result<Pipeline> {
+        self.compiled(self.compile(label, wgsl)).await
+    }
+
+    /// Runs launches in order, each `repeats` times, and gives the nanoseconds that each took all repeats together: by the
+    /// GPU's clock where it has one, else by ours, one submission a launch.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn time(&self, work: &[(&Dispatch, u32)]) -> Result<Vec<f64>> {
+        let mut times = Vec::with_capacity(work.len());
+        if self.has_timestamps() {
+            for part in work.chunks(TIMED_AT_ONCE) {
+                let bytes = self.read(self.submit_timed(part).whole()).await?;
+                let ticks: &[u64] = bytemuck::cast_slice(&bytes);
+                let period = self.timestamp_period();
+                times.extend(ticks.chunks(2).map(|t| t[1].saturating_sub(t[0]) as f64 * period));
+            }
+            return Ok(times);
+        }
+        for &(dispatch, repeats) in work {
+            let began = web_time::Instant::now();
+            self.submit(std::iter::repeat_n(dispatch, repeats as usize));
+            self.finished().await?;
+            times.push(began.elapsed().as_secs_f64() * 1e9);
+        }
+        Ok(times)
+    }
+}
+
+fn lost(reason: &str) -> Error {
+    Error::new(
+        Code::DeviceLost,
+        format!("the GPU device was lost ({reason})"),
+        "Load the model again; if it happens again, use device \"cpu\"",
+    )
+}
+
+fn out_of_memory(what: &str, error: &str) -> Error {
+    Error::new(
+        Code::OutOfMemory,
+        format!("{what}: {error}"),
+        "Close other pages that use the GPU, generate fewer images at once, or use device \"cpu\"",
+    )
+}
+
+fn shader_failed(label: &str, error: &str) -> Error {
+    Error::new(Code::ShaderFailed, format!("shader {label}: {error}"), "Use device \"cpu\", and report this adapter")
+}
+
+fn no_adapter(detail: &str) -> Error {
+    Error::new(
+        Code::NoWebGpu,
+        format!("there is no GPU adapter{detail}"),
+        "Use a browser with WebGPU and a GPU driver that it supports, or device \"cpu\"",
+    )
+}
+
+fn no_device(error: &str) -> Error {
+    Error::new(Code::NoWebGpu, format!("the adapter opens no device ({error})"), "Use device \"cpu\"")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_that_is_too_small_is_named_with_what_is_needed_and_found() {
+        Limits::NEEDED.check().unwrap();
+        let error = Limits { storage_buffers: 4, ..Limits::NEEDED }.check().unwrap_err();
+        assert_eq!(error.code, Code::LimitTooSmall);
+        assert_eq!(error.cause, "the adapter's maxStorageBuffersPerShaderStage is 4, 8 is needed");
+    }
+
+    #[test]
+    fn kernels_are_written_for_a_subgroup_size_only_where_there_is_one() {
+        assert_eq!(
+            [(4, 4), (8, 32), (1, 1), (0, 0)].map(|(a, b)| Adapter::only_size(a, b)),
+            [Some(4), None, None, None]
+        );
+    }
+}
