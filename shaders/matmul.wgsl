@@ -1,14 +1,16 @@
 // out = activation(cat(x, x2) W^T + bias) + residual.
 //
-// One invocation computes ROWS rows x COLUMNS vec4 columns in registers: no workgroup memory, no barriers. Rows of x,
-// x2, residual and out are padded to whole vec4s with zeros. W lies in 4 x 4 blocks, [n / 4][k / 4]; column j of a
+// One invocation computes ROWS rows x COLUMNS vec4 columns in registers: no workgroup memory, no barriers. Rows come in
+// GROUPS of LANES, the last may be smaller: with SHARED each of LANES neighbours loads one row of a group for all, so LANES
+// is at most the smallest subgroup. Rows of x, x2, residual and out are padded to whole vec4s with zeros. W lies in 4 x 4 blocks, [n / 4][k / 4]; column j of a
 // block holds the four outputs for input 4 k4 + j. Stored as
 //   f32  mat4x4f;  f16  8 words;  q8  vec4u, word j = column j as four int8;
 //   q4   vec2u, byte i of word 0 = row i, columns 0 (low nibble) and 1 (high), word 1 columns 2 and 3, each q + 8.
 // Scales: q8 one vec4 a block row (times 127), or with GROUPED (always for q4) one a block row and group.
 //
 // Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, BIAS 0 | 1, ACTIVATION none | gelu | silu,
-// RESIDUAL 0 | 1, ROWS, COLUMNS, WORKGROUP.
+// RESIDUAL 0 | 1, ROWS, GROUPS, LANES, LANES_g (of group g), SHARED 0 | 1,
+// COLUMNS, WORKGROUP.
 //#include "lib/activation.wgsl"
 
 struct Params {
@@ -50,20 +52,33 @@ struct Params {
 //#end
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)
-fn main(@builtin(global_invocation_id) id: vec3u) {
-  let column = id.x * {COLUMNS}u;
-  let row = id.y * {ROWS}u;
-  if (column >= params.n4 || row >= params.rows) {
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(local_invocation_index) local: u32,
+//#if SHARED == 1
+  @builtin(subgroup_invocation_id) invocation: u32,
+//#end
+) {
+  let column = (workgroup.x * {WORKGROUP}u + local) * {COLUMNS}u;
+  let row = workgroup.y * {ROWS}u;
+//#if SHARED == 0
+  let lane = 0u;
+  if (column >= params.n4) {
     return;
   }
+//#end
+//#if SHARED == 1
+  let lane = invocation % {LANES}u;
+//#end
   let blocks = params.k4 + params.k4_second;
 //#for c in 0..COLUMNS
   let column_{c} = min(column + {c}u, params.n4 - 1u);
 //#end
-//#for r in 0..ROWS
-  let row_{r} = min(row + {r}u, params.rows - 1u);
+//#for g in 0..GROUPS
+//#for l in 0..LANES_{g}
 //#for c in 0..COLUMNS
-  var sum_{r}_{c} = vec4f();
+  var sum_{g}_{l}_{c} = vec4f();
+//#end
 //#end
 //#end
 
@@ -77,8 +92,8 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     let first = params.k4;
     let k4 = params.k4_second;
 //#end
-//#for r in 0..ROWS
-    let x_at_{r} = row_{r} * k4;
+//#for g in 0..GROUPS
+    let x_at_{g} = min(row + {g}u * {LANES}u + lane, params.rows - 1u) * k4;
 //#end
 //#for c in 0..COLUMNS
     let w_at_{c} = column_{c} * blocks + first;
@@ -135,11 +150,21 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
           unpack4x8unorm(w_{c}.y & 0xf0f0f0f0u) * s_{c} - z_{c});
 //#end
 //#end
-//#for r in 0..ROWS
+//#for g in 0..GROUPS
         {
-          let a = x_{s}[x_at_{r} + k];
+          let loaded = x_{s}[x_at_{g} + k];
+//#for l in 0..LANES_{g}
+          {
+//#if SHARED == 0
+            let a = loaded;
+//#end
+//#if SHARED == 1
+            let a = subgroupBroadcast(loaded, {l}u);
+//#end
 //#for c in 0..COLUMNS
-          sum_{r}_{c} = sum_{r}_{c} + b_{c} * a;
+            sum_{g}_{l}_{c} = sum_{g}_{l}_{c} + b_{c} * a;
+//#end
+          }
 //#end
         }
 //#end
@@ -160,11 +185,12 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 //#if BIAS == 1
     let offset = bias[column_{c}];
 //#end
-//#for r in 0..ROWS
-    if (row + {r}u < params.rows) {
-      let at = row_{r} * params.n4 + column_{c};
+//#for g in 0..GROUPS
+//#for l in 0..LANES_{g}
+    if (row + {g}u * {LANES}u + {l}u < params.rows) {
+      let at = (row + {g}u * {LANES}u + {l}u) * params.n4 + column_{c};
       let value = activate(
-        sum_{r}_{c}
+        sum_{g}_{l}_{c}
 //#if WEIGHTS == q8
 //#if GROUPED == 0
         * scale
@@ -180,6 +206,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 //#end
       ;
     }
+//#end
 //#end
   }
 //#end

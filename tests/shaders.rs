@@ -11,13 +11,13 @@ use uvit_web::pipeline::Executor;
 
 #[test]
 fn every_variant_is_valid_wgsl() {
-    let all = variants();
+    let all = variants(&Tuning::ALL);
     assert!(all.len() > 40);
     for variant in all {
         let text = variant.wgsl().unwrap();
         let module = naga::front::wgsl::parse_str(&text)
             .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
-        Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32)
+        Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP)
             .validate(&module)
             .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
     }
@@ -29,6 +29,9 @@ fn every_kernel_equals_its_twin() {
     let cases = twins::cases();
     for tuning in Tuning::ALL {
         if let Executor::Gpu(gpu) = &mut gpu {
+            if !tuning.suits(gpu.backend().adapter()) {
+                continue;
+            }
             gpu.set_tuning(tuning);
         }
         let failures: Vec<String> =

@@ -1,7 +1,8 @@
 //! The shaders' template: constants and unrolling, in WGSL comments, so that a shader file stays one readable text.
 //!
 //! - `{NAME}`: the value of a variable.
-//! - `//#for i in 0..N` .. `//#end`: the lines between, once for each value of `{i}`; N is a number or a variable.
+//! - `//#for i in 0..N` .. `//#end`: the lines between, once for each value of `{i}`; N is a number or a variable, whose name
+//!   may hold variables of the loops around it.
 //! - `//#if NAME == value` .. `//#end`: the lines between, only if NAME has that value.
 //! - `//#include "lib/file.wgsl"`: a file of `shaders/lib/`, expanded alike.
 
@@ -46,8 +47,12 @@ fn expand_lines(lines: &[&str], first: usize, scope: &mut Vec<(String, String)>,
             ["for", name, "in", range] => {
                 let end = block_end(lines, i).ok_or_else(|| fail("for without end"))?;
                 let bound = range.strip_prefix("0..").ok_or_else(|| fail("a range starts at 0"))?;
-                let bound = lookup(scope, bound).unwrap_or(bound).to_string();
-                let count: usize = bound.parse().map_err(|_| fail("the range's end is no number"))?;
+                let mut name_of_bound = String::new();
+                substitute(bound, scope, &mut name_of_bound)
+                    .map_err(|name| fail(&format!("unknown variable {name:?}")))?;
+                let bound = name_of_bound.trim_end();
+                let count: usize =
+                    lookup(scope, bound).unwrap_or(bound).parse().map_err(|_| fail("the range's end is no number"))?;
                 for value in 0..count {
                     scope.push((name.to_string(), value.to_string()));
                     expand_lines(&lines[i + 1..end], first + i + 1, scope, out)?;
@@ -120,6 +125,13 @@ mod tests {
             "//#for r in 0..ROWS\nlet a_{r} = {r}u; if (x) { y(); }\n//#if r == 1\nlast({KIND})\n//#end\n//#end\n";
         let text = expand(source, &vec![("ROWS", "2".into()), ("KIND", "q8".into())]).unwrap();
         assert_eq!(text, "let a_0 = 0u; if (x) { y(); }\nlet a_1 = 1u; if (x) { y(); }\nlast(q8)\n");
+    }
+
+    #[test]
+    fn an_inner_loop_is_as_long_as_the_outer_says() {
+        let source = "//#for g in 0..2\n//#for l in 0..N_{g}\n{g}{l}\n//#end\n//#end\n";
+        let text = expand(source, &vec![("N_0", "2".into()), ("N_1", "1".into())]).unwrap();
+        assert_eq!(text, "00\n01\n10\n");
     }
 
     #[test]

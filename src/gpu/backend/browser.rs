@@ -107,6 +107,7 @@ pub struct Backend {
     events: Rc<RefCell<Events>>,
     buffers_made: Cell<usize>,
     has_timestamps: bool,
+    has_subgroups: bool,
     _on_error: Closure<dyn FnMut(JsValue)>,
 }
 
@@ -168,7 +169,6 @@ impl Backend {
         device.set_on_uncaptured_error(on_error.as_ref());
 
         let info = adapter.info();
-        let (smallest, largest) = (number(&info, "subgroupMinSize"), number(&info, "subgroupMaxSize"));
         Ok(Backend {
             queue: device.queue(),
             device,
@@ -178,12 +178,13 @@ impl Backend {
                 description: text(&info, "description"),
                 // Older browsers say it elsewhere.
                 is_fallback_adapter: [&info, &adapter].iter().any(|o| get(o, "isFallbackAdapter").is_truthy()),
-                subgroup_size: Adapter::only_size(smallest as u32, largest as u32).filter(|_| has_subgroups),
+                subgroup_size: if has_subgroups { number(&info, "subgroupMinSize") as u32 } else { 1 },
             },
             limits,
             events,
             buffers_made: Cell::new(0),
             has_timestamps,
+            has_subgroups,
             _on_error: on_error,
         })
     }
@@ -230,7 +231,7 @@ impl Backend {
     /// Begins to compile a kernel: the browser compiles several at once, and beside what else happens.
     pub fn compile(&self, label: &str, wgsl: &str) -> Compiling {
         // wgpu's compiler knows no such line; on one line with the first, so that line numbers stay.
-        let enable = if self.adapter.subgroup_size.is_some() { "enable subgroups; " } else { "" };
+        let enable = if self.has_subgroups { "enable subgroups; " } else { "" };
         let code = format!("{enable}{wgsl}");
         let ((module, pipeline), scopes) = Scopes::around(&self.device, || {
             let descriptor = object([("label", label.into()), ("code", code.as_str().into())]);

@@ -57,15 +57,8 @@ pub struct Adapter {
     pub description: String,
     /// Whether it is a software adapter.
     pub is_fallback_adapter: bool,
-    /// Lanes of a subgroup, where kernels can use them and the adapter knows only one size.
-    pub subgroup_size: Option<u32>,
-}
-
-impl Adapter {
-    /// The one subgroup size that kernels can be written for, given the smallest and the largest.
-    fn only_size(smallest: u32, largest: u32) -> Option<u32> {
-        (smallest == largest && smallest > 1).then_some(smallest)
-    }
+    /// Invocations of the smallest subgroup, 1 where kernels cannot use them.
+    pub subgroup_size: u32,
 }
 
 /// What an adapter allows.
@@ -231,13 +224,5 @@ mod tests {
         let error = Limits { storage_buffers: 4, ..Limits::NEEDED }.check().unwrap_err();
         assert_eq!(error.code, Code::LimitTooSmall);
         assert_eq!(error.cause, "the adapter's maxStorageBuffersPerShaderStage is 4, 8 is needed");
-    }
-
-    #[test]
-    fn kernels_are_written_for_a_subgroup_size_only_where_there_is_one() {
-        assert_eq!(
-            [(4, 4), (8, 32), (1, 1), (0, 0)].map(|(a, b)| Adapter::only_size(a, b)),
-            [Some(4), None, None, None]
-        );
     }
 }

@@ -128,8 +128,7 @@ impl Backend {
             architecture: info.driver,
             description: info.driver_info,
             is_fallback_adapter: info.device_type == wgpu::DeviceType::Cpu,
-            subgroup_size: Adapter::only_size(info.subgroup_min_size, info.subgroup_max_size)
-                .filter(|_| features.contains(wgpu::Features::SUBGROUP)),
+            subgroup_size: if features.contains(wgpu::Features::SUBGROUP) { info.subgroup_min_size } else { 1 },
         };
         Ok(Backend {
             device,

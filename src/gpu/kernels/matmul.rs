@@ -6,6 +6,11 @@ use crate::gpu::pack::Storage;
 use crate::plan::{Activation, Matmul};
 
 const WORKGROUP: usize = 16;
+/// The template's names, for as many groups as any tile has.
+const LANES_OF_GROUP: [&str; 12] = [
+    "LANES_0", "LANES_1", "LANES_2", "LANES_3", "LANES_4", "LANES_5", "LANES_6", "LANES_7", "LANES_8", "LANES_9",
+    "LANES_10", "LANES_11",
+];
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -19,14 +24,29 @@ struct Params {
     unused: [u32; 2],
 }
 
-/// Rows and vec4 columns that one invocation keeps in registers.
-type Tile = (usize, usize);
+/// What one invocation keeps in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatmulTile {
+    /// Rows.
+    pub rows: usize,
+    /// Invocations of a subgroup that load rows for each other, at most its smallest size.
+    pub lanes: usize,
+    /// vec4 columns.
+    pub columns: usize,
+}
+
+impl MatmulTile {
+    /// Rows without help from other invocations.
+    pub const fn alone(rows: usize, columns: usize) -> MatmulTile {
+        MatmulTile { rows, lanes: 1, columns }
+    }
+}
 
 /// Wide tiles pay where weights are cheap to load.
-fn tile(storage: Storage, tuning: &Tuning) -> Tile {
+fn tile(storage: Storage, tuning: &Tuning) -> MatmulTile {
     match storage {
-        Storage::F32 | Storage::F16 => (8, 2),
-        Storage::Q8 | Storage::Q4 => (tuning.matmul_rows, 4),
+        Storage::F32 | Storage::F16 => MatmulTile::alone(8, 2),
+        Storage::Q8 | Storage::Q4 => tuning.matmul,
     }
 }
 
@@ -42,9 +62,10 @@ struct Kind {
     residual: bool,
 }
 
-fn variant(kind: Kind, (rows, columns): Tile) -> Variant {
+fn variant(kind: Kind, tile: MatmulTile) -> Variant {
     let flag = |is: bool| u8::from(is).to_string();
-    Variant {
+    let group_count = tile.rows.div_ceil(tile.lanes);
+    let mut variant = Variant {
         kernel: "matmul",
         variables: vec![
             ("WEIGHTS", kind.storage.name().into()),
@@ -53,11 +74,17 @@ fn variant(kind: Kind, (rows, columns): Tile) -> Variant {
             ("BIAS", flag(kind.bias)),
             ("ACTIVATION", activation_name(kind.activation).into()),
             ("RESIDUAL", flag(kind.residual)),
-            ("ROWS", rows.to_string()),
-            ("COLUMNS", columns.to_string()),
+            ("ROWS", tile.rows.to_string()),
+            ("GROUPS", group_count.to_string()),
+            ("LANES", tile.lanes.to_string()),
+            ("SHARED", flag(tile.lanes > 1)),
+            ("COLUMNS", tile.columns.to_string()),
             ("WORKGROUP", WORKGROUP.to_string()),
         ],
-    }
+    };
+    let sizes = (0..group_count).map(|g| tile.lanes.min(tile.rows - g * tile.lanes).to_string());
+    variant.variables.extend(LANES_OF_GROUP.into_iter().zip(sizes));
+    variant
 }
 
 pub(super) fn variants(tuning: &Tuning) -> Vec<Variant> {
@@ -111,6 +138,6 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         variant: variant(kind, tile),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings,
-        workgroups: [groups(n4, tile.1 * WORKGROUP), groups(m.rows, tile.0), 1],
+        workgroups: [groups(n4, tile.columns * WORKGROUP), groups(m.rows, tile.rows), 1],
     }
 }

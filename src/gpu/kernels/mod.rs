@@ -15,6 +15,7 @@ mod unpatchify;
 
 pub use attention::AttentionTile;
 pub use combine::{MAX_COMBINE_TERMS, combine};
+pub use matmul::MatmulTile;
 pub use peak::{INVOCATIONS as PEAK_INVOCATIONS, peaks};
 
 use super::backend::Adapter;
@@ -107,22 +108,37 @@ pub trait WeightLayouts {
 pub struct Tuning {
     /// Of attention.
     pub attention: AttentionTile,
-    /// Rows of a quantised matmul's tile.
-    pub matmul_rows: usize,
+    /// Of a quantised matmul.
+    pub matmul: MatmulTile,
 }
 
 impl Tuning {
     /// Small tiles: registers are few where thousands of invocations share them.
-    pub const GPU: Tuning = Tuning { attention: AttentionTile { queries: 2, keys4: 1 }, matmul_rows: 8 };
+    pub const GPU: Tuning =
+        Tuning { attention: AttentionTile { queries: 2, keys4: 1 }, matmul: MatmulTile::alone(8, 4) };
     /// Large tiles: on a processor registers are memory, and every load is checked. 66 tokens are 6 x 11.
-    pub const SOFTWARE: Tuning = Tuning { attention: AttentionTile { queries: 6, keys4: 4 }, matmul_rows: 11 };
+    pub const SOFTWARE: Tuning =
+        Tuning { attention: AttentionTile { queries: 6, keys4: 4 }, matmul: MatmulTile::alone(11, 4) };
+
+    /// With subgroups of four at least.
+    pub const SOFTWARE_SUBGROUPS: Tuning =
+        Tuning { matmul: MatmulTile { rows: 11, lanes: 4, columns: 4 }, ..Tuning::SOFTWARE };
 
     /// All of them.
-    pub const ALL: [Tuning; 2] = [Tuning::GPU, Tuning::SOFTWARE];
+    pub const ALL: [Tuning; 3] = [Tuning::GPU, Tuning::SOFTWARE, Tuning::SOFTWARE_SUBGROUPS];
+
+    /// Whether an adapter can run it.
+    pub fn suits(&self, adapter: &Adapter) -> bool {
+        self.matmul.lanes <= adapter.subgroup_size as usize
+    }
 
     /// Before anything was measured.
     pub fn of(adapter: &Adapter) -> Tuning {
-        if adapter.is_fallback_adapter { Tuning::SOFTWARE } else { Tuning::GPU }
+        match (adapter.is_fallback_adapter, adapter.subgroup_size) {
+            (true, 4..) => Tuning::SOFTWARE_SUBGROUPS,
+            (true, _) => Tuning::SOFTWARE,
+            (false, _) => Tuning::GPU,
+        }
     }
 }
 
@@ -141,8 +157,8 @@ pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts, t
     }
 }
 
-/// Every shader text that a launch can ask for; head dims by example.
-pub fn variants() -> Vec<Variant> {
+/// Every shader text that a launch can ask for with these tunings; head dims by example.
+pub fn variants(tunings: &[Tuning]) -> Vec<Variant> {
     let mut all = vec![
         combine::variant(),
         conv2d::variant(),
@@ -152,8 +168,8 @@ pub fn variants() -> Vec<Variant> {
         place_tokens::variant(),
         unpatchify::variant(),
     ];
-    for tuning in Tuning::ALL {
-        all.extend(matmul::variants(&tuning));
+    for tuning in tunings {
+        all.extend(matmul::variants(tuning));
         all.extend((1..=32).map(|head_dim4| attention::variant(4 * head_dim4, tuning.attention)));
     }
     all.extend(elementwise::variants());
