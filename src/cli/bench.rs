@@ -3,12 +3,14 @@
 use super::generate::{Place, load};
 use super::inspect::preset;
 use super::read_text;
+use super::records;
 use std::path::PathBuf;
 use std::time::Instant;
 use uvit_web::gpu::Profile;
+use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
 use uvit_web::model::{Batch, Network};
 use uvit_web::pipeline::sampling::forward;
-use uvit_web::pipeline::{DeviceChoice, Executor, LoadOptions};
+use uvit_web::pipeline::{DeviceChoice, Executor, LoadOptions, Tuned, choose_tuning};
 use uvit_web::plan::{Compute, WeightUse, lower};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::simd::Threads;
@@ -43,10 +45,12 @@ pub struct Arguments {
 
 pub fn run(a: &Arguments) -> Result<()> {
     let options = a.place.options();
-    let (network, mut executor) = match (&a.model, &a.preset, &a.config) {
+    let (network, mut executor, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
             let network = read_manifest(path)?.0.architecture.network();
-            (network, load(path, options)?.into_executor())
+            let pipeline = load(path, options)?;
+            let tuned = pipeline.info().device.tuned.clone();
+            (network, pipeline.into_executor(), tuned)
         }
         (None, Some(name), _) => unloaded(Network::Uvit(preset(name)?), &options)?,
         (None, None, Some(path)) => {
@@ -94,7 +98,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         let row = serde_json::json!({
             "adapter": adapter, "batch": batch, "compute": executor.compute().as_str(), "threads": executor.threads(),
             "kernels": kernels, "multiplyAdds": multiply_adds, "firstMs": first_ms, "ms": ms, "allMs": times,
-            "gflops": gflops, "profile": profile,
+            "gflops": gflops, "tuned": tuned, "profile": profile,
         });
         println!("{row}");
         return Ok(());
@@ -102,6 +106,9 @@ pub fn run(a: &Arguments) -> Result<()> {
     match &adapter {
         Some(adapter) => println!("{}, {} ({})", adapter.vendor, adapter.architecture, adapter.description),
         None => println!("cpu, {}, {} threads", executor.compute().as_str(), executor.threads()),
+    }
+    if let Some(tuned) = tuned {
+        trials(&tuned);
     }
     println!("batch {}: {ms:.1} ms a forward, {gflops:.1} GFLOP/s; the first took {first_ms:.0} ms", batch);
     if let Some(profile) = profile {
@@ -111,7 +118,7 @@ pub fn run(a: &Arguments) -> Result<()> {
 }
 
 /// The architecture on the device asked for, with random weights.
-fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executor)> {
+fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executor, Option<Tuned>)> {
     let gpu = match options.device {
         DeviceChoice::Cpu => None,
         DeviceChoice::WebGpu => Some(pollster::block_on(Executor::gpu())?),
@@ -125,6 +132,16 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executo
         Dtype::Q4 => (Dtype::Q4, 32),
         dtype => (dtype, 0),
     };
+    let tuned = match executor {
+        Executor::Gpu(_) => {
+            let earlier = options.records.as_deref();
+            Some(pollster::block_on(choose_tuning(&mut executor, &network, &[kind], options.tune, earlier))?)
+        }
+        _ => None,
+    };
+    if let Some(new) = tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
+        records::write(new);
+    }
     let plan = network.record(Batch::plain(1))?.plan;
     let mut generator = TorchGenerator::new(0);
     for (id, weight) in plan.weight_ids() {
@@ -132,12 +149,38 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executo
         let tensor = random::tensor(&weight.name, &weight.shape, kind, &mut generator);
         pollster::block_on(executor.load(id, weight, &tensor))?;
     }
-    Ok((network, executor))
+    Ok((network, executor, tuned))
 }
 
 /// Whether it is no software adapter.
 fn is_real(executor: &Executor) -> bool {
     matches!(executor, Executor::Gpu(gpu) if !gpu.backend().adapter().is_fallback_adapter)
+}
+
+/// What the tuner tried.
+fn trials(tuned: &Tuned) {
+    let Tuning { matmul, attention } = tuned.tuning;
+    let (chosen, how) = (tile(&matmul, &attention), if tuned.remembered { "remembered" } else { "chosen" });
+    println!("{how}: matmul {}, attention {}, in {:.0} ms", chosen.0, chosen.1, tuned.ms);
+    if tuned.trials.is_empty() {
+        return;
+    }
+    println!("| matmul | ms a block | attention | ms a block | |\n|---|---|---|---|---|");
+    let ms = |time: Option<f64>| time.map_or_else(|| "-".into(), |ms| format!("{ms:.3}"));
+    for trial in &tuned.trials {
+        let (matmul, attention) = tile(&trial.tuning.matmul, &trial.tuning.attention);
+        let error = trial.error.as_deref().unwrap_or_default();
+        println!("| {matmul} | {} | {attention} | {} | {error} |", ms(trial.matmul_ms), ms(trial.attention_ms));
+    }
+}
+
+/// Tiles in words: rows x columns.
+fn tile(matmul: &MatmulTile, attention: &AttentionTile) -> (String, String) {
+    let lanes = if matmul.lanes > 1 { format!(", {} lanes", matmul.lanes) } else { String::new() };
+    (
+        format!("{} x {}{lanes}", matmul.rows, 4 * matmul.columns),
+        format!("{} queries x {} keys", attention.queries, 4 * attention.keys4),
+    )
 }
 
 /// Kernels of one kind and size together, the most expensive first.

@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod png_out;
 mod quality;
+mod records;
 mod sensitivity;
 
 use clap::{Parser, Subcommand};

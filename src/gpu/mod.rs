@@ -10,6 +10,6 @@ mod pack;
 mod profile;
 mod template;
 
-pub use backend::{Adapter, Backend};
+pub use backend::{Adapter, Backend, platform};
 pub use executor::Executor;
 pub use profile::{KernelTime, Profile};

@@ -67,6 +67,28 @@ impl Executor {
         Ok(Profile { clock, peak, kernels })
     }
 
+    /// Nanoseconds of the prepared Program's kernels, each kind and size measured once: (file's name, all launches together).
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn kernel_times(&self) -> Result<Vec<(&'static str, f64)>> {
+        let prepared = self.prepared()?;
+        let mut kinds: Vec<(&'static str, String, f64)> = Vec::new();
+        let mut launches = Vec::new();
+        for (kernel, dispatch) in prepared.program.kernels.iter().zip(&prepared.launches) {
+            let (name, shape) = (kernel.name(), shape(kernel));
+            match kinds.iter_mut().find(|kind| kind.0 == name && kind.1 == shape) {
+                Some(kind) => kind.2 += 1.0,
+                None => {
+                    kinds.push((name, shape, 1.0));
+                    launches.push(dispatch);
+                }
+            }
+        }
+        let times = self.times(&launches).await?;
+        Ok(kinds.into_iter().zip(times).map(|((name, _, count), time)| (name, count * time)).collect())
+    }
+
     /// Nanoseconds of one launch each, medians; launches that are too short for the clock are repeated.
     async fn times(&self, launches: &[&Dispatch]) -> Result<Vec<f64>> {
         let backend = self.backend();

@@ -6,7 +6,7 @@ use crate::plan::Attention;
 const WORKGROUP: usize = 16;
 
 /// What one invocation keeps in registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AttentionTile {
     /// Queries of one head.
     pub queries: usize,
