@@ -2,12 +2,12 @@
 
 use super::generate::{Place, load};
 use super::inspect::preset;
-use super::read_text;
 use super::records;
+use super::{read_text, write_text};
 use std::path::PathBuf;
 use std::time::Instant;
-use uvit_web::gpu::Profile;
 use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
+use uvit_web::gpu::{Profile, roofline};
 use uvit_web::model::{Batch, Network};
 use uvit_web::pipeline::sampling::forward;
 use uvit_web::pipeline::{DeviceChoice, Executor, LoadOptions, Tuned, choose_tuning};
@@ -17,7 +17,7 @@ use uvit_web::simd::Threads;
 use uvit_web::weights::convert::describe;
 use uvit_web::weights::manifest::Dtype;
 use uvit_web::weights::{random, read_manifest};
-use uvit_web::{Error, Result};
+use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -38,6 +38,9 @@ pub struct Arguments {
     /// Forwards; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
+    /// Also draw the profile's roofline into this SVG file
+    #[arg(long)]
+    roofline: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -94,6 +97,14 @@ pub fn run(a: &Arguments) -> Result<()> {
         Executor::Gpu(gpu) => Some(gpu.backend().adapter().clone()),
         _ => None,
     };
+    match (&a.roofline, &profile) {
+        (Some(path), Some(profile)) => write_text(path, &roofline(profile))?,
+        (Some(_), None) => {
+            let cause = "only GPUs are profiled, and this ran on the CPU";
+            return Err(Error::new(Code::InvalidArgument, cause, "Give --device gpu, or leave --roofline out"));
+        }
+        (None, _) => {}
+    }
     if a.json {
         let row = serde_json::json!({
             "adapter": adapter, "batch": batch, "compute": executor.compute().as_str(), "threads": executor.threads(),
@@ -185,28 +196,7 @@ fn tile(matmul: &MatmulTile, attention: &AttentionTile) -> (String, String) {
 
 /// Kernels of one kind and size together, the most expensive first.
 fn table(profile: &Profile) {
-    struct Row<'a> {
-        kernel: &'a str,
-        shape: &'a str,
-        count: usize,
-        nanoseconds: f64,
-        multiply_adds: u64,
-        bytes: u64,
-    }
-    let mut rows: Vec<Row> = Vec::new();
-    for k in &profile.kernels {
-        let found = rows.iter().position(|row| row.kernel == k.kernel && row.shape == k.shape);
-        let at = found.unwrap_or_else(|| {
-            let (kernel, shape) = (k.kernel, k.shape.as_str());
-            rows.push(Row { kernel, shape, count: 0, nanoseconds: 0.0, multiply_adds: 0, bytes: 0 });
-            rows.len() - 1
-        });
-        rows[at].count += 1;
-        rows[at].nanoseconds += k.nanoseconds;
-        rows[at].multiply_adds += k.multiply_adds;
-        rows[at].bytes += k.bytes;
-    }
-    rows.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
+    let rows = profile.rows();
     let total: f64 = rows.iter().map(|row| row.nanoseconds).sum();
     println!("{} clock; peak in registers {:.1} GFLOP/s", profile.clock, 2e-9 * profile.peak);
     println!(
@@ -218,7 +208,7 @@ fn table(profile: &Profile) {
             "| {} | {} | {} | {:.3} | {:.1}% | {gflops:.1} | {:.1}% | {:.2} |",
             row.kernel,
             row.shape,
-            row.count,
+            row.launches,
             row.nanoseconds * 1e-6,
             100.0 * row.nanoseconds / total,
             100e9 * gflops / (2.0 * profile.peak),
