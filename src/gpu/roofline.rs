@@ -114,16 +114,14 @@ pub fn svg(profile: &Profile) -> String {
         );
         if i < LISTED {
             let line = TOP + 24.0 * (i + 1) as f64;
+            let (number, text_y, list_x, end_x) = (i + 1, cy + 3.5, WIDTH - RIGHT + 24.0, WIDTH - 10.0);
             let _ = write!(
                 out,
-                "<text x='{cx:.1}' y='{:.1}' text-anchor='middle' font-size='10'>{2}</text>\
-                 <text x='{}' y='{line}'>{2}  {} {}</text><text x='{}' y='{line}' text-anchor='end'>{:.1}</text>",
-                cy + 3.5,
-                WIDTH - RIGHT + 24.0,
-                i + 1,
+                "<text x='{cx:.1}' y='{text_y:.1}' text-anchor='middle' font-size='10'>{number}</text>\
+                 <text x='{list_x}' y='{line}'>{number}  {} {}</text>\
+                 <text x='{end_x}' y='{line}' text-anchor='end'>{:.1}</text>",
                 row.kernel,
                 row.shape,
-                WIDTH - 10.0,
                 rate(row)
             );
         }
