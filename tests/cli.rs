@@ -195,7 +195,8 @@ fn the_tuner_measures_once_remembers_and_outlives_a_broken_record() {
 #[test]
 fn bench_draws_a_roofline_of_gpus_only() {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("roofline-{}.svg", std::process::id()));
-    let arguments = |device| ["bench", MODEL, "--repeats", "1", "--roofline", path.to_str().unwrap(), "--device", device];
+    let arguments =
+        |device| ["bench", MODEL, "--repeats", "1", "--roofline", path.to_str().unwrap(), "--device", device];
     assert_eq!(uvit(&arguments("cpu")).status.code(), Some(2));
     assert!(!path.exists());
     if devices::found(pollster::block_on(uvit_web::pipeline::Executor::gpu())).is_none() {

@@ -190,7 +190,12 @@ fn tile(matmul: &MatmulTile, attention: &AttentionTile) -> (String, String) {
     let lanes = if matmul.lanes > 1 { format!(", {} lanes", matmul.lanes) } else { String::new() };
     (
         format!("{} x {}{lanes}", matmul.rows, 4 * matmul.columns),
-        format!("{} queries x {} keys", attention.queries, 4 * attention.keys4),
+        format!(
+            "{} queries x {} keys{}",
+            attention.queries,
+            4 * attention.keys4,
+            if attention.shared { ", shared" } else { "" }
+        ),
     )
 }
 

@@ -112,7 +112,7 @@ export interface TunedInfo {
 
 /** Tiles that one invocation of a kernel computes. */
 export interface Tuning {
-  attention: { queries: number; keys4: number };
+  attention: { queries: number; keys4: number; shared: boolean };
   matmul: { rows: number; lanes: number; columns: number };
 }
 

@@ -110,7 +110,7 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   pipeline = await (await opening).finish();
   const found: PipelineInfo & { tuned: { records?: string } | null } = JSON.parse(pipeline.info());
   if (found.tuned?.records) {
-    void writeRecords(found.tuned.records);
+    await writeRecords(found.tuned.records);
     delete found.tuned.records;
   }
   for (const { error } of found.tuned?.trials ?? []) {

@@ -114,21 +114,24 @@ pub struct Tuning {
 impl Tuning {
     /// Small tiles: registers are few where thousands of invocations share them.
     pub const GPU: Tuning =
-        Tuning { attention: AttentionTile { queries: 2, keys4: 1 }, matmul: MatmulTile::alone(8, 4) };
+        Tuning { attention: AttentionTile { queries: 2, keys4: 1, shared: false }, matmul: MatmulTile::alone(8, 4) };
     /// Large tiles: on a processor registers are memory, and every load is checked. 66 tokens are 6 x 11.
     pub const SOFTWARE: Tuning =
-        Tuning { attention: AttentionTile { queries: 6, keys4: 4 }, matmul: MatmulTile::alone(11, 4) };
+        Tuning { attention: AttentionTile { queries: 6, keys4: 4, shared: false }, matmul: MatmulTile::alone(11, 4) };
 
     /// With subgroups of four at least.
-    pub const SOFTWARE_SUBGROUPS: Tuning =
-        Tuning { matmul: MatmulTile { rows: 11, lanes: 4, columns: 4 }, ..Tuning::SOFTWARE };
+    pub const SOFTWARE_SUBGROUPS: Tuning = Tuning {
+        attention: AttentionTile { queries: 6, keys4: 4, shared: true },
+        matmul: MatmulTile { rows: 11, lanes: 4, columns: 4 },
+    };
 
     /// All of them.
     pub const ALL: [Tuning; 3] = [Tuning::GPU, Tuning::SOFTWARE, Tuning::SOFTWARE_SUBGROUPS];
 
     /// Whether an adapter can run it.
     pub fn suits(&self, adapter: &Adapter) -> bool {
-        self.matmul.lanes <= adapter.subgroup_size as usize
+        let lanes = if self.attention.shared { self.attention.keys4 } else { 1 };
+        self.matmul.lanes.max(lanes) <= adapter.subgroup_size as usize
     }
 
     /// What is worth measuring on an adapter, its default first.
@@ -136,10 +139,13 @@ impl Tuning {
         let first = Tuning::of(adapter);
         let matmuls = [(11, 1, 4), (11, 4, 4), (16, 8, 4), (12, 4, 4), (8, 1, 4), (8, 4, 4), (4, 1, 4), (4, 1, 2)]
             .map(|(rows, lanes, columns)| MatmulTile { rows, lanes, columns });
-        let attentions = [(6, 4), (2, 1), (4, 2), (1, 1)].map(|(queries, keys4)| AttentionTile { queries, keys4 });
+        let attentions = [(6, 4, true), (6, 4, false), (2, 1, false), (4, 4, true), (4, 2, false), (1, 1, false)]
+            .map(|(queries, keys4, shared)| AttentionTile { queries, keys4, shared })
+            .into_iter()
+            .filter(|attention| Tuning { attention: *attention, ..first }.suits(adapter));
         let mut all = vec![first];
         let matmuls = matmuls.into_iter().filter(|&matmul| matmul != first.matmul);
-        let mut attentions = attentions.into_iter().filter(|&attention| attention != first.attention);
+        let mut attentions = attentions.filter(|&attention| attention != first.attention);
         for matmul in matmuls {
             let tuning = Tuning { matmul, attention: attentions.next().unwrap_or(first.attention) };
             if tuning.suits(adapter) {
