@@ -9,11 +9,8 @@ export function plot(series, rows) {
   const y = axis(ms, HEIGHT - BOTTOM, TOP);
   const panels = series.map((varied, k) => {
     const own = rows.filter((row) => row.varied === varied);
-    const x = axis(
-      own.map((row) => row[varied]),
-      LEFT + 16,
-      WIDTH - GAP,
-    );
+    const sizes = own.map((row) => Math.log2(row[varied]));
+    const x = scale(Math.min(...sizes), Math.max(...sizes), LEFT + 16, WIDTH - GAP - 16);
     const points = own.map((row) => [x.at(row[varied]), y.at(row.ms / row.batch), row]);
     const line = points.map(([px, py], i) => `${i ? 'L' : 'M'}${px.toFixed(1)} ${py.toFixed(1)}`).join('');
     const marks = points.map(
@@ -40,6 +37,10 @@ export function plot(series, rows) {
 function axis(values, from, to) {
   const low = Math.floor(Math.log2(Math.min(...values)));
   const high = Math.max(Math.ceil(Math.log2(Math.max(...values))), low + 1);
-  const at = (value) => from + ((Math.log2(value) - low) / (high - low)) * (to - from);
-  return { at, ticks: Array.from({ length: high - low + 1 }, (_, i) => 2 ** (low + i)) };
+  return { ...scale(low, high, from, to), ticks: Array.from({ length: high - low + 1 }, (_, i) => 2 ** (low + i)) };
+}
+
+/** Places values whose logarithms lie between `low` and `high`. */
+function scale(low, high, from, to) {
+  return { at: (value) => from + ((Math.log2(value) - low) / (high - low)) * (to - from) };
 }
