@@ -10,8 +10,6 @@ mod noise;
 pub mod pixels;
 pub mod sampling;
 mod self_test;
-#[cfg(feature = "gpu")]
-mod tuning;
 mod turn;
 
 #[cfg(feature = "gpu")]
@@ -20,8 +18,6 @@ pub use device::{Device, DeviceChoice, LoadOptions};
 pub use executor::Executor;
 pub use helpers::{Helpers, Part};
 pub use noise::Noise;
-#[cfg(feature = "gpu")]
-pub use tuning::{Trial, Tune, Tuned, choose as choose_tuning};
 
 use crate::model::Batch;
 use crate::model::Network;
@@ -61,11 +57,6 @@ impl Loader {
         let plan = network.record(crate::model::Batch::plain(1))?.plan;
         let (executor, device) = device::open(&options, &network, reader.variant()).await?;
         Ok(Loader { manifest, network, plan, reader, executor, device, began })
-    }
-
-    /// The device that was chosen.
-    pub fn device(&self) -> &Device {
-        &self.device
     }
 
     /// The files to bring, in order.

@@ -15,7 +15,6 @@ import {
 } from './controls.js';
 import { byId } from './elements.js';
 import { showNoise, showPictures, showPreviews } from './gallery.js';
-import { offerProfile } from './profile.js';
 import {
   clearError,
   showDevice,
@@ -80,7 +79,6 @@ async function start(): Promise<void> {
     pipeline = loaded;
     const missing = fillControls(loaded.info);
     showDevice(loaded.info, device);
-    offerProfile(loaded, (thrown) => showError(thrown));
     showLicences(loaded.info);
     showStatus('Ready', { aloud: true, done: 0 });
     setState('ready');

@@ -12,25 +12,22 @@ import type {
   ForwardOptions,
   GenerateOptions,
   LoadOptions,
-  TuneChoice,
   WasmChoice,
 } from './types.js';
 
 const DEVICES: readonly DeviceChoice[] = ['auto', 'webgpu', 'cpu'];
 const DTYPES: readonly Dtype[] = ['f32', 'f16', 'q8', 'q4'];
 const COMPUTE: readonly Compute[] = ['f32', 'quality', 'fast'];
-const TUNE: readonly TuneChoice[] = ['auto', 'off', 'again'];
 const WASM: readonly WasmChoice[] = ['auto', 'simd128', 'relaxed-simd', 'threads'];
 const SEEDS = 2 ** 32;
 
 /** The options of `load()`, checked. */
 export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
-  const { dtype, compute, threads, tune } = options;
+  const { dtype, compute, threads } = options;
   const device = oneOf('device', options.device ?? 'auto', DEVICES);
   const wasm = oneOf('wasm', options.wasm ?? 'auto', WASM);
   if (dtype !== undefined) oneOf('dtype', dtype, DTYPES);
   if (compute !== undefined) oneOf('compute', compute, COMPUTE);
-  if (tune !== undefined) oneOf('tune', tune, TUNE);
   if (threads !== undefined) whole('threads', threads, 1, Number.MAX_SAFE_INTEGER);
   return {
     device,
@@ -38,7 +35,6 @@ export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
     ...(dtype !== undefined && { dtype }),
     ...(compute !== undefined && { compute }),
     ...(threads !== undefined && { threads }),
-    ...(tune !== undefined && { tune }),
   };
 }
 
@@ -123,9 +119,8 @@ function isNumbers(value: unknown, ...types: (new () => object)[]): boolean {
   return types.some((type) => value instanceof type);
 }
 
-/** The value, if it is a whole number from `least` to `most`. */
-export function whole(name: string, value: unknown, least: number, most: number): number {
-  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most) return value as number;
+function whole(name: string, value: unknown, least: number, most: number): void {
+  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most) return;
   const range = most === Number.MAX_SAFE_INTEGER ? `at least ${least}` : `${least} to ${most}`;
   throw invalidArgument(`${name} is ${show(value)}`, `Give a whole number, ${range}`);
 }

@@ -10,11 +10,11 @@ mod native;
 mod webgpu;
 
 #[cfg(target_arch = "wasm32")]
-use browser as system;
+use browser as platform;
 #[cfg(not(target_arch = "wasm32"))]
-use native as system;
+use native as platform;
 
-pub use system::{Backend, Buffer, Dispatch, Pipeline, Ticket, platform};
+pub use platform::{Backend, Buffer, Dispatch, Pipeline, Ticket};
 
 use crate::{Code, Error, Result};
 
