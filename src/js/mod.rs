@@ -168,15 +168,6 @@ impl WasmPipeline {
         Ok(Float32Array::from(result?.as_slice()))
     }
 
-    /// Where a forward's time goes on the GPU, as JSON; null on the CPU.
-    #[cfg(feature = "gpu")]
-    pub async fn profile(&self, items: usize) -> Result<String, JsValue> {
-        let mut pipeline = self.take()?;
-        let profile = pipeline.profile(items).await;
-        self.put_back(pipeline);
-        Ok(json!(profile?).to_string())
-    }
-
     /// Generates pictures; `on_step(json, preview)` is called after every step. `workers` share the items, this one
     /// included: `remote(worker, latents, timesteps, labels)` resolves with the forward of worker 1 .. workers - 1.
     pub async fn generate(

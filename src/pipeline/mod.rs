@@ -275,33 +275,6 @@ impl Pipeline {
         }
     }
 
-    /// Makes plain forwards of so many items the Program that runs.
-    async fn prepare_forward(&mut self, items: usize) -> Result<()> {
-        let batch = Batch::plain(items);
-        if !self.prepared.as_ref().is_some_and(|p| p.serves_forward(batch)) {
-            self.prepared = None;
-            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, 0, 1).await?);
-        }
-        Ok(())
-    }
-
-    /// Where the time of a forward of so many items goes, on a GPU: every kernel's beside the adapter's peak.
-    ///
-    /// # Errors
-    /// `DEVICE_LOST`, `OUT_OF_MEMORY`, `SHADER_FAILED`.
-    #[cfg(feature = "gpu")]
-    pub async fn profile(&mut self, items: usize) -> Result<Option<crate::gpu::Profile>> {
-        if !matches!(self.executor, Executor::Gpu(_)) {
-            return Ok(None);
-        }
-        self.prepare_forward(items).await?;
-        self.executor.write_times(&vec![500.0; items])?;
-        match &mut self.executor {
-            Executor::Gpu(gpu) => gpu.profile().await.map(Some),
-            _ => Ok(None),
-        }
-    }
-
     /// One forward of the network on a batch of its own: latents `[items, channels, height, width]`, the network's time
     /// and, for networks with labels, the label of each item; returns `[items, channels, height, width]`.
     ///
@@ -335,7 +308,11 @@ impl Pipeline {
                 format!("Give labels from 0 to {}", classes - 1),
             ));
         }
-        self.prepare_forward(items).await?;
+        let batch = Batch::plain(items);
+        if !self.prepared.as_ref().is_some_and(|p| p.serves_forward(batch)) {
+            self.prepared = None;
+            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, 0, 1).await?);
+        }
         let prepared = self.prepared.as_ref().ok_or_else(|| Error::internal("nothing is prepared"))?;
         let out = prepared.forward(&mut self.executor, part, stopped).await?;
         finite(&out, "Check the latents and the timesteps")?;

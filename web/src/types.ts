@@ -86,6 +86,8 @@ export interface AdapterInfo {
   description: string;
   /** True for a software rasteriser: correct, and slow. */
   isFallbackAdapter: boolean;
+  /** Invocations of its smallest subgroup; 1 where kernels cannot use them. */
+  subgroupSize: number;
 }
 
 /** What was loaded. */
