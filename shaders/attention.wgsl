@@ -3,7 +3,10 @@
 //
 // One invocation computes QUERIES queries of one head, 4 KEYS4 keys at a time. qkv [batch, tokens, 3, heads, head_dim].
 //
-// Template: HEAD_DIM4 (head_dim / 4), QUERIES, KEYS4, WORKGROUP.
+// Neighbours need the same keys and values: with SHARED each of KEYS4 of them loads one group of four for all, so KEYS4 is at
+// most the smallest subgroup.
+//
+// Template: HEAD_DIM4 (head_dim / 4), QUERIES, KEYS4, SHARED 0 | 1, WORKGROUP.
 
 struct Params {
   tokens: u32,
@@ -20,11 +23,19 @@ const HEAD_DIM4 = {HEAD_DIM4}u;
 const LOWEST = -3.0e38;
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)
-fn main(@builtin(global_invocation_id) id: vec3u) {
-  let query = id.x * {QUERIES}u;
+fn main(
+  @builtin(workgroup_id) id: vec3u,
+  @builtin(local_invocation_index) local: u32,
+//#if SHARED == 1
+  @builtin(subgroup_invocation_id) invocation: u32,
+//#end
+) {
+  let query = (id.x * {WORKGROUP}u + local) * {QUERIES}u;
+//#if SHARED == 0
   if (query >= params.tokens) {
     return;
   }
+//#end
   let dim4 = params.heads * HEAD_DIM4;
   let stride = 3u * dim4;
   let item = id.z * params.tokens;
@@ -40,15 +51,32 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   for (var first = 0u; first < params.tokens; first = first + 4u * {KEYS4}u) {
 //#for g in 0..KEYS4
     let key_{g} = vec4u(first + 4u * {g}u) + vec4u(0u, 1u, 2u, 3u);
+//#if SHARED == 0
     let k_at_{g} = k_base + min(key_{g}, vec4u(last)) * stride;
     let v_at_{g} = k_at_{g} + dim4;
+//#end
 //#for q in 0..QUERIES
     var s_{q}_{g} = vec4f();
 //#end
 //#end
+//#if SHARED == 1
+    let own = vec4u(first + 4u * (invocation % {KEYS4}u)) + vec4u(0u, 1u, 2u, 3u);
+    let k_at = k_base + min(own, vec4u(last)) * stride;
+    let v_at = k_at + dim4;
+//#end
     for (var d = 0u; d < HEAD_DIM4; d = d + 1u) {
+//#if SHARED == 1
+      let loaded = mat4x4f(qkv[k_at.x + d], qkv[k_at.y + d], qkv[k_at.z + d], qkv[k_at.w + d]);
+//#end
 //#for g in 0..KEYS4
+//#if SHARED == 0
       let k_{g} = mat4x4f(qkv[k_at_{g}.x + d], qkv[k_at_{g}.y + d], qkv[k_at_{g}.z + d], qkv[k_at_{g}.w + d]);
+//#end
+//#if SHARED == 1
+      let k_{g} = mat4x4f(
+        subgroupBroadcast(loaded[0], {g}u), subgroupBroadcast(loaded[1], {g}u),
+        subgroupBroadcast(loaded[2], {g}u), subgroupBroadcast(loaded[3], {g}u));
+//#end
 //#end
 //#for q in 0..QUERIES
       {
@@ -76,8 +104,18 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     sum_{q} = sum_{q} * keep_{q} + (total_{q}.x + total_{q}.y + total_{q}.z + total_{q}.w);
 //#end
     for (var d = 0u; d < HEAD_DIM4; d = d + 1u) {
+//#if SHARED == 1
+      let loaded = mat4x4f(qkv[v_at.x + d], qkv[v_at.y + d], qkv[v_at.z + d], qkv[v_at.w + d]);
+//#end
 //#for g in 0..KEYS4
+//#if SHARED == 0
       let v_{g} = mat4x4f(qkv[v_at_{g}.x + d], qkv[v_at_{g}.y + d], qkv[v_at_{g}.z + d], qkv[v_at_{g}.w + d]);
+//#end
+//#if SHARED == 1
+      let v_{g} = mat4x4f(
+        subgroupBroadcast(loaded[0], {g}u), subgroupBroadcast(loaded[1], {g}u),
+        subgroupBroadcast(loaded[2], {g}u), subgroupBroadcast(loaded[3], {g}u));
+//#end
 //#end
 //#for q in 0..QUERIES
       o_{q}[d] = o_{q}[d] * keep_{q}

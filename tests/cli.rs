@@ -9,8 +9,14 @@ use std::process::{Command, Output};
 const MODEL: &str = "web/models/emoji";
 
 fn uvit(arguments: &[&str]) -> Output {
+    uvit_with_cache("cache", arguments)
+}
+
+/// With a cache folder of its own: what the tool remembers on this machine is no business of tests.
+fn uvit_with_cache(folder: &str, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_uvit"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("XDG_CACHE_HOME", Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder))
         .args(arguments)
         .output()
         .expect("the tool starts")
@@ -155,6 +161,50 @@ fn bench_times_every_kernel_of_a_forward_on_a_gpu() {
         assert!(kernel["nanoseconds"].as_f64().unwrap() > 0.0 && kernel["bytes"].as_u64().unwrap() > 0, "{kernel}");
     }
     assert!(row["profile"]["peak"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn the_tuner_measures_once_remembers_and_outlives_a_broken_record() {
+    if devices::found(pollster::block_on(uvit_web::pipeline::Executor::gpu())).is_none() {
+        return;
+    }
+    let folder = format!("tuner-{}", std::process::id());
+    let records = Path::new(env!("CARGO_TARGET_TMPDIR")).join(&folder).join("uvit-web/tuning.json");
+    let tuned = |more: &[&str]| -> serde_json::Value {
+        let arguments = [&["bench", MODEL, "--device", "gpu", "--repeats", "1", "--json"], more].concat();
+        let run = uvit_with_cache(&folder, &arguments);
+        assert!(run.status.success(), "{run:?}");
+        serde_json::from_str::<serde_json::Value>(&printed(&run)).unwrap()["tuned"].take()
+    };
+    let first = tuned(&[]);
+    assert_eq!(first["remembered"], false);
+    let trials = first["trials"].as_array().unwrap();
+    assert!(trials.iter().all(|t| t["error"].is_null() && t["matmulMs"].as_f64().unwrap() > 0.0), "{first}");
+    assert!(trials.iter().any(|t| t["tuning"]["matmul"] == first["tuning"]["matmul"]), "{first}");
+    let second = tuned(&[]);
+    assert_eq!((&second["remembered"], &second["tuning"]), (&true.into(), &first["tuning"]));
+    std::fs::write(&records, "{\"version\":1,\"tunings\":").unwrap();
+    let off = tuned(&["--tune", "off"]);
+    assert_eq!((off["trials"].as_array().unwrap().len(), &off["remembered"]), (1, &false.into()));
+    assert_eq!(tuned(&[])["remembered"], false);
+    assert_eq!(tuned(&["--tune", "off"])["remembered"], true);
+    std::fs::remove_dir_all(records.parent().unwrap().parent().unwrap()).unwrap();
+    assert_eq!(uvit(&["bench", MODEL, "--tune", "never"]).status.code(), Some(2));
+}
+
+#[test]
+fn bench_draws_a_roofline_of_gpus_only() {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("roofline-{}.svg", std::process::id()));
+    let arguments =
+        |device| ["bench", MODEL, "--repeats", "1", "--roofline", path.to_str().unwrap(), "--device", device];
+    assert_eq!(uvit(&arguments("cpu")).status.code(), Some(2));
+    assert!(!path.exists());
+    if devices::found(pollster::block_on(uvit_web::pipeline::Executor::gpu())).is_none() {
+        return;
+    }
+    assert!(uvit(&arguments("gpu")).status.success());
+    assert!(std::fs::read_to_string(&path).unwrap().starts_with("<svg"));
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]

@@ -2,20 +2,22 @@
 
 use super::generate::{Place, load};
 use super::inspect::preset;
-use super::read_text;
+use super::records;
+use super::{read_text, write_text};
 use std::path::PathBuf;
 use std::time::Instant;
-use uvit_web::gpu::Profile;
+use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
+use uvit_web::gpu::{Profile, roofline};
 use uvit_web::model::{Batch, Network};
 use uvit_web::pipeline::sampling::forward;
-use uvit_web::pipeline::{DeviceChoice, Executor, LoadOptions};
+use uvit_web::pipeline::{DeviceChoice, Executor, LoadOptions, Tuned, choose_tuning};
 use uvit_web::plan::{Compute, WeightUse, lower};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::simd::Threads;
 use uvit_web::weights::convert::describe;
 use uvit_web::weights::manifest::Dtype;
 use uvit_web::weights::{random, read_manifest};
-use uvit_web::{Error, Result};
+use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -36,6 +38,9 @@ pub struct Arguments {
     /// Forwards; the median counts
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
+    /// Also draw the profile's roofline into this SVG file
+    #[arg(long)]
+    roofline: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -43,10 +48,12 @@ pub struct Arguments {
 
 pub fn run(a: &Arguments) -> Result<()> {
     let options = a.place.options();
-    let (network, mut executor) = match (&a.model, &a.preset, &a.config) {
+    let (network, mut executor, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
             let network = read_manifest(path)?.0.architecture.network();
-            (network, load(path, options)?.into_executor())
+            let pipeline = load(path, options)?;
+            let tuned = pipeline.info().device.tuned.clone();
+            (network, pipeline.into_executor(), tuned)
         }
         (None, Some(name), _) => unloaded(Network::Uvit(preset(name)?), &options)?,
         (None, None, Some(path)) => {
@@ -90,11 +97,19 @@ pub fn run(a: &Arguments) -> Result<()> {
         Executor::Gpu(gpu) => Some(gpu.backend().adapter().clone()),
         _ => None,
     };
+    match (&a.roofline, &profile) {
+        (Some(path), Some(profile)) => write_text(path, &roofline(profile))?,
+        (Some(_), None) => {
+            let cause = "only GPUs are profiled, and this ran on the CPU";
+            return Err(Error::new(Code::InvalidArgument, cause, "Give --device gpu, or leave --roofline out"));
+        }
+        (None, _) => {}
+    }
     if a.json {
         let row = serde_json::json!({
             "adapter": adapter, "batch": batch, "compute": executor.compute().as_str(), "threads": executor.threads(),
             "kernels": kernels, "multiplyAdds": multiply_adds, "firstMs": first_ms, "ms": ms, "allMs": times,
-            "gflops": gflops, "profile": profile,
+            "gflops": gflops, "tuned": tuned, "profile": profile,
         });
         println!("{row}");
         return Ok(());
@@ -102,6 +117,9 @@ pub fn run(a: &Arguments) -> Result<()> {
     match &adapter {
         Some(adapter) => println!("{}, {} ({})", adapter.vendor, adapter.architecture, adapter.description),
         None => println!("cpu, {}, {} threads", executor.compute().as_str(), executor.threads()),
+    }
+    if let Some(tuned) = tuned {
+        trials(&tuned);
     }
     println!("batch {}: {ms:.1} ms a forward, {gflops:.1} GFLOP/s; the first took {first_ms:.0} ms", batch);
     if let Some(profile) = profile {
@@ -111,7 +129,7 @@ pub fn run(a: &Arguments) -> Result<()> {
 }
 
 /// The architecture on the device asked for, with random weights.
-fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executor)> {
+fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executor, Option<Tuned>)> {
     let gpu = match options.device {
         DeviceChoice::Cpu => None,
         DeviceChoice::WebGpu => Some(pollster::block_on(Executor::gpu())?),
@@ -125,6 +143,16 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executo
         Dtype::Q4 => (Dtype::Q4, 32),
         dtype => (dtype, 0),
     };
+    let tuned = match executor {
+        Executor::Gpu(_) => {
+            let earlier = options.records.as_deref();
+            Some(pollster::block_on(choose_tuning(&mut executor, &network, &[kind], options.tune, earlier))?)
+        }
+        _ => None,
+    };
+    if let Some(new) = tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
+        records::write(new);
+    }
     let plan = network.record(Batch::plain(1))?.plan;
     let mut generator = TorchGenerator::new(0);
     for (id, weight) in plan.weight_ids() {
@@ -132,7 +160,7 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executo
         let tensor = random::tensor(&weight.name, &weight.shape, kind, &mut generator);
         pollster::block_on(executor.load(id, weight, &tensor))?;
     }
-    Ok((network, executor))
+    Ok((network, executor, tuned))
 }
 
 /// Whether it is no software adapter.
@@ -140,30 +168,40 @@ fn is_real(executor: &Executor) -> bool {
     matches!(executor, Executor::Gpu(gpu) if !gpu.backend().adapter().is_fallback_adapter)
 }
 
+/// What the tuner tried.
+fn trials(tuned: &Tuned) {
+    let Tuning { matmul, attention } = tuned.tuning;
+    let (chosen, how) = (tile(&matmul, &attention), if tuned.remembered { "remembered" } else { "chosen" });
+    println!("{how}: matmul {}, attention {}, in {:.0} ms", chosen.0, chosen.1, tuned.ms);
+    if tuned.trials.is_empty() {
+        return;
+    }
+    println!("| matmul | ms a block | attention | ms a block | |\n|---|---|---|---|---|");
+    let ms = |time: Option<f64>| time.map_or_else(|| "-".into(), |ms| format!("{ms:.3}"));
+    for trial in &tuned.trials {
+        let (matmul, attention) = tile(&trial.tuning.matmul, &trial.tuning.attention);
+        let error = trial.error.as_deref().unwrap_or_default();
+        println!("| {matmul} | {} | {attention} | {} | {error} |", ms(trial.matmul_ms), ms(trial.attention_ms));
+    }
+}
+
+/// Tiles in words: rows x columns.
+fn tile(matmul: &MatmulTile, attention: &AttentionTile) -> (String, String) {
+    let lanes = if matmul.lanes > 1 { format!(", {} lanes", matmul.lanes) } else { String::new() };
+    (
+        format!("{} x {}{lanes}", matmul.rows, 4 * matmul.columns),
+        format!(
+            "{} queries x {} keys{}",
+            attention.queries,
+            4 * attention.keys4,
+            if attention.shared { ", shared" } else { "" }
+        ),
+    )
+}
+
 /// Kernels of one kind and size together, the most expensive first.
 fn table(profile: &Profile) {
-    struct Row<'a> {
-        kernel: &'a str,
-        shape: &'a str,
-        count: usize,
-        nanoseconds: f64,
-        multiply_adds: u64,
-        bytes: u64,
-    }
-    let mut rows: Vec<Row> = Vec::new();
-    for k in &profile.kernels {
-        let found = rows.iter().position(|row| row.kernel == k.kernel && row.shape == k.shape);
-        let at = found.unwrap_or_else(|| {
-            let (kernel, shape) = (k.kernel, k.shape.as_str());
-            rows.push(Row { kernel, shape, count: 0, nanoseconds: 0.0, multiply_adds: 0, bytes: 0 });
-            rows.len() - 1
-        });
-        rows[at].count += 1;
-        rows[at].nanoseconds += k.nanoseconds;
-        rows[at].multiply_adds += k.multiply_adds;
-        rows[at].bytes += k.bytes;
-    }
-    rows.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
+    let rows = profile.rows();
     let total: f64 = rows.iter().map(|row| row.nanoseconds).sum();
     println!("{} clock; peak in registers {:.1} GFLOP/s", profile.clock, 2e-9 * profile.peak);
     println!(
@@ -175,7 +213,7 @@ fn table(profile: &Profile) {
             "| {} | {} | {} | {:.3} | {:.1}% | {gflops:.1} | {:.1}% | {:.2} |",
             row.kernel,
             row.shape,
-            row.count,
+            row.launches,
             row.nanoseconds * 1e-6,
             100.0 * row.nanoseconds / total,
             100e9 * gflops / (2.0 * profile.peak),

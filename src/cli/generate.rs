@@ -1,10 +1,11 @@
 //! `uvit generate`.
 
 use super::png_out;
+use super::records;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use uvit_web::pipeline::sampling::{Control, StepEvent};
-use uvit_web::pipeline::{Device, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Request};
+use uvit_web::pipeline::{Device, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Request, Tune};
 use uvit_web::plan::Compute;
 use uvit_web::sampler::SamplerKind;
 use uvit_web::weights::manifest::Dtype;
@@ -55,6 +56,9 @@ pub struct Place {
     /// Arithmetic on the CPU: quality, fast or f32 (quality if not given); on a GPU it is f32
     #[arg(long)]
     compute: Option<Compute>,
+    /// Whether to measure which kernels are fastest on the GPU: auto (once, then remembered), off or again
+    #[arg(long, default_value = "auto")]
+    tune: Tune,
     /// Threads on the CPU (all cores if not given)
     #[arg(long)]
     threads: Option<usize>,
@@ -62,8 +66,8 @@ pub struct Place {
 
 impl Place {
     pub fn options(&self) -> LoadOptions {
-        let Place { device, dtype, compute, threads } = *self;
-        LoadOptions { device, dtype, compute, threads, ..LoadOptions::default() }
+        let Place { device, dtype, compute, threads, tune } = *self;
+        LoadOptions { device, dtype, compute, threads, tune, records: records::read(), ..LoadOptions::default() }
     }
 }
 
@@ -72,6 +76,9 @@ pub fn load(model: &Path, options: LoadOptions) -> Result<Pipeline> {
     let (manifest, folder) = read_manifest(model)?;
     pollster::block_on(async {
         let mut loader = Loader::new(manifest, options).await?;
+        if let Some(new) = loader.device().tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
+            records::write(new);
+        }
         let bar = ProgressBar::new(loader.shards().iter().map(|s| s.bytes).sum());
         bar.set_style(style("{msg} {bar:40} {bytes}/{total_bytes}"));
         bar.set_message("loading ");

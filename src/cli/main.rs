@@ -7,6 +7,7 @@ mod generate;
 mod inspect;
 mod png_out;
 mod quality;
+mod records;
 mod sensitivity;
 
 use clap::{Parser, Subcommand};
@@ -55,6 +56,13 @@ fn main() -> ExitCode {
 }
 
 /// Reads a text file.
+fn write_text(path: &std::path::Path, text: &str) -> uvit_web::Result<()> {
+    std::fs::write(path, text).map_err(|e| {
+        let cause = format!("{}: {e}", path.display());
+        uvit_web::Error::new(uvit_web::Code::Io, cause, "Check that the folder exists and can be written to")
+    })
+}
+
 fn read_text(path: &std::path::Path) -> uvit_web::Result<String> {
     std::fs::read_to_string(path).map_err(|e| {
         let cause = format!("{}: {e}", path.display());

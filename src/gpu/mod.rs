@@ -8,8 +8,10 @@ mod executor;
 pub mod kernels;
 mod pack;
 mod profile;
+mod roofline;
 mod template;
 
-pub use backend::{Adapter, Backend};
+pub use backend::{Adapter, Backend, platform};
 pub use executor::Executor;
-pub use profile::{KernelTime, Profile};
+pub use profile::{KernelTime, Profile, Row};
+pub use roofline::svg as roofline;

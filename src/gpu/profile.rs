@@ -43,6 +43,44 @@ pub struct Profile {
     pub kernels: Vec<KernelTime>,
 }
 
+/// Kernels of one kind and size together.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Their file's name.
+    pub kernel: &'static str,
+    /// Their sizes.
+    pub shape: String,
+    /// How many.
+    pub launches: usize,
+    /// All together.
+    pub nanoseconds: f64,
+    /// All together.
+    pub multiply_adds: u64,
+    /// All together.
+    pub bytes: u64,
+}
+
+impl Profile {
+    /// The most expensive kind first.
+    pub fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> = Vec::new();
+        for k in &self.kernels {
+            let found = rows.iter().position(|row| row.kernel == k.kernel && row.shape == k.shape);
+            let at = found.unwrap_or_else(|| {
+                let (kernel, shape) = (k.kernel, k.shape.clone());
+                rows.push(Row { kernel, shape, launches: 0, nanoseconds: 0.0, multiply_adds: 0, bytes: 0 });
+                rows.len() - 1
+            });
+            rows[at].launches += 1;
+            rows[at].nanoseconds += k.nanoseconds;
+            rows[at].multiply_adds += k.multiply_adds;
+            rows[at].bytes += k.bytes;
+        }
+        rows.sort_by(|a, b| b.nanoseconds.total_cmp(&a.nanoseconds));
+        rows
+    }
+}
+
 impl Executor {
     /// Times every kernel of the prepared Program, on whatever its buffers hold; outputs are overwritten.
     ///
@@ -65,6 +103,28 @@ impl Executor {
         }
         let clock = if self.backend().has_timestamps() { "gpu" } else { "host" };
         Ok(Profile { clock, peak, kernels })
+    }
+
+    /// Nanoseconds of the prepared Program's kernels, each kind and size measured once: (file's name, all launches together).
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn kernel_times(&self) -> Result<Vec<(&'static str, f64)>> {
+        let prepared = self.prepared()?;
+        let mut kinds: Vec<(&'static str, String, f64)> = Vec::new();
+        let mut launches = Vec::new();
+        for (kernel, dispatch) in prepared.program.kernels.iter().zip(&prepared.launches) {
+            let (name, shape) = (kernel.name(), shape(kernel));
+            match kinds.iter_mut().find(|kind| kind.0 == name && kind.1 == shape) {
+                Some(kind) => kind.2 += 1.0,
+                None => {
+                    kinds.push((name, shape, 1.0));
+                    launches.push(dispatch);
+                }
+            }
+        }
+        let times = self.times(&launches).await?;
+        Ok(kinds.into_iter().zip(times).map(|((name, _, count), time)| (name, count * time)).collect())
     }
 
     /// Nanoseconds of one launch each, medians; launches that are too short for the clock are repeated.

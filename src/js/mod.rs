@@ -72,6 +72,13 @@ pub async fn capabilities() -> String {
     .to_string()
 }
 
+/// The files to bring for a manifest's variant, as JSON: known before a device is.
+#[wasm_bindgen]
+pub fn shards(manifest: &str, dtype: Option<String>) -> Result<String, JsValue> {
+    let dtype = dtype.map(|name| parse("dtype", &json!(name).to_string())).transpose()?;
+    Ok(json!(Manifest::parse(manifest)?.variant(dtype)?.shards).to_string())
+}
+
 /// A model on its way to a device.
 #[wasm_bindgen]
 pub struct Loader(pipeline::Loader);
@@ -83,11 +90,6 @@ impl Loader {
         let options: LoadOptions = parse("load", &options)?;
         let manifest = Manifest::parse(&manifest)?;
         Ok(Loader(pipeline::Loader::new(manifest, options).await?))
-    }
-
-    /// The files to bring, as JSON.
-    pub fn shards(&self) -> String {
-        json!(self.0.shards()).to_string()
     }
 
     /// Verifies a shard and moves it to the device.
@@ -166,6 +168,20 @@ impl WasmPipeline {
         let result = pipeline.forward(&part, &|| self.stop.get()).await;
         self.put_back(pipeline);
         Ok(Float32Array::from(result?.as_slice()))
+    }
+
+    /// Where a forward's time goes on the GPU, as JSON; null on the CPU.
+    #[cfg(feature = "gpu")]
+    pub async fn profile(&self, items: usize) -> Result<String, JsValue> {
+        let mut pipeline = self.take()?;
+        let profile = pipeline.profile(items).await;
+        self.put_back(pipeline);
+        let drawn = profile?.map(|profile| {
+            let mut drawn = json!(profile);
+            drawn["roofline"] = crate::gpu::roofline(&profile).into();
+            drawn
+        });
+        Ok(json!(drawn).to_string())
     }
 
     /// Generates pictures; `on_step(json, preview)` is called after every step. `workers` share the items, this one

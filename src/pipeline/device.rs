@@ -1,7 +1,9 @@
 //! Which device runs a model, and why.
 
 use super::Executor;
-use super::self_test::self_test;
+use super::self_test::{matrix_kinds, self_test};
+#[cfg(feature = "gpu")]
+use super::tuning::{self, Tune, Tuned};
 #[cfg(feature = "gpu")]
 use crate::gpu::Adapter;
 use crate::model::Network;
@@ -53,6 +55,12 @@ pub struct LoadOptions {
     pub compute: Option<Compute>,
     /// Threads a kernel on the CPU; none: all cores natively, one in the browser.
     pub threads: Option<usize>,
+    /// Whether to measure which variants of the kernels are fastest on a GPU.
+    #[cfg(feature = "gpu")]
+    pub tune: Tune,
+    /// The last [`Tuned::records`].
+    #[cfg(feature = "gpu")]
+    pub records: Option<String>,
     /// Why [`DeviceChoice::Cpu`], where the caller did not ask for it but found no better device.
     pub reason: Option<String>,
 }
@@ -68,6 +76,9 @@ pub struct Device {
     /// The adapter, on a GPU.
     #[cfg(feature = "gpu")]
     pub adapter: Option<Adapter>,
+    /// The variants that it runs, on a GPU.
+    #[cfg(feature = "gpu")]
+    pub tuned: Option<Tuned>,
 }
 
 /// Opens a device for a model, which is tested before it is trusted.
@@ -76,6 +87,7 @@ pub struct Device {
 /// With [`DeviceChoice::WebGpu`]: `NO_WEBGPU`, `INSECURE_CONTEXT`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`, `WRONG_RESULT`;
 /// `INVALID_ARGUMENT` for arithmetic that GPUs do not have. Else `WRONG_RESULT` where the CPU's kernels are wrong.
 pub async fn open(options: &LoadOptions, network: &Network, variant: &Variant) -> Result<(Executor, Device)> {
+    let kinds = matrix_kinds(variant);
     let reason = match options.device {
         DeviceChoice::Cpu => options.reason.clone().unwrap_or_else(|| "the CPU was asked for".into()),
         DeviceChoice::WebGpu => {
@@ -87,21 +99,23 @@ pub async fn open(options: &LoadOptions, network: &Network, variant: &Variant) -
                 ));
             }
             let why = "WebGPU was asked for, and computes correctly";
-            return open_gpu(false, why, network, variant).await.map_err(|refusal| refusal.0);
+            return open_gpu(false, why, network, &kinds, options).await.map_err(|refusal| refusal.0);
         }
-        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, network, variant).await {
+        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, network, &kinds, options).await {
             Ok(opened) => return Ok(opened),
             Err(refusal) => refusal.reason(),
         },
     };
     let threads = options.threads.map_or_else(Threads::all, Threads::new);
     let mut executor = Executor::cpu(options.compute.unwrap_or(Compute::Quality), threads);
-    self_test(&mut executor, network, variant).await?;
+    self_test(&mut executor, network, &kinds).await?;
     let device = Device {
         device: "cpu",
         device_reason: reason,
         #[cfg(feature = "gpu")]
         adapter: None,
+        #[cfg(feature = "gpu")]
+        tuned: None,
     };
     Ok((executor, device))
 }
@@ -143,7 +157,8 @@ async fn open_gpu(
     real: bool,
     why: &str,
     network: &Network,
-    variant: &Variant,
+    kinds: &[(Dtype, usize)],
+    options: &LoadOptions,
 ) -> std::result::Result<(Executor, Device), Refusal> {
     let executor = crate::gpu::Executor::open().await.map_err(Refusal)?;
     let adapter = executor.backend().adapter().clone();
@@ -152,13 +167,28 @@ async fn open_gpu(
         return Err(Refusal(Error::new(Code::NoWebGpu, SOFTWARE_ADAPTER, remedy)));
     }
     let mut executor = Executor::Gpu(Box::new(executor));
-    self_test(&mut executor, network, variant).await.map_err(Refusal)?;
-    Ok((executor, Device { device: "webgpu", device_reason: why.into(), adapter: Some(adapter) }))
+    let records = options.records.as_deref();
+    let tuned = match tuning::choose(&mut executor, network, kinds, options.tune, records).await {
+        Err(lost) if lost.code == Code::DeviceLost && options.tune != Tune::Off => {
+            // A candidate was too much for it, perhaps; the default need not be.
+            executor = Executor::gpu().await.map_err(Refusal)?;
+            tuning::choose(&mut executor, network, kinds, Tune::Off, None).await
+        }
+        chosen => chosen,
+    };
+    let tuned = Some(tuned.map_err(Refusal)?);
+    Ok((executor, Device { device: "webgpu", device_reason: why.into(), adapter: Some(adapter), tuned }))
 }
 
 /// This build has no GPU executor.
 #[cfg(not(feature = "gpu"))]
-async fn open_gpu(_: bool, _: &str, _: &Network, _: &Variant) -> std::result::Result<(Executor, Device), Refusal> {
+async fn open_gpu(
+    _: bool,
+    _: &str,
+    _: &Network,
+    _: &[(Dtype, usize)],
+    _: &LoadOptions,
+) -> std::result::Result<(Executor, Device), Refusal> {
     let remedy = "Build with the feature \"gpu\"";
     Err(Refusal(Error::new(Code::NoWebGpu, "this build has no GPU executor", remedy)))
 }

@@ -10,6 +10,8 @@ mod noise;
 pub mod pixels;
 pub mod sampling;
 mod self_test;
+#[cfg(feature = "gpu")]
+mod tuning;
 mod turn;
 
 #[cfg(feature = "gpu")]
@@ -18,6 +20,8 @@ pub use device::{Device, DeviceChoice, LoadOptions};
 pub use executor::Executor;
 pub use helpers::{Helpers, Part};
 pub use noise::Noise;
+#[cfg(feature = "gpu")]
+pub use tuning::{Trial, Tune, Tuned, choose as choose_tuning};
 
 use crate::model::Batch;
 use crate::model::Network;
@@ -57,6 +61,11 @@ impl Loader {
         let plan = network.record(crate::model::Batch::plain(1))?.plan;
         let (executor, device) = device::open(&options, &network, reader.variant()).await?;
         Ok(Loader { manifest, network, plan, reader, executor, device, began })
+    }
+
+    /// The device that was chosen.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The files to bring, in order.
@@ -275,6 +284,33 @@ impl Pipeline {
         }
     }
 
+    /// Makes plain forwards of so many items the Program that runs.
+    async fn prepare_forward(&mut self, items: usize) -> Result<()> {
+        let batch = Batch::plain(items);
+        if !self.prepared.as_ref().is_some_and(|p| p.serves_forward(batch)) {
+            self.prepared = None;
+            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, 0, 1).await?);
+        }
+        Ok(())
+    }
+
+    /// Where the time of a forward of so many items goes, on a GPU: every kernel's beside the adapter's peak.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`, `OUT_OF_MEMORY`, `SHADER_FAILED`.
+    #[cfg(feature = "gpu")]
+    pub async fn profile(&mut self, items: usize) -> Result<Option<crate::gpu::Profile>> {
+        if !matches!(self.executor, Executor::Gpu(_)) {
+            return Ok(None);
+        }
+        self.prepare_forward(items).await?;
+        self.executor.write_times(&vec![500.0; items])?;
+        match &mut self.executor {
+            Executor::Gpu(gpu) => gpu.profile().await.map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// One forward of the network on a batch of its own: latents `[items, channels, height, width]`, the network's time
     /// and, for networks with labels, the label of each item; returns `[items, channels, height, width]`.
     ///
@@ -308,11 +344,7 @@ impl Pipeline {
                 format!("Give labels from 0 to {}", classes - 1),
             ));
         }
-        let batch = Batch::plain(items);
-        if !self.prepared.as_ref().is_some_and(|p| p.serves_forward(batch)) {
-            self.prepared = None;
-            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, 0, 1).await?);
-        }
+        self.prepare_forward(items).await?;
         let prepared = self.prepared.as_ref().ok_or_else(|| Error::internal("nothing is prepared"))?;
         let out = prepared.forward(&mut self.executor, part, stopped).await?;
         finite(&out, "Check the latents and the timesteps")?;

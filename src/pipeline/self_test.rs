@@ -4,7 +4,7 @@
 
 use super::{Executor, sampling::forward};
 use crate::model::{Batch, Network, uvit};
-use crate::plan::{Compute, WeightUse, lower};
+use crate::plan::{Compute, Plan, WeightUse, lower};
 use crate::sampler::TorchGenerator;
 use crate::weights::manifest::{Dtype, Variant};
 use crate::weights::random;
@@ -23,10 +23,10 @@ fn tolerance(compute: Compute) -> f32 {
 ///
 /// # Errors
 /// `WRONG_RESULT` with the error found, `SHADER_FAILED`, `DEVICE_LOST`.
-pub async fn self_test(executor: &mut Executor, network: &Network, variant: &Variant) -> Result<()> {
+pub async fn self_test(executor: &mut Executor, network: &Network, kinds: &[(Dtype, usize)]) -> Result<()> {
     let miniature = miniature(network);
-    let got = run(executor, &miniature, variant).await?;
-    let want = run(&mut Executor::reference(executor.compute()), &miniature, variant).await?;
+    let got = run(executor, &miniature, kinds).await?;
+    let want = run(&mut Executor::reference(executor.compute()), &miniature, kinds).await?;
     let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
     let worst =
         got.iter().zip(&want).fold(0f32, |m, (a, b)| if a.is_finite() { m.max((a - b).abs()) } else { f32::MAX });
@@ -54,20 +54,30 @@ fn miniature(network: &Network) -> Network {
     }
 }
 
-async fn run(executor: &mut Executor, network: &Network, variant: &Variant) -> Result<Vec<f32>> {
-    let recording = network.record(Batch { images: 1, copies: 2 })?;
-    let kinds = matrix_kinds(variant);
-    let mut generator = TorchGenerator::new(0);
+/// Loads random weights in the stored forms `kinds`, which the matrices take in turn.
+pub async fn load_random(
+    executor: &mut Executor,
+    plan: &Plan,
+    kinds: &[(Dtype, usize)],
+    generator: &mut TorchGenerator,
+) -> Result<()> {
     let mut matrices = 0;
-    for (id, weight) in recording.plan.weight_ids() {
+    for (id, weight) in plan.weight_ids() {
         let kind = if weight.usage == WeightUse::Matrix {
             matrices += 1;
             kinds.get(matrices % kinds.len().max(1)).copied()
         } else {
             None
         };
-        executor.load(id, weight, &random::tensor(&weight.name, &weight.shape, kind, &mut generator)).await?;
+        executor.load(id, weight, &random::tensor(&weight.name, &weight.shape, kind, generator)).await?;
     }
+    Ok(())
+}
+
+async fn run(executor: &mut Executor, network: &Network, kinds: &[(Dtype, usize)]) -> Result<Vec<f32>> {
+    let recording = network.record(Batch { images: 1, copies: 2 })?;
+    let mut generator = TorchGenerator::new(0);
+    load_random(executor, &recording.plan, kinds, &mut generator).await?;
     let program = lower(&recording.plan, &executor.capabilities(), &[])?;
     let [latents, out] = [recording.latents, recording.out];
     let elements = program.view(latents).elements();
@@ -88,7 +98,7 @@ async fn run(executor: &mut Executor, network: &Network, variant: &Variant) -> R
 }
 
 /// The distinct (dtype, group) of the variant's matrices.
-fn matrix_kinds(variant: &Variant) -> Vec<(Dtype, usize)> {
+pub fn matrix_kinds(variant: &Variant) -> Vec<(Dtype, usize)> {
     let mut kinds: Vec<(Dtype, usize)> = Vec::new();
     for entry in variant.tensors.values().filter(|entry| entry.shape.len() == 2) {
         if !kinds.contains(&(entry.dtype, entry.group)) {

@@ -15,6 +15,7 @@ import {
 } from './controls.js';
 import { byId } from './elements.js';
 import { showNoise, showPictures, showPreviews } from './gallery.js';
+import { offerProfile } from './profile.js';
 import {
   clearError,
   showDevice,
@@ -79,6 +80,7 @@ async function start(): Promise<void> {
     pipeline = loaded;
     const missing = fillControls(loaded.info);
     showDevice(loaded.info, device);
+    offerProfile(loaded, (thrown) => showError(thrown));
     showLicences(loaded.info);
     showStatus('Ready', { aloud: true, done: 0 });
     setState('ready');

@@ -1,6 +1,6 @@
 /**
  * Every message between the page and its worker. Requests carry an id that the page chose; each is answered
- * by exactly one reply (`capabilities`, `loaded`, `result`, `values` or `error`), and before it by any number of
+ * by exactly one reply (`capabilities`, `loaded`, `result`, `values`, `profile` or `error`), and before it by any number of
  * events (`progress`, `step`) with the same id. `alive`, `workers` and `crash` belong to no request: a lock that is held
  * by a worker which must not die, how many workers are left to share the work, and that the worker cannot go on.
  */
@@ -16,7 +16,9 @@ import type {
   GenerateSettings,
   LoadProgress,
   PipelineInfo,
+  Profile,
   Timings,
+  TuneChoice,
   WasmChoice,
 } from './types.js';
 
@@ -53,6 +55,7 @@ export interface CoreLoadOptions {
   compute?: Compute;
   threads?: number;
   wasm: WasmChoice;
+  tune?: TuneChoice;
 }
 
 export type Request =
@@ -60,6 +63,7 @@ export type Request =
   | { type: 'load'; id: number; manifestUrl: string; options: CoreLoadOptions }
   | { type: 'generate'; id: number; options: CoreGenerateOptions; startLatents?: Float32Array }
   | { type: 'forward'; id: number; latents: Float32Array; timesteps: Float64Array; labels: Uint32Array }
+  | { type: 'profile'; id: number; count: number }
   /** Has no reply of its own: the generation with this id is answered with `ABORTED`, if it still runs. */
   | { type: 'abort'; id: number };
 
@@ -68,6 +72,7 @@ export type Reply =
   | { type: 'loaded'; id: number; info: PipelineInfo }
   | { type: 'result'; id: number; metadata: ResultMetadata; rgba: Uint8Array; floats?: Float32Array }
   | { type: 'values'; id: number; values: Float32Array }
+  | { type: 'profile'; id: number; profile: Profile | null }
   | { type: 'error'; id: number; error: ErrorParts };
 
 export type Event =

@@ -12,22 +12,25 @@ import type {
   ForwardOptions,
   GenerateOptions,
   LoadOptions,
+  TuneChoice,
   WasmChoice,
 } from './types.js';
 
 const DEVICES: readonly DeviceChoice[] = ['auto', 'webgpu', 'cpu'];
 const DTYPES: readonly Dtype[] = ['f32', 'f16', 'q8', 'q4'];
 const COMPUTE: readonly Compute[] = ['f32', 'quality', 'fast'];
+const TUNE: readonly TuneChoice[] = ['auto', 'off', 'again'];
 const WASM: readonly WasmChoice[] = ['auto', 'simd128', 'relaxed-simd', 'threads'];
 const SEEDS = 2 ** 32;
 
 /** The options of `load()`, checked. */
 export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
-  const { dtype, compute, threads } = options;
+  const { dtype, compute, threads, tune } = options;
   const device = oneOf('device', options.device ?? 'auto', DEVICES);
   const wasm = oneOf('wasm', options.wasm ?? 'auto', WASM);
   if (dtype !== undefined) oneOf('dtype', dtype, DTYPES);
   if (compute !== undefined) oneOf('compute', compute, COMPUTE);
+  if (tune !== undefined) oneOf('tune', tune, TUNE);
   if (threads !== undefined) whole('threads', threads, 1, Number.MAX_SAFE_INTEGER);
   return {
     device,
@@ -35,6 +38,7 @@ export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
     ...(dtype !== undefined && { dtype }),
     ...(compute !== undefined && { compute }),
     ...(threads !== undefined && { threads }),
+    ...(tune !== undefined && { tune }),
   };
 }
 
@@ -119,8 +123,9 @@ function isNumbers(value: unknown, ...types: (new () => object)[]): boolean {
   return types.some((type) => value instanceof type);
 }
 
-function whole(name: string, value: unknown, least: number, most: number): void {
-  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most) return;
+/** The value, if it is a whole number from `least` to `most`. */
+export function whole(name: string, value: unknown, least: number, most: number): number {
+  if (Number.isInteger(value) && (value as number) >= least && (value as number) <= most) return value as number;
   const range = most === Number.MAX_SAFE_INTEGER ? `at least ${least}` : `${least} to ${most}`;
   throw invalidArgument(`${name} is ${show(value)}`, `Give a whole number, ${range}`);
 }

@@ -18,6 +18,9 @@ export type Compute = 'f32' | 'quality' | 'fast';
 /** A build of the wasm core; they compute the same at different speeds. */
 export type WasmVariant = 'simd128' | 'relaxed-simd' | 'threads';
 
+/** When to measure which variants of the kernels are fastest. */
+export type TuneChoice = 'auto' | 'off' | 'again';
+
 /** Which build is asked for; `auto` takes the best that the browser and the page allow. */
 export type WasmChoice = 'auto' | WasmVariant;
 
@@ -50,6 +53,12 @@ export interface LoadOptions {
   threads?: number;
   /** Default `auto`. `threads` needs a page that is cross-origin isolated. */
   wasm?: WasmChoice;
+  /**
+   * Whether to measure which variants of the kernels are fastest on this GPU, for at most 1.5 s (10 s on a software
+   * adapter) while the weights arrive. Default `auto`: once, then the browser remembers it for this model. `off`:
+   * never. `again`: even if it is remembered.
+   */
+  tune?: TuneChoice;
   /** Called as bytes arrive. */
   onProgress?: (progress: LoadProgress) => void;
   /** Stops loading and frees what was loaded; `load()` rejects with code `ABORTED`. */
@@ -90,6 +99,35 @@ export interface AdapterInfo {
   subgroupSize: number;
 }
 
+/** Which variants of the kernels a GPU runs, and what else was tried. */
+export interface TunedInfo {
+  tuning: Tuning;
+  /** Whether an earlier load had measured it. */
+  remembered: boolean;
+  /** What was tried in this load; times are of one block of the network, null where they were not measured. */
+  trials: { tuning: Tuning; matmulMs: number | null; attentionMs: number | null; error: string | null }[];
+  /** What all that took. */
+  ms: number;
+}
+
+/** Tiles that one invocation of a kernel computes. */
+export interface Tuning {
+  attention: { queries: number; keys4: number; shared: boolean };
+  matmul: { rows: number; lanes: number; columns: number };
+}
+
+/** Where the time of a forward goes. */
+export interface Profile {
+  /** `gpu`: timestamp queries. `host`: without them, one submission a kernel. */
+  clock: 'gpu' | 'host';
+  /** Multiply-adds a second that the adapter reaches in registers. */
+  peak: number;
+  /** In order. */
+  kernels: { kernel: string; shape: string; multiplyAdds: number; bytes: number; nanoseconds: number }[];
+  /** All that as a roofline plot: SVG. */
+  roofline: string;
+}
+
 /** What was loaded. */
 export interface PipelineInfo {
   /** The network's family, e.g. `uvit`. */
@@ -109,6 +147,8 @@ export interface PipelineInfo {
   deviceReason: string;
   /** Null on the CPU. */
   adapter: AdapterInfo | null;
+  /** Absent or null on the CPU. */
+  tuned?: TunedInfo | null;
   labels: Label[];
   defaults: { steps: number; guidanceScale: number; sampler: string };
   /** Values that `generate({ sampler })` takes. */

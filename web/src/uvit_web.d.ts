@@ -35,13 +35,14 @@ export interface PoolBuilder {
   build(): void;
 }
 
+/** JSON `[{ file, bytes, sha256 }]` of a manifest's variant, in the order in which they are to be added. */
+export function shards(manifestJson: string, dtype: string | undefined): string;
+
 /** One load of one model. */
 export class Loader {
   private constructor();
-  /** Reads the manifest and asks for the device; `optionsJson` is `{ device, dtype?, compute?, threads? }`, threads those of the pool. */
+  /** Reads the manifest and asks for the device; `optionsJson` is `{ device, dtype?, compute?, threads?, tune?, records? }`, threads those of the pool. */
   static create(manifestJson: string, optionsJson: string): Promise<Loader>;
-  /** JSON `[{ file, bytes, sha256 }]`, in the order in which they are to be added. */
-  shards(): string;
   /** Checks the shard's hash and uploads it. */
   addShard(index: number, bytes: Uint8Array): Promise<void>;
   /** Compiles the kernels; the loader is spent afterwards. */
@@ -54,6 +55,8 @@ export class WasmPipeline {
   private constructor();
   /** JSON of `PipelineInfo`. */
   info(): string;
+  /** JSON of `Profile`; builds with the GPU device only. */
+  profile(count: number): Promise<string>;
   /**
    * One forward of the network: latents `[n, C, H, W]`, timesteps `[n]` (the network's time), labels `[n]` or empty;
    * resolves with `[n, C, H, W]`.

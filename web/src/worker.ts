@@ -9,13 +9,14 @@ import { fetchBytes, fetchText } from './fetch.js';
 import { holdForLife, lifeName } from './life.js';
 import { type Forward, type Part, Parts, plannedWorkers } from './parts.js';
 import type { FromWorker, Request, ResultMetadata } from './protocol.js';
+import { readRecords, writeRecords } from './records.js';
 import { type Runtime, startRuntime } from './runtime.js';
 import type { LoadProgress, PipelineInfo } from './types.js';
 import type { WasmPipeline } from './uvit_web.js';
 import { cpuFacts } from './variant.js';
 
 type LoadRequest = Extract<Request, { type: 'load' }>;
-type Call = Extract<Request, { type: 'generate' | 'forward' }>;
+type Call = Extract<Request, { type: 'generate' | 'forward' | 'profile' }>;
 type GenerateCall = Extract<Request, { type: 'generate' }>;
 
 let pipeline: WasmPipeline | undefined;
@@ -35,6 +36,7 @@ self.onmessage = (message: MessageEvent<Request>) => {
       break;
     case 'generate':
     case 'forward':
+    case 'profile':
       queue.push(request);
       void drain();
       break;
@@ -79,26 +81,41 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   const runtime = await startRuntime(options, live);
   report({ phase: 'manifest' });
   const manifest = await fetchText(manifestUrl);
-  const { dtype, compute } = options;
+  const { dtype, compute, tune } = options;
   const { threads, device, reason } = runtime;
-  const asked = JSON.stringify({ device, reason, dtype, compute, threads });
-  const loader = await runtime.core.Loader.create(manifest, asked);
-  const shards: ShardFile[] = JSON.parse(loader.shards());
+  const shards: ShardFile[] = JSON.parse(runtime.core.shards(manifest, dtype));
   const totalBytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
   report({ phase: 'weights', totalBytes });
   const workers = device === 'webgpu' ? 1 : affordableWorkers(runtime, totalBytes);
   /** What the helpers will need; where there are to be none, nothing is kept. */
   const kept: Uint8Array[] = [];
-  for (const [index, { file, bytes }] of shards.entries()) {
+  const fetchShard = ({ file, bytes }: ShardFile) => {
     const before = progress.loadedBytes;
     const url = new URL(file, manifestUrl).href;
-    const data = await fetchBytes(url, bytes, (received) => report({ loadedBytes: before + received }));
+    return fetchBytes(url, bytes, (received) => report({ loadedBytes: before + received }));
+  };
+  // The device opens, compiles and is tested while the first weights are on their way.
+  const open = async () => {
+    const records = device === 'cpu' ? undefined : await readRecords();
+    const asked = JSON.stringify({ device, reason, dtype, compute, threads, tune, records });
+    return runtime.core.Loader.create(manifest, asked);
+  };
+  const opening = open();
+  for (const [index, shard] of shards.entries()) {
+    const [loader, data] = await Promise.all([opening, fetchShard(shard)]);
     await loader.addShard(index, data);
     if (workers > 1) kept.push(data);
   }
   report({ phase: 'compile' });
-  pipeline = await loader.finish();
-  const found: PipelineInfo = JSON.parse(pipeline.info());
+  pipeline = await (await opening).finish();
+  const found: PipelineInfo & { tuned: { records?: string } | null } = JSON.parse(pipeline.info());
+  if (found.tuned?.records) {
+    await writeRecords(found.tuned.records);
+    delete found.tuned.records;
+  }
+  for (const { error } of found.tuned?.trials ?? []) {
+    if (error) console.warn(`uvit-web: a variant of the kernels is not used here: ${error}`);
+  }
   info = { ...found, wasm: runtime.variant, threads, workers: found.device === 'cpu' ? workers : 1 };
   send({ type: 'loaded', id, info });
   if (info.workers > 1) startParts(runtime, manifest, info, kept);
@@ -133,9 +150,27 @@ async function drain(): Promise<void> {
     const call = next;
     const stop = new AbortController();
     running = { id: call.id, stop };
-    await answer(call.id, () => (call.type === 'generate' ? generate(call, stop.signal) : forward(call, stop.signal)));
+    await answer(call.id, () => work(call, stop.signal));
     running = undefined;
   }
+}
+
+function work(call: Call, stop: AbortSignal): Promise<void> {
+  switch (call.type) {
+    case 'generate':
+      return generate(call, stop);
+    case 'forward':
+      return forward(call, stop);
+    case 'profile':
+      return profile(call.id, call.count);
+  }
+}
+
+async function profile(id: number, count: number): Promise<void> {
+  if (!pipeline) throw internal('profile came before a model was loaded');
+  // The build for shared memory has no GPU device.
+  const json = info?.device === 'webgpu' ? await pipeline.profile(count) : 'null';
+  send({ type: 'profile', id, profile: JSON.parse(json) });
 }
 
 async function forward({ id, latents, timesteps, labels }: Forward & { id: number }, stop: AbortSignal): Promise<void> {

@@ -38,7 +38,7 @@ test('loading reports bytes, and the pipeline says what it is', async () => {
     async (uvit, model) => {
       const progress = [];
       const onProgress = (now) => progress.push({ ...now });
-      const pipeline = await uvit.load(model, { device: 'webgpu', onProgress });
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off', onProgress });
       pipeline.dispose();
       return { info: pipeline.info, progress };
     },
@@ -60,7 +60,7 @@ test('generations run one after the other, in the order of the calls', async () 
   const { order, seeds } = await withPackage(
     page,
     async (uvit, model) => {
-      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
       const order = [];
       const one = (seed) =>
         pipeline.generate({ label: 0, steps: 3, seed, onStep: ({ step }) => order.push(`${seed}:${step}`) });
@@ -77,7 +77,7 @@ test('an abort at any moment rejects that call alone, and the next picture is as
   const { before, codes, queued, result } = await withPackage(
     page,
     async (uvit, model) => {
-      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
       const settings = { label: 6, steps: 3, seed: 9 };
       const first = await pipeline.generate(settings);
       const before = await attempt(pipeline.generate({ ...settings, signal: AbortSignal.abort() }));
@@ -143,7 +143,7 @@ test('seeds: random and returned when none is given, seed + k for picture k', as
   const { seeds, alone, difference } = await withPackage(
     page,
     async (uvit, model) => {
-      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
       const random = [await pipeline.generate({ label: 0, steps: 1 }), await pipeline.generate({ label: 0, steps: 1 })];
       const pair = await pipeline.generate({ label: 6, steps: 2, seed: 70, count: 2 });
       const alone = await pipeline.generate({ label: 6, steps: 2, seed: 71 });
@@ -165,7 +165,7 @@ test('previews, float pixels and start latents come only when asked for', async 
   const found = await withPackage(
     page,
     async (uvit, model) => {
-      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
       const sizes = [];
       const onStep = ({ preview }) => sizes.push(preview?.map(({ width, height }) => `${width}x${height}`).join());
       const settings = { label: 6, steps: 2, seed: 5 };
@@ -205,12 +205,12 @@ test('dispose() rejects what runs and what comes later; another load works', asy
   const { running, later, again } = await withPackage(
     page,
     async (uvit, model) => {
-      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
       const running = attempt(pipeline.generate({ label: 0, steps: 500 }));
       pipeline.dispose();
       pipeline.dispose();
       const later = await attempt(pipeline.generate({ label: 0 }));
-      const second = await uvit.load(model, { device: 'webgpu' });
+      const second = await uvit.load(model, { device: 'webgpu', tune: 'off' });
       const again = await second.generate({ label: 0, steps: 1 });
       return { running: await running, later, again: again.images.length };
     },
@@ -240,7 +240,7 @@ test('a listener that throws does not lose the pictures', async () => {
   const images = await withPackage(
     page,
     async (uvit, model) => {
-      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
       const onStep = () => {
         throw new Error('the listener is broken');
       };
@@ -250,4 +250,67 @@ test('a listener that throws does not lose the pictures', async () => {
   );
   assert.equal(images, 1);
   assert.match(page.errors.join(), /the listener is broken/);
+});
+
+test('the kernels are tuned once, then the browser remembers; broken records are measured again', async () => {
+  const { first, second, other, third, again } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const tuned = async (options) => {
+        const pipeline = await uvit.load(model, { device: 'webgpu', ...options });
+        const picture = await pipeline.generate({ label: 0, steps: 1, seed: 1 });
+        pipeline.dispose();
+        return { ...pipeline.info.tuned, pictures: picture.images.length };
+      };
+      const first = await tuned();
+      const second = await tuned();
+      const cache = await caches.open('uvit-web');
+      const [request] = await cache.keys();
+      await cache.put(request, new Response('{"version":1,"tunings":'));
+      const other = await tuned({ tune: 'off' });
+      const third = await tuned();
+      const again = await tuned({ tune: 'again' });
+      return { first, second, other, third, again };
+    },
+    MODEL,
+  );
+  for (const measured of [first, third, again]) {
+    assert.equal(measured.remembered, false);
+    assert.ok(measured.trials.length >= 2);
+    for (const { error, matmulMs, attentionMs } of measured.trials) {
+      assert.equal(error, null);
+      assert.ok(matmulMs > 0 && attentionMs > 0);
+    }
+    const tried = measured.trials.map(({ tuning }) => JSON.stringify(tuning.matmul));
+    assert.ok(tried.includes(JSON.stringify(measured.tuning.matmul)));
+    assert.equal(measured.records, undefined);
+    assert.equal(measured.pictures, 1);
+  }
+  assert.equal(second.remembered, true);
+  assert.deepEqual(second.tuning, first.tuning);
+  assert.equal(other.remembered, false);
+  assert.equal(other.trials.length, 1);
+  assert.equal(other.trials[0].matmulMs, null);
+});
+
+test('profile() times every kernel of a forward and draws the roofline', async () => {
+  const { profile, onCpu } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
+      const profile = await pipeline.profile(2);
+      await pipeline.generate({ label: 0, steps: 1 });
+      const other = await uvit.load(model, { device: 'cpu' });
+      return { profile, onCpu: await other.profile() };
+    },
+    MODEL,
+  );
+  assert.equal(onCpu, null);
+  assert.ok(profile.peak > 1e8);
+  assert.match(profile.clock, /^(gpu|host)$/);
+  assert.equal(profile.kernels.filter(({ kernel }) => kernel === 'attention').length, 9);
+  assert.ok(profile.kernels.every(({ nanoseconds }) => nanoseconds > 0));
+  const fc1 = profile.kernels.find(({ shape }) => shape === '132 x 256 x 1024');
+  assert.equal(fc1.multiplyAdds, 132 * 256 * 1024);
+  assert.match(profile.roofline, /^<svg .*132 x 256 x 1024.*<\/svg>\n$/s);
 });

@@ -66,7 +66,7 @@ for (const [name, code, spoil] of FILES) {
   test(`${name} gives ${code}, and loading again works`, async () => {
     server.spoil = spoil;
     const load = (uvit, model) =>
-      attempt(uvit.load(model, { device: 'webgpu' }).then((pipeline) => pipeline.info.device));
+      attempt(uvit.load(model, { device: 'webgpu', tune: 'off' }).then((pipeline) => pipeline.info.device));
     const error = await withPackage(page, load, MODEL);
     assertError(error, code);
     server.spoil = undefined;
@@ -83,7 +83,7 @@ test('files that are not there give IO and name the address', async () => {
 });
 
 test('a worker that does not start, or crashes in mid-picture, rejects with INTERNAL', async () => {
-  const load = (uvit, model) => attempt(uvit.load(model, { device: 'webgpu' }));
+  const load = (uvit, model) => attempt(uvit.load(model, { device: 'webgpu', tune: 'off' }));
   server.spoil = (path, bytes) => (path === '/package/worker.js' ? 'throw new Error("broken on purpose")' : bytes);
   const broken = await withPackage(page, load, MODEL);
   assertError(broken, 'INTERNAL');
@@ -97,7 +97,7 @@ test('a worker that does not start, or crashes in mid-picture, rejects with INTE
   const errors = await withPackage(
     page,
     async (uvit, model) => {
-      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
       const running = attempt(pipeline.generate({ label: 0, steps: 500 }));
       const queued = attempt(pipeline.generate({ label: 0 }));
       return [await running, await queued, await attempt(pipeline.generate({ label: 0 }))];
@@ -139,7 +139,7 @@ test('settings outside their ranges give INVALID_ARGUMENT, and the pipeline goes
   const { errors, bad, after } = await withPackage(
     page,
     async (uvit, model) => {
-      const pipeline = await uvit.load(model, { device: 'webgpu' });
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
       const bad = [
         { label: 31 },
         { label: 99 },
@@ -217,7 +217,7 @@ test('an insecure context says so, and auto falls back to the CPU', async () => 
   const { asked, found, auto } = await withPackage(
     page,
     async (uvit, model) => ({
-      asked: await attempt(uvit.load(model, { device: 'webgpu' })),
+      asked: await attempt(uvit.load(model, { device: 'webgpu', tune: 'off' })),
       found: (await uvit.capabilities()).webgpu,
       auto: await attempt(uvit.load(model, { device: 'auto' }).then(({ info }) => info)),
     }),

@@ -14,6 +14,12 @@ use wasm_bindgen::prelude::Closure;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
 
+/// What compiles the shaders: the browser and its version.
+pub fn platform() -> String {
+    let global: JsValue = js_sys::global().into();
+    text(&get(&global, "navigator"), "userAgent")
+}
+
 /// Device memory.
 #[derive(Clone, Debug)]
 pub struct Buffer(Rc<OwnedBuffer>);

@@ -10,11 +10,11 @@ mod native;
 mod webgpu;
 
 #[cfg(target_arch = "wasm32")]
-use browser as platform;
+use browser as system;
 #[cfg(not(target_arch = "wasm32"))]
-use native as platform;
+use native as system;
 
-pub use platform::{Backend, Buffer, Dispatch, Pipeline, Ticket};
+pub use system::{Backend, Buffer, Dispatch, Pipeline, Ticket, platform};
 
 use crate::{Code, Error, Result};
 

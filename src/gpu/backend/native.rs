@@ -7,6 +7,11 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+/// What compiles the shaders; the driver is the adapter's to name.
+pub fn platform() -> String {
+    format!("{} {}", std::env::consts::OS, env!("CARGO_PKG_VERSION"))
+}
+
 /// Device memory.
 #[derive(Clone, Debug)]
 pub struct Buffer(wgpu::Buffer);

@@ -6,12 +6,14 @@ use crate::plan::Attention;
 const WORKGROUP: usize = 16;
 
 /// What one invocation keeps in registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AttentionTile {
     /// Queries of one head.
     pub queries: usize,
     /// Groups of four keys a turn.
     pub keys4: usize,
+    /// Whether as many invocations of a subgroup load these groups for each other.
+    pub shared: bool,
 }
 
 #[repr(C)]
@@ -30,6 +32,7 @@ pub(super) fn variant(head_dim: usize, tile: AttentionTile) -> Variant {
             ("HEAD_DIM4", (head_dim / 4).to_string()),
             ("QUERIES", tile.queries.to_string()),
             ("KEYS4", tile.keys4.to_string()),
+            ("SHARED", u8::from(tile.shared).to_string()),
             ("WORKGROUP", WORKGROUP.to_string()),
         ],
     }

@@ -25,7 +25,7 @@ struct Params {
 }
 
 /// What one invocation keeps in registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct MatmulTile {
     /// Rows.
     pub rows: usize,

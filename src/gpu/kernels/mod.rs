@@ -24,11 +24,22 @@ use super::template::{Variables, expand};
 use crate::Result;
 use crate::plan::{Kernel, Program, TensorId, WeightId};
 
-/// A shader's file without its comments, by `build.rs`.
-macro_rules! shader {
-    ($name:literal) => {
-        include_str!(concat!(env!("OUT_DIR"), "/shaders/", $name, ".wgsl"))
+/// Files of `shaders/` by name, without their comments, by `build.rs`.
+macro_rules! shaders {
+    ($($name:literal)*) => {
+        &[$(($name, include_str!(concat!(env!("OUT_DIR"), "/shaders/", $name, ".wgsl")))),*]
     };
+}
+
+/// Every kernel's.
+const SHADERS: &[(&str, &str)] = shaders! {
+    "attention" "combine" "conv2d" "elementwise" "embedding" "layer_norm" "matmul" "patch_embed" "peak" "place_tokens"
+    "unpatchify"
+};
+
+/// All shaders' text, to tell one version from another.
+pub fn sources() -> String {
+    SHADERS.iter().map(|&(_, source)| source).collect()
 }
 
 /// One shader text: a file of `shaders/` and the values of its template's variables.
@@ -46,20 +57,8 @@ impl Variant {
     /// # Errors
     /// `INTERNAL` if the template is wrong.
     pub fn wgsl(&self) -> Result<String> {
-        let source = match self.kernel {
-            "attention" => shader!("attention"),
-            "combine" => shader!("combine"),
-            "conv2d" => shader!("conv2d"),
-            "elementwise" => shader!("elementwise"),
-            "embedding" => shader!("embedding"),
-            "layer_norm" => shader!("layer_norm"),
-            "matmul" => shader!("matmul"),
-            "patch_embed" => shader!("patch_embed"),
-            "peak" => shader!("peak"),
-            "place_tokens" => shader!("place_tokens"),
-            "unpatchify" => shader!("unpatchify"),
-            other => return Err(crate::Error::internal(format!("there is no shader {other}"))),
-        };
+        let (_, source) = (SHADERS.iter().find(|(name, _)| *name == self.kernel))
+            .ok_or_else(|| crate::Error::internal(format!("there is no shader {}", self.kernel)))?;
         expand(source, &self.variables)
     }
 
@@ -104,7 +103,7 @@ pub trait WeightLayouts {
 
 /// Which of a kernel's variants suit an adapter. Never a matter of a Program's sizes: the self-test's miniature must run the
 /// very shaders that the model will.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Tuning {
     /// Of attention.
     pub attention: AttentionTile,
@@ -115,21 +114,50 @@ pub struct Tuning {
 impl Tuning {
     /// Small tiles: registers are few where thousands of invocations share them.
     pub const GPU: Tuning =
-        Tuning { attention: AttentionTile { queries: 2, keys4: 1 }, matmul: MatmulTile::alone(8, 4) };
+        Tuning { attention: AttentionTile { queries: 2, keys4: 1, shared: false }, matmul: MatmulTile::alone(8, 4) };
     /// Large tiles: on a processor registers are memory, and every load is checked. 66 tokens are 6 x 11.
     pub const SOFTWARE: Tuning =
-        Tuning { attention: AttentionTile { queries: 6, keys4: 4 }, matmul: MatmulTile::alone(11, 4) };
+        Tuning { attention: AttentionTile { queries: 6, keys4: 4, shared: false }, matmul: MatmulTile::alone(11, 4) };
 
     /// With subgroups of four at least.
-    pub const SOFTWARE_SUBGROUPS: Tuning =
-        Tuning { matmul: MatmulTile { rows: 11, lanes: 4, columns: 4 }, ..Tuning::SOFTWARE };
+    pub const SOFTWARE_SUBGROUPS: Tuning = Tuning {
+        attention: AttentionTile { queries: 6, keys4: 4, shared: true },
+        matmul: MatmulTile { rows: 11, lanes: 4, columns: 4 },
+    };
 
     /// All of them.
     pub const ALL: [Tuning; 3] = [Tuning::GPU, Tuning::SOFTWARE, Tuning::SOFTWARE_SUBGROUPS];
 
     /// Whether an adapter can run it.
     pub fn suits(&self, adapter: &Adapter) -> bool {
-        self.matmul.lanes <= adapter.subgroup_size as usize
+        let lanes = if self.attention.shared { self.attention.keys4 } else { 1 };
+        self.matmul.lanes.max(lanes) <= adapter.subgroup_size as usize
+    }
+
+    /// What is worth measuring on an adapter, its default first.
+    pub fn candidates(adapter: &Adapter) -> Vec<Tuning> {
+        let first = Tuning::of(adapter);
+        let matmuls = [(11, 1, 4), (11, 4, 4), (16, 8, 4), (12, 4, 4), (8, 1, 4), (8, 4, 4), (4, 1, 4), (4, 1, 2)]
+            .map(|(rows, lanes, columns)| MatmulTile { rows, lanes, columns });
+        let attentions = [(6, 4, true), (6, 4, false), (2, 1, false), (4, 4, true), (4, 2, false), (1, 1, false)]
+            .map(|(queries, keys4, shared)| AttentionTile { queries, keys4, shared })
+            .into_iter()
+            .filter(|attention| Tuning { attention: *attention, ..first }.suits(adapter));
+        let mut all = vec![first];
+        let matmuls = matmuls.into_iter().filter(|&matmul| matmul != first.matmul);
+        let mut attentions = attentions.filter(|&attention| attention != first.attention);
+        for matmul in matmuls {
+            let tuning = Tuning { matmul, attention: attentions.next().unwrap_or(first.attention) };
+            if tuning.suits(adapter) {
+                all.push(tuning);
+            }
+        }
+        all
+    }
+
+    /// Whether both of its tiles are some candidate's.
+    pub fn is_of(&self, candidates: &[Tuning]) -> bool {
+        candidates.iter().any(|c| c.matmul == self.matmul) && candidates.iter().any(|c| c.attention == self.attention)
     }
 
     /// Before anything was measured.

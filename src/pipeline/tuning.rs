@@ -1,0 +1,249 @@
+//! The tuner: which of a kernel's variants an adapter runs fastest, measured on one block of the model's own sizes, before
+//! any weight has come. What computes wrong numbers or does not compile is out, however fast.
+
+use super::Executor;
+use super::self_test::{load_random, self_test};
+use crate::gpu::kernels::Tuning;
+use crate::gpu::{self, Adapter};
+use crate::model::{Batch, Network, uvit};
+use crate::plan::lower;
+use crate::sampler::TorchGenerator;
+use crate::weights::manifest::Dtype;
+use crate::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use web_time::Instant;
+
+/// Whether to measure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tune {
+    /// Where nothing is remembered.
+    #[default]
+    Auto,
+    /// Never: what is remembered, else the adapter's default.
+    Off,
+    /// Even if something is remembered.
+    Again,
+}
+
+impl std::str::FromStr for Tune {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Tune> {
+        match name {
+            "auto" => Ok(Tune::Auto),
+            "off" => Ok(Tune::Off),
+            "again" => Ok(Tune::Again),
+            _ => Err(Error::new(
+                Code::InvalidArgument,
+                format!("there is no tune {name:?}"),
+                "Give \"auto\", \"off\" or \"again\"",
+            )),
+        }
+    }
+}
+
+/// One candidate's measurement.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trial {
+    /// The candidate.
+    pub tuning: Tuning,
+    /// Of one block's matmuls; none if it was not measured.
+    pub matmul_ms: Option<f64>,
+    /// Of one block's attention.
+    pub attention_ms: Option<f64>,
+    /// Why it is out.
+    pub error: Option<String>,
+}
+
+/// What was chosen.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Tuned {
+    /// The choice.
+    pub tuning: Tuning,
+    /// Whether an earlier load had measured it.
+    pub remembered: bool,
+    /// The candidates that were tried now.
+    pub trials: Vec<Trial>,
+    /// All that took.
+    pub ms: f64,
+    /// What to remember for later loads, if it is new.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<String>,
+}
+
+/// What part of the default's time a better choice takes at most.
+const CLEARLY: f64 = 0.95;
+
+/// The most choices that are remembered.
+const RECORDS: usize = 64;
+
+/// What earlier loads have measured, by [`key`].
+#[derive(Default, Serialize, Deserialize)]
+struct Records {
+    version: u32,
+    tunings: BTreeMap<String, Tuning>,
+}
+
+impl Records {
+    const VERSION: u32 = 1;
+
+    /// Records that cannot be read are none: everything is measured again.
+    fn parse(text: Option<&str>) -> Records {
+        let read = text.and_then(|text| serde_json::from_str::<Records>(text).ok());
+        read.filter(|records| records.version == Records::VERSION)
+            .unwrap_or(Records { version: Records::VERSION, tunings: BTreeMap::new() })
+    }
+
+    /// With one more.
+    fn with(mut self, key: String, tuning: Tuning) -> String {
+        while self.tunings.len() >= RECORDS {
+            self.tunings.pop_first();
+        }
+        self.tunings.insert(key, tuning);
+        serde_json::to_string(&self).unwrap_or_default()
+    }
+}
+
+/// What a measurement holds for: this adapter, this browser or driver, these shaders, this network.
+fn key(adapter: &Adapter, network: &Network, kinds: &[(Dtype, usize)]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{adapter:?} {network:?} {kinds:?} {}", gpu::platform()));
+    hash.update(gpu::kernels::sources());
+    hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+}
+
+/// Milliseconds that measuring may take.
+fn budget(adapter: &Adapter) -> f64 {
+    if adapter.is_fallback_adapter { 10e3 } else { 1.5e3 }
+}
+
+/// Chooses the executor's variants; what is chosen has passed the self-test.
+///
+/// # Errors
+/// `WRONG_RESULT` or `SHADER_FAILED` if no variant passes, `DEVICE_LOST`, `OUT_OF_MEMORY`.
+pub async fn choose(
+    executor: &mut Executor,
+    network: &Network,
+    kinds: &[(Dtype, usize)],
+    tune: Tune,
+    records: Option<&str>,
+) -> Result<Tuned> {
+    let began = Instant::now();
+    let adapter = gpu_of(executor)?.backend().adapter().clone();
+    let candidates = Tuning::candidates(&adapter);
+    let records = Records::parse(records);
+    let key = key(&adapter, network, kinds);
+    let ms = || began.elapsed().as_secs_f64() * 1e3;
+    let known = records.tunings.get(&key).copied().filter(|tuning| tuning.is_of(&candidates));
+    if let Some(tuning) = known.filter(|_| tune != Tune::Again) {
+        gpu_of(executor)?.set_tuning(tuning);
+        match self_test(executor, network, kinds).await {
+            Ok(()) => return Ok(Tuned { tuning, remembered: true, trials: Vec::new(), ms: ms(), records: None }),
+            Err(error) if is_refusal(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+
+    let mut trials: Vec<Trial> = Vec::new();
+    let mut refusal = None;
+    let mut longest = 0f64;
+    for tuning in candidates {
+        let start = ms();
+        if trials.iter().any(|trial| trial.error.is_none()) && (tune == Tune::Off || start + longest > budget(&adapter))
+        {
+            break;
+        }
+        gpu_of(executor)?.set_tuning(tuning);
+        let mut trial = Trial { tuning, matmul_ms: None, attention_ms: None, error: None };
+        match self_test(executor, network, kinds).await {
+            Ok(()) if tune == Tune::Off => {}
+            Ok(()) => {
+                let [matmul, attention] = block_times(executor, network, kinds).await?;
+                (trial.matmul_ms, trial.attention_ms) = (Some(matmul), Some(attention));
+            }
+            Err(error) if is_refusal(&error) => {
+                trial.error = Some(error.cause.clone());
+                refusal = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+        trials.push(trial);
+        longest = longest.max(ms() - start);
+    }
+    let passed = || trials.iter().filter(|trial| trial.error.is_none());
+    let Some(first) = passed().next() else {
+        return Err(refusal.unwrap_or_else(|| Error::internal("there is no tuning to try")));
+    };
+    // The default stands unless another is clearly faster: times are noisy.
+    let fastest = |time: fn(&Trial) -> Option<f64>| {
+        let limit = time(first).map_or(0.0, |ms| CLEARLY * ms);
+        let measured = passed().filter_map(|trial| Some((time(trial)?, trial.tuning))).filter(|(ms, _)| *ms < limit);
+        measured.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(first.tuning, |(_, tuning)| tuning)
+    };
+    let tuning = Tuning { matmul: fastest(|t| t.matmul_ms).matmul, attention: fastest(|t| t.attention_ms).attention };
+    gpu_of(executor)?.set_tuning(tuning);
+    if trials.last().is_none_or(|last| last.tuning != tuning) {
+        self_test(executor, network, kinds).await?;
+    }
+    let records = (tune != Tune::Off).then(|| records.with(key, tuning));
+    Ok(Tuned { tuning, remembered: false, ms: ms(), trials, records })
+}
+
+fn is_refusal(error: &Error) -> bool {
+    matches!(error.code, Code::WrongResult | Code::ShaderFailed)
+}
+
+fn gpu_of(executor: &mut Executor) -> Result<&mut gpu::Executor> {
+    match executor {
+        Executor::Gpu(gpu) => Ok(gpu),
+        _ => Err(Error::internal("only GPUs are tuned")),
+    }
+}
+
+/// Milliseconds of one block's matmuls and of its attention, on as many items as one picture needs.
+async fn block_times(executor: &mut Executor, network: &Network, kinds: &[(Dtype, usize)]) -> Result<[f64; 2]> {
+    let one = match network {
+        Network::Uvit(config) => Network::Uvit(uvit::Config { depth: 1, ..config.clone() }),
+    };
+    let copies = if network.classes() > 0 { 2 } else { 1 };
+    let recording = one.record(Batch { images: 1, copies })?;
+    load_random(executor, &recording.plan, kinds, &mut TorchGenerator::new(0)).await?;
+    let program = lower(&recording.plan, &executor.capabilities(), &[])?;
+    executor.prepare(program).await?;
+    executor.write_times(&vec![500.0; copies])?;
+    let times = gpu_of(executor)?.kernel_times().await?;
+    let of = |kernel: &str| times.iter().filter(|(name, _)| *name == kernel).map(|(_, ns)| ns * 1e-6).sum();
+    Ok([of("matmul"), of("attention")])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::kernels::{AttentionTile, MatmulTile};
+
+    #[test]
+    fn records_that_are_broken_or_old_are_none_and_new_ones_come_back() {
+        let tuning = Tuning::SOFTWARE;
+        for text in ["", "{", "[]", r#"{"version":0,"tunings":{}}"#, r#"{"version":1,"tunings":{"a":{"matmul":1}}}"#] {
+            assert!(Records::parse(Some(text)).tunings.is_empty(), "{text}");
+        }
+        let text = Records::parse(None).with("key".into(), tuning);
+        assert_eq!(Records::parse(Some(&text)).tunings.get("key"), Some(&tuning));
+    }
+
+    #[test]
+    fn a_remembered_tuning_must_be_one_that_would_be_tried() {
+        let adapter = Adapter { is_fallback_adapter: true, subgroup_size: 1, ..Adapter::default() };
+        let candidates = Tuning::candidates(&adapter);
+        assert!(candidates[0].is_of(&candidates));
+        let huge = Tuning { matmul: MatmulTile::alone(1000, 4), ..candidates[0] };
+        assert!(!huge.is_of(&candidates));
+        let odd = Tuning { attention: AttentionTile { queries: 99, ..candidates[0].attention }, ..candidates[0] };
+        assert!(!odd.is_of(&candidates));
+    }
+}
