@@ -46,7 +46,10 @@ impl From<JsValue> for Error {
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T, Error> {
-    serde_json::from_str(json)
+    // By way of a Value, as all that is read: another deserializer would be compiled for every type.
+    let value = serde_json::from_str::<serde_json::Value>(json);
+    value
+        .and_then(serde_json::from_value)
         .map_err(|e| Error::new(Code::InvalidArgument, format!("the {what} options: {e}"), "Check names and types"))
 }
 

@@ -11,8 +11,8 @@ use crate::sampler::TorchGenerator;
 use crate::weights::manifest::Dtype;
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 use web_time::Instant;
 
 /// Whether to measure.
@@ -86,7 +86,7 @@ const RECORDS: usize = 64;
 #[derive(Default, Serialize, Deserialize)]
 struct Records {
     version: u32,
-    tunings: BTreeMap<String, Tuning>,
+    tunings: Map<String, Value>,
 }
 
 impl Records {
@@ -94,18 +94,24 @@ impl Records {
 
     /// Records that cannot be read are none: everything is measured again.
     fn parse(text: Option<&str>) -> Records {
-        let read = text.and_then(|text| serde_json::from_str::<Records>(text).ok());
+        let read =
+            text.and_then(|text| serde_json::from_str::<Value>(text).and_then(serde_json::from_value::<Records>).ok());
         read.filter(|records| records.version == Records::VERSION)
-            .unwrap_or(Records { version: Records::VERSION, tunings: BTreeMap::new() })
+            .unwrap_or(Records { version: Records::VERSION, tunings: Map::new() })
+    }
+
+    fn get(&self, key: &str) -> Option<Tuning> {
+        self.tunings.get(key).and_then(|tuning| serde_json::from_value(tuning.clone()).ok())
     }
 
     /// With one more.
     fn with(mut self, key: String, tuning: Tuning) -> String {
         while self.tunings.len() >= RECORDS {
-            self.tunings.pop_first();
+            let Some(first) = self.tunings.keys().next().cloned() else { break };
+            self.tunings.remove(&first);
         }
-        self.tunings.insert(key, tuning);
-        serde_json::to_string(&self).unwrap_or_default()
+        self.tunings.insert(key, json!(tuning));
+        json!(self).to_string()
     }
 }
 
@@ -139,7 +145,7 @@ pub async fn choose(
     let records = Records::parse(records);
     let key = key(&adapter, network, kinds);
     let ms = || began.elapsed().as_secs_f64() * 1e3;
-    let known = records.tunings.get(&key).copied().filter(|tuning| tuning.is_of(&candidates));
+    let known = records.get(&key).filter(|tuning| tuning.is_of(&candidates));
     if let Some(tuning) = known.filter(|_| tune != Tune::Again) {
         gpu_of(executor)?.set_tuning(tuning);
         match self_test(executor, network, kinds).await {
@@ -229,11 +235,13 @@ mod tests {
     #[test]
     fn records_that_are_broken_or_old_are_none_and_new_ones_come_back() {
         let tuning = Tuning::SOFTWARE;
-        for text in ["", "{", "[]", r#"{"version":0,"tunings":{}}"#, r#"{"version":1,"tunings":{"a":{"matmul":1}}}"#] {
-            assert!(Records::parse(Some(text)).tunings.is_empty(), "{text}");
+        let broken =
+            ["", "{", "[]", r#"{"version":0,"tunings":{"key":{}}}"#, r#"{"version":1,"tunings":{"key":{"matmul":1}}}"#];
+        for text in broken {
+            assert_eq!(Records::parse(Some(text)).get("key"), None, "{text}");
         }
         let text = Records::parse(None).with("key".into(), tuning);
-        assert_eq!(Records::parse(Some(&text)).tunings.get("key"), Some(&tuning));
+        assert_eq!(Records::parse(Some(&text)).get("key"), Some(tuning));
     }
 
     #[test]
