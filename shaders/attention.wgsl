@@ -6,7 +6,7 @@
 // Neighbours need the same keys and values: with SHARED each of KEYS4 of them loads one group of four for all, so KEYS4 is at
 // most the smallest subgroup.
 //
-// Template: HEAD_DIM4 (head_dim / 4), QUERIES, KEYS4, SHARED 0 | 1, WORKGROUP.
+// Template: HEAD_DIM4 (head_dim / 4), QUERIES, KEYS4, SHARED 0 | 1, PACKED 0 | 1 (rows of out quantised), WORKGROUP.
 
 struct Params {
   tokens: u32,
@@ -17,7 +17,13 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> qkv: array<vec4f>;
+//#if PACKED == 0
 @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+//#end
+//#if PACKED == 1
+@group(0) @binding(2) var<storage, read_write> out: array<u32>;
+//#include "lib/pack.wgsl"
+//#end
 
 const HEAD_DIM4 = {HEAD_DIM4}u;
 const LOWEST = -3.0e38;
@@ -128,10 +134,20 @@ fn main(
   }
 //#for q in 0..QUERIES
   if (query + {q}u < params.tokens) {
+//#if PACKED == 0
     let at = (item + query + {q}u) * dim4 + id.y * HEAD_DIM4;
     for (var d = 0u; d < HEAD_DIM4; d = d + 1u) {
       out[at + d] = o_{q}[d] / sum_{q};
     }
+//#end
+//#if PACKED == 1
+    for (var d = 0u; d < HEAD_DIM4; d = d + 4u) {
+      let group = (id.y * HEAD_DIM4 + d) / 4u;
+      store_group(
+        item + query + {q}u, group, dim4 / 4u,
+        o_{q}[d] / sum_{q}, o_{q}[d + 1u] / sum_{q}, o_{q}[d + 2u] / sum_{q}, o_{q}[d + 3u] / sum_{q});
+    }
+//#end
   }
 //#end
 }

@@ -1,7 +1,7 @@
 // (x - mean) / sqrt(var + eps) weight + bias over rows, biased variance, two passes. One invocation computes one row;
 // rows are padded to whole vec4s with zeros, and so are weight and bias.
 //
-// Template: WORKGROUP.
+// Template: PACKED 0 | 1 (rows of out quantised), WORKGROUP.
 
 struct Params {
   rows: u32,
@@ -14,7 +14,13 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> x: array<vec4f>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4f>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;
+//#if PACKED == 0
 @group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
+//#end
+//#if PACKED == 1
+@group(0) @binding(4) var<storage, read_write> out: array<u32>;
+//#include "lib/pack.wgsl"
+//#end
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)
 fn main(@builtin(global_invocation_id) id: vec3u) {
@@ -37,7 +43,17 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   // The padding's zeros each added mean^2.
   let variance = (squares.x + squares.y + squares.z + squares.w - gap * mean * mean) / count;
   let scale = 1.0 / sqrt(variance + params.eps);
+//#if PACKED == 0
   for (var i = 0u; i < params.dim4; i = i + 1u) {
     out[at + i] = (x[at + i] - mean) * scale * weight[i] + bias[i];
   }
+//#end
+//#if PACKED == 1
+  for (var i = 0u; i < params.dim4; i = i + 4u) {
+//#for j in 0..4
+    let value_{j} = (x[at + i + {j}u] - mean) * scale * weight[i + {j}u] + bias[i + {j}u];
+//#end
+    store_group(id.x, i / 4u, params.dim4 / 4u, value_0, value_1, value_2, value_3);
+  }
+//#end
 }

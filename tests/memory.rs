@@ -142,7 +142,7 @@ fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
     // Buffers made by a call of so many steps.
     let mut made = |steps: usize| {
         let buffers = |executor: &Executor| match executor {
-            Executor::Gpu(gpu) => gpu.backend().buffers_made(),
+            Executor::Gpu(gpu) => gpu.backend().memory().made,
             _ => unreachable!("a GPU was asked for"),
         };
         let before = buffers(pipeline.executor());
@@ -159,4 +159,12 @@ fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
     assert!(preparing > 1, "the first call makes the arena");
     // One: the readback of the finished picture.
     assert_eq!((made(2), made(5)), (1, 1));
+    // What else a device holds now and then (the tuner's block, readbacks, parameters) is little.
+    let weights: usize = pipeline.manifest().variant(None).unwrap().bytes as usize;
+    let Executor::Gpu(gpu) = pipeline.executor() else { unreachable!("a GPU was asked for") };
+    let program = gpu.program().unwrap();
+    let needed = weights + program.io_bytes + program.peak_live_bytes;
+    let memory = gpu.backend().memory();
+    println!("{} bytes at most, {needed} needed: {}", memory.peak_bytes, memory.peak_bytes as f64 / needed as f64);
+    assert!(memory.peak_bytes as f64 <= 1.25 * needed as f64, "{memory:?}, {needed}");
 }

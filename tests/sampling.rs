@@ -26,7 +26,7 @@ fn four_steps_on_the_cpu_give_what_was_recorded() {
 #[cfg(feature = "gpu")]
 #[test]
 fn four_steps_on_the_gpu_give_what_was_recorded() {
-    let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu())) else { return };
+    let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu(Compute::F32))) else { return };
     let worst = golden_sampling::worst(&pollster::block_on(golden_sampling::draw(&mut gpu)));
     assert!(worst <= 2.0, "off by {worst} of 255");
 }

@@ -8,6 +8,7 @@ mod twins;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use uvit_web::gpu::kernels::{Tuning, variants};
 use uvit_web::pipeline::Executor;
+use uvit_web::plan::Compute;
 
 #[test]
 fn every_variant_is_valid_wgsl() {
@@ -25,18 +26,27 @@ fn every_variant_is_valid_wgsl() {
 
 #[test]
 fn every_kernel_equals_its_twin() {
-    let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu())) else { return };
-    let cases = twins::cases();
+    let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu(Compute::F32))) else { return };
+    judge(&mut gpu, &twins::cases(Compute::F32));
+    assert_eq!(pollster::block_on(twins::judge_combine(&mut gpu)), Ok(6));
+}
+
+#[test]
+fn every_kernel_of_8_bits_equals_its_twin() {
+    let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu(Compute::W8A8))) else { return };
+    judge(&mut gpu, &twins::cases(Compute::W8A8));
+}
+
+fn judge(gpu: &mut Executor, cases: &[twins::Case]) {
     for tuning in Tuning::ALL {
-        if let Executor::Gpu(gpu) = &mut gpu {
+        if let Executor::Gpu(gpu) = gpu {
             if !tuning.suits(gpu.backend().adapter()) {
                 continue;
             }
             gpu.set_tuning(tuning);
         }
         let failures: Vec<String> =
-            cases.iter().filter_map(|case| pollster::block_on(case.judge(&mut gpu)).err()).collect();
+            cases.iter().filter_map(|case| pollster::block_on(case.judge(gpu)).err()).collect();
         assert!(failures.is_empty(), "{tuning:?}: {} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
     }
-    assert_eq!(pollster::block_on(twins::judge_combine(&mut gpu)), Ok(6));
 }

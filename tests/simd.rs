@@ -24,7 +24,7 @@ fn every_kernel_equals_its_twin_on_every_instruction_set() {
             for threads in [1, 3] {
                 let mut executor = executor(level, compute, threads);
                 let mut wrong = Vec::new();
-                for case in twins::cases() {
+                for case in twins::cases(compute) {
                     if let Err(why) = pollster::block_on(case.judge(&mut executor)) {
                         wrong.push(why);
                     }

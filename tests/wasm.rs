@@ -25,21 +25,30 @@ async fn every_variant_compiles() {
 
 #[wasm_bindgen_test]
 async fn every_kernel_equals_its_twin() {
-    let mut gpu = Executor::gpu().await.unwrap();
+    let mut gpu = Executor::gpu(Compute::F32).await.unwrap();
+    judge(&mut gpu, &twins::cases(Compute::F32)).await;
+    assert_eq!(twins::judge_combine(&mut gpu).await, Ok(6));
+}
+
+#[wasm_bindgen_test]
+async fn every_kernel_of_8_bits_equals_its_twin() {
+    judge(&mut Executor::gpu(Compute::W8A8).await.unwrap(), &twins::cases(Compute::W8A8)).await;
+}
+
+async fn judge(gpu: &mut Executor, cases: &[twins::Case]) {
     for tuning in Tuning::ALL {
-        if let Executor::Gpu(gpu) = &mut gpu {
+        if let Executor::Gpu(gpu) = gpu {
             if !tuning.suits(gpu.backend().adapter()) {
                 continue;
             }
             gpu.set_tuning(tuning);
         }
         let mut failures = Vec::new();
-        for case in twins::cases() {
-            failures.extend(case.judge(&mut gpu).await.err());
+        for case in cases {
+            failures.extend(case.judge(gpu).await.err());
         }
         assert!(failures.is_empty(), "{tuning:?}: {}", failures.join("\n"));
     }
-    assert_eq!(twins::judge_combine(&mut gpu).await, Ok(6));
 }
 
 #[wasm_bindgen_test]
@@ -47,7 +56,7 @@ async fn every_fast_cpu_kernel_equals_its_twin() {
     for compute in [Compute::F32, Compute::Quality, Compute::Fast] {
         let mut executor = Executor::cpu(compute, Threads::default());
         let mut failures = Vec::new();
-        for case in twins::cases() {
+        for case in twins::cases(compute) {
             failures.extend(case.judge(&mut executor).await.err());
         }
         assert!(failures.is_empty(), "{compute:?}: {}", failures.join("\n"));
@@ -61,7 +70,7 @@ fn integer_matmuls_have_the_bits_of_the_twin_and_so_of_every_other_build() {
 
 #[wasm_bindgen_test]
 async fn four_steps_give_what_the_native_cpu_gives() {
-    for mut executor in [Executor::gpu().await.unwrap(), Executor::cpu(Compute::F32, Threads::default())] {
+    for mut executor in [Executor::gpu(Compute::F32).await.unwrap(), Executor::cpu(Compute::F32, Threads::default())] {
         let worst = golden_sampling::worst(&golden_sampling::draw(&mut executor).await);
         assert!(worst <= 2.0, "off by {worst} of 255");
     }

@@ -10,10 +10,9 @@ use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
 use uvit_web::gpu::{Profile, roofline};
 use uvit_web::model::{Batch, Network};
 use uvit_web::pipeline::sampling::forward;
-use uvit_web::pipeline::{DeviceChoice, Executor, LoadOptions, Tuned, choose_tuning};
-use uvit_web::plan::{Compute, WeightUse, lower};
+use uvit_web::pipeline::{Executor, LoadOptions, Tuned, open_device};
+use uvit_web::plan::{WeightUse, lower};
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::simd::Threads;
 use uvit_web::weights::convert::describe;
 use uvit_web::weights::manifest::Dtype;
 use uvit_web::weights::{random, read_manifest};
@@ -130,27 +129,12 @@ pub fn run(a: &Arguments) -> Result<()> {
 
 /// The architecture on the device asked for, with random weights.
 fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executor, Option<Tuned>)> {
-    let gpu = match options.device {
-        DeviceChoice::Cpu => None,
-        DeviceChoice::WebGpu => Some(pollster::block_on(Executor::gpu())?),
-        DeviceChoice::Auto => pollster::block_on(Executor::gpu()).ok().filter(is_real),
-    };
-    let mut executor = gpu.unwrap_or_else(|| {
-        let threads = options.threads.map_or_else(Threads::all, Threads::new);
-        Executor::cpu(options.compute.unwrap_or(Compute::Quality), threads)
-    });
     let kind = match options.dtype.unwrap_or(Dtype::Q8) {
         Dtype::Q4 => (Dtype::Q4, 32),
         dtype => (dtype, 0),
     };
-    let tuned = match executor {
-        Executor::Gpu(_) => {
-            let earlier = options.records.as_deref();
-            Some(pollster::block_on(choose_tuning(&mut executor, &network, &[kind], options.tune, earlier))?)
-        }
-        _ => None,
-    };
-    if let Some(new) = tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
+    let (mut executor, device) = pollster::block_on(open_device(options, &network, &[kind]))?;
+    if let Some(new) = device.tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
         records::write(new);
     }
     let plan = network.record(Batch::plain(1))?.plan;
@@ -160,12 +144,7 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executo
         let tensor = random::tensor(&weight.name, &weight.shape, kind, &mut generator);
         pollster::block_on(executor.load(id, weight, &tensor))?;
     }
-    Ok((network, executor, tuned))
-}
-
-/// Whether it is no software adapter.
-fn is_real(executor: &Executor) -> bool {
-    matches!(executor, Executor::Gpu(gpu) if !gpu.backend().adapter().is_fallback_adapter)
+    Ok((network, executor, device.tuned))
 }
 
 /// What the tuner tried.

@@ -76,7 +76,7 @@ impl FastExecutor {
         let (n, k) = (tensor.rows(), tensor.columns());
         // At the worst, floats on the way and packed ones, the last panel filled up.
         room(&weight.name, n.next_multiple_of(self.level.panel()).saturating_mul(8 * k))?;
-        self.weights[id.index()] = match (weight.usage, weight.precision.arithmetic(self.compute)) {
+        self.weights[id.index()] = match (weight.usage, weight.arithmetic(self.compute)) {
             (WeightUse::Floats, _) => Packed::Floats(Floats::new(&tensor.to_f32())),
             (WeightUse::Matrix, Arithmetic::Int { bits }) => {
                 let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
@@ -85,6 +85,7 @@ impl FastExecutor {
             (WeightUse::Matrix, Arithmetic::F32) | (WeightUse::PatchKernel, _) => {
                 Packed::F32(F32Matrix::new(self.level, &tensor.to_f32(), n, k))
             }
+            (WeightUse::Matrix, Arithmetic::W8A8) => return Err(Error::internal("w8a8 is an arithmetic of GPUs")),
         };
         Ok(())
     }
@@ -175,7 +176,7 @@ impl Launcher<'_> {
                 let Attention { batch, tokens, heads, head_dim, arithmetic, .. } = *k;
                 let shape = AttentionShape { batch, tokens, heads, head_dim };
                 match arithmetic {
-                    Arithmetic::F32 => uvit_simd::attention(level, threads, qkv, out, &shape),
+                    Arithmetic::F32 | Arithmetic::W8A8 => uvit_simd::attention(level, threads, qkv, out, &shape),
                     Arithmetic::Int { bits } => uvit_simd::int_attention(level, threads, qkv, out, &shape, bits),
                 }
             }

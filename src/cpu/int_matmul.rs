@@ -2,7 +2,7 @@
 //! `simd/quantize.rs` and `simd/matmul.rs`, which give the same bits.
 
 use super::activate;
-use crate::plan::{Activation, INT_CHUNK};
+use crate::plan::{Activation, INT_CHUNK, PACK_GROUP};
 
 /// `out = activation(cat(x, x2) W^T + bias) + residual`: x `[rows, k]`, x2 `[rows, k2]`, `W[n] = scales[n] w[n]` with
 /// w `[n, k + k2]`, bias `[n]`, residual and out `[rows, n]`.
@@ -68,6 +68,45 @@ pub fn int_matmul(
             }
         }
     }
+}
+
+/// `out = activation(x W^T + bias) + residual`: x `[rows, k]`, w `[n, k]` with a scale for every `group` columns (0: a row),
+/// bias `[n]`, residual and out `[rows, n]`. Of a token every [`PACK_GROUP`] values become `scale q` with the largest as 127.
+/// The twin of `shaders/int_matmul.wgsl`, where the values come quantised (`shaders/lib/pack.wgsl`).
+pub fn w8a8_matmul(
+    x: &[f32],
+    k: usize,
+    w: &[i8],
+    scales: &[f32],
+    group: usize,
+    bias: Option<&[f32]>,
+    activation: Activation,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+    rows: usize,
+    n: usize,
+) {
+    let group = if group == 0 { k } else { group };
+    let groups = k.div_ceil(group);
+    for r in 0..rows {
+        let token: Vec<(f32, Vec<i32>)> = x[r * k..][..k].chunks(PACK_GROUP).map(symmetric).collect();
+        for c in 0..n {
+            let mut value = 0.0;
+            for (i, ((scale, q), w)) in token.iter().zip(w[c * k..][..k].chunks(PACK_GROUP)).enumerate() {
+                let products: i32 = q.iter().zip(w).map(|(q, &w)| q * i32::from(w)).sum();
+                value += products as f32 * scale * scales[c * groups + i * PACK_GROUP / group];
+            }
+            let value = activate(activation, value + bias.map_or(0.0, |bias| bias[c]));
+            out[r * n + c] = value + residual.map_or(0.0, |residual| residual[r * n + c]);
+        }
+    }
+}
+
+/// Scale and integers from -127 to 127, rounded as WGSL's `pack4x8snorm` does.
+fn symmetric(values: &[f32]) -> (f32, Vec<i32>) {
+    let most = values.iter().fold(0f32, |most, v| most.max(v.abs()));
+    let inverse = if most > 0.0 { 1.0 / most } else { 0.0 };
+    (most / 127.0, values.iter().map(|v| (127.0 * (v * inverse) + 0.5).floor() as i32).collect())
 }
 
 /// `least + scale q`.

@@ -26,7 +26,7 @@ pub use elementwise::{activate, elementwise};
 pub use embedding::embedding;
 pub use fast::FastExecutor;
 pub use int_attention::int_attention;
-pub use int_matmul::int_matmul;
+pub use int_matmul::{int_matmul, w8a8_matmul};
 pub use layer_norm::layer_norm;
 pub use matmul::{matmul, panels, transpose};
 pub use memory::Memory;
@@ -35,7 +35,9 @@ pub use place_tokens::place_tokens;
 pub use timestep_embedding::timestep_embedding;
 pub use unpatchify::unpatchify;
 
-use crate::plan::{Arithmetic, Capabilities, Compute, Kernel, Program, Weight, WeightId, WeightUse, weight_limit};
+use crate::plan::{
+    Arithmetic, Capabilities, Compute, Kernel, PACK_GROUP, Program, Weight, WeightId, WeightUse, weight_limit,
+};
 use crate::{Result, weights};
 
 /// Runs Programs on the CPU, by the plain kernels.
@@ -52,6 +54,8 @@ enum Stored {
     Floats(Vec<f32>),
     /// Row-major, and the rows' scales.
     Int(Vec<i8>, Vec<f32>),
+    /// Row-major, scales, and the columns of each.
+    Groups(Vec<i8>, Vec<f32>, usize),
 }
 
 impl Executor {
@@ -70,10 +74,14 @@ impl Executor {
         if self.weights.len() <= id.index() {
             self.weights.resize_with(id.index() + 1, || Stored::Floats(Vec::new()));
         }
-        self.weights[id.index()] = match (weight.usage, weight.precision.arithmetic(self.compute)) {
+        self.weights[id.index()] = match (weight.usage, weight.arithmetic(self.compute)) {
             (WeightUse::Matrix, Arithmetic::Int { bits }) => {
                 let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
                 Stored::Int(values, scales)
+            }
+            (WeightUse::Matrix, Arithmetic::W8A8) => {
+                let (values, scales, group) = tensor.to_i8_groups(PACK_GROUP);
+                Stored::Groups(values, scales, group)
             }
             (WeightUse::Matrix, Arithmetic::F32) => {
                 Stored::Floats(panels(&tensor.to_f32(), weight.shape[0], weight.shape[1]))
@@ -114,7 +122,7 @@ impl Executor {
 fn launch(memory: &mut Memory, weights: &[Stored], kernel: &Kernel) -> Result<()> {
     let weight = |id: WeightId| match &weights[id.index()] {
         Stored::Floats(values) => values.as_slice(),
-        Stored::Int(..) => &[],
+        Stored::Int(..) | Stored::Groups(..) => &[],
     };
     match kernel {
         Kernel::Matmul(m) => {
@@ -140,6 +148,9 @@ fn launch(memory: &mut Memory, weights: &[Stored], kernel: &Kernel) -> Result<()
                         m.n,
                     );
                 }
+                (Stored::Groups(w, scales, group), Arithmetic::W8A8) => {
+                    w8a8_matmul(x, m.k, w, scales, *group, bias, m.activation, residual, out, m.rows, m.n);
+                }
                 _ => matmul(x, m.k, x2, m.k2, weight(m.weight), bias, m.activation, residual, out, m.rows, m.n),
             }
         }
@@ -150,7 +161,7 @@ fn launch(memory: &mut Memory, weights: &[Stored], kernel: &Kernel) -> Result<()
         Kernel::Attention(k) => {
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;
             match k.arithmetic {
-                Arithmetic::F32 => attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim),
+                Arithmetic::F32 | Arithmetic::W8A8 => attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim),
                 Arithmetic::Int { bits } => int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, bits),
             }
         }

@@ -4,9 +4,11 @@
 use super::backend::{Backend, Buffer, Dispatch, Pipeline, Slice, Ticket, Usage};
 use super::kernels::{self, Binding, Launch, Tuning, Variant, WeightLayouts};
 use super::pack::{Storage, pack};
-use crate::plan::{Capabilities, Kernel, Place, Program, TensorId, Weight, WeightId};
+use crate::plan::{Capabilities, Compute, Kernel, Place, Program, TensorId, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+use web_time::Instant;
 
 /// Combinations that one submission can hold; each has its own parameters.
 const COMBINES: usize = 8;
@@ -34,6 +36,7 @@ pub(super) struct Prepared {
 /// Runs Programs on a GPU.
 pub struct Executor {
     pub(super) backend: Backend,
+    compute: Compute,
     weights: Vec<Option<DeviceWeight>>,
     tuning: Tuning,
     pipelines: HashMap<Variant, Pipeline>,
@@ -41,9 +44,27 @@ pub struct Executor {
     /// (tensors touched, workgroups) of combinations that are not submitted yet.
     pending_combines: Vec<(Vec<TensorId>, [u32; 3])>,
     dispatches: u64,
+    /// Host time that submissions took.
+    encode: Duration,
     /// Runs that may still go on, the oldest first.
-    running: VecDeque<Ticket>,
+    running: VecDeque<Run>,
+    /// When the last run is known to have ended.
+    ended: Instant,
+    /// Multiply-adds of a run that takes about [`RUN`].
+    budget: u64,
 }
+
+/// A submission that may still be running.
+struct Run {
+    ticket: Ticket,
+    multiply_adds: u64,
+    submitted: Instant,
+}
+
+/// How long a run should take. Two are under way at most, and an abort waits for them.
+const RUN: Duration = Duration::from_millis(40);
+/// Of the first run: right for software adapters, and GPUs soon have more.
+const FIRST_BUDGET: u64 = 250_000_000;
 
 impl WeightLayouts for Vec<Option<DeviceWeight>> {
     fn layout(&self, id: WeightId) -> (Storage, usize, usize) {
@@ -55,21 +76,25 @@ impl WeightLayouts for Vec<Option<DeviceWeight>> {
 }
 
 impl Executor {
-    /// Opens the device.
+    /// Opens the device, for [`Compute::F32`] or [`Compute::W8A8`].
     ///
     /// # Errors
     /// As [`Backend::open`].
-    pub async fn open() -> Result<Executor> {
+    pub async fn open(compute: Compute) -> Result<Executor> {
         let backend = Backend::open().await?;
         Ok(Executor {
             tuning: Tuning::of(backend.adapter()),
             backend,
+            compute,
             weights: Vec::new(),
             pipelines: HashMap::new(),
             prepared: None,
             pending_combines: Vec::new(),
             dispatches: 0,
+            encode: Duration::ZERO,
             running: VecDeque::new(),
+            ended: Instant::now(),
+            budget: FIRST_BUDGET,
         })
     }
 
@@ -80,7 +105,7 @@ impl Executor {
 
     /// What Programs for this executor are lowered with.
     pub fn capabilities(&self) -> Capabilities {
-        Capabilities { max_binding: self.backend.max_binding(), ..Capabilities::WEBGPU }
+        Capabilities { max_binding: self.backend.max_binding(), compute: self.compute, ..Capabilities::WEBGPU }
     }
 
     /// Which variants the next [`Executor::prepare`] takes.
@@ -93,12 +118,22 @@ impl Executor {
         self.dispatches
     }
 
+    /// Host time that encoding and submitting took so far.
+    pub fn encode_time(&self) -> Duration {
+        self.encode
+    }
+
+    /// Multiply-adds that one run should have, by the pace of the runs so far.
+    pub fn budget(&self) -> u64 {
+        self.budget
+    }
+
     /// Takes a weight: packs it and uploads it.
     ///
     /// # Errors
     /// `OUT_OF_MEMORY`.
     pub async fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
-        let packed = pack(weight, tensor);
+        let packed = pack(weight, tensor, self.compute);
         let values = self.backend.upload(&weight.name, &packed.values).await?;
         let scales = match packed.scales.is_empty() {
             true => None,
@@ -265,6 +300,9 @@ impl Executor {
         self.flush()?;
         let prepared = self.prepared()?;
         let view = prepared.program.view(id);
+        if view.packed {
+            return Err(Error::internal(format!("tensor {:?} is quantised", view.name)));
+        }
         let bytes = self.backend.read(place(prepared, id)?).await?;
         let values: &[f32] = bytemuck::cast_slice(&bytes);
         Ok(values.chunks(view.row_stride).take(view.rows()).flat_map(|row| &row[..view.dim()]).copied().collect())
@@ -305,6 +343,7 @@ impl Executor {
     }
 
     fn submit(&mut self, from: usize, to: usize) -> Result<Option<Ticket>> {
+        let began = Instant::now();
         let combines = std::mem::take(&mut self.pending_combines);
         if combines.is_empty() && from == to {
             return Ok(None);
@@ -316,6 +355,7 @@ impl Executor {
         let launches = prepared.combines[..combines.len()].iter().chain(&prepared.launches[from..to]);
         let ticket = self.backend.submit(launches);
         self.dispatches += (combines.len() + to - from) as u64;
+        self.encode += began.elapsed();
         Ok(Some(ticket))
     }
 
@@ -329,8 +369,9 @@ impl Executor {
             spent += kernels[next].cost().multiply_adds;
             next += 1;
         }
+        let submitted = Instant::now();
         let ticket = self.submit(from, next)?;
-        self.running.extend(ticket);
+        self.running.extend(ticket.map(|ticket| Run { ticket, multiply_adds: spent, submitted }));
         Ok(next)
     }
 
@@ -340,8 +381,15 @@ impl Executor {
     /// `DEVICE_LOST`.
     pub async fn keep_pace(&mut self) -> Result<()> {
         while self.running.len() > 1 {
-            if let Some(ticket) = self.running.pop_front() {
+            if let Some(Run { ticket, multiply_adds, submitted }) = self.running.pop_front() {
                 self.backend.wait(ticket).await?;
+                let took = submitted.max(self.ended).elapsed();
+                self.ended = Instant::now();
+                // What ends a Program may be short, and says little.
+                if 2 * multiply_adds >= self.budget {
+                    let factor = RUN.as_secs_f64() / took.as_secs_f64().max(1e-6);
+                    self.budget = (self.budget as f64 * factor.clamp(0.5, 2.0)).clamp(1e6, 1e13) as u64;
+                }
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Weights in the layouts that the shaders read, made at load from the stored form.
 
-use crate::plan::{Weight, WeightUse};
+use crate::plan::{Arithmetic, Compute, PACK_GROUP, Weight, WeightUse};
 use crate::weights::{Data, Tensor};
 
 /// How a matrix's values lie on the device.
@@ -14,6 +14,10 @@ pub enum Storage {
     Q8,
     /// 4 x 4 blocks of int4.
     Q4,
+    /// 4 x 4 blocks of int8, for dot products.
+    Q8Dot,
+    /// 4 x 4 blocks of int4, for dot products.
+    Q4Dot,
 }
 
 impl Storage {
@@ -22,8 +26,8 @@ impl Storage {
         match self {
             Storage::F32 => "f32",
             Storage::F16 => "f16",
-            Storage::Q8 => "q8",
-            Storage::Q4 => "q4",
+            Storage::Q8 | Storage::Q8Dot => "q8",
+            Storage::Q4 | Storage::Q4Dot => "q4",
         }
     }
 }
@@ -44,7 +48,7 @@ pub struct Packed {
 }
 
 /// Packs a weight for the way it is read.
-pub fn pack(weight: &Weight, tensor: &Tensor) -> Packed {
+pub fn pack(weight: &Weight, tensor: &Tensor, compute: Compute) -> Packed {
     let plain = |values: Vec<f32>| Packed {
         values: bytemuck::cast_slice(&padded(values)).to_vec(),
         scales: Vec::new(),
@@ -57,6 +61,7 @@ pub fn pack(weight: &Weight, tensor: &Tensor) -> Packed {
     match weight.usage {
         WeightUse::Floats => plain(tensor.to_f32()),
         WeightUse::PatchKernel => plain(crate::cpu::transpose(&tensor.to_f32(), rows, columns)),
+        WeightUse::Matrix if weight.arithmetic(compute) == Arithmetic::W8A8 => dot_matrix(tensor, rows, columns),
         WeightUse::Matrix => matrix(tensor, rows, columns),
     }
 }
@@ -123,6 +128,35 @@ fn matrix(tensor: &Tensor, rows: usize, columns: usize) -> Packed {
                 groups,
             }
         }
+    }
+}
+
+/// For `dot4I8Packed`, which reads four inputs of one output at once.
+fn dot_matrix(tensor: &Tensor, rows: usize, columns: usize) -> Packed {
+    let (values, scales, group) = tensor.to_i8_groups(PACK_GROUP);
+    let is_q4 = matches!(tensor.data, Data::Q4 { .. }) && group > 0;
+    let (group, groups) = if group == 0 { (columns, 1) } else { (group, columns.div_ceil(group)) };
+    let at = |r: usize, c: usize| if r < rows && c < columns { values[r * columns + c] as u8 } else { 0 };
+    let mut packed = Vec::with_capacity(rows.next_multiple_of(4) * columns.next_multiple_of(4));
+    for n in (0..rows).step_by(4) {
+        for k in (0..columns).step_by(4) {
+            if is_q4 {
+                for r in [n, n + 2] {
+                    packed.extend((k..k + 4).map(|c| at(r, c) & 15 | at(r + 1, c) << 4));
+                }
+            } else {
+                packed.extend((n..n + 4).flat_map(|r| (k..k + 4).map(move |c| (r, c))).map(|(r, c)| at(r, c)));
+            }
+        }
+    }
+    // The shader takes a nibble as the upper half of a byte.
+    let unit = if is_q4 { 16.0 } else { 1.0 };
+    Packed {
+        values: packed,
+        scales: pack_scales(rows, groups, |r, g| scales[r * groups + g] / unit),
+        storage: if is_q4 { Storage::Q4Dot } else { Storage::Q8Dot },
+        group4: group / 4,
+        groups,
     }
 }
 

@@ -12,8 +12,10 @@ use crate::{Error, Result};
 pub type Variables = Vec<(&'static str, String)>;
 
 /// The shared pieces by the name under which shaders include them.
-const LIBRARY: &[(&str, &str)] =
-    &[("lib/activation.wgsl", include_str!(concat!(env!("OUT_DIR"), "/shaders/lib/activation.wgsl")))];
+const LIBRARY: &[(&str, &str)] = &[
+    ("lib/activation.wgsl", include_str!(concat!(env!("OUT_DIR"), "/shaders/lib/activation.wgsl"))),
+    ("lib/pack.wgsl", include_str!(concat!(env!("OUT_DIR"), "/shaders/lib/pack.wgsl"))),
+];
 
 /// Expands a shader.
 ///

@@ -1,7 +1,7 @@
 //! Which device runs a model, and why.
 
 use super::Executor;
-use super::self_test::{matrix_kinds, self_test};
+use super::self_test::self_test;
 #[cfg(feature = "gpu")]
 use super::tuning::{self, Tune, Tuned};
 #[cfg(feature = "gpu")]
@@ -9,7 +9,7 @@ use crate::gpu::Adapter;
 use crate::model::Network;
 use crate::plan::Compute;
 use crate::simd::Threads;
-use crate::weights::manifest::{Dtype, Variant};
+use crate::weights::manifest::Dtype;
 use crate::{Code, Error, Result};
 
 /// What the caller asks for.
@@ -51,7 +51,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Which stored variant; none: the manifest's first.
     pub dtype: Option<Dtype>,
-    /// Of Linears; none: [`Compute::Quality`] on the CPU, f32 on a GPU.
+    /// Of Linears; none: [`Compute::Quality`] on the CPU, f32 on a GPU. With [`DeviceChoice::Auto`], what the device that was
+    /// found does not have becomes what it has.
     pub compute: Option<Compute>,
     /// Threads a kernel on the CPU; none: all cores natively, one in the browser.
     pub threads: Option<usize>,
@@ -81,34 +82,45 @@ pub struct Device {
     pub tuned: Option<Tuned>,
 }
 
-/// Opens a device for a model, which is tested before it is trusted.
+/// Opens a device for a model whose matrices are stored in these forms (dtype, columns a scale); it is tested before it is
+/// trusted.
 ///
 /// # Errors
 /// With [`DeviceChoice::WebGpu`]: `NO_WEBGPU`, `INSECURE_CONTEXT`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`, `WRONG_RESULT`;
-/// `INVALID_ARGUMENT` for arithmetic that GPUs do not have. Else `WRONG_RESULT` where the CPU's kernels are wrong.
-pub async fn open(options: &LoadOptions, network: &Network, variant: &Variant) -> Result<(Executor, Device)> {
-    let kinds = matrix_kinds(variant);
+/// `INVALID_ARGUMENT` for arithmetic that the device does not have. Else `WRONG_RESULT` where the CPU's kernels are wrong.
+pub async fn open(options: &LoadOptions, network: &Network, kinds: &[(Dtype, usize)]) -> Result<(Executor, Device)> {
     let reason = match options.device {
         DeviceChoice::Cpu => options.reason.clone().unwrap_or_else(|| "the CPU was asked for".into()),
         DeviceChoice::WebGpu => {
-            if let Some(compute) = options.compute.filter(|&c| c != Compute::F32) {
+            if let Some(compute) = options.compute.filter(|c| !GPU_COMPUTES.contains(c)) {
                 return Err(Error::new(
                     Code::InvalidArgument,
-                    format!("compute is {:?}, and WebGPU computes in f32 only", compute.as_str()),
+                    format!("compute is {:?}, and WebGPU computes in f32 or w8a8", compute.as_str()),
                     "Leave compute out, or use device \"cpu\"",
                 ));
             }
             let why = "WebGPU was asked for, and computes correctly";
-            return open_gpu(false, why, network, &kinds, options).await.map_err(|refusal| refusal.0);
+            return open_gpu(false, why, network, kinds, options).await.map_err(|refusal| refusal.0);
         }
-        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, network, &kinds, options).await {
+        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, network, kinds, options).await {
             Ok(opened) => return Ok(opened),
             Err(refusal) => refusal.reason(),
         },
     };
+    let compute = match options.compute {
+        Some(Compute::W8A8) if options.device == DeviceChoice::Cpu => {
+            return Err(Error::new(
+                Code::InvalidArgument,
+                "compute is \"w8a8\", which only GPUs have",
+                "Use \"fast\", which is much the same on the CPU",
+            ));
+        }
+        Some(Compute::W8A8) => Compute::Fast,
+        compute => compute.unwrap_or(Compute::Quality),
+    };
     let threads = options.threads.map_or_else(Threads::all, Threads::new);
-    let mut executor = Executor::cpu(options.compute.unwrap_or(Compute::Quality), threads);
-    self_test(&mut executor, network, &kinds).await?;
+    let mut executor = Executor::cpu(compute, threads);
+    self_test(&mut executor, network, kinds).await?;
     let device = Device {
         device: "cpu",
         device_reason: reason,
@@ -119,6 +131,9 @@ pub async fn open(options: &LoadOptions, network: &Network, variant: &Variant) -
     };
     Ok((executor, device))
 }
+
+/// What GPUs compute in.
+const GPU_COMPUTES: [Compute; 2] = [Compute::F32, Compute::W8A8];
 
 const REAL_GPU: &str = "a GPU was found and computes correctly";
 
@@ -160,7 +175,8 @@ async fn open_gpu(
     kinds: &[(Dtype, usize)],
     options: &LoadOptions,
 ) -> std::result::Result<(Executor, Device), Refusal> {
-    let executor = crate::gpu::Executor::open().await.map_err(Refusal)?;
+    let compute = options.compute.filter(|c| GPU_COMPUTES.contains(c)).unwrap_or_default();
+    let executor = crate::gpu::Executor::open(compute).await.map_err(Refusal)?;
     let adapter = executor.backend().adapter().clone();
     if real && adapter.is_fallback_adapter {
         let remedy = "Use device \"webgpu\" to run on it all the same";
@@ -171,7 +187,7 @@ async fn open_gpu(
     let tuned = match tuning::choose(&mut executor, network, kinds, options.tune, records).await {
         Err(lost) if lost.code == Code::DeviceLost && options.tune != Tune::Off => {
             // A candidate was too much for it, perhaps; the default need not be.
-            executor = Executor::gpu().await.map_err(Refusal)?;
+            executor = Executor::gpu(compute).await.map_err(Refusal)?;
             tuning::choose(&mut executor, network, kinds, Tune::Off, None).await
         }
         chosen => chosen,

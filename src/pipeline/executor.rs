@@ -5,6 +5,7 @@ use crate::gpu;
 use crate::plan::{Capabilities, Compute, Program, TensorId, Weight, WeightId};
 use crate::simd::Threads;
 use crate::{Result, cpu, weights};
+use std::time::Duration;
 
 /// A device that runs Programs.
 pub enum Executor {
@@ -43,13 +44,13 @@ impl Executor {
         Executor::Cpu(Box::new(cpu::FastExecutor::new(compute, threads)))
     }
 
-    /// The best GPU.
+    /// The best GPU, for [`Compute::F32`] or [`Compute::W8A8`].
     ///
     /// # Errors
     /// `NO_WEBGPU`, `LIMIT_TOO_SMALL`.
     #[cfg(feature = "gpu")]
-    pub async fn gpu() -> Result<Executor> {
-        Ok(Executor::Gpu(Box::new(gpu::Executor::open().await?)))
+    pub async fn gpu(compute: Compute) -> Result<Executor> {
+        Ok(Executor::Gpu(Box::new(gpu::Executor::open(compute).await?)))
     }
 
     /// What Programs for this executor are lowered with.
@@ -177,9 +178,7 @@ impl Executor {
             // About 10 to 40 ms.
             Executor::Cpu(e) => 800_000_000 * e.threads() as u64,
             #[cfg(feature = "gpu")]
-            Executor::Gpu(e) if e.backend().adapter().is_fallback_adapter => 250_000_000,
-            #[cfg(feature = "gpu")]
-            Executor::Gpu(_) => 50_000_000_000,
+            Executor::Gpu(e) => e.budget(),
         }
     }
 
@@ -199,5 +198,10 @@ impl Executor {
     /// Kernel launches submitted to a GPU so far.
     pub fn dispatches(&self) -> u64 {
         each!(self, _e => 0, e => e.dispatches())
+    }
+
+    /// Host time that encoding and submitting to a GPU took so far.
+    pub fn encode_time(&self) -> Duration {
+        each!(self, _e => Duration::ZERO, e => e.encode_time())
     }
 }

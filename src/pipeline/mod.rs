@@ -16,12 +16,12 @@ mod turn;
 
 #[cfg(feature = "gpu")]
 pub use device::automatic;
-pub use device::{Device, DeviceChoice, LoadOptions};
+pub use device::{Device, DeviceChoice, LoadOptions, open as open_device};
 pub use executor::Executor;
 pub use helpers::{Helpers, Part};
 pub use noise::Noise;
 #[cfg(feature = "gpu")]
-pub use tuning::{Trial, Tune, Tuned, choose as choose_tuning};
+pub use tuning::{Trial, Tune, Tuned};
 
 use crate::model::Batch;
 use crate::model::Network;
@@ -30,6 +30,7 @@ use crate::sampler::{SamplerKind, SamplerSettings, recipe};
 use crate::weights::manifest::{Dtype, Manifest, Shard};
 use crate::weights::{ShardReader, Tensor};
 use crate::{Code, Error, Result};
+use self_test::matrix_kinds;
 use sampling::{Control, Inputs, Prepared, Readback, batch, finite, noise_for, sample};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -59,7 +60,7 @@ impl Loader {
         let network = manifest.architecture.network();
         let reader = ShardReader::new(&manifest, options.dtype)?;
         let plan = network.record(crate::model::Batch::plain(1))?.plan;
-        let (executor, device) = device::open(&options, &network, reader.variant()).await?;
+        let (executor, device) = open_device(&options, &network, &matrix_kinds(reader.variant())).await?;
         Ok(Loader { manifest, network, plan, reader, executor, device, began })
     }
 
@@ -76,9 +77,10 @@ impl Loader {
     /// Verifies a shard and moves its tensors to the device.
     ///
     /// # Errors
-    /// Those of [`ShardReader::add_shard`], `OUT_OF_MEMORY`.
+    /// Those of [`ShardReader::open`] and [`ShardReader::next_tensor`], `OUT_OF_MEMORY`.
     pub async fn add_shard(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
-        for tensor in self.reader.add_shard(index, bytes)? {
+        let mut open = self.reader.open(index, bytes)?;
+        while let Some(tensor) = self.reader.next_tensor(&mut open)? {
             self.add_tensor(&tensor).await?;
         }
         Ok(())
@@ -223,6 +225,8 @@ pub struct Timings {
     pub total_ms: f64,
     /// Each step, first to last.
     pub step_ms: Vec<f64>,
+    /// What encoding and submitting to a GPU took of all that, 0 on the CPU.
+    pub encode_ms: f64,
 }
 
 impl Generated {
@@ -403,7 +407,7 @@ impl Pipeline {
             readback: if request.preview { Readback::Preview } else { Readback::None },
         };
         let batch = batch(&inputs);
-        let dispatched = self.executor.dispatches();
+        let (dispatched, encoded) = (self.executor.dispatches(), self.executor.encode_time());
         let workers = 1 + helpers.map_or(0, Helpers::count);
         if !self.prepared.as_ref().is_some_and(|p| p.fits(batch, &recipe, workers)) {
             self.prepared = None;
@@ -433,7 +437,11 @@ impl Pipeline {
             sampler: settings.sampler,
             eta: settings.eta,
             workers: self.prepared.as_ref().map_or(1, Prepared::workers),
-            timings: Timings { total_ms: began.elapsed().as_secs_f64() * 1e3, step_ms },
+            timings: Timings {
+                total_ms: began.elapsed().as_secs_f64() * 1e3,
+                step_ms,
+                encode_ms: (self.executor.encode_time() - encoded).as_secs_f64() * 1e3,
+            },
             dispatches: self.executor.dispatches() - dispatched,
             info: self.info.clone(),
         })

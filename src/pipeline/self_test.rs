@@ -15,7 +15,7 @@ use crate::{Code, Error, Result};
 fn tolerance(compute: Compute) -> f32 {
     match compute {
         Compute::F32 => 1e-3,
-        Compute::Quality | Compute::Fast => 2e-2,
+        Compute::Quality | Compute::Fast | Compute::W8A8 => 2e-2,
     }
 }
 

@@ -6,7 +6,7 @@ use super::self_test::{load_random, self_test};
 use crate::gpu::kernels::Tuning;
 use crate::gpu::{self, Adapter};
 use crate::model::{Batch, Network, uvit};
-use crate::plan::lower;
+use crate::plan::{Compute, lower};
 use crate::sampler::TorchGenerator;
 use crate::weights::manifest::Dtype;
 use crate::{Code, Error, Result};
@@ -116,9 +116,9 @@ impl Records {
 }
 
 /// What a measurement holds for: this adapter, this browser or driver, these shaders, this network.
-fn key(adapter: &Adapter, network: &Network, kinds: &[(Dtype, usize)]) -> String {
+fn key(adapter: &Adapter, network: &Network, kinds: &[(Dtype, usize)], compute: Compute) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("{adapter:?} {network:?} {kinds:?} {}", gpu::platform()));
+    hash.update(format!("{adapter:?} {network:?} {kinds:?} {compute:?} {}", gpu::platform()));
     hash.update(gpu::kernels::sources());
     hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
@@ -143,7 +143,7 @@ pub async fn choose(
     let adapter = gpu_of(executor)?.backend().adapter().clone();
     let candidates = Tuning::candidates(&adapter);
     let records = Records::parse(records);
-    let key = key(&adapter, network, kinds);
+    let key = key(&adapter, network, kinds, executor.compute());
     let ms = || began.elapsed().as_secs_f64() * 1e3;
     let known = records.get(&key).filter(|tuning| tuning.is_of(&candidates));
     if let Some(tuning) = known.filter(|_| tune != Tune::Again) {
@@ -223,7 +223,7 @@ async fn block_times(executor: &mut Executor, network: &Network, kinds: &[(Dtype
     executor.prepare(program).await?;
     executor.write_times(&vec![500.0; copies])?;
     let times = gpu_of(executor)?.kernel_times().await?;
-    let of = |kernel: &str| times.iter().filter(|(name, _)| *name == kernel).map(|(_, ns)| ns * 1e-6).sum();
+    let of = |kernel: &str| times.iter().filter(|(name, _)| name.ends_with(kernel)).map(|(_, ns)| ns * 1e-6).sum();
     Ok([of("matmul"), of("attention")])
 }
 

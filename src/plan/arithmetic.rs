@@ -15,6 +15,8 @@ pub enum Compute {
     Quality,
     /// Weights of 7 bits times activations of 8; of 8 and 12 where a layer needs them.
     Fast,
+    /// On a GPU: weights of 8 bits, or of 4 where they are stored so, times activations of 8, and f32 where a layer needs it.
+    W8A8,
 }
 
 impl Compute {
@@ -24,6 +26,7 @@ impl Compute {
             Compute::F32 => "f32",
             Compute::Quality => "quality",
             Compute::Fast => "fast",
+            Compute::W8A8 => "w8a8",
         }
     }
 }
@@ -32,11 +35,11 @@ impl FromStr for Compute {
     type Err = crate::Error;
 
     fn from_str(name: &str) -> crate::Result<Compute> {
-        [Compute::F32, Compute::Quality, Compute::Fast].into_iter().find(|c| c.as_str() == name).ok_or_else(|| {
+        [Compute::F32, Compute::Quality, Compute::Fast, Compute::W8A8].into_iter().find(|c| c.as_str() == name).ok_or_else(|| {
             crate::Error::new(
                 crate::Code::InvalidArgument,
                 format!("there is no compute {name:?}"),
-                "Give \"f32\", \"quality\" or \"fast\"",
+                "Give \"f32\", \"quality\", \"fast\" or \"w8a8\"",
             )
         })
     }
@@ -65,7 +68,13 @@ pub enum Arithmetic {
         /// Of an activation.
         bits: u32,
     },
+    /// Of a Linear: weights and activations in i8, a scale for every [`PACK_GROUP`] of a token's activations.
+    W8A8,
 }
+
+/// Activations that share a scale in [`Arithmetic::W8A8`]: few enough that one invocation of a kernel holds them all, so that
+/// whoever computes them quantises them too.
+pub const PACK_GROUP: usize = 16;
 
 /// The largest magnitude of the weights beside activations of so many bits.
 pub fn weight_limit(bits: u32) -> i8 {
@@ -76,7 +85,7 @@ impl Precision {
     /// What a layer is computed in.
     pub fn arithmetic(self, compute: Compute) -> Arithmetic {
         match (compute, self) {
-            (Compute::F32, _) | (_, Precision::Float) => Arithmetic::F32,
+            (Compute::F32 | Compute::W8A8, _) | (_, Precision::Float) => Arithmetic::F32,
             (Compute::Quality, _) | (Compute::Fast, Precision::Wide) => Arithmetic::Int { bits: 12 },
             (Compute::Fast, Precision::Narrow) => Arithmetic::Int { bits: 8 },
         }

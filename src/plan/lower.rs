@@ -24,9 +24,16 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
             let dim = *t.shape.last().unwrap_or(&1);
             let padded = t.shape.len() != 4 && t.role != Role::Indices;
             let row_stride = if padded { dim.next_multiple_of(capabilities.row_align) } else { dim };
-            View { name: t.name.clone(), shape: t.shape.clone(), role: t.role, row_stride, place: Place::Nowhere }
+            let (name, shape) = (t.name.clone(), t.shape.clone());
+            View { name, shape, role: t.role, row_stride, packed: false, place: Place::Nowhere }
         })
         .collect();
+    for id in quantised(&kernels, &kept)? {
+        let view = &mut views[id.0];
+        if capabilities.packs {
+            (view.packed, view.row_stride) = (true, View::packed_stride(view.dim()));
+        }
+    }
 
     let mut program_io = 0;
     let mut intervals = Vec::new();
@@ -126,13 +133,31 @@ fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<
                     k: shape[shape.len() - 1],
                     k2: skip.map_or(0, |s| plan.shape(s)[plan.shape(s).len() - 1]),
                     n: plan.weights[weight.0].shape[0],
-                    arithmetic: plan.weights[weight.0].precision.arithmetic(compute),
+                    arithmetic: plan.weights[weight.0].arithmetic(compute),
                 }));
             }
             ref op => kernels.push(single(plan, op, compute)),
         }
     }
     (kernels, time_embeddings)
+}
+
+/// The tensors that [`Arithmetic::W8A8`] multiplies: read by nobody else, and made by a kernel that can quantise them.
+fn quantised(kernels: &[Kernel], kept: &dyn Fn(TensorId) -> bool) -> Result<Vec<TensorId>> {
+    let mut all = Vec::new();
+    for kernel in kernels {
+        let Kernel::Matmul(Matmul { x, arithmetic: Arithmetic::W8A8, .. }) = *kernel else { continue };
+        let makes = |kernel: &&Kernel| match kernel {
+            Kernel::Matmul(m) => m.arithmetic == Arithmetic::W8A8 && m.residual.is_none(),
+            kernel => matches!(kernel, Kernel::LayerNorm(_) | Kernel::Attention(_)),
+        };
+        let readers = kernels.iter().filter(|kernel| kernel.reads().contains(&x)).count();
+        if kept(x) || readers != 1 || !kernels.iter().filter(|k| k.writes() == x).all(|k| makes(&k)) {
+            return Err(Error::internal(format!("tensor {} cannot be quantised by the kernel that makes it", x.0)));
+        }
+        all.push(x);
+    }
+    Ok(all)
 }
 
 /// From so many tokens on, attention is worth integers where coarse ones are allowed.
@@ -156,7 +181,7 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
             let arithmetic = match compute {
                 Compute::Fast if s[1] >= INT_ATTENTION_TOKENS => Arithmetic::Int { bits: 7 },
-                Compute::F32 => Arithmetic::F32,
+                Compute::F32 | Compute::W8A8 => Arithmetic::F32,
                 _ => Arithmetic::Int { bits: 12 },
             };
             Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim, arithmetic })

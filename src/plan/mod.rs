@@ -10,7 +10,7 @@ mod cost;
 mod lower;
 mod program;
 
-pub use arithmetic::{Arithmetic, Compute, INT_CHUNK, LOW_BITS, Precision, weight_limit};
+pub use arithmetic::{Arithmetic, Compute, INT_CHUNK, LOW_BITS, PACK_GROUP, Precision, weight_limit};
 pub use cost::Cost;
 pub use lower::lower;
 pub use program::{
@@ -83,6 +83,18 @@ pub struct Weight {
     pub usage: WeightUse,
     /// How coarse the input of a matrix may become.
     pub precision: Precision,
+    /// Whether the kernel that makes a matrix's input can quantise it.
+    pub packs_input: bool,
+}
+
+impl Weight {
+    /// What a matrix is multiplied in.
+    pub fn arithmetic(&self, compute: Compute) -> Arithmetic {
+        match compute {
+            Compute::W8A8 if self.packs_input && self.precision == Precision::Narrow => Arithmetic::W8A8,
+            _ => self.precision.arithmetic(compute),
+        }
+    }
 }
 
 /// One operation, by meaning. Fields are named as in its formula.
@@ -190,7 +202,8 @@ impl Plan {
         if let Some(found) = self.weights.iter().position(|w| w.name == name) {
             return WeightId(found);
         }
-        self.weights.push(Weight { name, shape: shape.to_vec(), usage, precision: Precision::Float });
+        let (shape, precision) = (shape.to_vec(), Precision::Float);
+        self.weights.push(Weight { name, shape, usage, precision, packs_input: false });
         WeightId(self.weights.len() - 1)
     }
 
@@ -242,10 +255,28 @@ impl Plan {
         let in_features = shape[last] + skip.map_or(0, |s| *self.shape(s).last().unwrap_or(&0));
         shape[last] = out_features;
         let weight = self.weight(format!("{name}.weight"), &[out_features, in_features], WeightUse::Matrix);
+        self.weights[weight.0].packs_input = skip.is_none() && self.packs(x);
         let bias = bias.then(|| self.weight(format!("{name}.bias"), &[out_features], WeightUse::Floats));
         let out = self.scratch(name, &shape);
         self.push(Op::Linear { x, skip, weight, bias, out });
         out
+    }
+
+    /// Whether one invocation of the kernel that writes `x` has all of a group of values at hand.
+    fn packs(&self, x: TensorId) -> bool {
+        let at_once = match self.ops.iter().find(|op| op.writes() == x) {
+            Some(Op::LayerNorm { .. }) => *self.shape(x).last().unwrap_or(&1),
+            Some(Op::Gelu { x: from, .. } | Op::Silu { x: from, .. }) if self.is_linear(*from) => {
+                *self.shape(x).last().unwrap_or(&1)
+            }
+            Some(Op::Attention { heads, .. }) => self.shape(x).last().unwrap_or(&1) / heads,
+            _ => 1,
+        };
+        at_once.is_multiple_of(PACK_GROUP)
+    }
+
+    fn is_linear(&self, x: TensorId) -> bool {
+        self.ops.iter().any(|op| matches!(op, Op::Linear { out, .. } if *out == x))
     }
 
     /// Records LayerNorm with the affine weights `name.weight`, `name.bias`.

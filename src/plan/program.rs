@@ -2,7 +2,7 @@
 
 pub use uvit_simd::Activation;
 
-use super::{Arithmetic, Compute, Role, TensorId, Weight, WeightId};
+use super::{Arithmetic, Compute, PACK_GROUP, Role, TensorId, Weight, WeightId};
 
 /// What an executor can do, as far as lowering cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,15 +15,27 @@ pub struct Capabilities {
     pub max_binding: usize,
     /// The arithmetic of Linears.
     pub compute: Compute,
+    /// Whether the input of a [`Arithmetic::W8A8`] Linear lies quantised, by whoever made it; else the Linear does that.
+    pub packs: bool,
 }
 
 impl Capabilities {
     /// The CPU: dense rows, tensors on a cache line's boundary, and what one allocation may have.
-    pub const CPU: Capabilities =
-        Capabilities { row_align: 1, offset_align: 64, max_binding: isize::MAX as usize, compute: Compute::F32 };
+    pub const CPU: Capabilities = Capabilities {
+        row_align: 1,
+        offset_align: 64,
+        max_binding: isize::MAX as usize,
+        compute: Compute::F32,
+        packs: false,
+    };
     /// Any WebGPU device, at the specification's default limits.
-    pub const WEBGPU: Capabilities =
-        Capabilities { row_align: 4, offset_align: 256, max_binding: 128 << 20, compute: Compute::F32 };
+    pub const WEBGPU: Capabilities = Capabilities {
+        row_align: 4,
+        offset_align: 256,
+        max_binding: 128 << 20,
+        compute: Compute::F32,
+        packs: true,
+    };
 }
 
 /// Where a tensor lies. Offsets are in bytes.
@@ -53,11 +65,19 @@ pub struct View {
     pub role: Role,
     /// Elements from one row (last axis) to the next.
     pub row_stride: usize,
+    /// Whether its values are quantised: a row holds `dim / 4` words of four i8 each, then a scale for every [`PACK_GROUP`] of
+    /// them, filled up to whole vec4s.
+    pub packed: bool,
     /// Where it lies.
     pub place: Place,
 }
 
 impl View {
+    /// Elements of a row of `dim` quantised values.
+    pub fn packed_stride(dim: usize) -> usize {
+        dim / 4 + (dim / PACK_GROUP).next_multiple_of(4)
+    }
+
     /// How many rows (all axes but the last).
     pub fn rows(&self) -> usize {
         self.shape[..self.shape.len() - 1].iter().product()
@@ -244,7 +264,8 @@ impl Kernel {
     /// The kernel's file name in `shaders/`, `src/gpu/kernels/` and `src/cpu/`.
     pub fn name(&self) -> &'static str {
         match self {
-            Kernel::Matmul(_) => "matmul",
+            Kernel::Matmul(Matmul { arithmetic: Arithmetic::F32, .. }) => "matmul",
+            Kernel::Matmul(_) => "int_matmul",
             Kernel::LayerNorm(_) => "layer_norm",
             Kernel::Attention(_) => "attention",
             Kernel::Elementwise(_) => "elementwise",

@@ -1,5 +1,6 @@
 //! Reads shards, whoever brings the bytes: verifies each by its hash, parses it, joins tensors that were split, and says
-//! what is missing. At no time is more than one shard (and an unfinished tensor) in memory.
+//! what is missing. At no time is more than one shard and one tensor of it in memory, beside tensors whose other parts lie in
+//! shards to come.
 
 use super::manifest::{Dtype, Entry, Manifest, Shard, Variant};
 use super::{Data, Tensor};
@@ -9,6 +10,14 @@ use half::f16;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
+
+/// A shard that was verified.
+pub struct OpenShard<'a> {
+    index: usize,
+    file: SafeTensors<'a>,
+    /// Name and part of what was not taken yet.
+    parts: std::vec::IntoIter<(String, usize)>,
+}
 
 /// Reads the shards of one variant.
 pub struct ShardReader {
@@ -43,47 +52,22 @@ impl ShardReader {
         &self.variant
     }
 
-    /// Takes the bytes of shard `index`; returns the tensors that are complete with it.
+    /// Verifies the bytes of shard `index`; [`ShardReader::next_tensor`] takes its tensors from it.
     ///
     /// # Errors
-    /// `SHARD_CORRUPT` if length or hash differ, `TENSOR_MISSING`, `TENSOR_SHAPE`, `NOT_FINITE`.
-    pub fn add_shard(&mut self, index: usize, bytes: &[u8]) -> Result<Vec<Tensor>> {
+    /// `SHARD_CORRUPT` if length or hash differ, `TENSOR_UNEXPECTED`.
+    pub fn open<'a>(&self, index: usize, bytes: &'a [u8]) -> Result<OpenShard<'a>> {
         let shard = self.variant.shards.get(index).ok_or_else(|| Error::internal(format!("no shard {index}")))?;
         verify(shard, bytes)?;
-        let corrupt = |what: String| {
-            Error::new(
-                Code::ShardCorrupt,
-                format!("shard {}: {what}", shard.file),
-                "Convert the model again with `uvit convert`",
-            )
-        };
-        let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(e.to_string()))?;
-        let mut complete = Vec::new();
+        let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(shard, &e.to_string()))?;
         let mut strangers: BTreeSet<&str> = file.names().into_iter().collect();
+        let mut parts = Vec::new();
         for (name, entry) in &self.variant.tensors {
-            for (i, part) in entry.parts.iter().enumerate().filter(|(_, part)| part.shard == index) {
-                let stored = if entry.parts.len() == 1 { name.clone() } else { format!("{name}#{i}") };
-                let data = read_part(&file, &stored, entry, part.rows[1] - part.rows[0])?;
+            for (i, _) in entry.parts.iter().enumerate().filter(|(_, part)| part.shard == index) {
+                let stored = entry.stored_name(name, i);
                 strangers.remove(stored.as_str());
                 strangers.remove(format!("{stored}.scale").as_str());
-                let parts = self.waiting.entry(name.clone()).or_insert_with(|| vec![None; entry.parts.len()]);
-                parts[i] = Some(data);
-                if parts.iter().all(Option::is_some) {
-                    let parts = self.waiting.remove(name).into_iter().flatten().flatten();
-                    let data = parts.reduce(join).ok_or_else(|| Error::internal("a tensor without parts"))?;
-                    let tensor = Tensor { name: name.clone(), shape: entry.shape.clone(), data };
-                    if matches!(&tensor.data, Data::Q8 { values, .. } if values.contains(&i8::MIN)) {
-                        return Err(corrupt(format!("tensor {name} holds -128, which q8 does not use")));
-                    }
-                    if let Some(i) = tensor.first_not_finite() {
-                        return Err(Error::new(
-                            Code::NotFinite,
-                            format!("tensor {name}: value {i} is NaN or infinite"),
-                            "Convert the model again from a sound checkpoint",
-                        ));
-                    }
-                    complete.push(tensor);
-                }
+                parts.push((name.clone(), i));
             }
         }
         if let Some(stranger) = strangers.first() {
@@ -93,8 +77,42 @@ impl ShardReader {
                 "Convert the model again with `uvit convert`",
             ));
         }
-        self.seen[index] = true;
-        Ok(complete)
+        Ok(OpenShard { index, file, parts: parts.into_iter() })
+    }
+
+    /// The next tensor that is complete with a shard; none once all were taken. One by one, so that there is never a
+    /// second copy of a shard.
+    ///
+    /// # Errors
+    /// `TENSOR_MISSING`, `TENSOR_SHAPE`, `NOT_FINITE`, `SHARD_CORRUPT`.
+    pub fn next_tensor(&mut self, open: &mut OpenShard<'_>) -> Result<Option<Tensor>> {
+        for (name, i) in open.parts.by_ref() {
+            let entry = self.variant.tensors.get(&name).ok_or_else(|| Error::internal("a tensor of another model"))?;
+            let rows = entry.parts[i].rows[1] - entry.parts[i].rows[0];
+            let data = read_part(&open.file, &entry.stored_name(&name, i), entry, rows)?;
+            let parts = self.waiting.entry(name.clone()).or_insert_with(|| vec![None; entry.parts.len()]);
+            parts[i] = Some(data);
+            if !parts.iter().all(Option::is_some) {
+                continue;
+            }
+            let parts = self.waiting.remove(&name).into_iter().flatten().flatten();
+            let data = parts.reduce(join).ok_or_else(|| Error::internal("a tensor without parts"))?;
+            let tensor = Tensor { name, shape: entry.shape.clone(), data };
+            if matches!(&tensor.data, Data::Q8 { values, .. } if values.contains(&i8::MIN)) {
+                let what = format!("tensor {} holds -128, which q8 does not use", tensor.name);
+                return Err(corrupt(&self.variant.shards[open.index], &what));
+            }
+            if let Some(i) = tensor.first_not_finite() {
+                return Err(Error::new(
+                    Code::NotFinite,
+                    format!("tensor {}: value {i} is NaN or infinite", tensor.name),
+                    "Convert the model again from a sound checkpoint",
+                ));
+            }
+            return Ok(Some(tensor));
+        }
+        self.seen[open.index] = true;
+        Ok(None)
     }
 
     /// Checks that nothing is missing.
@@ -141,6 +159,14 @@ pub(super) fn check_names<'a>(
     }
 }
 
+fn corrupt(shard: &Shard, what: &str) -> Error {
+    Error::new(
+        Code::ShardCorrupt,
+        format!("shard {}: {what}", shard.file),
+        "Convert the model again with `uvit convert`",
+    )
+}
+
 fn verify(shard: &Shard, bytes: &[u8]) -> Result<()> {
     let remedy = "Reload the page without the cache, or copy the model's files again";
     if bytes.len() as u64 != shard.bytes {
@@ -158,7 +184,7 @@ fn verify(shard: &Shard, bytes: &[u8]) -> Result<()> {
 /// `rows` rows of a tensor under the name `stored` in a shard.
 fn read_part(file: &SafeTensors<'_>, stored: &str, entry: &Entry, rows: usize) -> Result<Data> {
     let columns = entry.shape[1..].iter().product::<usize>();
-    let read = |name: &str, dtype: StoredDtype, shape: &[usize]| -> Result<Vec<u8>> {
+    let read = |name: &str, dtype: StoredDtype, shape: &[usize]| {
         let view = file.tensor(name).map_err(|e| {
             Error::new(
                 Code::TensorMissing,
@@ -177,23 +203,23 @@ fn read_part(file: &SafeTensors<'_>, stored: &str, entry: &Entry, rows: usize) -
                 "Convert the model again with `uvit convert`",
             ));
         }
-        Ok(view.data().to_vec())
+        Ok(view.data())
     };
     let mut shape = entry.shape.clone();
     shape[0] = rows;
     let scale = format!("{stored}.scale");
     let groups = if entry.group == 0 { 1 } else { columns.div_ceil(entry.group) };
     Ok(match entry.dtype {
-        Dtype::F32 => Data::F32(f32s(&read(stored, StoredDtype::F32, &shape)?)),
-        Dtype::F16 => Data::F16(f16s(&read(stored, StoredDtype::F16, &shape)?)),
+        Dtype::F32 => Data::F32(f32s(read(stored, StoredDtype::F32, &shape)?)),
+        Dtype::F16 => Data::F16(f16s(read(stored, StoredDtype::F16, &shape)?)),
         Dtype::Q8 => Data::Q8 {
-            values: read(stored, StoredDtype::I8, &shape)?.into_iter().map(|b| b as i8).collect(),
-            scales: f32s(&read(&scale, StoredDtype::F32, &[rows, groups])?),
+            values: read(stored, StoredDtype::I8, &shape)?.iter().map(|&b| b as i8).collect(),
+            scales: f32s(read(&scale, StoredDtype::F32, &[rows, groups])?),
             group: entry.group,
         },
         Dtype::Q4 => Data::Q4 {
-            values: read(stored, StoredDtype::U8, &[rows, columns.div_ceil(2)])?,
-            scales: f16s(&read(&scale, StoredDtype::F16, &[rows, groups])?),
+            values: read(stored, StoredDtype::U8, &[rows, columns.div_ceil(2)])?.to_vec(),
+            scales: f16s(read(&scale, StoredDtype::F16, &[rows, groups])?),
             group: entry.group,
         },
     })
@@ -251,7 +277,10 @@ pub fn read_shards(
     for index in 0..reader.shards().len() {
         let path = folder.join(&reader.shards()[index].file);
         let bytes = std::fs::read(&path).map_err(|e| io(&path, &e))?;
-        reader.add_shard(index, &bytes)?.into_iter().try_for_each(&mut take)?;
+        let mut open = reader.open(index, &bytes)?;
+        while let Some(tensor) = reader.next_tensor(&mut open)? {
+            take(tensor)?;
+        }
     }
     reader.finish()
 }

@@ -341,6 +341,11 @@ impl Variant {
 }
 
 impl Entry {
+    /// What part `i` of the tensor is called in its shard.
+    pub fn stored_name(&self, name: &str, i: usize) -> String {
+        if self.parts.len() == 1 { name.into() } else { format!("{name}#{i}") }
+    }
+
     /// Bytes of one row as stored, its scales included.
     pub fn row_bytes(&self) -> u64 {
         let columns = self.shape.iter().skip(1).map(|&d| d as u64).product::<u64>();

@@ -57,6 +57,13 @@ pub enum Data {
     },
 }
 
+/// Value `column` of a row of q4.
+fn nibble(row: &[u8], column: usize) -> i8 {
+    let byte = row[column / 2];
+    // The nibble's sign bit moves to the byte's, then shifts back.
+    if column.is_multiple_of(2) { (byte << 4) as i8 >> 4 } else { byte as i8 >> 4 }
+}
+
 impl Tensor {
     /// The first axis.
     pub fn rows(&self) -> usize {
@@ -95,9 +102,7 @@ impl Tensor {
                 let mut out = Vec::with_capacity(self.rows() * columns);
                 for r in 0..self.rows() {
                     for c in 0..columns {
-                        let byte = values[r * row_bytes + c / 2];
-                        // The nibble's sign bit moves to the byte's, then shifts back.
-                        let q = if c % 2 == 0 { (byte << 4) as i8 >> 4 } else { byte as i8 >> 4 };
+                        let q = nibble(&values[r * row_bytes..], c);
                         out.push(f32::from(q) * scales[r * groups + c / group].to_f32());
                     }
                 }
@@ -114,6 +119,26 @@ impl Tensor {
                 (values.clone(), scales.clone())
             }
             _ => quantize::to_i8_rows(&self.to_f32(), self.columns(), most),
+        }
+    }
+
+    /// The values in i8, value = q * scale, the scales, and how many columns each holds for (0: a row): as they are stored if
+    /// that is a multiple of `least`, else rounded to nearest with one scale a row.
+    pub fn to_i8_groups(&self, least: usize) -> (Vec<i8>, Vec<f32>, usize) {
+        let columns = self.columns();
+        match &self.data {
+            Data::Q8 { values, scales, group } if group.is_multiple_of(least) => {
+                (values.clone(), scales.clone(), *group)
+            }
+            Data::Q4 { values, scales, group } if group.is_multiple_of(least) => {
+                let row = |bytes: &[u8]| (0..columns).map(|c| nibble(bytes, c)).collect::<Vec<i8>>();
+                let values = values.chunks(columns.div_ceil(2)).flat_map(row).collect();
+                (values, scales.iter().map(|scale| scale.to_f32()).collect(), *group)
+            }
+            _ => {
+                let (values, scales) = self.to_i8_rows(127);
+                (values, scales, 0)
+            }
         }
     }
 

@@ -22,7 +22,7 @@ pub fn with<T>(name: &'static str, body: impl FnOnce(&mut Executor) -> Result<T,
             let opened = match name {
                 "reference" => Ok(Executor::reference(Compute::F32)),
                 "cpu" => Ok(Executor::cpu(Compute::F32, Threads::all())),
-                _ => pollster::block_on(Executor::gpu()).map_err(|e| e.to_string()),
+                _ => pollster::block_on(Executor::gpu(Compute::F32)).map_err(|e| e.to_string()),
             };
             open.push((name, opened));
         }

@@ -17,6 +17,8 @@ fn tolerance(kernels: &[Kernel]) -> f32 {
         Kernel::Attention(Attention { arithmetic: Arithmetic::Int { bits: 7 }, .. }) => 4e-3,
         Kernel::Attention(Attention { arithmetic: Arithmetic::Int { .. }, .. }) => 3e-4,
         // What 8 bits give, 8 bits read: this GELU is within 2e-4, which is here a part of a value that is larger.
+        // An activation that differs in its last bit may be rounded to the next of 127.
+        Kernel::Matmul(Matmul { arithmetic: Arithmetic::W8A8, .. }) => 4e-3,
         Kernel::Matmul(Matmul { arithmetic: Arithmetic::Int { bits: 8 }, activation: Activation::Gelu, .. }) => 2e-4,
         _ => 1e-5,
     };
@@ -96,6 +98,19 @@ impl Case {
         id
     }
 
+    /// A Linear whose input may be quantised by the kernel that makes it.
+    fn narrow(&mut self, x: TensorId, n: usize, stored: (&str, usize), bias: bool) -> TensorId {
+        let mut shape = self.plan.shape(x).to_vec();
+        let weight = self.matrix(n, shape[2], stored);
+        let recorded = &mut self.plan.weights[weight.index()];
+        (recorded.precision, recorded.packs_input) = (Precision::Narrow, true);
+        let bias = bias.then(|| self.floats(&[n], WeightUse::Floats));
+        shape[2] = n;
+        let out = self.plan.scratch("", &shape);
+        self.plan.push(Op::Linear { x, skip: None, weight, bias, out });
+        out
+    }
+
     async fn run(&self, executor: &mut Executor) -> Result<Vec<f32>, String> {
         let text = |e: uvit_web::Error| format!("{}: {e}", self.name);
         for (id, tensor) in &self.weights {
@@ -136,9 +151,13 @@ fn compare(name: &str, got: &[f32], want: &[f32], tolerance: f32) -> Result<(), 
     Ok(())
 }
 
-/// All cases.
-pub fn cases() -> Vec<Case> {
+/// The cases for a device that computes so.
+pub fn cases(compute: Compute) -> Vec<Case> {
     let mut all = Vec::new();
+    if compute == Compute::W8A8 {
+        quantised(&mut all);
+        return all;
+    }
     matmuls(&mut all);
     layer_norms(&mut all);
     attentions(&mut all);
@@ -182,6 +201,44 @@ fn matmuls(all: &mut Vec<Case>) {
             case.plan.push(Op::Add { a: residual, b: out, out: sum });
             all.push(case);
         }
+    }
+}
+
+/// What quantises its result, and what multiplies that.
+fn quantised(all: &mut Vec<Case>) {
+    // rows, features, hidden features, outputs; and with attention heads x head dim
+    for (rows, k, hidden, n) in [(1, 16, 16, 1), (3, 48, 80, 5), (66, 64, 256, 96), (257, 144, 64, 36)] {
+        for stored in STORED {
+            let mut case = Case::new(format!("w8a8 mlp {stored:?} [{rows}, {k}] x {hidden} x {n}"));
+            let x = case.input(&[1, rows, k]);
+            let (weight, bias) = (case.floats(&[k], WeightUse::Floats), case.floats(&[k], WeightUse::Floats));
+            let normed = case.plan.scratch("", &[1, rows, k]);
+            case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: normed });
+            let up = case.narrow(normed, hidden, stored, rows == 66);
+            let activated = case.plan.scratch("", &[1, rows, hidden]);
+            let gelu = hidden != 80;
+            case.plan.push(match gelu {
+                true => Op::Gelu { x: up, out: activated },
+                false => Op::Silu { x: up, out: activated },
+            });
+            let down = case.narrow(activated, n, stored, rows != 66);
+            let residual = case.input(&[1, rows, n]);
+            let out = case.output(&[1, rows, n]);
+            case.plan.push(Op::Add { a: residual, b: down, out });
+            all.push(case);
+        }
+    }
+    for (batch, tokens, heads, head_dim) in [(1, 1, 1, 16), (2, 7, 3, 32), (1, 66, 2, 64), (2, 5, 1, 128)] {
+        let mut case = Case::new(format!("w8a8 attention [{batch}, {tokens}, {heads} x {head_dim}]"));
+        let dim = heads * head_dim;
+        let qkv = case.input(&[batch, tokens, 3 * dim]);
+        let attended = case.plan.scratch("", &[batch, tokens, dim]);
+        case.plan.push(Op::Attention { qkv, heads, out: attended });
+        let projected = case.narrow(attended, dim, ("q8", 0), true);
+        let residual = case.input(&[batch, tokens, dim]);
+        let out = case.output(&[batch, tokens, dim]);
+        case.plan.push(Op::Add { a: residual, b: projected, out });
+        all.push(case);
     }
 }
 

@@ -249,6 +249,8 @@ export interface Timings {
   totalMs: number;
   /** Each step. */
   stepMs: number[];
+  /** What encoding and submitting to the GPU took of all that; 0 on the CPU. */
+  encodeMs: number;
   /** Loading the model, where the core reports it. */
   loadMs?: number;
 }

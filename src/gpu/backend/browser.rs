@@ -4,10 +4,10 @@ use super::webgpu::{
     GpuAdapter, GpuBindGroup, GpuBuffer, GpuCommandEncoder, GpuComputePass, GpuComputePipeline, GpuDevice, GpuQueue,
     GpuShaderModule, MAP_MODE_READ, get, number, object, set, text, usage,
 };
-use super::{Adapter, Events, Limits, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed};
+use super::{Adapter, Events, Limits, Meter, Metered, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed};
 use crate::{Code, Error, Result};
 use js_sys::{Array, Promise, Uint8Array};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
 use wasm_bindgen::prelude::Closure;
@@ -26,11 +26,14 @@ pub struct Buffer(Rc<OwnedBuffer>);
 
 /// Freed at once when nobody needs it, rather than when JavaScript's collector comes by.
 #[derive(Debug)]
-struct OwnedBuffer(GpuBuffer);
+struct OwnedBuffer {
+    buffer: GpuBuffer,
+    _metered: Metered,
+}
 
 impl Drop for OwnedBuffer {
     fn drop(&mut self) {
-        self.0.destroy_buffer();
+        self.buffer.destroy_buffer();
     }
 }
 
@@ -41,7 +44,7 @@ impl Buffer {
     }
 
     fn gpu(&self) -> &GpuBuffer {
-        &self.0.0
+        &self.0.buffer
     }
 }
 
@@ -111,7 +114,7 @@ pub struct Backend {
     adapter: Adapter,
     limits: Limits,
     events: Rc<RefCell<Events>>,
-    buffers_made: Cell<usize>,
+    meter: Meter,
     has_timestamps: bool,
     has_subgroups: bool,
     _on_error: Closure<dyn FnMut(JsValue)>,
@@ -188,7 +191,7 @@ impl Backend {
             },
             limits,
             events,
-            buffers_made: Cell::new(0),
+            meter: Meter::default(),
             has_timestamps,
             has_subgroups,
             _on_error: on_error,
@@ -204,9 +207,8 @@ impl Backend {
         &self.limits
     }
 
-    /// How many buffers were made so far, those of readbacks included.
-    pub fn buffers_made(&self) -> usize {
-        self.buffers_made.get()
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Device memory, zeroed.
@@ -224,9 +226,9 @@ impl Backend {
     }
 
     fn create(&self, label: &str, bytes: usize, usage: u32) -> Buffer {
-        self.buffers_made.set(self.buffers_made.get() + 1);
         let descriptor = object([("label", label.into()), ("size", (bytes as f64).into()), ("usage", usage.into())]);
-        Buffer(Rc::new(OwnedBuffer(self.device.create_buffer(&descriptor))))
+        let buffer = self.device.create_buffer(&descriptor);
+        Buffer(Rc::new(OwnedBuffer { buffer, _metered: self.meter.count(bytes) }))
     }
 
     /// Overwrites part of a buffer before all later submissions.

@@ -17,6 +17,7 @@ use native as system;
 pub use system::{Backend, Buffer, Dispatch, Pipeline, Ticket, platform};
 
 use crate::{Code, Error, Result};
+use std::sync::{Arc, Mutex};
 
 /// A range of device memory that a kernel binds.
 #[derive(Clone, Copy)]
@@ -43,6 +44,52 @@ pub enum Usage {
     Storage,
     /// Parameters of kernels.
     Uniform,
+}
+
+/// Device memory that buffers take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Buffers made so far, those of readbacks included.
+    pub made: usize,
+    /// Bytes in use.
+    pub bytes: usize,
+    /// The most that ever were.
+    pub peak_bytes: usize,
+}
+
+/// Keeps count of a device's memory.
+#[derive(Clone, Debug, Default)]
+struct Meter(Arc<Mutex<Memory>>);
+
+impl Meter {
+    fn memory(&self) -> Memory {
+        self.0.lock().map(|memory| *memory).unwrap_or_default()
+    }
+
+    /// Counts a buffer until the answer is dropped.
+    fn count(&self, bytes: usize) -> Metered {
+        if let Ok(mut memory) = self.0.lock() {
+            memory.made += 1;
+            memory.bytes += bytes;
+            memory.peak_bytes = memory.peak_bytes.max(memory.bytes);
+        }
+        Metered { meter: self.clone(), bytes }
+    }
+}
+
+/// A buffer that is counted.
+#[derive(Debug)]
+struct Metered {
+    meter: Meter,
+    bytes: usize,
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        if let Ok(mut memory) = self.meter.0.lock() {
+            memory.bytes -= self.bytes;
+        }
+    }
 }
 
 /// Who the adapter is.
@@ -128,6 +175,11 @@ impl Events {
 const TIMED_AT_ONCE: usize = 2048;
 
 impl Backend {
+    /// What its buffers take.
+    pub fn memory(&self) -> Memory {
+        self.meter().memory()
+    }
+
     /// The largest range one binding may have, in bytes.
     pub fn max_binding(&self) -> usize {
         self.limits().binding_size.min(self.limits().buffer_size) as usize

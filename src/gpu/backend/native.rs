@@ -1,10 +1,9 @@
 //! On wgpu: Vulkan, Metal, DX12.
 
-use super::{Adapter, Events, Limits, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed};
+use super::{Adapter, Events, Limits, Meter, Metered, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed};
 use crate::{Error, Result};
 use futures_channel::oneshot;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What compiles the shaders; the driver is the adapter's to name.
@@ -14,12 +13,15 @@ pub fn platform() -> String {
 
 /// Device memory.
 #[derive(Clone, Debug)]
-pub struct Buffer(wgpu::Buffer);
+pub struct Buffer {
+    buffer: wgpu::Buffer,
+    _metered: Arc<Metered>,
+}
 
 impl Buffer {
     /// Its size in bytes.
     pub fn bytes(&self) -> usize {
-        self.0.size() as usize
+        self.buffer.size() as usize
     }
 }
 
@@ -86,7 +88,7 @@ pub struct Backend {
     adapter: Adapter,
     limits: Limits,
     events: Arc<Mutex<Events>>,
-    buffers_made: AtomicUsize,
+    meter: Meter,
     has_timestamps: bool,
 }
 
@@ -141,7 +143,7 @@ impl Backend {
             adapter,
             limits,
             events,
-            buffers_made: AtomicUsize::new(0),
+            meter: Meter::default(),
             has_timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
         })
     }
@@ -155,9 +157,8 @@ impl Backend {
         &self.limits
     }
 
-    /// How many buffers were made so far, those of readbacks included.
-    pub fn buffers_made(&self) -> usize {
-        self.buffers_made.load(Ordering::Relaxed)
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Device memory, zeroed.
@@ -176,18 +177,18 @@ impl Backend {
     }
 
     fn create(&self, label: &str, bytes: usize, usage: wgpu::BufferUsages) -> Buffer {
-        self.buffers_made.fetch_add(1, Ordering::Relaxed);
-        Buffer(self.device.create_buffer(&wgpu::BufferDescriptor {
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
             size: bytes as u64,
             usage,
             mapped_at_creation: false,
-        }))
+        });
+        Buffer { buffer, _metered: Arc::new(self.meter.count(bytes)) }
     }
 
     /// Overwrites part of a buffer before all later submissions.
     pub fn write(&self, buffer: &Buffer, offset: usize, contents: &[u8]) {
-        self.queue.write_buffer(&buffer.0, offset as u64, contents);
+        self.queue.write_buffer(&buffer.buffer, offset as u64, contents);
     }
 
     /// Begins to compile a kernel.
@@ -231,7 +232,7 @@ impl Backend {
             .map(|(binding, slice)| wgpu::BindGroupEntry {
                 binding: *binding,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: &slice.buffer.0,
+                    buffer: &slice.buffer.buffer,
                     offset: slice.offset as u64,
                     size: std::num::NonZeroU64::new(slice.bytes as u64),
                 }),
@@ -280,7 +281,7 @@ impl Backend {
                 dispatch.record(&mut pass);
             }
         }
-        encoder.resolve_query_set(&queries, 0..count, &ticks.0, 0);
+        encoder.resolve_query_set(&queries, 0..count, &ticks.buffer, 0);
         self.queue.submit([encoder.finish()]);
         ticks
     }
@@ -322,9 +323,9 @@ impl Backend {
     /// `DEVICE_LOST`.
     pub async fn read(&self, slice: Slice<'_>) -> Result<Vec<u8>> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let Buffer(staging) = self.create("readback", slice.bytes, usage);
+        let Buffer { buffer: staging, _metered } = self.create("readback", slice.bytes, usage);
         let mut encoder = self.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(&slice.buffer.0, slice.offset as u64, &staging, 0, slice.bytes as u64);
+        encoder.copy_buffer_to_buffer(&slice.buffer.buffer, slice.offset as u64, &staging, 0, slice.bytes as u64);
         self.queue.submit([encoder.finish()]);
         let (sender, receiver) = oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, .., move |result| {

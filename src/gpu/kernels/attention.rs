@@ -1,7 +1,7 @@
 //! `shaders/attention.wgsl`; twin: `src/cpu/attention.rs`.
 
 use super::{Binding, Launch, Variant, groups};
-use crate::plan::Attention;
+use crate::plan::{Attention, PACK_GROUP, Program};
 
 const WORKGROUP: usize = 16;
 
@@ -25,7 +25,13 @@ struct Params {
     unused: u32,
 }
 
-pub(super) fn variant(head_dim: usize, tile: AttentionTile) -> Variant {
+/// For all head dims.
+pub(super) fn variants(tile: AttentionTile) -> Vec<Variant> {
+    let plain = (1..=32).map(|head_dim4| variant(4 * head_dim4, tile, false));
+    plain.chain((1..=8).map(|head_dim16| variant(PACK_GROUP * head_dim16, tile, true))).collect()
+}
+
+fn variant(head_dim: usize, tile: AttentionTile, packed: bool) -> Variant {
     Variant {
         kernel: "attention",
         variables: vec![
@@ -33,16 +39,17 @@ pub(super) fn variant(head_dim: usize, tile: AttentionTile) -> Variant {
             ("QUERIES", tile.queries.to_string()),
             ("KEYS4", tile.keys4.to_string()),
             ("SHARED", u8::from(tile.shared).to_string()),
+            ("PACKED", u8::from(packed).to_string()),
             ("WORKGROUP", WORKGROUP.to_string()),
         ],
     }
 }
 
-pub(super) fn launch(k: &Attention, tile: AttentionTile) -> Launch {
+pub(super) fn launch(k: &Attention, program: &Program, tile: AttentionTile) -> Launch {
     let params =
         Params { tokens: k.tokens as u32, heads: k.heads as u32, scale: 1.0 / (k.head_dim as f32).sqrt(), unused: 0 };
     Launch {
-        variant: variant(k.head_dim, tile),
+        variant: variant(k.head_dim, tile, program.view(k.out).packed),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![(1, Binding::Tensor(k.qkv)), (2, Binding::Tensor(k.out))],
         workgroups: [groups(k.tokens, tile.queries * WORKGROUP), k.heads as u32, k.batch as u32],

@@ -14,15 +14,16 @@ struct Params {
     eps: f32,
 }
 
-pub(super) fn variant() -> Variant {
-    Variant { kernel: "layer_norm", variables: vec![("WORKGROUP", WORKGROUP.to_string())] }
+pub(super) fn variant(packed: bool) -> Variant {
+    let variables = vec![("PACKED", u8::from(packed).to_string()), ("WORKGROUP", WORKGROUP.to_string())];
+    Variant { kernel: "layer_norm", variables }
 }
 
 pub(super) fn launch(k: &LayerNorm, program: &Program) -> Launch {
     let dim4 = program.view(k.x).row_stride / 4;
     let params = Params { rows: k.rows as u32, dim: k.dim as u32, dim4: dim4 as u32, eps: k.eps };
     Launch {
-        variant: variant(),
+        variant: variant(program.view(k.out).packed),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![
             (1, Binding::Tensor(k.x)),

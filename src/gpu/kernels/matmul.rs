@@ -46,7 +46,7 @@ impl MatmulTile {
 fn tile(storage: Storage, tuning: &Tuning) -> MatmulTile {
     match storage {
         Storage::F32 | Storage::F16 => MatmulTile::alone(8, 2),
-        Storage::Q8 | Storage::Q4 => tuning.matmul,
+        _ => tuning.matmul,
     }
 }
 

@@ -6,6 +6,7 @@ mod combine;
 mod conv2d;
 mod elementwise;
 mod embedding;
+mod int_matmul;
 mod layer_norm;
 mod matmul;
 mod patch_embed;
@@ -22,7 +23,7 @@ use super::backend::Adapter;
 use super::pack::Storage;
 use super::template::{Variables, expand};
 use crate::Result;
-use crate::plan::{Kernel, Program, TensorId, WeightId};
+use crate::plan::{Arithmetic, Kernel, Program, TensorId, WeightId};
 
 /// Files of `shaders/` by name, without their comments, by `build.rs`.
 macro_rules! shaders {
@@ -33,8 +34,8 @@ macro_rules! shaders {
 
 /// Every kernel's.
 const SHADERS: &[(&str, &str)] = shaders! {
-    "attention" "combine" "conv2d" "elementwise" "embedding" "layer_norm" "matmul" "patch_embed" "peak" "place_tokens"
-    "unpatchify"
+    "attention" "combine" "conv2d" "elementwise" "embedding" "int_matmul" "layer_norm" "matmul" "patch_embed" "peak"
+    "place_tokens" "unpatchify"
 };
 
 /// All shaders' text, to tell one version from another.
@@ -173,9 +174,10 @@ impl Tuning {
 /// The launch of any kernel.
 pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts, tuning: &Tuning) -> Launch {
     match kernel {
+        Kernel::Matmul(k) if k.arithmetic == Arithmetic::W8A8 => int_matmul::launch(k, program, weights, tuning),
         Kernel::Matmul(k) => matmul::launch(k, weights, tuning),
         Kernel::LayerNorm(k) => layer_norm::launch(k, program),
-        Kernel::Attention(k) => attention::launch(k, tuning.attention),
+        Kernel::Attention(k) => attention::launch(k, program, tuning.attention),
         Kernel::Elementwise(k) => elementwise::launch(k, program),
         Kernel::Embedding(k) => embedding::launch(k, program),
         Kernel::PlaceTokens(k) => place_tokens::launch(k),
@@ -191,14 +193,16 @@ pub fn variants(tunings: &[Tuning]) -> Vec<Variant> {
         combine::variant(),
         conv2d::variant(),
         embedding::variant(),
-        layer_norm::variant(),
+        layer_norm::variant(false),
+        layer_norm::variant(true),
         patch_embed::variant(),
         place_tokens::variant(),
         unpatchify::variant(),
     ];
     for tuning in tunings {
         all.extend(matmul::variants(tuning));
-        all.extend((1..=32).map(|head_dim4| attention::variant(4 * head_dim4, tuning.attention)));
+        all.extend(int_matmul::variants(tuning));
+        all.extend(attention::variants(tuning.attention));
     }
     all.extend(elementwise::variants());
     all.extend(peak::variants());
