@@ -45,8 +45,7 @@ fn judge(gpu: &mut Executor, cases: &[twins::Case]) {
             }
             gpu.set_tuning(tuning);
         }
-        let failures: Vec<String> =
-            cases.iter().filter_map(|case| pollster::block_on(case.judge(gpu)).err()).collect();
+        let failures: Vec<String> = cases.iter().filter_map(|case| pollster::block_on(case.judge(gpu)).err()).collect();
         assert!(failures.is_empty(), "{tuning:?}: {} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
     }
 }

@@ -49,15 +49,13 @@ pub fn run(a: &Arguments) -> Result<()> {
     let options = a.place.options();
     let (network, mut executor, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
-            let network = read_manifest(path)?.0.architecture.network();
+            let network = read_manifest(path)?.0.network()?;
             let pipeline = load(path, options)?;
             let tuned = pipeline.info().device.tuned.clone();
             (network, pipeline.into_executor(), tuned)
         }
         (None, Some(name), _) => unloaded(Network::Uvit(preset(name)?), &options)?,
-        (None, None, Some(path)) => {
-            unloaded(describe(&read_text(path)?, None, None)?.architecture.network(), &options)?
-        }
+        (None, None, Some(path)) => unloaded(describe(&read_text(path)?, None, None)?.network()?, &options)?,
         (None, None, None) => return Err(Error::internal("neither a model nor an architecture")),
     };
     let batch = a.batch as usize;

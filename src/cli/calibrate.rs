@@ -14,7 +14,7 @@ use uvit_web::{Error, Result};
 /// input is kept readable, so this runs on the CPU.
 pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> Result<BTreeMap<String, Vec<f64>>> {
     const BATCH: usize = 6;
-    let network = manifest.architecture.network();
+    let network = manifest.network()?;
     let mut recording = network.record(Batch::plain(BATCH))?;
     // Which tensors feed which matrix; unnamed ones get a name, so that lowering keeps them.
     let mut feeds: Vec<(String, Vec<TensorId>)> = Vec::new();

@@ -46,7 +46,8 @@ pub fn run(a: &Arguments) -> Result<()> {
     let licences = a.licences.as_deref().map(read_text).transpose()?;
     let manifest = describe(&read_text(&a.config)?, labels.as_deref(), licences.as_deref())?;
     let weights = checkpoint::read(&a.checkpoint)?;
-    checkpoint::check(&weights, &manifest.architecture.network())?;
+    let network = manifest.network()?;
+    checkpoint::check(&weights, &network)?;
     let mut variants = Vec::new();
     for &dtype in &a.dtype {
         let mut storing = Storing::plain(dtype);
@@ -65,9 +66,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         }
         let pictures = match dtype {
             // So many that the inputs of the widest layers are seen a few thousand times at every step.
-            Dtype::Q8 => {
-                a.calibration.unwrap_or_else(|| (3168 / manifest.architecture.network().tokens()).clamp(6, 48))
-            }
+            Dtype::Q8 => a.calibration.unwrap_or_else(|| (3168 / network.tokens()).clamp(6, 48)),
             Dtype::Q4 => a.calibration.unwrap_or(60),
             _ => 0,
         };

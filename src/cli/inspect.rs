@@ -61,13 +61,13 @@ pub fn run(a: &Arguments) -> Result<()> {
     let mut manifest: Option<Manifest> = None;
     let network = match (&a.preset, &a.path) {
         (Some(name), _) => Network::Uvit(preset(name)?),
-        (None, Some(path)) if is_manifest(path) => manifest.insert(read_manifest(path)?.0).architecture.network(),
+        (None, Some(path)) if is_manifest(path) => manifest.insert(read_manifest(path)?.0).network()?,
         (None, Some(path)) => {
             let config = a.config.as_ref().ok_or_else(|| {
                 let remedy = "Give --config FILE with the architecture's parameters";
                 Error::new(Code::InvalidArgument, "a checkpoint does not say its architecture", remedy)
             })?;
-            let network = describe(&read_text(config)?, None, None)?.architecture.network();
+            let network = describe(&read_text(config)?, None, None)?.network()?;
             checkpoint::check(&checkpoint::read(path)?, &network)?;
             network
         }

@@ -56,7 +56,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let mut reference_manifest = manifest.clone();
     reference_manifest.variants.clear();
     let weights = checkpoint::read(&a.reference.clone().unwrap_or_else(|| beside(&manifest.name)))?;
-    checkpoint::check(&weights, &manifest.architecture.network())?;
+    checkpoint::check(&weights, &manifest.network()?)?;
     let storing = convert::Storing::plain(Dtype::F32);
     let tensors = convert::store(&reference_manifest, &weights, &storing)?;
     convert::write(reference_manifest, &[(storing, tensors)], &scratch, convert::SHARD_BYTES, true)?;

@@ -30,8 +30,8 @@ use crate::sampler::{SamplerKind, SamplerSettings, recipe};
 use crate::weights::manifest::{Dtype, Manifest, Shard};
 use crate::weights::{ShardReader, Tensor};
 use crate::{Code, Error, Result};
-use self_test::matrix_kinds;
 use sampling::{Control, Inputs, Prepared, Readback, batch, finite, noise_for, sample};
+use self_test::matrix_kinds;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use web_time::Instant;
@@ -57,7 +57,7 @@ impl Loader {
     /// Those of [`ShardReader::new`] and of opening the device.
     pub async fn new(manifest: Manifest, options: LoadOptions) -> Result<Loader> {
         let began = Instant::now();
-        let network = manifest.architecture.network();
+        let network = manifest.network()?;
         let reader = ShardReader::new(&manifest, options.dtype)?;
         let plan = network.record(crate::model::Batch::plain(1))?.plan;
         let (executor, device) = open_device(&options, &network, &matrix_kinds(reader.variant())).await?;
@@ -144,12 +144,25 @@ pub struct Info {
 
 /// A label as users give it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[serde(try_from = "serde_json::Value")]
 pub enum LabelChoice {
     /// Its number.
     Index(u32),
     /// Its name.
     Name(String),
+}
+
+impl TryFrom<serde_json::Value> for LabelChoice {
+    type Error = &'static str;
+
+    fn try_from(value: serde_json::Value) -> std::result::Result<LabelChoice, &'static str> {
+        let index = value.as_u64().and_then(|index| u32::try_from(index).ok());
+        match (index, value) {
+            (Some(index), _) => Ok(LabelChoice::Index(index)),
+            (None, serde_json::Value::String(name)) => Ok(LabelChoice::Name(name)),
+            _ => Err("a label is a number or a name"),
+        }
+    }
 }
 
 /// What to generate; what is not given comes from the manifest.

@@ -35,13 +35,16 @@ impl FromStr for Compute {
     type Err = crate::Error;
 
     fn from_str(name: &str) -> crate::Result<Compute> {
-        [Compute::F32, Compute::Quality, Compute::Fast, Compute::W8A8].into_iter().find(|c| c.as_str() == name).ok_or_else(|| {
-            crate::Error::new(
-                crate::Code::InvalidArgument,
-                format!("there is no compute {name:?}"),
-                "Give \"f32\", \"quality\", \"fast\" or \"w8a8\"",
-            )
-        })
+        [Compute::F32, Compute::Quality, Compute::Fast, Compute::W8A8]
+            .into_iter()
+            .find(|c| c.as_str() == name)
+            .ok_or_else(|| {
+                crate::Error::new(
+                    crate::Code::InvalidArgument,
+                    format!("there is no compute {name:?}"),
+                    "Give \"f32\", \"quality\", \"fast\" or \"w8a8\"",
+                )
+            })
     }
 }
 

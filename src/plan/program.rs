@@ -29,13 +29,8 @@ impl Capabilities {
         packs: false,
     };
     /// Any WebGPU device, at the specification's default limits.
-    pub const WEBGPU: Capabilities = Capabilities {
-        row_align: 4,
-        offset_align: 256,
-        max_binding: 128 << 20,
-        compute: Compute::F32,
-        packs: true,
-    };
+    pub const WEBGPU: Capabilities =
+        Capabilities { row_align: 4, offset_align: 256, max_binding: 128 << 20, compute: Compute::F32, packs: true };
 }
 
 /// Where a tensor lies. Offsets are in bytes.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// A noise schedule as a model's configuration names it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", try_from = "Fields")]
 pub enum Schedule {
     /// Continuous, beta(t) = beta_min + (beta_max - beta_min) t on t in \[0, 1\] (Score SDE, arXiv:2011.13456, VP SDE).
     VpLinear {
@@ -27,6 +27,43 @@ pub enum Schedule {
         /// How many steps there are, usually 1000.
         train_steps: usize,
     },
+}
+
+/// A schedule as it is written: its type, and the numbers of that type.
+#[derive(Deserialize)]
+struct Fields {
+    #[serde(rename = "type")]
+    kind: Kind,
+    beta_min: Option<f64>,
+    beta_max: Option<f64>,
+    beta_start: Option<f64>,
+    beta_end: Option<f64>,
+    train_steps: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    VpLinear,
+    ScaledLinear,
+}
+
+impl TryFrom<Fields> for Schedule {
+    type Error = &'static str;
+
+    fn try_from(fields: Fields) -> std::result::Result<Schedule, &'static str> {
+        Ok(match fields.kind {
+            Kind::VpLinear => Schedule::VpLinear {
+                beta_min: fields.beta_min.ok_or("missing field `beta_min`")?,
+                beta_max: fields.beta_max.ok_or("missing field `beta_max`")?,
+            },
+            Kind::ScaledLinear => Schedule::ScaledLinear {
+                beta_start: fields.beta_start.ok_or("missing field `beta_start`")?,
+                beta_end: fields.beta_end.ok_or("missing field `beta_end`")?,
+                train_steps: fields.train_steps.ok_or("missing field `train_steps`")?,
+            },
+        })
+    }
 }
 
 impl Schedule {

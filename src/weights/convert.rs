@@ -96,7 +96,8 @@ pub fn describe(config: &str, labels: Option<&str>, licences: Option<&str>) -> R
     Ok(Manifest {
         format_version: FORMAT_VERSION,
         name: config.name.unwrap_or_else(|| "model".into()),
-        architecture: Architecture::Uvit(config.params),
+        architecture: Architecture::Uvit,
+        params: serde_json::json!(config.params),
         sampling: Sampling {
             schedule: config.schedule.schedule,
             prediction: config.prediction,
@@ -166,7 +167,7 @@ impl Storing {
 /// # Errors
 /// `UNSUPPORTED_MODEL`, `TENSOR_MISSING`, `NOT_FINITE` for a value beyond what f16 holds.
 pub fn store(manifest: &Manifest, checkpoint: &Checkpoint, storing: &Storing) -> Result<Vec<Tensor>> {
-    let plan = manifest.architecture.network().record(Batch::plain(1))?.plan;
+    let plan = manifest.network()?.record(Batch::plain(1))?.plan;
     let mut tensors = Vec::with_capacity(plan.weights.len());
     for weight in &plan.weights {
         let (shape, values) = checkpoint.get(&weight.name).ok_or_else(|| {

@@ -1,10 +1,11 @@
 //! `manifest.json`: what a model is and where its tensors lie. One manifest describes one model in one or several
 //! stored variants; its shards are safetensors files beside it.
 
-use crate::model::{Network, uvit};
+use crate::model::Network;
 use crate::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The format version that this build reads and writes.
@@ -20,9 +21,10 @@ pub struct Manifest {
     pub format_version: u32,
     /// A short name for people.
     pub name: String,
-    /// The network and its constructor's arguments.
-    #[serde(flatten)]
+    /// The network.
     pub architecture: Architecture,
+    /// Its constructor's arguments.
+    pub params: Value,
     /// How to sample.
     pub sampling: Sampling,
     /// The unconditional label, for guidance.
@@ -38,21 +40,12 @@ pub struct Manifest {
     pub variants: Vec<Variant>,
 }
 
-/// The network and its constructor's arguments.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "architecture", content = "params", rename_all = "snake_case")]
+/// Networks by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Architecture {
-    /// U-ViT.
-    Uvit(uvit::Config),
-}
-
-impl Architecture {
-    /// The network.
-    pub fn network(&self) -> Network {
-        match self {
-            Architecture::Uvit(config) => Network::Uvit(config.clone()),
-        }
-    }
+    /// U-ViT, with the parameters of [`crate::model::uvit::Config`].
+    Uvit,
 }
 
 /// The noise schedule that the model was trained on, and the settings that it is best sampled with.
@@ -82,6 +75,7 @@ pub struct Sampling {
 
 /// What one label means.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Map<String, Value>")]
 pub struct Label {
     /// The number that the network is given.
     pub index: u32,
@@ -90,6 +84,24 @@ pub struct Label {
     /// Anything else that a page may want to group by, e.g. `kind`, `style`.
     #[serde(flatten)]
     pub facets: BTreeMap<String, String>,
+}
+
+impl TryFrom<Map<String, Value>> for Label {
+    type Error = String;
+
+    fn try_from(mut fields: Map<String, Value>) -> std::result::Result<Label, String> {
+        let index = fields.remove("index").and_then(|index| u32::try_from(index.as_u64()?).ok());
+        let index = index.ok_or("a label has no index")?;
+        let mut texts = BTreeMap::new();
+        for (name, value) in fields {
+            match value {
+                Value::String(text) => texts.insert(name, text),
+                other => return Err(format!("label {index}: {name} is {other}, no text")),
+            };
+        }
+        let name = texts.remove("name").ok_or_else(|| format!("label {index} has no name"))?;
+        Ok(Label { index, name, facets: texts })
+    }
 }
 
 /// A licence of the weights or of what they learned from.
@@ -183,6 +195,10 @@ pub struct Entry {
     pub parts: Vec<Part>,
 }
 
+fn bad(cause: String) -> Error {
+    Error::new(Code::BadManifest, cause, "Convert the model again with `uvit convert`")
+}
+
 fn is_zero(n: &usize) -> bool {
     *n == 0
 }
@@ -202,10 +218,8 @@ impl Manifest {
     /// # Errors
     /// `UNSUPPORTED_VERSION`, `UNSUPPORTED_MODEL` for an unknown architecture, `BAD_MANIFEST` naming what is wrong.
     pub fn parse(json: &str) -> Result<Manifest> {
-        let bad = |cause: String| Error::new(Code::BadManifest, cause, "Convert the model again with `uvit convert`");
-        let value: serde_json::Value =
-            serde_json::from_str(json).map_err(|e| bad(format!("the manifest is no JSON ({e})")))?;
-        match value.get("format_version").and_then(serde_json::Value::as_u64) {
+        let value: Value = serde_json::from_str(json).map_err(|e| bad(format!("the manifest is no JSON ({e})")))?;
+        match value.get("format_version").and_then(Value::as_u64) {
             Some(version) if version == u64::from(FORMAT_VERSION) => {}
             Some(version) => {
                 return Err(Error::new(
@@ -216,7 +230,7 @@ impl Manifest {
             }
             None => return Err(bad("the manifest has no format_version".into())),
         }
-        match value.get("architecture").and_then(serde_json::Value::as_str) {
+        match value.get("architecture").and_then(Value::as_str) {
             Some("uvit") => {}
             other => {
                 return Err(Error::new(
@@ -227,8 +241,19 @@ impl Manifest {
             }
         }
         let manifest: Manifest = serde_json::from_value(value).map_err(|e| bad(format!("the manifest: {e}")))?;
-        manifest.check().map_err(bad)?;
+        manifest.check(manifest.network()?.classes()).map_err(bad)?;
         Ok(manifest)
+    }
+
+    /// The network.
+    ///
+    /// # Errors
+    /// `BAD_MANIFEST` if a parameter is missing or of another type.
+    pub fn network(&self) -> Result<Network> {
+        let Architecture::Uvit = self.architecture;
+        serde_json::from_value(self.params.clone())
+            .map(Network::Uvit)
+            .map_err(|e| bad(format!("the manifest's params: {e}")))
     }
 
     /// The manifest as JSON, indented.
@@ -236,9 +261,8 @@ impl Manifest {
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
-    /// What contradicts itself.
-    fn check(&self) -> std::result::Result<(), String> {
-        let classes = self.architecture.network().classes();
+    /// What contradicts itself, or the network's number of classes.
+    fn check(&self, classes: usize) -> std::result::Result<(), String> {
         let mut names = BTreeSet::new();
         for label in &self.labels {
             if label.index as usize >= classes {
