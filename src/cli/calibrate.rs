@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use uvit_web::model::Batch;
 use uvit_web::pipeline::Executor;
+use uvit_web::pipeline::sampling::forward;
 use uvit_web::plan::{Activation, Compute, Op, TensorId, lower};
 use uvit_web::sampler::{SamplerSettings, TorchGenerator};
 use uvit_web::simd::{F32Matrix, Finish, Level, Threads, f32_matmul};
@@ -47,23 +48,30 @@ pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> R
         let labels: Vec<u32> = (first..first + BATCH).map(|i| i as u32 % classes).collect();
         // Seeds apart from those that quality is measured with.
         let noise = TorchGenerator::new(900_000 + first as u64);
-        observe(&mut executor, &recording, &settings, &labels, noise, &feeds, &mut sums, &threads)?;
+        walk(&mut executor, &recording, &settings, &labels, noise, &mut |executor| {
+            for (name, inputs) in &feeds {
+                let parts = inputs
+                    .iter()
+                    .map(|&id| Ok((executor.program()?.view(id).dim(), pollster::block_on(executor.read(id))?)))
+                    .collect::<Result<Vec<_>>>()?;
+                add(sums.entry(name.clone()).or_default(), &parts, &threads);
+            }
+            Ok(())
+        })?;
         progress.inc(BATCH as u64);
     }
     progress.finish_and_clear();
     Ok(sums)
 }
 
-/// One batch from noise to picture, summing up the inputs of every matrix at every step.
-fn observe(
+/// One batch from noise to picture, unguided; `look` sees the executor after every forward.
+pub fn walk(
     executor: &mut Executor,
     recording: &uvit_web::model::Recording,
     settings: &SamplerSettings,
     labels: &[u32],
     mut noise: TorchGenerator,
-    feeds: &[(String, Vec<TensorId>)],
-    sums: &mut BTreeMap<String, Vec<f64>>,
-    threads: &Threads,
+    look: &mut dyn FnMut(&mut Executor) -> Result<()>,
 ) -> Result<()> {
     use uvit_web::sampler::{Slot, Step, recipe};
     let recipe = recipe(settings)?;
@@ -79,15 +87,9 @@ fn observe(
             Step::Eval { network_time, .. } => {
                 executor.write(recording.latents, &latents)?;
                 executor.write_times(&vec![*network_time; labels.len()])?;
-                executor.run(0, u64::MAX)?;
+                pollster::block_on(forward(executor, &|| false))?;
                 model = pollster::block_on(executor.read(recording.out))?;
-                for (name, inputs) in feeds {
-                    let parts = inputs
-                        .iter()
-                        .map(|&id| Ok((executor.program()?.view(id).dim(), pollster::block_on(executor.read(id))?)))
-                        .collect::<Result<Vec<_>>>()?;
-                    add(sums.entry(name.clone()).or_default(), &parts, threads);
-                }
+                look(executor)?;
             }
             Step::Combine { out, terms, clip } => {
                 let mut sum = vec![0f32; elements];

@@ -5,7 +5,9 @@ use super::records;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use uvit_web::pipeline::sampling::{Control, StepEvent};
-use uvit_web::pipeline::{Device, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Request, Tune};
+use uvit_web::pipeline::{
+    Device, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request, Tune,
+};
 use uvit_web::plan::Compute;
 use uvit_web::sampler::SamplerKind;
 use uvit_web::weights::manifest::Dtype;
@@ -37,6 +39,15 @@ pub struct Arguments {
     /// ddim: 0 is deterministic, 1 draws as much noise as DDPM
     #[arg(long, default_value_t = 0.0)]
     eta: f64,
+    /// Fewer steps with a solver that bears them: fast (12) or draft (6)
+    #[arg(long)]
+    preset: Option<Preset>,
+    /// Guidance only while t lies between these two, from 0 (the picture) to 1 (noise)
+    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
+    guidance_interval: Vec<f64>,
+    /// Leave out inner blocks in some steps, as the manifest's calibrated schedule says
+    #[arg(long)]
+    cache: bool,
     #[command(flatten)]
     place: Place,
     /// The file to write; with --count N, NAME-SEED.png each and a contact sheet NAME.png
@@ -53,7 +64,7 @@ pub struct Place {
     /// Which stored dtype
     #[arg(long)]
     dtype: Option<Dtype>,
-    /// Arithmetic on the CPU: quality, fast or f32 (quality if not given); on a GPU it is f32
+    /// Arithmetic: on the CPU quality, fast or f32 (quality if not given), on a GPU f32 or w8a8 (f32 if not given)
     #[arg(long)]
     compute: Option<Compute>,
     /// Whether to measure which kernels are fastest on the GPU: auto (once, then remembered), off or again
@@ -130,6 +141,9 @@ pub fn run(a: &Arguments) -> Result<()> {
         count: Some(a.count),
         sampler: a.sampler,
         eta: a.eta,
+        preset: a.preset,
+        guidance_interval: a.guidance_interval.as_chunks().0.first().copied(),
+        cache: a.cache,
         preview: false,
         start: None,
     };

@@ -1,6 +1,7 @@
 //! The tool `uvit`: convert checkpoints, look inside models, generate pictures, measure quality.
 
 mod bench;
+mod block_cache;
 mod calibrate;
 mod convert;
 mod generate;
@@ -33,6 +34,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Measure what quantisation costs, against the same model in f32
     Quality(quality::Arguments),
+    /// Find out in which steps a model may leave out its inner blocks
+    BlockCache(block_cache::Arguments),
     /// Measure which layers bear coarse activations
     Sensitivity(sensitivity::Arguments),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Quality(arguments) => quality::run(&arguments),
+        Command::BlockCache(arguments) => block_cache::run(&arguments),
         Command::Sensitivity(arguments) => sensitivity::run(&arguments),
     };
     match result {

@@ -4,7 +4,7 @@ use super::generate::load;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
 use uvit_web::pipeline::sampling::{Control, forward};
-use uvit_web::pipeline::{DeviceChoice, LabelChoice, LoadOptions, Pipeline, Request};
+use uvit_web::pipeline::{DeviceChoice, LabelChoice, LoadOptions, Pipeline, Preset, Request};
 use uvit_web::plan::{Compute, lower};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::manifest::Dtype;
@@ -32,6 +32,9 @@ pub struct Arguments {
     /// Which arithmetic (all that the device has if not given)
     #[arg(long)]
     compute: Vec<Compute>,
+    /// Instead: what the savings cost (presets, guidance interval, block cache), against the same variant without them
+    #[arg(long)]
+    savings: bool,
     /// Print JSON, one row a line
     #[arg(long)]
     json: bool,
@@ -50,6 +53,9 @@ struct Drawn {
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
+    if a.savings {
+        return savings(a);
+    }
     let (manifest, _) = read_manifest(&a.model)?;
     // The reference goes through the same loader: converted to an f32 variant in a temporary folder.
     let scratch = std::env::temp_dir().join(format!("uvit-quality-{}", std::process::id()));
@@ -111,8 +117,69 @@ fn computes(a: &Arguments) -> Vec<Compute> {
     match a.device {
         _ if !a.compute.is_empty() => a.compute.clone(),
         DeviceChoice::Cpu => vec![Compute::F32, Compute::Quality, Compute::Fast],
-        _ => vec![Compute::F32],
+        _ => vec![Compute::F32, Compute::W8A8],
     }
+}
+
+/// What generations may leave out, with the model's own guidance.
+fn savings(a: &Arguments) -> Result<()> {
+    let (manifest, _) = read_manifest(&a.model)?;
+    let labels: Vec<u32> = manifest.labels.iter().map(|l| l.index).collect();
+    let (dtype, compute) = (a.dtype.first().copied(), a.compute.first().copied());
+    let mut pipeline = load(&a.model, LoadOptions { device: a.device, dtype, compute, ..LoadOptions::default() })?;
+    let mut draw = |saving: &Request| {
+        let mut pictures = Vec::new();
+        let (mut ms, mut work) = (0.0, 0);
+        for k in 0..a.pictures {
+            let label = label_of(&labels, k, a.pictures).map(LabelChoice::Index);
+            let request = Request { label, seed: k as u32, ..saving.clone() };
+            let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
+            let drawn = pollster::block_on(pipeline.generate(&request, &mut control))?;
+            // The first call compiles and allocates.
+            ms += if k == 0 && a.pictures > 1 { 0.0 } else { drawn.timings.total_ms };
+            work += drawn.multiply_adds;
+            pictures.push(drawn.values);
+        }
+        Ok::<_, Error>((pictures, ms, work))
+    };
+    let plain = Request::default();
+    let (want, whole_ms, whole_work) = draw(&plain)?;
+    let interval = |low: f64, high: f64| Request { guidance_interval: Some([low, high]), ..plain.clone() };
+    let mut all = vec![
+        ("guidance 0 to 0.8", interval(0.0, 0.8)),
+        ("guidance 0.2 to 1", interval(0.2, 1.0)),
+        ("guidance 0.2 to 0.8", interval(0.2, 0.8)),
+        ("guidance 0.4 to 0.8", interval(0.4, 0.8)),
+        ("preset fast", Request { preset: Some(Preset::Fast), ..plain.clone() }),
+        ("preset draft", Request { preset: Some(Preset::Draft), ..plain.clone() }),
+    ];
+    if manifest.sampling.cache.is_some() {
+        all.push(("cache", Request { cache: true, ..plain.clone() }));
+        all.push(("cache, guidance 0.2 to 0.8", Request { cache: true, ..interval(0.2, 0.8) }));
+        let preset = Some(Preset::Fast);
+        all.push(("all, preset fast", Request { cache: true, preset, ..interval(0.2, 0.8) }));
+    }
+    if !a.json {
+        println!("| saving | multiply-adds | time | PSNR mean | median | worst |\n|---|---|---|---|---|---|");
+    }
+    for (name, request) in all {
+        let (got, ms, work) = draw(&request)?;
+        let mut psnr: Vec<f64> = got.iter().zip(&want).map(|(a, b)| psnr(a, b)).collect();
+        psnr.sort_by(f64::total_cmp);
+        let mean = psnr.iter().sum::<f64>() / psnr.len() as f64;
+        let median = 0.5 * (psnr[(psnr.len() - 1) / 2] + psnr[psnr.len() / 2]);
+        let (work, time) = (work as f64 / whole_work as f64, ms / whole_ms);
+        if a.json {
+            let row = serde_json::json!({
+                "saving": name, "multiply_adds": work, "time": time, "psnr_db": mean, "psnr_median_db": median,
+                "psnr_worst_db": psnr[0],
+            });
+            println!("{row}");
+        } else {
+            println!("| {name} | {work:.2} | {time:.2} | {mean:.1} dB | {median:.1} dB | {:.1} dB |", psnr[0]);
+        }
+    }
+    Ok(())
 }
 
 /// Pictures, and single forwards on the reference's pictures with noise.

@@ -6,6 +6,7 @@ use crate::plan::{
     weight_limit,
 };
 use crate::{Code, Error, Result, weights};
+use std::ops::Range;
 use uvit_simd::{
     AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Quantized,
     Threads, f32_matmul, int_matmul,
@@ -108,14 +109,15 @@ impl FastExecutor {
         &mut self.memory
     }
 
-    /// Runs kernels from `from` until `budget` multiply-adds are spent or the Program ends; returns the next kernel.
+    /// Runs kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or the
+    /// range ends; returns the next kernel.
     ///
     /// # Errors
     /// `INTERNAL` if no Program is prepared.
-    pub fn run(&mut self, from: usize, budget: u64) -> Result<usize> {
+    pub fn run(&mut self, range: Range<usize>, items: Option<usize>, budget: u64) -> Result<usize> {
         let FastExecutor { level, threads, weights, memory, scratch, .. } = self;
         let launcher = Launcher { level: *level, threads, weights };
-        threads.enter(|| memory.run(from, budget, |memory, kernel| launcher.launch(memory, scratch, kernel)))
+        threads.enter(|| memory.run(range, items, budget, |memory, kernel| launcher.launch(memory, scratch, kernel)))
     }
 }
 

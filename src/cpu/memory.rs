@@ -11,6 +11,9 @@ use uvit_simd::Lines;
 pub struct Memory {
     program: Option<Program>,
     values: Lines<f32>,
+    /// While only some items of the batch are computed: how many, of how many.
+    part: Option<(usize, usize)>,
+    multiply_adds: u64,
 }
 
 impl Memory {
@@ -39,6 +42,11 @@ impl Memory {
     /// `INTERNAL` if none was prepared.
     pub fn program(&self) -> Result<&Program> {
         self.program.as_ref().ok_or_else(|| Error::internal("no program is prepared"))
+    }
+
+    /// Of the kernels that ran so far.
+    pub fn multiply_adds(&self) -> u64 {
+        self.multiply_adds
     }
 
     /// Bytes that were allocated.
@@ -104,26 +112,31 @@ impl Memory {
         Ok(())
     }
 
-    /// Launches kernels from `from` until `budget` multiply-adds are spent or the Program ends; returns the next kernel.
+    /// Launches kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent
+    /// or the range ends; returns the next kernel.
     ///
     /// # Errors
     /// Those of `launch`.
     pub fn run(
         &mut self,
-        from: usize,
+        range: Range<usize>,
+        items: Option<usize>,
         budget: u64,
         mut launch: impl FnMut(&mut Memory, &Kernel) -> Result<()>,
     ) -> Result<usize> {
         let mut spent = 0;
-        let mut next = from;
-        while let Some(kernel) = self.program()?.kernels.get(next)
-            && (next == from || spent < budget)
-        {
-            let kernel = kernel.clone();
+        let mut next = range.start;
+        let all = self.program()?.items();
+        self.part = items.map(|items| (items, all));
+        while next < range.end && (next == range.start || spent < budget) {
+            let kernel = &self.program()?.kernels[next];
+            let kernel = items.map_or_else(|| kernel.clone(), |items| kernel.of_items(items, all));
             spent += kernel.cost().multiply_adds;
             launch(self, &kernel)?;
             next += 1;
         }
+        self.part = None;
+        self.multiply_adds += spent;
         Ok(next)
     }
 
@@ -136,6 +149,11 @@ impl Memory {
         let mut ranges = [const { 0..0 }; N];
         for (range, id) in ranges.iter_mut().zip(ids) {
             *range = Self::range(program, id)?;
+            if let Some((items, all)) = self.part
+                && program.view(id).shape[0] == all
+            {
+                range.end = range.start + range.len() / all * items;
+            }
         }
         self.values.get_disjoint_mut(ranges).map_err(|e| Error::internal(format!("tensors of one kernel overlap: {e}")))
     }

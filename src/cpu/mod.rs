@@ -39,6 +39,7 @@ use crate::plan::{
     Arithmetic, Capabilities, Compute, Kernel, PACK_GROUP, Program, Weight, WeightId, WeightUse, weight_limit,
 };
 use crate::{Result, weights};
+use std::ops::Range;
 
 /// Runs Programs on the CPU, by the plain kernels.
 #[derive(Default)]
@@ -112,10 +113,11 @@ impl Executor {
         &mut self.memory
     }
 
-    /// Runs kernels from `from` until `budget` multiply-adds are spent or the Program ends; returns the next kernel.
-    pub fn run(&mut self, from: usize, budget: u64) -> Result<usize> {
+    /// Runs kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or the
+    /// range ends; returns the next kernel.
+    pub fn run(&mut self, range: Range<usize>, items: Option<usize>, budget: u64) -> Result<usize> {
         let weights = &self.weights;
-        self.memory.run(from, budget, |memory, kernel| launch(memory, weights, kernel))
+        self.memory.run(range, items, budget, |memory, kernel| launch(memory, weights, kernel))
     }
 }
 

@@ -7,6 +7,7 @@ use super::pack::{Storage, pack};
 use crate::plan::{Capabilities, Compute, Kernel, Place, Program, TensorId, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 use web_time::Instant;
 
@@ -31,6 +32,8 @@ pub(super) struct Prepared {
     uniforms: Buffer,
     pub(super) launches: Vec<Dispatch>,
     combines: Vec<Dispatch>,
+    /// The launches of the first so many items.
+    part: Option<(usize, Vec<Dispatch>)>,
 }
 
 /// Runs Programs on a GPU.
@@ -44,6 +47,7 @@ pub struct Executor {
     /// (tensors touched, workgroups) of combinations that are not submitted yet.
     pending_combines: Vec<(Vec<TensorId>, [u32; 3])>,
     dispatches: u64,
+    multiply_adds: u64,
     /// Host time that submissions took.
     encode: Duration,
     /// Runs that may still go on, the oldest first.
@@ -91,6 +95,7 @@ impl Executor {
             prepared: None,
             pending_combines: Vec::new(),
             dispatches: 0,
+            multiply_adds: 0,
             encode: Duration::ZERO,
             running: VecDeque::new(),
             ended: Instant::now(),
@@ -116,6 +121,11 @@ impl Executor {
     /// Kernel launches submitted so far.
     pub fn dispatches(&self) -> u64 {
         self.dispatches
+    }
+
+    /// Of the kernels submitted so far.
+    pub fn multiply_adds(&self) -> u64 {
+        self.multiply_adds
     }
 
     /// Host time that encoding and submitting took so far.
@@ -158,25 +168,49 @@ impl Executor {
         for &bytes in &program.slab_bytes {
             slabs.push(self.backend.buffer("arena", bytes, Usage::Storage).await?);
         }
-        let blocks = program.kernels.len() + COMBINES;
+        // The last are for a part of the items.
+        let blocks = 2 * program.kernels.len() + COMBINES;
         let uniforms = self.backend.buffer("parameters", blocks * UNIFORM_ALIGN, Usage::Uniform).await?;
-        let mut params = vec![0u8; program.kernels.len() * UNIFORM_ALIGN];
-        let mut prepared = Prepared { program, io, slabs, uniforms, launches: Vec::new(), combines: Vec::new() };
+        let mut prepared =
+            Prepared { program, io, slabs, uniforms, launches: Vec::new(), combines: Vec::new(), part: None };
         let program = &prepared.program;
         let launch = |kernel| kernels::launch(kernel, program, &self.weights, &self.tuning);
         let launches: Vec<Launch> = program.kernels.iter().map(launch).collect();
         let combine = kernels::combine(0, program.io_bytes / 4, &[], None);
         self.compile(launches.iter().chain([&combine]).map(|launch| &launch.variant)).await?;
-        for (i, launch) in launches.iter().enumerate() {
-            params[i * UNIFORM_ALIGN..][..launch.params.len()].copy_from_slice(&launch.params);
-            prepared.launches.push(self.bind(&prepared, i, launch)?);
-        }
-        self.backend.write(&prepared.uniforms, 0, &params);
+        prepared.launches = self.bind_all(&prepared, 0, &launches)?;
         for i in 0..COMBINES {
             prepared.combines.push(self.bind(&prepared, launches.len() + i, &combine)?);
         }
         self.prepared = Some(prepared);
         self.backend.check()
+    }
+
+    /// Binds launches, their parameters from block `first` on.
+    fn bind_all(&self, prepared: &Prepared, first: usize, launches: &[Launch]) -> Result<Vec<Dispatch>> {
+        let mut params = vec![0u8; launches.len() * UNIFORM_ALIGN];
+        for (block, launch) in params.chunks_mut(UNIFORM_ALIGN).zip(launches) {
+            block[..launch.params.len()].copy_from_slice(&launch.params);
+        }
+        self.backend.write(&prepared.uniforms, first * UNIFORM_ALIGN, &params);
+        launches.iter().enumerate().map(|(i, launch)| self.bind(prepared, first + i, launch)).collect()
+    }
+
+    /// Makes the launches of the first `items` items.
+    fn prepare_part(&mut self, items: usize) -> Result<()> {
+        let prepared = self.prepared()?;
+        if prepared.part.as_ref().is_some_and(|(made, _)| *made == items) {
+            return Ok(());
+        }
+        let program = &prepared.program;
+        let all = program.items();
+        let of = |kernel: &Kernel| kernels::launch(&kernel.of_items(items, all), program, &self.weights, &self.tuning);
+        let launches: Vec<Launch> = program.kernels.iter().map(of).collect();
+        let part = self.bind_all(prepared, program.kernels.len() + COMBINES, &launches)?;
+        if let Some(prepared) = &mut self.prepared {
+            prepared.part = Some((items, part));
+        }
+        Ok(())
     }
 
     fn bind(&self, prepared: &Prepared, block: usize, launch: &Launch) -> Result<Dispatch> {
@@ -339,38 +373,48 @@ impl Executor {
 
     /// Submits queued combinations.
     fn flush(&mut self) -> Result<()> {
-        self.submit(0, 0).map(|_| ())
+        self.submit(0..0, false).map(|_| ())
     }
 
-    fn submit(&mut self, from: usize, to: usize) -> Result<Option<Ticket>> {
+    /// Submits queued combinations and some of the Program's launches, or of its part's.
+    fn submit(&mut self, range: Range<usize>, part: bool) -> Result<Option<Ticket>> {
         let began = Instant::now();
         let combines = std::mem::take(&mut self.pending_combines);
-        if combines.is_empty() && from == to {
+        if combines.is_empty() && range.is_empty() {
             return Ok(None);
         }
         let prepared = self.prepared.as_mut().ok_or_else(|| Error::internal("no program is prepared"))?;
         for (dispatch, &(_, workgroups)) in prepared.combines.iter_mut().zip(&combines) {
             dispatch.set_workgroups(workgroups);
         }
-        let launches = prepared.combines[..combines.len()].iter().chain(&prepared.launches[from..to]);
-        let ticket = self.backend.submit(launches);
-        self.dispatches += (combines.len() + to - from) as u64;
+        let launches = match &prepared.part {
+            Some((_, launches)) if part => launches,
+            _ => &prepared.launches,
+        };
+        self.dispatches += (combines.len() + range.len()) as u64;
+        let ticket = self.backend.submit(prepared.combines[..combines.len()].iter().chain(&launches[range]));
         self.encode += began.elapsed();
         Ok(Some(ticket))
     }
 
-    /// Submits kernels from `from` until `budget` multiply-adds are spent or the Program ends; returns the next kernel.
-    pub fn run(&mut self, from: usize, budget: u64) -> Result<usize> {
+    /// Submits kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or
+    /// the range ends; returns the next kernel.
+    pub fn run(&mut self, range: Range<usize>, items: Option<usize>, budget: u64) -> Result<usize> {
         self.backend.check()?;
-        let kernels = &self.prepared()?.program.kernels;
+        if let Some(items) = items {
+            self.prepare_part(items)?;
+        }
+        let program = &self.prepared()?.program;
+        let all = program.items();
         let mut spent = 0;
-        let mut next = from;
-        while next < kernels.len() && (next == from || spent < budget) {
-            spent += kernels[next].cost().multiply_adds;
+        let mut next = range.start;
+        while next < range.end && (next == range.start || spent < budget) {
+            spent += program.kernels[next].of_items(items.unwrap_or(all), all).cost().multiply_adds;
             next += 1;
         }
+        self.multiply_adds += spent;
         let submitted = Instant::now();
-        let ticket = self.submit(from, next)?;
+        let ticket = self.submit(range.start..next, items.is_some())?;
         self.running.extend(ticket.map(|ticket| Run { ticket, multiply_adds: spent, submitted }));
         Ok(next)
     }

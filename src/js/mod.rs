@@ -128,6 +128,7 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
         "nullClass": manifest.null_class,
         "imageSize": height,
         "channels": channels,
+        "cache": sampling.cache.is_some(),
         "samplers": SamplerKind::ALL,
         "defaults": {
             "steps": sampling.steps,

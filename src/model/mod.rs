@@ -75,6 +75,14 @@ impl Network {
         }
     }
 
+    /// What a step leaves out that runs only `outer` blocks at either end: the kernels from the one after the first tensor
+    /// to the one that writes the second, by their names. None if there are no blocks between.
+    pub fn inner_blocks(&self, outer: usize) -> Option<[String; 2]> {
+        match self {
+            Network::Uvit(c) => c.inner_blocks(outer),
+        }
+    }
+
     /// Number of class labels, the null class included; 0 for unconditional networks.
     pub fn classes(&self) -> usize {
         match self {

@@ -205,6 +205,16 @@ impl Config {
         Ok(Recording { plan, latents, time, label, out })
     }
 
+    /// See [`super::Network::inner_blocks`].
+    pub fn inner_blocks(&self, outer: usize) -> Option<[String; 2]> {
+        let half = self.depth / 2;
+        let last = match half.checked_sub(outer)? {
+            0 => "mid_block".into(),
+            inner => format!("out_blocks.{}", inner - 1),
+        };
+        (outer > 0).then(|| [format!("in_blocks.{}", outer - 1), last])
+    }
+
     /// `x = skip_linear(cat(x, skip))` if there is a skip; `x += attn(norm1(x))`; `x += mlp(norm2(x))`.
     fn block(&self, plan: &mut Plan, name: &str, mut x: TensorId, skip: Option<TensorId>) -> TensorId {
         let d = self.embed_dim;

@@ -5,6 +5,7 @@ use crate::gpu;
 use crate::plan::{Capabilities, Compute, Program, TensorId, Weight, WeightId};
 use crate::simd::Threads;
 use crate::{Result, cpu, weights};
+use std::ops::Range;
 use std::time::Duration;
 
 /// A device that runs Programs.
@@ -139,12 +140,13 @@ impl Executor {
         each!(self, e => e.memory_mut().combine(out, elements, terms, clip), e => e.combine(out, elements, terms, clip))
     }
 
-    /// Runs kernels from `from` until `budget` multiply-adds are spent or the Program ends; returns the next kernel.
+    /// Runs kernels of a range for the first `items` items of the batch, all if none is given, until `budget` multiply-adds are
+    /// spent or the range ends; returns the next kernel.
     ///
     /// # Errors
     /// `DEVICE_LOST`.
-    pub fn run(&mut self, from: usize, budget: u64) -> Result<usize> {
-        each!(self, e => e.run(from, budget))
+    pub fn run(&mut self, range: Range<usize>, items: Option<usize>, budget: u64) -> Result<usize> {
+        each!(self, e => e.run(range, items, budget))
     }
 
     /// Waits until the device has little left to do: one run at most.
@@ -198,6 +200,11 @@ impl Executor {
     /// Kernel launches submitted to a GPU so far.
     pub fn dispatches(&self) -> u64 {
         each!(self, _e => 0, e => e.dispatches())
+    }
+
+    /// Multiply-adds of the kernels that ran so far.
+    pub fn multiply_adds(&self) -> u64 {
+        each!(self, e => e.memory().multiply_adds(), e => e.multiply_adds())
     }
 
     /// Host time that encoding and submitting to a GPU took so far.

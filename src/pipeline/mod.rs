@@ -9,6 +9,7 @@ mod helpers;
 mod noise;
 pub mod pixels;
 pub mod sampling;
+mod savings;
 mod self_test;
 #[cfg(feature = "gpu")]
 mod tuning;
@@ -26,7 +27,7 @@ pub use tuning::{Trial, Tune, Tuned};
 use crate::model::Batch;
 use crate::model::Network;
 use crate::plan::{Compute, Plan};
-use crate::sampler::{SamplerKind, SamplerSettings, recipe};
+use crate::sampler::{SamplerKind, SamplerSettings, guidance, recipe};
 use crate::weights::manifest::{Dtype, Manifest, Shard};
 use crate::weights::{ShardReader, Tensor};
 use crate::{Code, Error, Result};
@@ -165,6 +166,38 @@ impl TryFrom<serde_json::Value> for LabelChoice {
     }
 }
 
+/// Few-step settings; `docs/savings.md` says what they cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preset {
+    /// DPM-Solver++ (2M) in 12 steps.
+    Fast,
+    /// DPM-Solver++ (2M) in 6 steps.
+    Draft,
+}
+
+impl std::str::FromStr for Preset {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Preset> {
+        match name {
+            "fast" => Ok(Preset::Fast),
+            "draft" => Ok(Preset::Draft),
+            _ => Err(invalid(format!("there is no preset {name:?}"), "Give \"fast\" or \"draft\"")),
+        }
+    }
+}
+
+impl Preset {
+    /// How often the network runs.
+    pub fn steps(self) -> usize {
+        match self {
+            Preset::Fast => 12,
+            Preset::Draft => 6,
+        }
+    }
+}
+
 /// What to generate; what is not given comes from the manifest.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -183,6 +216,12 @@ pub struct Request {
     pub sampler: Option<SamplerKind>,
     /// DDIM: 0 is deterministic, 1 draws as much noise as DDPM.
     pub eta: f64,
+    /// Fewer steps with a solver that bears them, where these are not given.
+    pub preset: Option<Preset>,
+    /// Guidance only while t lies between these, from 0 (the picture) to 1 (noise).
+    pub guidance_interval: Option<[f64; 2]>,
+    /// Whether steps leave out inner blocks, as the manifest's calibrated schedule says.
+    pub cache: bool,
     /// Whether every step reads back a preview.
     pub preview: bool,
     /// Start latents `[count, channels, height, width]` instead of noise.
@@ -219,12 +258,18 @@ pub struct Generated {
     pub sampler: SamplerKind,
     /// As used.
     pub eta: f64,
+    /// As used.
+    pub guidance_interval: Option<[f64; 2]>,
+    /// As used.
+    pub cache: bool,
     /// Workers that shared the items.
     pub workers: usize,
     /// Times.
     pub timings: Timings,
     /// Kernel launches on the GPU, 0 on the CPU.
     pub dispatches: u64,
+    /// Multiply-adds of the network, those of helpers aside.
+    pub multiply_adds: u64,
     /// The model and its device.
     #[serde(flatten)]
     pub info: Info,
@@ -294,8 +339,8 @@ impl Pipeline {
     pub fn settings(&self, request: &Request) -> SamplerSettings {
         let defaults = self.manifest.sampling.settings();
         SamplerSettings {
-            sampler: request.sampler.unwrap_or(defaults.sampler),
-            steps: request.steps.unwrap_or(defaults.steps),
+            sampler: (request.sampler).or(request.preset.map(|_| SamplerKind::DpmppTwoM)).unwrap_or(defaults.sampler),
+            steps: (request.steps).or(request.preset.map(Preset::steps)).unwrap_or(defaults.steps),
             eta: request.eta,
             ..defaults
         }
@@ -306,7 +351,7 @@ impl Pipeline {
         let batch = Batch::plain(items);
         if !self.prepared.as_ref().is_some_and(|p| p.serves_forward(batch)) {
             self.prepared = None;
-            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, 0, 1).await?);
+            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, 0, 1, None).await?);
         }
         Ok(())
     }
@@ -406,6 +451,19 @@ impl Pipeline {
                 "Give guidanceScale 1 or leave it out",
             ));
         }
+        if let Some([low, high]) = request.guidance_interval
+            && !(0.0 <= low && low <= high && high <= 1.0)
+        {
+            return Err(invalid(
+                format!("guidanceInterval is {low} to {high}"),
+                "Give two numbers from 0 (the picture) to 1 (noise), the smaller first",
+            ));
+        }
+        let cache = self.manifest.sampling.cache.as_ref().filter(|_| request.cache);
+        if request.cache && cache.is_none() {
+            let remedy = "Leave cache out, or calibrate the model with `uvit block-cache`";
+            return Err(invalid("cache is on, and the manifest has no calibrated schedule for it", remedy));
+        }
         let label = self.label(request)?;
         let labels = vec![label.unwrap_or(0); if label.is_some() { count } else { 0 }];
         let mut step_ms: Vec<f64> = Vec::with_capacity(recipe.evaluations);
@@ -418,14 +476,26 @@ impl Pipeline {
             start: request.start.as_deref(),
             noise: noise_for(request.seed, count)?,
             readback: if request.preview { Readback::Preview } else { Readback::None },
+            passes: savings::passes(
+                &recipe,
+                settings.time_scale,
+                guidance::needs_uncond(guidance_scale),
+                request.guidance_interval,
+                cache,
+            ),
         };
         let batch = batch(&inputs);
         let (dispatched, encoded) = (self.executor.dispatches(), self.executor.encode_time());
+        let worked = self.executor.multiply_adds();
+        // Helpers keep nothing between their forwards.
+        let helpers = helpers.filter(|_| cache.is_none());
         let workers = 1 + helpers.map_or(0, Helpers::count);
-        if !self.prepared.as_ref().is_some_and(|p| p.fits(batch, &recipe, workers)) {
+        let outer = cache.map(|cache| cache.outer);
+        if !self.prepared.as_ref().is_some_and(|p| p.fits(batch, &recipe, workers, outer)) {
             self.prepared = None;
             let slots = recipe.scratch_slots;
-            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, slots, workers).await?);
+            let made = Prepared::new(&mut self.executor, &self.network, batch, slots, workers, outer);
+            self.prepared = Some(made.await?);
         }
         let prepared = self.prepared.as_ref().ok_or_else(|| Error::internal("nothing is prepared"))?;
         let mut on_step = |event: sampling::StepEvent| {
@@ -449,6 +519,8 @@ impl Pipeline {
             seed: request.seed,
             sampler: settings.sampler,
             eta: settings.eta,
+            guidance_interval: request.guidance_interval,
+            cache: request.cache,
             workers: self.prepared.as_ref().map_or(1, Prepared::workers),
             timings: Timings {
                 total_ms: began.elapsed().as_secs_f64() * 1e3,
@@ -456,6 +528,7 @@ impl Pipeline {
                 encode_ms: (self.executor.encode_time() - encoded).as_secs_f64() * 1e3,
             },
             dispatches: self.executor.dispatches() - dispatched,
+            multiply_adds: self.executor.multiply_adds() - worked,
             info: self.info.clone(),
         })
     }

@@ -3,6 +3,7 @@
 
 use super::helpers::{Helpers, Part, split};
 use super::noise::Noise;
+use super::savings::Pass;
 use super::turn::turn;
 use super::{Executor, noise};
 use crate::model::{Batch, Network, Recording};
@@ -60,6 +61,8 @@ pub struct Inputs<'a> {
     pub noise: Noise,
     /// What to read back at every step.
     pub readback: Readback,
+    /// What each evaluation runs; empty: all of them everything.
+    pub passes: Vec<Pass>,
 }
 
 /// A network's Program with the sampler's buffers, ready on an executor.
@@ -78,20 +81,23 @@ pub struct Prepared {
     preview: TensorId,
     /// The items of each worker, ours first.
     parts: Vec<Range<usize>>,
+    /// How many outer blocks every step runs, and the kernels that only whole passes run.
+    cached: Option<(usize, Range<usize>)>,
 }
 
 impl Prepared {
     /// Records, lowers and prepares the network for `batch`, shared by `workers`, with `scratch_slots` buffers for the
-    /// solver.
+    /// solver; with `outer`, passes that are not whole run so many blocks at either end.
     ///
     /// # Errors
-    /// `OUT_OF_MEMORY`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`.
+    /// `OUT_OF_MEMORY`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`; `INVALID_ARGUMENT` if there are not so many blocks.
     pub async fn new(
         executor: &mut Executor,
         network: &Network,
         batch: Batch,
         scratch_slots: usize,
         workers: usize,
+        outer: Option<usize>,
     ) -> Result<Prepared> {
         let parts = split(batch.items(), workers);
         let alone = parts.len() == 1;
@@ -106,13 +112,26 @@ impl Prepared {
         let model = if alone { output } else { persistent(batch.items()) };
         let scratch = (0..scratch_slots).map(|_| persistent(batch.images)).collect();
         let preview = persistent(batch.images);
-        executor.prepare(lower(&plan, &executor.capabilities(), &[])?).await?;
-        Ok(Prepared { batch, scratch_slots, input, latents, label, output, model, scratch, preview, parts })
+        let inner = outer.map(|outer| network.inner_blocks(outer).ok_or_else(|| too_many_blocks(outer))).transpose()?;
+        if let Some(last) = inner.as_ref().and_then(|[_, to]| plan.find(to)) {
+            // What the inner blocks make outlives the pass.
+            plan.tensors[last.index()].role = Role::Persistent;
+        }
+        let program = lower(&plan, &executor.capabilities(), &[])?;
+        let cached = match (outer, inner) {
+            (Some(outer), Some([from, to])) => {
+                Some((outer, program.between(&from, &to).ok_or_else(|| too_many_blocks(outer))?))
+            }
+            _ => None,
+        };
+        executor.prepare(program).await?;
+        Ok(Prepared { batch, scratch_slots, input, latents, label, output, model, scratch, preview, parts, cached })
     }
 
     /// Whether it serves this batch and recipe with so many workers.
-    pub fn fits(&self, batch: Batch, recipe: &Recipe, workers: usize) -> bool {
+    pub fn fits(&self, batch: Batch, recipe: &Recipe, workers: usize, outer: Option<usize>) -> bool {
         self.batch == batch
+            && self.cached.as_ref().map(|(outer, _)| *outer) == outer
             && self.scratch_slots == recipe.scratch_slots
             && self.parts.len() == workers.min(batch.items())
     }
@@ -139,6 +158,19 @@ impl Prepared {
         }
         forward(executor, stopped).await?;
         executor.read(self.output).await
+    }
+
+    /// One forward of our first items, without what a pass that is not whole leaves out.
+    async fn run(&self, executor: &mut Executor, whole: bool, items: usize, stopped: &dyn Fn() -> bool) -> Result<()> {
+        let end = executor.program()?.kernels.len();
+        let items = Some(items).filter(|&items| items < self.parts[0].len());
+        match &self.cached {
+            Some((_, inner)) if !whole => {
+                run(executor, 0..inner.start, items, stopped).await?;
+                run(executor, inner.end..end, items, stopped).await
+            }
+            _ => run(executor, 0..end, items, stopped).await,
+        }
     }
 
     fn slot(&self, slot: Slot) -> Result<TensorId> {
@@ -205,7 +237,7 @@ pub async fn sample(
         executor.write_indices(label, &labels_of_items[prepared.parts[0].clone()])?;
     }
 
-    let terms = |terms: &[(Slot, f64)]| -> Result<Vec<(TensorId, usize, f32)>> {
+    let terms = |terms: &[(Slot, f64)], guided: bool| -> Result<Vec<(TensorId, usize, f32)>> {
         let mut out = Vec::with_capacity(terms.len() + 1);
         for &(slot, coefficient) in terms {
             let id = prepared.slot(slot)?;
@@ -220,17 +252,21 @@ pub async fn sample(
         Ok(out)
     };
 
+    let everything = Pass { guided, whole: true };
+    let mut pass = everything;
     let mut step = 0;
     let mut preview = None;
     let mut steps = recipe.steps.iter().peekable();
     while let Some(instruction) = steps.next() {
         match instruction {
             Step::Eval { network_time, x0 } => {
+                pass = inputs.passes.get(step).copied().unwrap_or(everything);
+                let items = if pass.guided == guided { prepared.batch.items() } else { count };
                 executor.write_times(&vec![*network_time; prepared.parts[0].len()])?;
                 match helpers.filter(|_| prepared.workers() > 1) {
-                    None => forward(executor, control.stopped).await?,
+                    None => prepared.run(executor, pass.whole, items, control.stopped).await?,
                     Some(helpers) => {
-                        let all = Shared { prepared, labels: &labels_of_items, time: *network_time };
+                        let all = Shared { prepared, labels: &labels_of_items, time: *network_time, items };
                         all.forward(executor, helpers, control.stopped).await?;
                     }
                 }
@@ -239,7 +275,7 @@ pub async fn sample(
                     return Err(aborted());
                 }
                 if inputs.readback == Readback::Preview {
-                    let x0 = terms(&[(Slot::Latents, x0[0]), (Slot::Model, x0[1])])?;
+                    let x0 = terms(&[(Slot::Latents, x0[0]), (Slot::Model, x0[1])], pass.guided)?;
                     executor.combine(prepared.preview, elements, &x0, Some((-1.0, 1.0)))?;
                     preview = Some(executor.read(prepared.preview).await?);
                 }
@@ -248,7 +284,7 @@ pub async fn sample(
             Step::Combine { out, terms: sum, clip } => {
                 let sum: Vec<(Slot, f64)> = sum.iter().map(|t| (t.slot, t.coefficient)).collect();
                 let clip = clip.map(|(low, high)| (low as f32, high as f32));
-                executor.combine(prepared.slot(*out)?, elements, &terms(&sum)?, clip)?;
+                executor.combine(prepared.slot(*out)?, elements, &terms(&sum, pass.guided)?, clip)?;
             }
             Step::Noise { out } => {
                 let values = inputs.noise.draw(count, elements / count);
@@ -287,6 +323,8 @@ struct Shared<'a> {
     /// Of all items; empty for networks without labels.
     labels: &'a [u32],
     time: f64,
+    /// The first of them, which alone are needed.
+    items: usize,
 }
 
 impl Shared<'_> {
@@ -297,15 +335,18 @@ impl Shared<'_> {
         let of_items = |items: &Range<usize>| -> Vec<f32> {
             items.clone().flat_map(|i| &latents[i % batch.images * size..][..size]).copied().collect()
         };
+        let needed = |items: &Range<usize>| items.start.min(self.items)..items.end.min(self.items);
+        let parts: Vec<Range<usize>> = parts.iter().map(needed).filter(|items| !items.is_empty()).collect();
         let mut pending = Vec::with_capacity(parts.len() - 1);
         for (index, items) in parts[1..].iter().enumerate() {
             let labels = self.labels.get(items.clone()).unwrap_or_default().to_vec();
             let part = Part { latents: of_items(items), times: vec![self.time; items.len()], labels };
             pending.push(helpers.forward(index, part));
         }
-        executor.write(self.prepared.input, &of_items(&parts[0]))?;
-        forward(executor, stopped).await?;
+        executor.write(self.prepared.input, &of_items(&self.prepared.parts[0]))?;
+        self.prepared.run(executor, true, parts[0].len(), stopped).await?;
         let mut all = executor.read(self.prepared.output).await?;
+        all.truncate(parts[0].len() * size);
         for (answer, items) in pending.into_iter().zip(&parts[1..]) {
             let values = answer.await?;
             if values.len() != items.len() * size {
@@ -313,11 +354,17 @@ impl Shared<'_> {
             }
             all.extend(values);
         }
+        all.resize(batch.items() * size, 0.0);
         if stopped() {
             return Err(aborted());
         }
         executor.write(self.prepared.model, &all)
     }
+}
+
+fn too_many_blocks(outer: usize) -> Error {
+    let cause = format!("the network has no blocks between {outer} at either end");
+    Error::new(Code::InvalidArgument, cause, "Correct the manifest's sampling.cache, or switch cache off")
 }
 
 fn aborted() -> Error {
@@ -326,13 +373,20 @@ fn aborted() -> Error {
 
 /// One run of the whole Program, in chunks, with a turn for the host between them. A GPU may still work on the last one.
 pub async fn forward(executor: &mut Executor, stopped: &dyn Fn() -> bool) -> Result<()> {
-    let kernels = executor.program()?.kernels.len();
-    let budget = executor.budget();
-    let mut next = 0;
-    while next < kernels {
-        next = executor.run(next, budget)?;
+    let kernels = 0..executor.program()?.kernels.len();
+    run(executor, kernels, None, stopped).await
+}
+
+async fn run(
+    executor: &mut Executor,
+    mut kernels: Range<usize>,
+    items: Option<usize>,
+    stopped: &dyn Fn() -> bool,
+) -> Result<()> {
+    while !kernels.is_empty() {
+        kernels.start = executor.run(kernels.clone(), items, executor.budget())?;
         executor.keep_pace().await?;
-        if next < kernels {
+        if !kernels.is_empty() {
             turn().await;
         }
         if stopped() {

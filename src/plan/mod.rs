@@ -24,6 +24,13 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TensorId(pub(crate) usize);
 
+impl TensorId {
+    /// Position in [`Plan::tensors`].
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// A weight of one Plan. Plans of one network record the same weights in the same order, so ids agree between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WeightId(pub(crate) usize);

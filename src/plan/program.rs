@@ -3,6 +3,7 @@
 pub use uvit_simd::Activation;
 
 use super::{Arithmetic, Compute, PACK_GROUP, Role, TensorId, Weight, WeightId};
+use std::ops::Range;
 
 /// What an executor can do, as far as lowering cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,6 +273,25 @@ impl Kernel {
         }
     }
 
+    /// The same for the first `items` of the `all` items of a batch.
+    #[must_use]
+    pub fn of_items(&self, items: usize, all: usize) -> Kernel {
+        let mut kernel = self.clone();
+        match &mut kernel {
+            Kernel::Matmul(k) => k.rows = k.rows / all * items,
+            Kernel::LayerNorm(k) => k.rows = k.rows / all * items,
+            Kernel::Attention(k) => k.batch = items,
+            Kernel::Embedding(k) => k.batch = items,
+            Kernel::PlaceTokens(k) => k.batch = items,
+            Kernel::PatchEmbed(k) => k.batch = items,
+            Kernel::Unpatchify(k) => k.batch = items,
+            Kernel::Conv2d(k) => k.batch = items,
+            // As long as its tensors.
+            Kernel::Elementwise(_) => {}
+        }
+        kernel
+    }
+
     /// The tensors that it reads.
     pub fn reads(&self) -> Vec<TensorId> {
         match self {
@@ -331,6 +351,18 @@ impl Program {
     /// The tensor of that name, if it has a place in memory.
     pub fn find(&self, name: &str) -> Option<TensorId> {
         self.views.iter().position(|v| !name.is_empty() && v.name == name && v.place != Place::Nowhere).map(TensorId)
+    }
+
+    /// Items of the batch.
+    pub fn items(&self) -> usize {
+        self.kernels.last().map_or(1, |kernel| self.view(kernel.writes()).shape[0])
+    }
+
+    /// The kernels between two tensors: from the one after `from` is written to the one that writes `to`.
+    pub fn between(&self, from: &str, to: &str) -> Option<Range<usize>> {
+        let writes = |name: &str| self.kernels.iter().position(|kernel| self.view(kernel.writes()).name == name);
+        let range = writes(from)? + 1..writes(to)? + 1;
+        (!range.is_empty()).then_some(range)
     }
 
     /// Bytes of all activations: arena, inputs, outputs and persistent tensors.

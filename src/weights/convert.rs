@@ -3,8 +3,8 @@
 
 use super::checkpoint::Checkpoint;
 use super::manifest::{
-    Architecture, Dtype, Entry, FORMAT_VERSION, Label, Licence, MAX_SHARD_BYTES, Manifest, Part, Sampling, Shard,
-    Variant,
+    Architecture, BlockCache, Dtype, Entry, FORMAT_VERSION, Label, Licence, MAX_SHARD_BYTES, Manifest, Part, Sampling,
+    Shard, Variant,
 };
 use super::quantize::{gptq, quantize};
 use super::{Data, Tensor};
@@ -43,6 +43,7 @@ struct ModelConfig {
     steps: usize,
     #[serde(alias = "guidance")]
     guidance_scale: f64,
+    cache: Option<BlockCache>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -109,6 +110,7 @@ pub fn describe(config: &str, labels: Option<&str>, licences: Option<&str>) -> R
             guidance_scale: config.guidance_scale,
             clip_x0: config.clip_x0,
             lower_order_final: config.lower_order_final,
+            cache: config.cache,
         },
         null_class: config.null_class,
         labels,

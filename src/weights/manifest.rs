@@ -71,6 +71,26 @@ pub struct Sampling {
     pub clip_x0: bool,
     /// Whether the last step of multistep solvers is of order 1.
     pub lower_order_final: bool,
+    /// Where inner blocks may be left out, if that was calibrated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<BlockCache>,
+}
+
+/// Steps that need not run all blocks: what lies between the outer ones changes little from one step to the next.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockCache {
+    /// Blocks at either end that every step runs.
+    pub outer: usize,
+    /// Where all blocks run, from 0 (the first step) to 1 (the end), ascending, 0 first.
+    pub refresh: Vec<f64>,
+}
+
+impl BlockCache {
+    /// Whether step `i` of `steps` runs all blocks: some refresh lies in it.
+    pub fn refreshes(&self, i: usize, steps: usize) -> bool {
+        let [from, to] = [i, i + 1].map(|i| i as f64 / steps as f64 - 1e-9);
+        self.refresh.iter().any(|at| (from..to).contains(at))
+    }
 }
 
 /// What one label means.
@@ -330,6 +350,11 @@ impl Sampling {
         recipe(&self.settings()).map_err(|error| format!("sampling: {}", error.cause))?;
         if !self.guidance_scale.is_finite() {
             return Err(format!("sampling: guidance_scale is {}", self.guidance_scale));
+        }
+        if let Some(BlockCache { refresh, .. }) = &self.cache
+            && (refresh.first() != Some(&0.0) || !refresh.is_sorted() || refresh.iter().any(|at| *at >= 1.0))
+        {
+            return Err(format!("sampling: cache.refresh is {refresh:?}, not ascending from 0 to below 1"));
         }
         Ok(())
     }

@@ -45,9 +45,10 @@ pub async fn draw(executor: &mut Executor) -> Vec<f32> {
         start: None,
         noise: noise_for(11, 2).unwrap(),
         readback: Readback::None,
+        passes: Vec::new(),
     };
     let recipe = recipe(&settings).unwrap();
-    let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots, 1).await.unwrap();
+    let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots, 1, None).await.unwrap();
     let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
     sample(executor, &prepared, &recipe, inputs, &mut control, None).await.unwrap()
 }

@@ -123,7 +123,8 @@ impl Case {
         for (id, values) in &self.indices {
             executor.write_indices(*id, values).map_err(text)?;
         }
-        executor.run(0, u64::MAX).map_err(text)?;
+        let kernels = 0..executor.program().map_err(text)?.kernels.len();
+        executor.run(kernels, None, u64::MAX).map_err(text)?;
         executor.read(self.out.expect("the case has an output")).await.map_err(text)
     }
 

@@ -95,7 +95,8 @@ function stepOf(event: RequestEvent, imageSize: number): Step {
 
 function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Array): GenerateResult {
   const { seed, width, height, channels, timings, device, deviceReason, adapter, dispatches, workers } = metadata;
-  const { label, labelName, steps, guidanceScale, sampler, count, dtype, compute, modelHash } = metadata;
+  const { label, labelName, steps, guidanceScale, sampler, guidanceInterval, cache } = metadata;
+  const { count, dtype, compute, modelHash } = metadata;
   const values = channels * height * width;
   const images = split(rgba, width, height).map((imageData, k): GeneratedImage => {
     const image = { rgba: imageData.data, imageData, seed: seed + k, width, height };
@@ -104,7 +105,19 @@ function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Ar
   return {
     images,
     seed,
-    settings: { label, labelName, steps, guidanceScale, sampler, count, dtype, compute, modelHash },
+    settings: {
+      label,
+      labelName,
+      steps,
+      guidanceScale,
+      sampler,
+      guidanceInterval,
+      cache,
+      count,
+      dtype,
+      compute,
+      modelHash,
+    },
     timings,
     device,
     deviceReason,

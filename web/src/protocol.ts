@@ -16,6 +16,7 @@ import type {
   GenerateSettings,
   LoadProgress,
   PipelineInfo,
+  Preset,
   Profile,
   Timings,
   TuneChoice,
@@ -30,6 +31,9 @@ export interface CoreGenerateOptions {
   seed: number;
   count: number;
   sampler?: string;
+  preset?: Preset;
+  guidanceInterval?: [number, number];
+  cache: boolean;
   preview: boolean;
   floatPixels: boolean;
 }

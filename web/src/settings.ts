@@ -12,13 +12,15 @@ import type {
   ForwardOptions,
   GenerateOptions,
   LoadOptions,
+  Preset,
   TuneChoice,
   WasmChoice,
 } from './types.js';
 
 const DEVICES: readonly DeviceChoice[] = ['auto', 'webgpu', 'cpu'];
 const DTYPES: readonly Dtype[] = ['f32', 'f16', 'q8', 'q4'];
-const COMPUTE: readonly Compute[] = ['f32', 'quality', 'fast'];
+const COMPUTE: readonly Compute[] = ['f32', 'quality', 'fast', 'w8a8'];
+const PRESETS: readonly Preset[] = ['fast', 'draft'];
 const TUNE: readonly TuneChoice[] = ['auto', 'off', 'again'];
 const WASM: readonly WasmChoice[] = ['auto', 'simd128', 'relaxed-simd', 'threads'];
 const SEEDS = 2 ** 32;
@@ -76,7 +78,7 @@ export function checkForward(
 
 /** What the core gets for the options of `generate()`; a missing seed is drawn here. */
 export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
-  const { label, steps, guidanceScale, sampler, startLatents } = options;
+  const { label, steps, guidanceScale, sampler, preset, guidanceInterval, startLatents } = options;
   const count = options.count ?? 1;
   if (label !== undefined && typeof label !== 'string') whole('label', label, 0, Number.MAX_SAFE_INTEGER);
   if (steps !== undefined) whole('steps', steps, 1, Number.MAX_SAFE_INTEGER);
@@ -87,6 +89,13 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
   if (options.seed !== undefined) whole('seed', options.seed, 0, SEEDS - 1);
   if (sampler !== undefined && typeof sampler !== 'string') {
     throw invalidArgument(`sampler is ${show(sampler)}`, 'Give one of pipeline.info.samplers');
+  }
+  if (preset !== undefined) oneOf('preset', preset, PRESETS);
+  if (guidanceInterval !== undefined && !isInterval(guidanceInterval)) {
+    throw invalidArgument(
+      `guidanceInterval is ${show(guidanceInterval)}`,
+      'Give two numbers from 0 (the picture) to 1 (noise), the smaller first',
+    );
   }
   if (startLatents !== undefined && !(startLatents instanceof Float32Array)) {
     throw invalidArgument('startLatents is not a Float32Array', 'Give [count, channels, height, width] values');
@@ -99,6 +108,9 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     ...(steps !== undefined && { steps }),
     ...(guidanceScale !== undefined && { guidanceScale }),
     ...(sampler !== undefined && { sampler }),
+    ...(preset !== undefined && { preset }),
+    ...(guidanceInterval !== undefined && { guidanceInterval }),
+    cache: options.cache === true,
     seed: options.seed ?? randomSeed(count),
     count,
     // A preview that nobody listens for would cost a readback a step for nothing.
@@ -116,6 +128,12 @@ function randomSeed(count: number): number {
 function oneOf<T extends string>(name: string, value: T, allowed: readonly T[]): T {
   if (allowed.includes(value)) return value;
   throw invalidArgument(`${name} is ${show(value)}`, `Use one of ${allowed.join(', ')}`);
+}
+
+function isInterval(value: unknown): boolean {
+  if (!Array.isArray(value) || value.length !== 2) return false;
+  const [low, high] = value;
+  return low >= 0 && low <= high && high <= 1;
 }
 
 function isNumbers(value: unknown, ...types: (new () => object)[]): boolean {

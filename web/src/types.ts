@@ -13,7 +13,10 @@ export type Dtype = 'f32' | 'f16' | 'q8' | 'q4';
  * What arithmetic is done with the weights. `f32`: exact. `quality`: integers, as good as f32 to the eye. `fast`: the
  * shortest integers. Integers are the CPU's.
  */
-export type Compute = 'f32' | 'quality' | 'fast';
+export type Compute = 'f32' | 'quality' | 'fast' | 'w8a8';
+
+/** Few-step settings: DPM-Solver++ (2M) in 12 or 6 steps. */
+export type Preset = 'fast' | 'draft';
 
 /** A build of the wasm core; they compute the same at different speeds. */
 export type WasmVariant = 'simd128' | 'relaxed-simd' | 'threads';
@@ -153,6 +156,8 @@ export interface PipelineInfo {
   defaults: { steps: number; guidanceScale: number; sampler: string };
   /** Values that `generate({ sampler })` takes. */
   samplers: string[];
+  /** Whether `generate({ cache: true })` has a calibrated schedule. */
+  cache: boolean;
   /** Width and height of a picture in pixels. */
   imageSize: number;
   /** Colour channels of the network's pictures. */
@@ -192,6 +197,15 @@ export interface GenerateOptions {
   count?: number;
   /** One of `pipeline.info.samplers`. Default: the model's. */
   sampler?: string;
+  /** Fewer steps with a solver that bears them, where `steps` and `sampler` are not given. Default: none. */
+  preset?: Preset;
+  /**
+   * Guide only while t lies between these, from 0 (the picture) to 1 (noise), the smaller first; other steps take half the
+   * time. Default: always.
+   */
+  guidanceInterval?: [number, number];
+  /** Leave out inner blocks in some steps, as the model's calibrated schedule says; see `info.cache`. Default false. */
+  cache?: boolean;
   /** Stops this call, running or queued; it rejects with code `ABORTED` and name `AbortError`. */
   signal?: AbortSignal;
   /** Called after each step. */
@@ -236,6 +250,8 @@ export interface GenerateSettings {
   steps: number;
   guidanceScale: number;
   sampler: string;
+  guidanceInterval: [number, number] | null;
+  cache: boolean;
   count: number;
   dtype: Dtype;
   compute: Compute;

@@ -63,6 +63,7 @@ pub fn judge(case: &Case, report: &mut Report) {
             start: None,
             noise: Noise::Batch(Box::new(TorchGenerator::new(seed))),
             readback: Readback::Latents,
+            passes: Vec::new(),
         };
         let drawn = TorchGenerator::new(seed).randn_f32(start.values.len());
         checks.that(drawn.iter().zip(&start.values).all(|(a, b)| f64::from(*a) == *b), || {
@@ -74,7 +75,7 @@ pub fn judge(case: &Case, report: &mut Report) {
             states.extend(event.values.into_iter().flatten().map(f64::from));
         };
         let last = pollster::block_on(async {
-            let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots, 1).await?;
+            let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots, 1, None).await?;
             let mut control = Control { on_step: &mut on_step, stopped: &|| false };
             sample(executor, &prepared, &recipe, inputs, &mut control, None).await
         })?;
