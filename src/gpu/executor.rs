@@ -6,7 +6,7 @@ use super::kernels::{self, Binding, Launch, Tuning, Variant, WeightLayouts};
 use super::pack::{Storage, pack};
 use crate::plan::{Capabilities, Compute, Kernel, Place, Program, TensorId, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 use web_time::Instant;
@@ -42,7 +42,7 @@ pub struct Executor {
     compute: Compute,
     weights: Vec<Option<DeviceWeight>>,
     tuning: Tuning,
-    pipelines: HashMap<Variant, Pipeline>,
+    pipelines: Vec<(Variant, Pipeline)>,
     prepared: Option<Prepared>,
     /// (tensors touched, workgroups) of combinations that are not submitted yet.
     pending_combines: Vec<(Vec<TensorId>, [u32; 3])>,
@@ -91,7 +91,7 @@ impl Executor {
             backend,
             compute,
             weights: Vec::new(),
-            pipelines: HashMap::new(),
+            pipelines: Vec::new(),
             prepared: None,
             pending_combines: Vec::new(),
             dispatches: 0,
@@ -240,23 +240,23 @@ impl Executor {
     /// # Errors
     /// `SHADER_FAILED`.
     pub(super) async fn compile<'a>(&mut self, variants: impl IntoIterator<Item = &'a Variant>) -> Result<()> {
-        let mut begun = HashMap::new();
+        let mut begun = Vec::new();
         for variant in variants {
-            if !self.pipelines.contains_key(variant) && !begun.contains_key(variant) {
-                begun.insert(variant.clone(), self.backend.compile(&variant.label(), &variant.wgsl()?));
+            let mut known = self.pipelines.iter().map(|(known, _)| known).chain(begun.iter().map(|(known, _)| known));
+            if !known.any(|known| known == variant) {
+                begun.push((variant.clone(), self.backend.compile(&variant.label(), &variant.wgsl()?)));
             }
         }
         for (variant, compiling) in begun {
-            self.pipelines.insert(variant, self.backend.compiled(compiling).await?);
+            self.pipelines.push((variant, self.backend.compiled(compiling).await?));
         }
         Ok(())
     }
 
     /// A compiled shader.
     pub(super) fn pipeline(&self, variant: &Variant) -> Result<&Pipeline> {
-        self.pipelines
-            .get(variant)
-            .ok_or_else(|| Error::internal(format!("shader {} was not compiled", variant.label())))
+        let found = self.pipelines.iter().find(|(known, _)| known == variant).map(|(_, pipeline)| pipeline);
+        found.ok_or_else(|| Error::internal(format!("shader {} was not compiled", variant.label())))
     }
 
     /// Bytes of all that a kernel binds, parameters aside.

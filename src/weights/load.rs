@@ -9,7 +9,6 @@ use crate::{Code, Error, Result};
 use half::f16;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
 use sha2::{Digest, Sha256};
-use std::collections::{BTreeMap, BTreeSet};
 
 /// A shard that was verified.
 pub struct OpenShard<'a> {
@@ -23,7 +22,7 @@ pub struct OpenShard<'a> {
 pub struct ShardReader {
     variant: Variant,
     /// Parts of tensors that are not complete, by name and part.
-    waiting: BTreeMap<String, Vec<Option<Data>>>,
+    waiting: Vec<(String, Vec<Option<Data>>)>,
     seen: Vec<bool>,
 }
 
@@ -39,7 +38,7 @@ impl ShardReader {
         let found = variant.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()));
         check_names(expected, found)?;
         let seen = vec![false; variant.shards.len()];
-        Ok(ShardReader { variant, waiting: BTreeMap::new(), seen })
+        Ok(ShardReader { variant, waiting: Vec::new(), seen })
     }
 
     /// The files to bring, in order.
@@ -60,13 +59,13 @@ impl ShardReader {
         let shard = self.variant.shards.get(index).ok_or_else(|| Error::internal(format!("no shard {index}")))?;
         verify(shard, bytes)?;
         let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(shard, &e.to_string()))?;
-        let mut strangers: BTreeSet<&str> = file.names().into_iter().collect();
+        let mut strangers = file.names();
         let mut parts = Vec::new();
         for (name, entry) in &self.variant.tensors {
             for (i, _) in entry.parts.iter().enumerate().filter(|(_, part)| part.shard == index) {
                 let stored = entry.stored_name(name, i);
-                strangers.remove(stored.as_str());
-                strangers.remove(format!("{stored}.scale").as_str());
+                let scale = format!("{stored}.scale");
+                strangers.retain(|name| *name != stored && *name != scale);
                 parts.push((name.clone(), i));
             }
         }
@@ -90,13 +89,17 @@ impl ShardReader {
             let entry = self.variant.tensors.get(&name).ok_or_else(|| Error::internal("a tensor of another model"))?;
             let rows = entry.parts[i].rows[1] - entry.parts[i].rows[0];
             let data = read_part(&open.file, &entry.stored_name(&name, i), entry, rows)?;
-            let parts = self.waiting.entry(name.clone()).or_insert_with(|| vec![None; entry.parts.len()]);
-            parts[i] = Some(data);
-            if !parts.iter().all(Option::is_some) {
+            let at = self.waiting.iter().position(|(other, _)| *other == name).unwrap_or_else(|| {
+                self.waiting.push((name.clone(), vec![None; entry.parts.len()]));
+                self.waiting.len() - 1
+            });
+            self.waiting[at].1[i] = Some(data);
+            if !self.waiting[at].1.iter().all(Option::is_some) {
                 continue;
             }
-            let parts = self.waiting.remove(&name).into_iter().flatten().flatten();
-            let data = parts.reduce(join).ok_or_else(|| Error::internal("a tensor without parts"))?;
+            let (_, parts) = self.waiting.swap_remove(at);
+            let data =
+                parts.into_iter().flatten().reduce(join).ok_or_else(|| Error::internal("a tensor without parts"))?;
             let tensor = Tensor { name, shape: entry.shape.clone(), data };
             if matches!(&tensor.data, Data::Q8 { values, .. } if values.contains(&i8::MIN)) {
                 let what = format!("tensor {} holds -128, which q8 does not use", tensor.name);
@@ -140,9 +143,10 @@ pub(super) fn check_names<'a>(
     found: impl Iterator<Item = (&'a str, &'a [usize])>,
 ) -> Result<()> {
     const REMEDY: &str = "Check that the architecture's parameters are those of the weights";
-    let mut found: BTreeMap<&str, &[usize]> = found.collect();
+    let mut found: Vec<(&str, &[usize])> = found.collect();
     for (name, shape) in expected {
-        match found.remove(name) {
+        let at = found.iter().position(|(other, _)| *other == name);
+        match at.map(|at| found.remove(at).1) {
             None => return Err(Error::new(Code::TensorMissing, format!("tensor {name} {shape:?} is missing"), REMEDY)),
             Some(other) if other != shape => {
                 let cause = format!("tensor {name} is {other:?}, the network needs {shape:?}");
@@ -151,7 +155,7 @@ pub(super) fn check_names<'a>(
             Some(_) => {}
         }
     }
-    match found.first_key_value() {
+    match found.first() {
         None => Ok(()),
         Some((name, shape)) => {
             Err(Error::new(Code::TensorUnexpected, format!("tensor {name} {shape:?} is none of the network's"), REMEDY))

@@ -103,7 +103,7 @@ pub struct Label {
     pub name: String,
     /// Anything else that a page may want to group by, e.g. `kind`, `style`.
     #[serde(flatten)]
-    pub facets: BTreeMap<String, String>,
+    pub facets: Map<String, Value>,
 }
 
 impl TryFrom<Map<String, Value>> for Label {
@@ -112,15 +112,13 @@ impl TryFrom<Map<String, Value>> for Label {
     fn try_from(mut fields: Map<String, Value>) -> std::result::Result<Label, String> {
         let index = fields.remove("index").and_then(|index| u32::try_from(index.as_u64()?).ok());
         let index = index.ok_or("a label has no index")?;
-        let mut texts = BTreeMap::new();
-        for (name, value) in fields {
-            match value {
-                Value::String(text) => texts.insert(name, text),
-                other => return Err(format!("label {index}: {name} is {other}, no text")),
-            };
+        if let Some((name, value)) = fields.iter().find(|(_, value)| !value.is_string()) {
+            return Err(format!("label {index}: {name} is {value}, no text"));
         }
-        let name = texts.remove("name").ok_or_else(|| format!("label {index} has no name"))?;
-        Ok(Label { index, name, facets: texts })
+        match fields.remove("name") {
+            Some(Value::String(name)) => Ok(Label { index, name, facets: fields }),
+            _ => Err(format!("label {index} has no name")),
+        }
     }
 }
 
@@ -368,7 +366,7 @@ impl Variant {
             if file.is_empty() || file.starts_with('.') || !file.chars().all(plain) {
                 return Err(format!("the shard name {file:?} is no plain file name"));
             }
-            if !files.insert(file) {
+            if !files.insert(file.as_str()) {
                 return Err(format!("shard {file} is listed twice"));
             }
             if *bytes > MAX_SHARD_BYTES {
