@@ -1,15 +1,18 @@
 // out = activation(cat(x, x2) W^T + bias) + residual.
 //
-// One invocation computes ROWS rows x COLUMNS vec4 columns in registers: no workgroup memory, no barriers. Rows come in
-// GROUPS of LANES, the last may be smaller: with SHARED each of LANES neighbours loads one row of a group for all, so LANES
-// is at most the smallest subgroup. Rows of x, x2, residual and out are padded to whole vec4s with zeros. W lies in 4 x 4 blocks, [n / 4][k / 4]; column j of a
-// block holds the four outputs for input 4 k4 + j. Stored as
+// One invocation computes ROWS rows x COLUMNS vec4 columns in registers. Rows come in GROUPS of LANES, the last may be smaller:
+// with SHARED each of LANES neighbours loads one row of a group for all, so LANES is at most the smallest subgroup. Without
+// TILE there are no barriers and no workgroup memory, and a workgroup is a row of WORKGROUP invocations; with it, it is a
+// square of TILE x TILE, which load what they all need into workgroup memory, 4 vec4s of every row at a time, weights as
+// floats. Rows of x, x2, residual and out are padded to whole vec4s with zeros.
+//
+// W lies in 4 x 4 blocks, [n / 4][k / 4]; column j of a block holds the four outputs for input 4 k4 + j. Stored as
 //   f32  mat4x4f;  f16  8 words;  q8  vec4u, word j = column j as four int8;
 //   q4   vec2u, byte i of word 0 = row i, columns 0 (low nibble) and 1 (high), word 1 columns 2 and 3, each q + 8.
 // Scales: q8 one vec4 a block row (times 127), or with GROUPED (always for q4) one a block row and group.
 //
 // Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, BIAS 0 | 1, ACTIVATION none | gelu | silu,
-// RESIDUAL 0 | 1, ROWS, GROUPS, LANES, LANES_g (of group g), SHARED 0 | 1,
+// RESIDUAL 0 | 1, ROWS, GROUPS, LANES, LANES_g (of group g), SHARED 0 | 1, TILED 0 | 1, TILE (if TILED, with LANES 1),
 // COLUMNS, WORKGROUP.
 //#include "lib/activation.wgsl"
 
@@ -51,7 +54,18 @@ struct Params {
 @group(0) @binding(7) var<storage, read_write> x_1: array<vec4f>;
 //#end
 
+//#if TILED == 1
+var<workgroup> x_tile: array<vec4f, {TILE} * {ROWS} * 4>;
+// Neighbours' columns side by side, so that they read from different banks.
+var<workgroup> w_tile: array<vec4f, {TILE} * {COLUMNS} * 16>;
+//#end
+
+//#if TILED == 0
 @compute @workgroup_size({WORKGROUP}, 1, 1)
+//#end
+//#if TILED == 1
+@compute @workgroup_size({TILE}, {TILE}, 1)
+//#end
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
   @builtin(local_invocation_index) local: u32,
@@ -59,6 +73,13 @@ fn main(
   @builtin(subgroup_invocation_id) invocation: u32,
 //#end
 ) {
+//#if TILED == 1
+  let first_column = workgroup.x * {TILE}u * {COLUMNS}u;
+  let first_row = workgroup.y * {TILE}u * {ROWS}u;
+  let column = first_column + local % {TILE}u * {COLUMNS}u;
+  let row = first_row + local / {TILE}u * {ROWS}u;
+//#end
+//#if TILED == 0
   let column = (workgroup.x * {WORKGROUP}u + local) * {COLUMNS}u;
   let row = workgroup.y * {ROWS}u;
 //#if SHARED == 0
@@ -66,6 +87,7 @@ fn main(
   if (column >= params.n4) {
     return;
   }
+//#end
 //#end
 //#if SHARED == 1
   let lane = invocation % {LANES}u;
@@ -92,6 +114,78 @@ fn main(
     let first = params.k4;
     let k4 = params.k4_second;
 //#end
+//#if TILED == 1
+    for (var start = 0u; start < k4; start = start + 4u) {
+      workgroupBarrier();
+      for (var i = local; i < {TILE}u * {ROWS}u * 4u; i = i + {TILE}u * {TILE}u) {
+        let k = start + i % 4u;
+        let x_from = min(first_row + i / 4u, params.rows - 1u) * k4 + min(k, k4 - 1u);
+        x_tile[i] = select(vec4f(), x_{s}[x_from], k < k4);
+      }
+      for (var i = local; i < {TILE}u * {COLUMNS}u * 4u; i = i + {TILE}u * {TILE}u) {
+        let own = i / 4u;
+        let block_column = min(first_column + own, params.n4 - 1u);
+        let k = first + min(start + i % 4u, k4 - 1u);
+        let at = block_column * blocks + k;
+//#if GROUPED == 1
+        let scale = scales[block_column * params.groups + k / params.group4];
+//#end
+//#if WEIGHTS == f32
+        let b = weights[at];
+//#end
+//#if WEIGHTS == f16
+        let w = weights[2u * at];
+        let v = weights[2u * at + 1u];
+        let b = mat4x4f(
+          vec4f(unpack2x16float(w.x), unpack2x16float(w.y)), vec4f(unpack2x16float(w.z), unpack2x16float(w.w)),
+          vec4f(unpack2x16float(v.x), unpack2x16float(v.y)), vec4f(unpack2x16float(v.z), unpack2x16float(v.w)));
+//#end
+//#if WEIGHTS == q8
+        let w = weights[at];
+//#if GROUPED == 0
+        let b = mat4x4f(unpack4x8snorm(w.x), unpack4x8snorm(w.y), unpack4x8snorm(w.z), unpack4x8snorm(w.w));
+//#end
+//#if GROUPED == 1
+        let b = mat4x4f(
+          unpack4x8snorm(w.x) * scale, unpack4x8snorm(w.y) * scale,
+          unpack4x8snorm(w.z) * scale, unpack4x8snorm(w.w) * scale);
+//#end
+//#end
+//#if WEIGHTS == q4
+        let w = weights[at];
+        let s = scale * (255.0 / 16.0);
+        let z = scale * 8.0;
+        let b = mat4x4f(
+          unpack4x8unorm((w.x & 0x0f0f0f0fu) << 4u) * s - z, unpack4x8unorm(w.x & 0xf0f0f0f0u) * s - z,
+          unpack4x8unorm((w.y & 0x0f0f0f0fu) << 4u) * s - z, unpack4x8unorm(w.y & 0xf0f0f0f0u) * s - z);
+//#end
+        let to = i % 4u * {TILE}u * {COLUMNS}u * 4u + own % {COLUMNS}u * {TILE}u + own / {COLUMNS}u;
+//#for j in 0..4
+        w_tile[to + {j}u * {TILE}u * {COLUMNS}u] = b[{j}];
+//#end
+      }
+      workgroupBarrier();
+      let x_at = local / {TILE}u * {ROWS}u * 4u;
+      let own = local % {TILE}u;
+      for (var k = 0u; k < 4u; k = k + 1u) {
+//#for c in 0..COLUMNS
+        let w_at_{c} = k * {TILE}u * {COLUMNS}u * 4u + {c}u * {TILE}u + own;
+        let b_{c} = mat4x4f(
+          w_tile[w_at_{c}], w_tile[w_at_{c} + {TILE}u * {COLUMNS}u],
+          w_tile[w_at_{c} + 2u * {TILE}u * {COLUMNS}u], w_tile[w_at_{c} + 3u * {TILE}u * {COLUMNS}u]);
+//#end
+//#for g in 0..GROUPS
+        {
+          let a = x_tile[x_at + {g}u * 4u + k];
+//#for c in 0..COLUMNS
+          sum_{g}_0_{c} = sum_{g}_0_{c} + b_{c} * a;
+//#end
+        }
+//#end
+      }
+    }
+//#end
+//#if TILED == 0
 //#for g in 0..GROUPS
     let x_at_{g} = min(row + {g}u * {LANES}u + lane, params.rows - 1u) * k4;
 //#end
@@ -171,6 +265,7 @@ fn main(
       }
 //#if GROUPED == 1
     }
+//#end
 //#end
   }
 //#end

@@ -11,7 +11,7 @@ use std::time::Duration;
 /// A device that runs Programs.
 pub enum Executor {
     /// The plain kernels that all others are compared with.
-    Reference(cpu::Executor),
+    Reference(Box<cpu::Executor>),
     /// The CPU.
     Cpu(Box<cpu::FastExecutor>),
     /// A GPU.
@@ -37,7 +37,7 @@ macro_rules! each {
 impl Executor {
     /// The plain kernels.
     pub fn reference(compute: Compute) -> Executor {
-        Executor::Reference(cpu::Executor::new(compute))
+        Executor::Reference(Box::new(cpu::Executor::new(compute)))
     }
 
     /// The CPU.

@@ -18,6 +18,7 @@ const guidance = byId('guidance', HTMLInputElement);
 const sampler = byId('sampler', HTMLSelectElement);
 const device = byId('device', HTMLSelectElement);
 const compute = byId('compute', HTMLSelectElement);
+const cache = byId('cache', HTMLInputElement);
 const preview = byId('preview', HTMLInputElement);
 
 const address = new URLSearchParams(location.search);
@@ -69,8 +70,8 @@ export function fillControls(info: PipelineInfo): string | undefined {
   showRanges();
   sampler.replaceChildren(...info.samplers.map((name) => make('option', { value: name }, title(name))));
   sampler.value = info.defaults.sampler;
-  compute.disabled = info.device === 'webgpu';
-  byId('compute-hint', HTMLElement).hidden = !compute.disabled;
+  for (const option of compute.options) option.disabled = !isFor(option.value, info.device);
+  byId('cache-field', HTMLElement).hidden = !info.cache;
 
   const wanted = address.get('label');
   const found = wanted === null ? undefined : findLabel(wanted);
@@ -107,6 +108,7 @@ export function readControls(): GenerateOptions | undefined {
     count: pictures(),
     sampler: sampler.value,
     preview: preview.checked,
+    cache: cache.checked && !byId('cache-field', HTMLElement).hidden,
   };
 }
 
@@ -117,8 +119,14 @@ export function chosenDevice(): DeviceChoice {
 
 /** Which arithmetic the form asks for; undefined leaves it to the device. */
 export function chosenCompute(): Compute | undefined {
-  // Integers are the CPU's: a choice made for it must not stand in the GPU's way.
-  return compute.value === 'auto' || device.value === 'webgpu' ? undefined : (compute.value as Compute);
+  // A choice made for one device must not stand in another's way.
+  return compute.value === 'auto' || !isFor(compute.value, device.value) ? undefined : (compute.value as Compute);
+}
+
+/** Whether a device has an arithmetic; "auto" of either is open. */
+function isFor(arithmetic: string, device: string): boolean {
+  const short = device === 'cpu' ? ['w8a8'] : device === 'webgpu' ? ['quality', 'fast'] : [];
+  return !short.includes(arithmetic);
 }
 
 /** Asks for another device, as the person would. */

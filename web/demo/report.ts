@@ -33,6 +33,7 @@ const ARITHMETIC: Record<Compute, string> = {
   f32: 'Exact, 32-bit floats',
   quality: 'Quality, integers',
   fast: 'Fast, short integers',
+  w8a8: 'Fast, 8-bit integers',
 };
 
 /** Text under the bar; said aloud as well when it marks a change and not just one more step. */

@@ -116,7 +116,7 @@ export interface TunedInfo {
 /** Tiles that one invocation of a kernel computes. */
 export interface Tuning {
   attention: { queries: number; keys4: number; shared: boolean };
-  matmul: { rows: number; lanes: number; columns: number };
+  matmul: { rows: number; lanes: number; columns: number; tile: number };
 }
 
 /** Where the time of a forward goes. */

@@ -33,19 +33,39 @@ pub struct MatmulTile {
     pub lanes: usize,
     /// vec4 columns.
     pub columns: usize,
+    /// 0, or the side of the square of invocations that share workgroup memory; then `lanes` is 1.
+    pub tile: usize,
 }
 
 impl MatmulTile {
     /// Rows without help from other invocations.
     pub const fn alone(rows: usize, columns: usize) -> MatmulTile {
-        MatmulTile { rows, lanes: 1, columns }
+        MatmulTile { rows, lanes: 1, columns, tile: 0 }
+    }
+
+    /// Rows that others load.
+    pub const fn shared(rows: usize, lanes: usize, columns: usize) -> MatmulTile {
+        MatmulTile { rows, lanes, columns, tile: 0 }
+    }
+
+    /// In squares of `tile` x `tile` with workgroup memory.
+    pub const fn tiled(rows: usize, columns: usize, tile: usize) -> MatmulTile {
+        MatmulTile { rows, lanes: 1, columns, tile }
+    }
+
+    /// Rows and vec4 columns of a workgroup.
+    fn of_workgroup(&self) -> (usize, usize) {
+        match self.tile {
+            0 => (self.rows, self.columns * WORKGROUP),
+            tile => (self.rows * tile, self.columns * tile),
+        }
     }
 }
 
 /// Wide tiles pay where weights are cheap to load.
 fn tile(storage: Storage, tuning: &Tuning) -> MatmulTile {
     match storage {
-        Storage::F32 | Storage::F16 => MatmulTile::alone(8, 2),
+        Storage::F32 | Storage::F16 if tuning.matmul.tile == 0 => MatmulTile::alone(8, 2),
         _ => tuning.matmul,
     }
 }
@@ -78,6 +98,8 @@ fn variant(kind: Kind, tile: MatmulTile) -> Variant {
             ("GROUPS", group_count.to_string()),
             ("LANES", tile.lanes.to_string()),
             ("SHARED", flag(tile.lanes > 1)),
+            ("TILED", flag(tile.tile > 0)),
+            ("TILE", tile.tile.to_string()),
             ("COLUMNS", tile.columns.to_string()),
             ("WORKGROUP", WORKGROUP.to_string()),
         ],
@@ -115,6 +137,7 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         residual: m.residual.is_some(),
     };
     let tile = tile(storage, tuning);
+    let (tile_rows, tile_columns) = tile.of_workgroup();
     let n4 = m.n.div_ceil(4);
     let params = Params {
         rows: m.rows as u32,
@@ -138,6 +161,6 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         variant: variant(kind, tile),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings,
-        workgroups: [groups(n4, tile.columns * WORKGROUP), groups(m.rows, tile.rows), 1],
+        workgroups: [groups(n4, tile_columns), groups(m.rows, tile_rows), 1],
     }
 }

@@ -123,11 +123,14 @@ impl Tuning {
     /// With subgroups of four at least.
     pub const SOFTWARE_SUBGROUPS: Tuning = Tuning {
         attention: AttentionTile { queries: 6, keys4: 4, shared: true },
-        matmul: MatmulTile { rows: 11, lanes: 4, columns: 4 },
+        matmul: MatmulTile::shared(11, 4, 4),
     };
+    /// With workgroup memory, which pays where it is faster than the caches.
+    pub const GPU_TILED: Tuning =
+        Tuning { attention: AttentionTile { queries: 1, keys4: 1, shared: false }, matmul: MatmulTile::tiled(4, 1, 16) };
 
     /// All of them.
-    pub const ALL: [Tuning; 3] = [Tuning::GPU, Tuning::SOFTWARE, Tuning::SOFTWARE_SUBGROUPS];
+    pub const ALL: [Tuning; 4] = [Tuning::GPU, Tuning::GPU_TILED, Tuning::SOFTWARE, Tuning::SOFTWARE_SUBGROUPS];
 
     /// Whether an adapter can run it.
     pub fn suits(&self, adapter: &Adapter) -> bool {
@@ -138,14 +141,19 @@ impl Tuning {
     /// What is worth measuring on an adapter, its default first.
     pub fn candidates(adapter: &Adapter) -> Vec<Tuning> {
         let first = Tuning::of(adapter);
-        let matmuls = [(11, 1, 4), (11, 4, 4), (16, 8, 4), (12, 4, 4), (8, 1, 4), (8, 4, 4), (4, 1, 4), (4, 1, 2)]
-            .map(|(rows, lanes, columns)| MatmulTile { rows, lanes, columns });
+        let in_registers = [(11, 1, 4), (11, 4, 4), (16, 8, 4), (12, 4, 4), (8, 1, 4), (8, 4, 4), (4, 1, 4), (4, 1, 2)]
+            .map(|(rows, lanes, columns)| MatmulTile::shared(rows, lanes, columns));
+        // A software adapter emulates barriers: four times slower, and long to compile.
+        let tiled = [(4, 1, 16), (8, 2, 8), (4, 2, 16), (4, 1, 8), (8, 2, 16)]
+            .map(|(rows, columns, tile)| MatmulTile::tiled(rows, columns, tile));
+        let tiled = tiled.into_iter().filter(|_| !adapter.is_fallback_adapter);
+        let matmuls = tiled.chain(in_registers);
         let attentions = [(6, 4, true), (6, 4, false), (2, 1, false), (4, 4, true), (4, 2, false), (1, 1, false)]
             .map(|(queries, keys4, shared)| AttentionTile { queries, keys4, shared })
             .into_iter()
             .filter(|attention| Tuning { attention: *attention, ..first }.suits(adapter));
         let mut all = vec![first];
-        let matmuls = matmuls.into_iter().filter(|&matmul| matmul != first.matmul);
+        let matmuls = matmuls.filter(|&matmul| matmul != first.matmul);
         let mut attentions = attentions.filter(|&attention| attention != first.attention);
         for matmul in matmuls {
             let tuning = Tuning { matmul, attention: attentions.next().unwrap_or(first.attention) };
