@@ -39,10 +39,14 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A model folder on a device; none if there is no such device here.
+/// A model folder on a device, in f32; none if there is no such device here.
 fn load(folder: &Path, device: DeviceChoice, dtype: Dtype) -> Option<Pipeline> {
+    load_in(Compute::F32, folder, device, dtype)
+}
+
+fn load_in(compute: Compute, folder: &Path, device: DeviceChoice, dtype: Dtype) -> Option<Pipeline> {
     let (manifest, folder) = read_manifest(folder).unwrap();
-    let options = LoadOptions { device, dtype: Some(dtype), compute: Some(Compute::F32), ..LoadOptions::default() };
+    let options = LoadOptions { device, dtype: Some(dtype), compute: Some(compute), ..LoadOptions::default() };
     let mut loader = devices::found(pollster::block_on(Loader::new(manifest, options)))?;
     for index in 0..loader.shards().len() {
         let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
@@ -199,6 +203,28 @@ fn stored_model_equals_its_record(dtype: Dtype) {
         let recorded = Recorded::read(&path);
         assert_close(&format!("{device:?}: forward"), &out, recorded.tensor("forward"));
         assert_same_picture(&format!("{device:?}: picture"), &picture, recorded.tensor("picture"));
+    }
+}
+
+/// With activations of 8 bits, beside what the same weights give in f32.
+#[test]
+fn eight_bits_on_a_gpu_stay_close_to_the_record() {
+    for dtype in [Dtype::Q8, Dtype::Q4] {
+        let model = root().join("web/models/emoji");
+        let Some(mut pipeline) = load_in(Compute::W8A8, &model, DeviceChoice::WebGpu, dtype) else { return };
+        assert_eq!(pipeline.info().compute, Compute::W8A8);
+        let recorded = Recorded::read(&root().join(format!("tests/recorded/emoji_{}.safetensors", dtype.as_str())));
+        let x = TorchGenerator::new(7).randn_f32(12288);
+        let out = run(&mut pipeline, &x, 999.0 * 0.6, 17, &["out"]).remove(0);
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+        let want = recorded.tensor("forward");
+        let cosine = dot(&out, want) / (dot(&out, &out) * dot(want, want)).sqrt();
+        assert!((0.9999..0.999_999_9).contains(&cosine), "{dtype:?}: cosine {cosine}");
+        let rgba = draw(&mut pipeline, 17.0, 20.0, 1.5).rgba(0);
+        let planes = (0..3).flat_map(|c| rgba.iter().skip(c).step_by(4));
+        let squares = planes.zip(recorded.tensor("picture")).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+        let psnr = 10.0 * (255.0 * 255.0 * 12288.0 / squares.sum::<f64>()).log10();
+        assert!(psnr > 40.0, "{dtype:?}: {psnr} dB");
     }
 }
 
