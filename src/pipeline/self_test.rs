@@ -14,7 +14,7 @@ use crate::{Code, Error, Result};
 /// differs in its last bit may be rounded to the next of 128 values.
 fn tolerance(compute: Compute) -> f32 {
     match compute {
-        Compute::F32 => 1e-3,
+        Compute::F32 => 1e-4,
         Compute::Quality | Compute::Fast | Compute::W8A8 => 2e-2,
     }
 }

@@ -126,8 +126,10 @@ impl Tuning {
         matmul: MatmulTile::shared(11, 4, 4),
     };
     /// With workgroup memory, which pays where it is faster than the caches.
-    pub const GPU_TILED: Tuning =
-        Tuning { attention: AttentionTile { queries: 1, keys4: 1, shared: false }, matmul: MatmulTile::tiled(4, 1, 16) };
+    pub const GPU_TILED: Tuning = Tuning {
+        attention: AttentionTile { queries: 1, keys4: 1, shared: false },
+        matmul: MatmulTile::tiled(4, 1, 16),
+    };
 
     /// All of them.
     pub const ALL: [Tuning; 4] = [Tuning::GPU, Tuning::GPU_TILED, Tuning::SOFTWARE, Tuning::SOFTWARE_SUBGROUPS];
