@@ -40,7 +40,7 @@ pub(super) struct Prepared {
 pub struct Executor {
     pub(super) backend: Backend,
     compute: Compute,
-    weights: Vec<Option<DeviceWeight>>,
+    weights: Weights,
     tuning: Tuning,
     pipelines: Vec<(Variant, Pipeline)>,
     prepared: Option<Prepared>,
@@ -70,9 +70,20 @@ const RUN: Duration = Duration::from_millis(40);
 /// Of the first run: right for software adapters, and GPUs soon have more.
 const FIRST_BUDGET: u64 = 250_000_000;
 
-impl WeightLayouts for Vec<Option<DeviceWeight>> {
+/// Weights on a device, by their ids.
+#[derive(Default)]
+pub struct Weights(Vec<Option<DeviceWeight>>);
+
+impl Weights {
+    /// Whether none is loaded.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl WeightLayouts for Weights {
     fn layout(&self, id: WeightId) -> (Storage, usize, usize) {
-        match &self[id.index()] {
+        match &self.0[id.index()] {
             Some(w) => (w.storage, w.group4, w.groups),
             None => (Storage::F32, 0, 1),
         }
@@ -90,7 +101,7 @@ impl Executor {
             tuning: Tuning::of(backend.adapter()),
             backend,
             compute,
-            weights: Vec::new(),
+            weights: Weights::default(),
             pipelines: Vec::new(),
             prepared: None,
             pending_combines: Vec::new(),
@@ -149,12 +160,19 @@ impl Executor {
             true => None,
             false => Some(self.backend.upload(&format!("{}.scale", weight.name), &packed.scales).await?),
         };
-        if self.weights.len() <= id.index() {
-            self.weights.resize_with(id.index() + 1, || None);
+        let weights = &mut self.weights.0;
+        if weights.len() <= id.index() {
+            weights.resize_with(id.index() + 1, || None);
         }
         let (storage, group4, groups) = (packed.storage, packed.group4, packed.groups);
-        self.weights[id.index()] = Some(DeviceWeight { values, scales, storage, group4, groups });
+        weights[id.index()] = Some(DeviceWeight { values, scales, storage, group4, groups });
         Ok(())
+    }
+
+    /// Works with other weights from the next [`Executor::prepare`] on; gives back those that were loaded.
+    pub fn exchange_weights(&mut self, others: Weights) -> Weights {
+        self.prepared = None;
+        std::mem::replace(&mut self.weights, others)
     }
 
     /// Makes `program` the one that runs: memory, pipelines, bindings.
@@ -267,7 +285,7 @@ impl Executor {
 
     fn slice<'a>(&'a self, prepared: &'a Prepared, binding: Binding) -> Result<Slice<'a>> {
         let weight = |id: WeightId| {
-            self.weights.get(id.index()).and_then(Option::as_ref).ok_or_else(|| {
+            self.weights.0.get(id.index()).and_then(Option::as_ref).ok_or_else(|| {
                 Error::internal(format!("weight {:?} is not loaded", prepared.program.weights[id.index()].name))
             })
         };

@@ -12,6 +12,6 @@ mod roofline;
 mod template;
 
 pub use backend::{Adapter, Backend, platform};
-pub use executor::Executor;
+pub use executor::{Executor, Weights};
 pub use profile::{KernelTime, Profile, Row};
 pub use roofline::svg as roofline;

@@ -8,8 +8,10 @@ use crate::plan::Kernel;
 use crate::{Error, Result};
 use serde::Serialize;
 
-/// Measurements of a kernel; the median counts.
+/// Measurements of a kernel in a profile; the median counts.
 const ROUNDS: usize = 5;
+/// And while tuning, where time is short.
+const TUNING_ROUNDS: usize = 3;
 /// A time must span so many ticks of a coarse clock: 5%.
 const TICKS: f64 = 20.0;
 /// A submission's own time where only the host's clock is there.
@@ -90,7 +92,7 @@ impl Executor {
         let peak = self.peak().await?;
         let prepared = self.prepared()?;
         let launches: Vec<&Dispatch> = prepared.launches.iter().collect();
-        let times = self.times(&launches).await?;
+        let times = self.times(&launches, ROUNDS).await?;
         let mut kernels = Vec::with_capacity(times.len());
         for (kernel, nanoseconds) in prepared.program.kernels.iter().zip(times) {
             kernels.push(KernelTime {
@@ -123,12 +125,12 @@ impl Executor {
                 }
             }
         }
-        let times = self.times(&launches).await?;
+        let times = self.times(&launches, TUNING_ROUNDS).await?;
         Ok(kinds.into_iter().zip(times).map(|((name, _, count), time)| (name, count * time)).collect())
     }
 
     /// Nanoseconds of one launch each, medians; launches that are too short for the clock are repeated.
-    async fn times(&self, launches: &[&Dispatch]) -> Result<Vec<f64>> {
+    async fn times(&self, launches: &[&Dispatch], rounds: usize) -> Result<Vec<f64>> {
         let backend = self.backend();
         let once: Vec<(&Dispatch, u32)> = launches.iter().map(|&dispatch| (dispatch, 1)).collect();
         // The first run compiles.
@@ -140,15 +142,16 @@ impl Executor {
             .zip(&first)
             .map(|(&dispatch, &time)| (dispatch, (TICKS * tick / time.max(tick)).ceil().clamp(1.0, 100.0) as u32))
             .collect();
-        let mut rounds = Vec::with_capacity(ROUNDS);
-        for _ in 0..ROUNDS {
-            rounds.push(backend.time(&repeated).await?);
+        // The first round counts if it was long enough.
+        let mut measured = if repeated.iter().all(|(_, count)| *count == 1) { vec![first] } else { Vec::new() };
+        while measured.len() < rounds {
+            measured.push(backend.time(&repeated).await?);
         }
         Ok((0..launches.len())
             .map(|i| {
-                let mut times: Vec<f64> = rounds.iter().map(|round| round[i] / f64::from(repeated[i].1)).collect();
+                let mut times: Vec<f64> = measured.iter().map(|round| round[i] / f64::from(repeated[i].1)).collect();
                 times.sort_by(f64::total_cmp);
-                times[ROUNDS / 2]
+                times[rounds / 2]
             })
             .collect())
     }
@@ -168,7 +171,7 @@ impl Executor {
                 self.backend.write(&params, 0, &peak.params);
                 let bindings = [(0, params.whole()), (1, out.whole())];
                 let dispatch = self.backend.dispatch(self.pipeline(&peak.variant)?, &bindings, peak.workgroups);
-                let time = self.times(&[&dispatch]).await?[0];
+                let time = self.times(&[&dispatch], ROUNDS).await?[0];
                 if time >= NANOSECONDS || turns >= 1 << 20 {
                     best = best.max(peak.multiply_adds as f64 / time * 1e9);
                     break;

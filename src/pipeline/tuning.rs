@@ -4,9 +4,9 @@
 use super::Executor;
 use super::self_test::{load_random, self_test};
 use crate::gpu::kernels::Tuning;
-use crate::gpu::{self, Adapter};
+use crate::gpu::{self, Adapter, Weights};
 use crate::model::{Batch, Network, uvit};
-use crate::plan::{Compute, lower};
+use crate::plan::{Compute, Plan, lower};
 use crate::sampler::TorchGenerator;
 use crate::weights::manifest::Dtype;
 use crate::{Code, Error, Result};
@@ -155,6 +155,7 @@ pub async fn choose(
         }
     }
 
+    let mut block = Block::of(network, gpu_of(executor)?)?;
     let mut trials: Vec<Trial> = Vec::new();
     let mut refusal = None;
     let mut longest = 0f64;
@@ -169,7 +170,7 @@ pub async fn choose(
         match self_test(executor, network, kinds).await {
             Ok(()) if tune == Tune::Off => {}
             Ok(()) => {
-                let [matmul, attention] = block_times(executor, network, kinds).await?;
+                let [matmul, attention] = block.times(executor, kinds).await?;
                 (trial.matmul_ms, trial.attention_ms) = (Some(matmul), Some(attention));
             }
             Err(error) if is_refusal(&error) => {
@@ -211,20 +212,40 @@ fn gpu_of(executor: &mut Executor) -> Result<&mut gpu::Executor> {
     }
 }
 
-/// Milliseconds of one block's matmuls and of its attention, on as many items as one picture needs.
-async fn block_times(executor: &mut Executor, network: &Network, kinds: &[(Dtype, usize)]) -> Result<[f64; 2]> {
-    let one = match network {
-        Network::Uvit(config) => Network::Uvit(uvit::Config { depth: 1, ..config.clone() }),
-    };
-    let copies = if network.classes() > 0 { 2 } else { 1 };
-    let recording = one.record(Batch { images: 1, copies })?;
-    load_random(executor, &recording.plan, kinds, &mut TorchGenerator::new(0)).await?;
-    let program = lower(&recording.plan, &executor.capabilities(), &[])?;
-    executor.prepare(program).await?;
-    executor.write_times(&vec![500.0; copies])?;
-    let times = gpu_of(executor)?.kernel_times().await?;
-    let of = |kernel: &str| times.iter().filter(|(name, _)| name.ends_with(kernel)).map(|(_, ns)| ns * 1e-6).sum();
-    Ok([of("matmul"), of("attention")])
+/// One block of the network at its own size, with random weights: as many items as one guided picture needs, one where time is
+/// short.
+struct Block {
+    plan: Plan,
+    items: usize,
+    weights: Weights,
+}
+
+impl Block {
+    fn of(network: &Network, executor: &gpu::Executor) -> Result<Block> {
+        let one = match network {
+            Network::Uvit(config) => Network::Uvit(uvit::Config { depth: 1, ..config.clone() }),
+        };
+        let is_slow = executor.backend().adapter().is_fallback_adapter;
+        let copies = if network.classes() > 0 && !is_slow { 2 } else { 1 };
+        let plan = one.record(Batch { images: 1, copies })?.plan;
+        Ok(Block { plan, items: copies, weights: Weights::default() })
+    }
+
+    /// Milliseconds of its matmuls and of its attention.
+    async fn times(&mut self, executor: &mut Executor, kinds: &[(Dtype, usize)]) -> Result<[f64; 2]> {
+        let is_first = self.weights.is_empty();
+        let miniature = gpu_of(executor)?.exchange_weights(std::mem::take(&mut self.weights));
+        if is_first {
+            load_random(executor, &self.plan, kinds, &mut TorchGenerator::new(0)).await?;
+        }
+        let program = lower(&self.plan, &executor.capabilities(), &[])?;
+        executor.prepare(program).await?;
+        executor.write_times(&vec![500.0; self.items])?;
+        let times = gpu_of(executor)?.kernel_times().await?;
+        self.weights = gpu_of(executor)?.exchange_weights(miniature);
+        let of = |kernel: &str| times.iter().filter(|(name, _)| name.ends_with(kernel)).map(|(_, ns)| ns * 1e-6).sum();
+        Ok([of("matmul"), of("attention")])
+    }
 }
 
 #[cfg(test)]
