@@ -11,9 +11,11 @@
 //   q4   vec2u, byte i of word 0 = row i, columns 0 (low nibble) and 1 (high), word 1 columns 2 and 3, each q + 8.
 // Scales: q8 one vec4 a block row (times 127), or with GROUPED (always for q4) one a block row and group.
 //
+// With HALF, operands and the sums of four products are f16 (FLOAT4, MATRIX), all other sums f32.
+//
 // Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, BIAS 0 | 1, ACTIVATION none | gelu | silu,
 // RESIDUAL 0 | 1, ROWS, GROUPS, LANES, LANES_g (of group g), SHARED 0 | 1, TILED 0 | 1, TILE (if TILED, with LANES 1),
-// COLUMNS, WORKGROUP.
+// HALF 0 | 1, FLOAT4 vec4f | vec4<f16>, MATRIX mat4x4f | mat4x4<f16>, COLUMNS, WORKGROUP.
 //#include "lib/activation.wgsl"
 
 struct Params {
@@ -55,9 +57,9 @@ struct Params {
 //#end
 
 //#if TILED == 1
-var<workgroup> x_tile: array<vec4f, {TILE} * {ROWS} * 4>;
+var<workgroup> x_tile: array<{FLOAT4}, {TILE} * {ROWS} * 4>;
 // Neighbours' columns side by side, so that they read from different banks.
-var<workgroup> w_tile: array<vec4f, {TILE} * {COLUMNS} * 16>;
+var<workgroup> w_tile: array<{FLOAT4}, {TILE} * {COLUMNS} * 16>;
 //#end
 
 //#if TILED == 0
@@ -120,7 +122,7 @@ fn main(
       for (var i = local; i < {TILE}u * {ROWS}u * 4u; i = i + {TILE}u * {TILE}u) {
         let k = start + i % 4u;
         let x_from = min(first_row + i / 4u, params.rows - 1u) * k4 + min(k, k4 - 1u);
-        x_tile[i] = select(vec4f(), x_{s}[x_from], k < k4);
+        x_tile[i] = {FLOAT4}(select(vec4f(), x_{s}[x_from], k < k4));
       }
       for (var i = local; i < {TILE}u * {COLUMNS}u * 4u; i = i + {TILE}u * {TILE}u) {
         let own = i / 4u;
@@ -161,7 +163,7 @@ fn main(
 //#end
         let to = i % 4u * {TILE}u * {COLUMNS}u * 4u + own % {COLUMNS}u * {TILE}u + own / {COLUMNS}u;
 //#for j in 0..4
-        w_tile[to + {j}u * {TILE}u * {COLUMNS}u] = b[{j}];
+        w_tile[to + {j}u * {TILE}u * {COLUMNS}u] = {FLOAT4}(b[{j}]);
 //#end
       }
       workgroupBarrier();
@@ -170,7 +172,7 @@ fn main(
       for (var k = 0u; k < 4u; k = k + 1u) {
 //#for c in 0..COLUMNS
         let w_at_{c} = k * {TILE}u * {COLUMNS}u * 4u + {c}u * {TILE}u + own;
-        let b_{c} = mat4x4f(
+        let b_{c} = {MATRIX}(
           w_tile[w_at_{c}], w_tile[w_at_{c} + {TILE}u * {COLUMNS}u],
           w_tile[w_at_{c} + 2u * {TILE}u * {COLUMNS}u], w_tile[w_at_{c} + 3u * {TILE}u * {COLUMNS}u]);
 //#end
@@ -178,7 +180,7 @@ fn main(
         {
           let a = x_tile[x_at + {g}u * 4u + k];
 //#for c in 0..COLUMNS
-          sum_{g}_0_{c} = sum_{g}_0_{c} + b_{c} * a;
+          sum_{g}_0_{c} = sum_{g}_0_{c} + vec4f(b_{c} * a);
 //#end
         }
 //#end
@@ -244,6 +246,11 @@ fn main(
           unpack4x8unorm(w_{c}.y & 0xf0f0f0f0u) * s_{c} - z_{c});
 //#end
 //#end
+//#if HALF == 1
+//#for c in 0..COLUMNS
+        let h_{c} = {MATRIX}({FLOAT4}(b_{c}[0]), {FLOAT4}(b_{c}[1]), {FLOAT4}(b_{c}[2]), {FLOAT4}(b_{c}[3]));
+//#end
+//#end
 //#for g in 0..GROUPS
         {
           let loaded = x_{s}[x_at_{g} + k];
@@ -256,7 +263,12 @@ fn main(
             let a = subgroupBroadcast(loaded, {l}u);
 //#end
 //#for c in 0..COLUMNS
+//#if HALF == 0
             sum_{g}_{l}_{c} = sum_{g}_{l}_{c} + b_{c} * a;
+//#end
+//#if HALF == 1
+            sum_{g}_{l}_{c} = sum_{g}_{l}_{c} + vec4f(h_{c} * {FLOAT4}(a));
+//#end
 //#end
           }
 //#end

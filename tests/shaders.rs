@@ -12,15 +12,19 @@ use uvit_web::plan::Compute;
 
 #[test]
 fn every_variant_is_valid_wgsl() {
-    let all = variants(&Tuning::ALL);
+    let all = variants(&Tuning::ALL, true);
     assert!(all.len() > 40);
     for variant in all {
-        let text = variant.wgsl().unwrap();
+        // As the backend does where the adapter has f16.
+        let text = format!("enable f16; {}", variant.wgsl().unwrap());
         let module = naga::front::wgsl::parse_str(&text)
             .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
-        Validator::new(ValidationFlags::all(), Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP)
-            .validate(&module)
-            .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
+        Validator::new(
+            ValidationFlags::all(),
+            Capabilities::SHADER_FLOAT16 | Capabilities::SHADER_FLOAT16_IN_FLOAT32 | Capabilities::SUBGROUP,
+        )
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{}: {}", variant.label(), e.emit_to_string(&text)));
     }
 }
 
@@ -35,6 +39,17 @@ fn every_kernel_equals_its_twin() {
 fn every_kernel_of_8_bits_equals_its_twin() {
     let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu(Compute::W8A8))) else { return };
     judge(&mut gpu, &twins::cases(Compute::W8A8));
+}
+
+#[test]
+fn every_matmul_in_f16_is_near_its_twin() {
+    match pollster::block_on(Executor::gpu(Compute::F16)) {
+        Err(error) if error.code == uvit_web::Code::InvalidArgument => devices::skip(&error.to_string()),
+        opened => {
+            let Some(mut gpu) = devices::found(opened) else { return };
+            judge(&mut gpu, &twins::cases(Compute::F16));
+        }
+    }
 }
 
 fn judge(gpu: &mut Executor, cases: &[twins::Case]) {

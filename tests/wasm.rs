@@ -20,7 +20,7 @@ async fn every_variant_compiles() {
     let tunings: Vec<Tuning> = Tuning::ALL.into_iter().filter(|tuning| tuning.suits(backend.adapter())).collect();
     // A matmul takes the browser a second: a fifth of them, in which every variable takes every value. All are validated
     // natively.
-    let all = variants(&tunings).into_iter().enumerate();
+    let all = variants(&tunings, backend.adapter().shader_f16).into_iter().enumerate();
     let some: Vec<_> = all.filter(|(i, v)| !v.kernel.ends_with("matmul") || i % 5 == 0).map(|(_, v)| v).collect();
     // Several at once, as the browser can.
     for some in some.chunks(16) {

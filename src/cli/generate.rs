@@ -64,7 +64,7 @@ pub struct Place {
     /// Which stored dtype
     #[arg(long)]
     dtype: Option<Dtype>,
-    /// Arithmetic: on the CPU quality, fast or f32 (quality if not given), on a GPU f32 or w8a8 (f32 if not given)
+    /// Arithmetic: on the CPU quality, fast or f32 (quality if not given), on a GPU f32, f16 or w8a8 (f32 if not given)
     #[arg(long)]
     compute: Option<Compute>,
     /// Whether to measure which kernels are fastest on the GPU: auto (once, then remembered), off or again

@@ -86,7 +86,9 @@ impl FastExecutor {
             (WeightUse::Matrix, Arithmetic::F32) | (WeightUse::PatchKernel, _) => {
                 Packed::F32(F32Matrix::new(self.level, &tensor.to_f32(), n, k))
             }
-            (WeightUse::Matrix, Arithmetic::W8A8) => return Err(Error::internal("w8a8 is an arithmetic of GPUs")),
+            (WeightUse::Matrix, Arithmetic::F16 | Arithmetic::W8A8) => {
+                return Err(Error::internal("f16 and w8a8 are arithmetics of GPUs"));
+            }
         };
         Ok(())
     }
@@ -178,7 +180,9 @@ impl Launcher<'_> {
                 let Attention { batch, tokens, heads, head_dim, arithmetic, .. } = *k;
                 let shape = AttentionShape { batch, tokens, heads, head_dim };
                 match arithmetic {
-                    Arithmetic::F32 | Arithmetic::W8A8 => uvit_simd::attention(level, threads, qkv, out, &shape),
+                    Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => {
+                        uvit_simd::attention(level, threads, qkv, out, &shape)
+                    }
                     Arithmetic::Int { bits } => uvit_simd::int_attention(level, threads, qkv, out, &shape, bits),
                 }
             }

@@ -84,7 +84,8 @@ impl Executor {
                 let (values, scales, group) = tensor.to_i8_groups(PACK_GROUP);
                 Stored::Groups(values, scales, group)
             }
-            (WeightUse::Matrix, Arithmetic::F32) => {
+            // f16 is within its own error of f32: there is no twin for it alone.
+            (WeightUse::Matrix, Arithmetic::F32 | Arithmetic::F16) => {
                 Stored::Floats(panels(&tensor.to_f32(), weight.shape[0], weight.shape[1]))
             }
             (WeightUse::Floats, _) => Stored::Floats(tensor.to_f32()),
@@ -163,7 +164,9 @@ fn launch(memory: &mut Memory, weights: &[Stored], kernel: &Kernel) -> Result<()
         Kernel::Attention(k) => {
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;
             match k.arithmetic {
-                Arithmetic::F32 | Arithmetic::W8A8 => attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim),
+                Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => {
+                    attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim)
+                }
                 Arithmetic::Int { bits } => int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, bits),
             }
         }

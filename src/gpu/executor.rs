@@ -91,12 +91,16 @@ impl WeightLayouts for Weights {
 }
 
 impl Executor {
-    /// Opens the device, for [`Compute::F32`] or [`Compute::W8A8`].
+    /// Opens the device, for [`Compute::F32`], [`Compute::F16`] or [`Compute::W8A8`].
     ///
     /// # Errors
-    /// As [`Backend::open`].
+    /// As [`Backend::open`], and `INVALID_ARGUMENT` for f16 where the adapter does not have it.
     pub async fn open(compute: Compute) -> Result<Executor> {
         let backend = Backend::open().await?;
+        if compute == Compute::F16 && !backend.adapter().shader_f16 {
+            let cause = "compute is \"f16\", and the adapter has no shader-f16";
+            return Err(Error::new(Code::InvalidArgument, cause, "Use compute \"f32\""));
+        }
         Ok(Executor {
             tuning: Tuning::of(backend.adapter()),
             backend,

@@ -95,7 +95,7 @@ pub async fn open(options: &LoadOptions, network: &Network, kinds: &[(Dtype, usi
             if let Some(compute) = options.compute.filter(|c| !GPU_COMPUTES.contains(c)) {
                 return Err(Error::new(
                     Code::InvalidArgument,
-                    format!("compute is {:?}, and WebGPU computes in f32 or w8a8", compute.as_str()),
+                    format!("compute is {:?}, and WebGPU computes in f32, f16 or w8a8", compute.as_str()),
                     "Leave compute out, or use device \"cpu\"",
                 ));
             }
@@ -108,13 +108,14 @@ pub async fn open(options: &LoadOptions, network: &Network, kinds: &[(Dtype, usi
         },
     };
     let compute = match options.compute {
-        Some(Compute::W8A8) if options.device == DeviceChoice::Cpu => {
+        Some(compute @ (Compute::F16 | Compute::W8A8)) if options.device == DeviceChoice::Cpu => {
             return Err(Error::new(
                 Code::InvalidArgument,
-                "compute is \"w8a8\", which only GPUs have",
-                "Use \"fast\", which is much the same on the CPU",
+                format!("compute is {:?}, which only GPUs have", compute.as_str()),
+                "Use \"quality\" or \"fast\", the CPU's own",
             ));
         }
+        Some(Compute::F16) => Compute::Quality,
         Some(Compute::W8A8) => Compute::Fast,
         compute => compute.unwrap_or(Compute::Quality),
     };
@@ -133,7 +134,7 @@ pub async fn open(options: &LoadOptions, network: &Network, kinds: &[(Dtype, usi
 }
 
 /// What GPUs compute in.
-const GPU_COMPUTES: [Compute; 2] = [Compute::F32, Compute::W8A8];
+const GPU_COMPUTES: [Compute; 3] = [Compute::F32, Compute::F16, Compute::W8A8];
 
 const REAL_GPU: &str = "a GPU was found and computes correctly";
 
@@ -176,7 +177,12 @@ async fn open_gpu(
     options: &LoadOptions,
 ) -> std::result::Result<(Executor, Device), Refusal> {
     let compute = options.compute.filter(|c| GPU_COMPUTES.contains(c)).unwrap_or_default();
-    let executor = crate::gpu::Executor::open(compute).await.map_err(Refusal)?;
+    let executor = match crate::gpu::Executor::open(compute).await {
+        Err(error) if real && error.code == Code::InvalidArgument => crate::gpu::Executor::open(Compute::F32).await,
+        opened => opened,
+    };
+    let executor = executor.map_err(Refusal)?;
+    let compute = executor.capabilities().compute;
     let adapter = executor.backend().adapter().clone();
     if real && adapter.is_fallback_adapter {
         let remedy = "Use device \"webgpu\" to run on it all the same";

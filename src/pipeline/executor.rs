@@ -45,10 +45,10 @@ impl Executor {
         Executor::Cpu(Box::new(cpu::FastExecutor::new(compute, threads)))
     }
 
-    /// The best GPU, for [`Compute::F32`] or [`Compute::W8A8`].
+    /// The best GPU, for [`Compute::F32`], [`Compute::F16`] or [`Compute::W8A8`].
     ///
     /// # Errors
-    /// `NO_WEBGPU`, `LIMIT_TOO_SMALL`.
+    /// `NO_WEBGPU`, `LIMIT_TOO_SMALL`, `INVALID_ARGUMENT` for f16 where the adapter does not have it.
     #[cfg(feature = "gpu")]
     pub async fn gpu(compute: Compute) -> Result<Executor> {
         Ok(Executor::Gpu(Box::new(gpu::Executor::open(compute).await?)))

@@ -15,17 +15,23 @@ pub enum Compute {
     Quality,
     /// Weights of 7 bits times activations of 8; of 8 and 12 where a layer needs them.
     Fast,
+    /// On a GPU with `shader-f16`: products in f16, sums in f32.
+    F16,
     /// On a GPU: weights of 8 bits, or of 4 where they are stored so, times activations of 8, and f32 where a layer needs it.
     W8A8,
 }
 
 impl Compute {
+    /// All of them.
+    pub const ALL: [Compute; 5] = [Compute::F32, Compute::Quality, Compute::Fast, Compute::F16, Compute::W8A8];
+
     /// The stable name.
     pub fn as_str(self) -> &'static str {
         match self {
             Compute::F32 => "f32",
             Compute::Quality => "quality",
             Compute::Fast => "fast",
+            Compute::F16 => "f16",
             Compute::W8A8 => "w8a8",
         }
     }
@@ -35,16 +41,13 @@ impl FromStr for Compute {
     type Err = crate::Error;
 
     fn from_str(name: &str) -> crate::Result<Compute> {
-        [Compute::F32, Compute::Quality, Compute::Fast, Compute::W8A8]
-            .into_iter()
-            .find(|c| c.as_str() == name)
-            .ok_or_else(|| {
-                crate::Error::new(
-                    crate::Code::InvalidArgument,
-                    format!("there is no compute {name:?}"),
-                    "Give \"f32\", \"quality\", \"fast\" or \"w8a8\"",
-                )
-            })
+        Compute::ALL.into_iter().find(|c| c.as_str() == name).ok_or_else(|| {
+            crate::Error::new(
+                crate::Code::InvalidArgument,
+                format!("there is no compute {name:?}"),
+                "Give \"f32\", \"quality\", \"fast\", \"f16\" or \"w8a8\"",
+            )
+        })
     }
 }
 
@@ -71,6 +74,8 @@ pub enum Arithmetic {
         /// Of an activation.
         bits: u32,
     },
+    /// Of a Linear: both operands and the sums of four products in f16, all other sums in f32.
+    F16,
     /// Of a Linear: weights and activations in i8, a scale for every [`PACK_GROUP`] of a token's activations.
     W8A8,
 }
@@ -89,6 +94,7 @@ impl Precision {
     pub fn arithmetic(self, compute: Compute) -> Arithmetic {
         match (compute, self) {
             (Compute::F32 | Compute::W8A8, _) | (_, Precision::Float) => Arithmetic::F32,
+            (Compute::F16, _) => Arithmetic::F16,
             (Compute::Quality, _) | (Compute::Fast, Precision::Wide) => Arithmetic::Int { bits: 12 },
             (Compute::Fast, Precision::Narrow) => Arithmetic::Int { bits: 8 },
         }

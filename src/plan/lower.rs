@@ -181,7 +181,7 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
             let arithmetic = match compute {
                 Compute::Fast if s[1] >= INT_ATTENTION_TOKENS => Arithmetic::Int { bits: 7 },
-                Compute::F32 | Compute::W8A8 => Arithmetic::F32,
+                Compute::F32 | Compute::F16 | Compute::W8A8 => Arithmetic::F32,
                 _ => Arithmetic::Int { bits: 12 },
             };
             Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim, arithmetic })

@@ -260,7 +260,7 @@ impl Kernel {
     /// The kernel's file name in `shaders/`, `src/gpu/kernels/` and `src/cpu/`.
     pub fn name(&self) -> &'static str {
         match self {
-            Kernel::Matmul(Matmul { arithmetic: Arithmetic::F32, .. }) => "matmul",
+            Kernel::Matmul(Matmul { arithmetic: Arithmetic::F32 | Arithmetic::F16, .. }) => "matmul",
             Kernel::Matmul(_) => "int_matmul",
             Kernel::LayerNorm(_) => "layer_norm",
             Kernel::Attention(_) => "attention",

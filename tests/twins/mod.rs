@@ -17,6 +17,8 @@ fn tolerance(kernels: &[Kernel]) -> f32 {
         Kernel::Attention(Attention { arithmetic: Arithmetic::Int { bits: 7 }, .. }) => 4e-3,
         Kernel::Attention(Attention { arithmetic: Arithmetic::Int { .. }, .. }) => 3e-4,
         // What 8 bits give, 8 bits read: this GELU is within 2e-4, which is here a part of a value that is larger.
+        // The twin computes in f32.
+        Kernel::Matmul(Matmul { arithmetic: Arithmetic::F16, .. }) => 3e-3,
         // An activation that differs in its last bit may be rounded to the next of 127.
         Kernel::Matmul(Matmul { arithmetic: Arithmetic::W8A8, .. }) => 4e-3,
         Kernel::Matmul(Matmul { arithmetic: Arithmetic::Int { bits: 8 }, activation: Activation::Gelu, .. }) => 2e-4,
@@ -155,9 +157,16 @@ fn compare(name: &str, got: &[f32], want: &[f32], tolerance: f32) -> Result<(), 
 /// The cases for a device that computes so.
 pub fn cases(compute: Compute) -> Vec<Case> {
     let mut all = Vec::new();
-    if compute == Compute::W8A8 {
-        quantised(&mut all);
-        return all;
+    match compute {
+        Compute::W8A8 => {
+            quantised(&mut all);
+            return all;
+        }
+        Compute::F16 => {
+            matmuls(&mut all);
+            return all;
+        }
+        _ => {}
     }
     matmuls(&mut all);
     layer_norms(&mut all);

@@ -33,6 +33,7 @@ const ARITHMETIC: Record<Compute, string> = {
   f32: 'Exact, 32-bit floats',
   quality: 'Quality, integers',
   fast: 'Fast, short integers',
+  f16: 'Half precision, 16-bit floats',
   w8a8: 'Fast, 8-bit integers',
 };
 

@@ -19,7 +19,7 @@ import type {
 
 const DEVICES: readonly DeviceChoice[] = ['auto', 'webgpu', 'cpu'];
 const DTYPES: readonly Dtype[] = ['f32', 'f16', 'q8', 'q4'];
-const COMPUTE: readonly Compute[] = ['f32', 'quality', 'fast', 'w8a8'];
+const COMPUTE: readonly Compute[] = ['f32', 'quality', 'fast', 'f16', 'w8a8'];
 const PRESETS: readonly Preset[] = ['fast', 'draft'];
 const TUNE: readonly TuneChoice[] = ['auto', 'off', 'again'];
 const WASM: readonly WasmChoice[] = ['auto', 'simd128', 'relaxed-simd', 'threads'];

@@ -13,7 +13,7 @@ export type Dtype = 'f32' | 'f16' | 'q8' | 'q4';
  * What arithmetic is done with the weights. `f32`: exact. `quality`: integers, as good as f32 to the eye. `fast`: the
  * shortest integers. Integers are the CPU's.
  */
-export type Compute = 'f32' | 'quality' | 'fast' | 'w8a8';
+export type Compute = 'f32' | 'quality' | 'fast' | 'f16' | 'w8a8';
 
 /** Few-step settings: DPM-Solver++ (2M) in 12 or 6 steps. */
 export type Preset = 'fast' | 'draft';
@@ -100,6 +100,8 @@ export interface AdapterInfo {
   isFallbackAdapter: boolean;
   /** Invocations of its smallest subgroup; 1 where kernels cannot use them. */
   subgroupSize: number;
+  /** Whether its kernels can compute in f16. */
+  shaderF16: boolean;
 }
 
 /** Which variants of the kernels a GPU runs, and what else was tried. */

@@ -118,7 +118,6 @@ pub struct Backend {
     events: Rc<RefCell<Events>>,
     meter: Meter,
     has_timestamps: bool,
-    has_subgroups: bool,
     _on_error: Closure<dyn FnMut(JsValue)>,
 }
 
@@ -157,6 +156,7 @@ impl Backend {
             has
         };
         let (has_timestamps, has_subgroups) = (has("timestamp-query"), has("subgroups"));
+        let shader_f16 = has("shader-f16");
         let descriptor =
             object([("requiredLimits", required_limits), ("requiredFeatures", JsValue::from(features.clone()))]);
         let device: GpuDevice = JsFuture::from(adapter.request_device(&descriptor))
@@ -190,12 +190,12 @@ impl Backend {
                 // Older browsers say it elsewhere.
                 is_fallback_adapter: [&info, &adapter].iter().any(|o| get(o, "isFallbackAdapter").is_truthy()),
                 subgroup_size: if has_subgroups { number(&info, "subgroupMinSize") as u32 } else { 1 },
+                shader_f16,
             },
             limits,
             events,
             meter: Meter::default(),
             has_timestamps,
-            has_subgroups,
             _on_error: on_error,
         })
     }
@@ -240,9 +240,8 @@ impl Backend {
 
     /// Begins to compile a kernel: the browser compiles several at once, and beside what else happens.
     pub fn compile(&self, label: &str, wgsl: &str) -> Compiling {
-        // wgpu's compiler knows no such line; on one line with the first, so that line numbers stay.
-        let enable = if self.has_subgroups { "enable subgroups; " } else { "" };
-        let code = format!("{enable}{wgsl}");
+        // On one line with the first, so that line numbers stay.
+        let code = format!("{}{wgsl}", self.adapter.enable(true));
         let ((module, pipeline), scopes) = Scopes::around(&self.device, || {
             let descriptor = object([("label", label.into()), ("code", code.as_str().into())]);
             let module = self.device.create_shader_module(&descriptor);

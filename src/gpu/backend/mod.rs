@@ -106,6 +106,20 @@ pub struct Adapter {
     pub is_fallback_adapter: bool,
     /// Invocations of the smallest subgroup, 1 where kernels cannot use them.
     pub subgroup_size: u32,
+    /// Whether kernels can compute in f16.
+    pub shader_f16: bool,
+}
+
+impl Adapter {
+    /// What a shader's first line begins with; `subgroups` where the compiler wants to be told of them.
+    fn enable(&self, subgroups: bool) -> &'static str {
+        match (self.shader_f16, subgroups && self.subgroup_size > 1) {
+            (true, true) => "enable f16, subgroups; ",
+            (true, false) => "enable f16; ",
+            (false, true) => "enable subgroups; ",
+            (false, false) => "",
+        }
+    }
 }
 
 /// What an adapter allows.

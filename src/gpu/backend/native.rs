@@ -115,7 +115,8 @@ impl Backend {
             workgroups: found.max_compute_workgroups_per_dimension.into(),
         };
         limits.check()?;
-        let features = adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP);
+        let wanted = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+        let features = adapter.features() & wanted;
         let descriptor =
             wgpu::DeviceDescriptor { required_limits: found, required_features: features, ..Default::default() };
         let (device, queue) = adapter.request_device(&descriptor).await.map_err(|e| no_device(&e.to_string()))?;
@@ -138,6 +139,7 @@ impl Backend {
             description: info.driver_info,
             is_fallback_adapter: info.device_type == wgpu::DeviceType::Cpu,
             subgroup_size: if features.contains(wgpu::Features::SUBGROUP) { info.subgroup_min_size } else { 1 },
+            shader_f16: features.contains(wgpu::Features::SHADER_F16),
         };
         Ok(Backend {
             device,
@@ -198,7 +200,8 @@ impl Backend {
         let scopes = Scopes::open(&self.device);
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(label),
-            source: wgpu::ShaderSource::Wgsl(wgsl.into()),
+            // wgpu's compiler knows subgroups without such a line, and refuses it.
+            source: wgpu::ShaderSource::Wgsl(format!("{}{wgsl}", self.adapter.enable(false)).into()),
         });
         let pipeline = Pipeline(self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(label),

@@ -3,7 +3,7 @@
 use super::elementwise::{ACTIVATIONS, activation_name};
 use super::{Binding, Launch, Tuning, Variant, WeightLayouts, groups};
 use crate::gpu::pack::Storage;
-use crate::plan::{Activation, Matmul};
+use crate::plan::{Activation, Arithmetic, Matmul};
 
 const WORKGROUP: usize = 16;
 /// The template's names, for as many groups as any tile has.
@@ -80,6 +80,7 @@ struct Kind {
     bias: bool,
     activation: Activation,
     residual: bool,
+    half: bool,
 }
 
 fn variant(kind: Kind, tile: MatmulTile) -> Variant {
@@ -94,6 +95,9 @@ fn variant(kind: Kind, tile: MatmulTile) -> Variant {
             ("BIAS", flag(kind.bias)),
             ("ACTIVATION", activation_name(kind.activation).into()),
             ("RESIDUAL", flag(kind.residual)),
+            ("HALF", flag(kind.half)),
+            ("FLOAT4", if kind.half { "vec4<f16>" } else { "vec4f" }.into()),
+            ("MATRIX", if kind.half { "mat4x4<f16>" } else { "mat4x4f" }.into()),
             ("ROWS", tile.rows.to_string()),
             ("GROUPS", group_count.to_string()),
             ("LANES", tile.lanes.to_string()),
@@ -109,7 +113,7 @@ fn variant(kind: Kind, tile: MatmulTile) -> Variant {
     variant
 }
 
-pub(super) fn variants(tuning: &Tuning) -> Vec<Variant> {
+pub(super) fn variants(tuning: &Tuning, half: bool) -> Vec<Variant> {
     let storages =
         [(Storage::F32, false), (Storage::F16, false), (Storage::Q8, false), (Storage::Q8, true), (Storage::Q4, true)];
     let mut all = Vec::new();
@@ -117,7 +121,7 @@ pub(super) fn variants(tuning: &Tuning) -> Vec<Variant> {
         for activation in ACTIVATIONS {
             for flags in 0..8 {
                 let [two_sources, bias, residual] = [1, 2, 4].map(|flag| flags & flag != 0);
-                let kind = Kind { storage, grouped, two_sources, bias, activation, residual };
+                let kind = Kind { storage, grouped, two_sources, bias, activation, residual, half };
                 all.push(variant(kind, tile(storage, tuning)));
             }
         }
@@ -135,6 +139,7 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         bias: m.bias.is_some(),
         activation: m.activation,
         residual: m.residual.is_some(),
+        half: m.arithmetic == Arithmetic::F16,
     };
     let tile = tile(storage, tuning);
     let (tile_rows, tile_columns) = tile.of_workgroup();

@@ -197,8 +197,8 @@ pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts, t
     }
 }
 
-/// Every shader text that a launch can ask for with these tunings; head dims by example.
-pub fn variants(tunings: &[Tuning]) -> Vec<Variant> {
+/// Every shader text that a launch can ask for with these tunings, those in f16 only if asked for; head dims by example.
+pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
     let mut all = vec![
         combine::variant(),
         conv2d::variant(),
@@ -210,7 +210,10 @@ pub fn variants(tunings: &[Tuning]) -> Vec<Variant> {
         unpatchify::variant(),
     ];
     for tuning in tunings {
-        all.extend(matmul::variants(tuning));
+        all.extend(matmul::variants(tuning, false));
+        if shader_f16 {
+            all.extend(matmul::variants(tuning, true));
+        }
         all.extend(int_matmul::variants(tuning));
         all.extend(attention::variants(tuning.attention));
     }
