@@ -7,7 +7,7 @@ mod devices;
 use proptest::prelude::*;
 use uvit_web::model::{Batch, Network, uvit};
 use uvit_web::pipeline::LoadOptions;
-use uvit_web::plan::{Capabilities, Place, Program, TensorId, lower};
+use uvit_web::plan::{Capabilities, Compute, Place, Program, TensorId, lower};
 
 const GUIDED: Batch = Batch { images: 1, copies: 2 };
 
@@ -111,11 +111,14 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn no_two_live_tensors_share_a_byte_in_any_network(config in configs(), images in 1usize..4, copies in 1usize..3) {
-        for capabilities in [Capabilities::WEBGPU, Capabilities { max_binding: 1 << 18, ..Capabilities::WEBGPU }] {
+        let small = Capabilities { max_binding: 1 << 18, ..Capabilities::WEBGPU };
+        let quantised = Capabilities { compute: Compute::W8A8, ..Capabilities::WEBGPU };
+        for capabilities in [Capabilities::WEBGPU, small, quantised] {
             let program = program(&config, Batch { images, copies }, &capabilities);
             let ratio = check(&program).map_err(TestCaseError::fail)?;
-            // Slabs that are full leave gaps; without a limit nothing may be wasted.
-            prop_assert!(ratio <= 1.1 || capabilities.max_binding < 1 << 20, "{ratio}");
+            // Slabs that are full leave gaps; without a limit little may be wasted. Quantised tensors come in more sizes.
+            let most = if capabilities.compute == Compute::W8A8 { 1.25 } else { 1.1 };
+            prop_assert!(ratio <= most || capabilities.max_binding < 1 << 20, "{ratio}");
         }
     }
 }

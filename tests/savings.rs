@@ -67,7 +67,7 @@ fn guidance_is_left_out_outside_its_interval(pipeline: &mut Pipeline) {
 fn a_cache_that_is_always_refreshed_changes_nothing(device: DeviceChoice, whole: &Generated) {
     let always = |manifest: &mut Manifest| {
         let cache = manifest.sampling.cache.as_mut().unwrap();
-        cache.refresh = (0..6).map(|i| f64::from(i) / 6.0).collect();
+        (cache.steps, cache.refresh) = (6, (0..6).collect());
     };
     let cached = draw(&mut load(device, always).unwrap(), &Request { cache: true, ..plain() }).unwrap();
     assert_eq!((&cached.values, cached.multiply_adds), (&whole.values, whole.multiply_adds));

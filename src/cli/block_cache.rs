@@ -71,9 +71,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         progress.inc(BATCH as u64);
     }
     progress.finish_and_clear();
-    let steps = schedule(&distances, refresh);
-    let refresh = steps.iter().map(|&step| step as f64 / settings.steps as f64).collect();
-    let cache = BlockCache { outer: a.outer, refresh };
+    let cache = BlockCache { outer: a.outer, steps: settings.steps, refresh: schedule(&distances, refresh) };
     println!("{}", serde_json::json!(cache));
     if a.write {
         manifest.sampling.cache = Some(cache);

@@ -64,9 +64,20 @@ mod tests {
     }
 
     #[test]
+    fn a_schedule_serves_other_numbers_of_steps() {
+        let cache = BlockCache { outer: 1, steps: 10, refresh: vec![0, 1, 2, 4, 7] };
+        let whole = |steps: usize| (0..steps).filter(|&i| cache.refreshes(i, steps)).collect::<Vec<_>>();
+        assert_eq!(whole(10), [0, 1, 2, 4, 7]);
+        assert_eq!(whole(20), [0, 2, 4, 8, 14]);
+        assert_eq!(whole(4), [0, 1]);
+        assert_eq!(whole(6), [0, 1, 2]);
+        assert_eq!(whole(1), [0]);
+    }
+
+    #[test]
     fn every_pass_finds_what_it_goes_on_from() {
         let recipe = recipe(&[1.0, 0.8, 0.6, 0.4, 0.2, 0.1]);
-        let cache = BlockCache { outer: 1, refresh: vec![0.0, 0.5] };
+        let cache = BlockCache { outer: 1, steps: 6, refresh: vec![0, 3] };
         let of = |guided, interval, cache| letters(&passes(&recipe, 999.0, guided, interval, cache));
         assert_eq!(of(true, None, None), "GGGGGG");
         assert_eq!(of(false, Some([0.3, 0.7]), None), "CCCCCC");

@@ -271,19 +271,19 @@ impl Plan {
 
     /// Whether one invocation of the kernel that writes `x` has all of a group of values at hand.
     fn packs(&self, x: TensorId) -> bool {
-        let at_once = match self.ops.iter().find(|op| op.writes() == x) {
-            Some(Op::LayerNorm { .. }) => *self.shape(x).last().unwrap_or(&1),
-            Some(Op::Gelu { x: from, .. } | Op::Silu { x: from, .. }) if self.is_linear(*from) => {
-                *self.shape(x).last().unwrap_or(&1)
-            }
-            Some(Op::Attention { heads, .. }) => self.shape(x).last().unwrap_or(&1) / heads,
+        let writer = |x: TensorId| self.ops.iter().find(|op| op.writes() == x);
+        let dim = *self.shape(x).last().unwrap_or(&1);
+        let at_once = match writer(x) {
+            Some(Op::LayerNorm { .. }) => dim,
+            // Joins the Linear before it, which must compute so itself.
+            Some(Op::Gelu { x: from, .. } | Op::Silu { x: from, .. }) => match writer(*from) {
+                Some(Op::Linear { weight, .. }) if self.weights[weight.0].packs_input => dim,
+                _ => 1,
+            },
+            Some(Op::Attention { heads, .. }) => dim / heads,
             _ => 1,
         };
         at_once.is_multiple_of(PACK_GROUP)
-    }
-
-    fn is_linear(&self, x: TensorId) -> bool {
-        self.ops.iter().any(|op| matches!(op, Op::Linear { out, .. } if *out == x))
     }
 
     /// Records LayerNorm with the affine weights `name.weight`, `name.bias`.

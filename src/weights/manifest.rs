@@ -81,15 +81,33 @@ pub struct Sampling {
 pub struct BlockCache {
     /// Blocks at either end that every step runs.
     pub outer: usize,
-    /// Where all blocks run, from 0 (the first step) to 1 (the end), ascending, 0 first.
-    pub refresh: Vec<f64>,
+    /// The number of steps that it was calibrated for.
+    pub steps: usize,
+    /// Those of them that run all blocks, counted from 0, ascending, 0 first.
+    pub refresh: Vec<usize>,
 }
 
 impl BlockCache {
-    /// Whether step `i` of `steps` runs all blocks: some refresh lies in it.
+    /// Whether step `i` of `steps` runs all blocks. Of fewer steps than it was calibrated for the same share does, of more
+    /// the steps at the same times.
     pub fn refreshes(&self, i: usize, steps: usize) -> bool {
-        let [from, to] = [i, i + 1].map(|i| i as f64 / steps as f64 - 1e-9);
-        self.refresh.iter().any(|at| (from..to).contains(at))
+        let (own, all) = (self.steps.max(1), self.refresh.len());
+        let count = (all * steps).div_ceil(own).min(all);
+        let mut next = 0;
+        (0..count).any(|k| {
+            let step = next.max(self.refresh[k * all / count] * steps / own);
+            next = step + 1;
+            step == i
+        })
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let BlockCache { steps, refresh, .. } = self;
+        let ends = (refresh.first(), refresh.last().is_some_and(|last| last < steps));
+        match refresh.is_sorted() && ends == (Some(&0), true) {
+            true => Ok(()),
+            false => Err(format!("sampling: cache.refresh is {refresh:?}, not ascending from 0 to below {steps}")),
+        }
     }
 }
 
@@ -349,12 +367,7 @@ impl Sampling {
         if !self.guidance_scale.is_finite() {
             return Err(format!("sampling: guidance_scale is {}", self.guidance_scale));
         }
-        if let Some(BlockCache { refresh, .. }) = &self.cache
-            && (refresh.first() != Some(&0.0) || !refresh.is_sorted() || refresh.iter().any(|at| *at >= 1.0))
-        {
-            return Err(format!("sampling: cache.refresh is {refresh:?}, not ascending from 0 to below 1"));
-        }
-        Ok(())
+        self.cache.as_ref().map_or(Ok(()), BlockCache::check)
     }
 }
 

@@ -293,6 +293,41 @@ test('the kernels are tuned once, then the browser remembers; broken records are
   assert.equal(other.trials[0].matmulMs, null);
 });
 
+test('savings do less and say so; without one the picture is as before', async () => {
+  const { runs, errors } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'cpu' });
+      const base = { label: 3, seed: 2, steps: 10 };
+      const savings = [
+        {},
+        { guidanceInterval: [0.2, 0.8] },
+        { cache: true },
+        { steps: undefined, preset: 'draft' },
+        {},
+      ];
+      const runs = [];
+      for (const saving of savings) {
+        const { images, settings } = await pipeline.generate({ ...base, ...saving });
+        runs.push({ settings, pixels: [...images[0].rgba] });
+      }
+      const bad = [{ guidanceInterval: [0.8, 0.2] }, { guidanceInterval: 0.5 }, { preset: 'slow' }];
+      const errors = [];
+      for (const options of bad) errors.push((await attempt(pipeline.generate({ ...base, ...options }))).code);
+      return { runs, errors };
+    },
+    MODEL,
+  );
+  const [plain, guided, cached, draft, again] = runs;
+  assert.deepEqual([plain.settings.guidanceInterval, plain.settings.cache], [null, false]);
+  assert.deepEqual([guided.settings.guidanceInterval, cached.settings.cache], [[0.2, 0.8], true]);
+  assert.equal(draft.settings.steps, 6);
+  assert.equal(draft.settings.sampler, 'dpmpp_2m');
+  for (const saved of [guided, cached, draft]) assert.notDeepEqual(saved.pixels, plain.pixels);
+  assert.deepEqual(again.pixels, plain.pixels);
+  assert.deepEqual(errors, ['INVALID_ARGUMENT', 'INVALID_ARGUMENT', 'INVALID_ARGUMENT']);
+});
+
 test('profile() times every kernel of a forward and draws the roofline', async () => {
   const { profile, onCpu } = await withPackage(
     page,
