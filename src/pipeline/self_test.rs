@@ -10,8 +10,8 @@ use crate::weights::manifest::{Dtype, Variant};
 use crate::weights::random;
 use crate::{Code, Error, Result};
 
-/// Largest error over largest value. Kernels that are right stay below 1e-5 in floats, and near 2^-11 in f16. In integers, an activation that
-/// differs in its last bit may be rounded to the next of 128 values.
+/// Largest error over largest value. Kernels that are right stay below 1e-5 in floats, and near 2^-11 in f16. In integers, an
+/// activation that differs in its last bit may be rounded to the next of 128 values.
 fn tolerance(compute: Compute) -> f32 {
     match compute {
         Compute::F32 => 1e-4,
@@ -41,17 +41,22 @@ pub async fn self_test(executor: &mut Executor, network: &Network, kinds: &[(Dty
     ))
 }
 
-/// The same kernels at small sizes: odd numbers of tokens, two heads, one block of each kind.
+/// The same kernels at small sizes: odd numbers of tokens, few heads, one block of each kind.
 fn miniature(network: &Network) -> Network {
     match network {
-        Network::Uvit(config) => Network::Uvit(uvit::Config {
-            img_size: 3 * config.patch_size,
-            embed_dim: 2 * config.embed_dim / config.num_heads,
-            num_heads: 2,
-            depth: config.depth.min(2),
-            num_classes: config.num_classes.min(3),
-            ..config.clone()
-        }),
+        Network::Uvit(config) => {
+            let head_dim = config.embed_dim / config.num_heads;
+            // Wide enough for whole groups of what is quantised, if the model is.
+            let num_heads = if head_dim.is_multiple_of(8) { 2 } else { 4 };
+            Network::Uvit(uvit::Config {
+                img_size: 3 * config.patch_size,
+                embed_dim: num_heads * head_dim,
+                num_heads,
+                depth: config.depth.min(2),
+                num_classes: config.num_classes.min(3),
+                ..config.clone()
+            })
+        }
     }
 }
 
