@@ -164,7 +164,11 @@ fn trials(tuned: &Tuned) {
 
 /// Tiles in words: rows x columns.
 fn tile(matmul: &MatmulTile, attention: &AttentionTile) -> (String, String) {
-    let lanes = if matmul.lanes > 1 { format!(", {} lanes", matmul.lanes) } else { String::new() };
+    let lanes = match (matmul.lanes, matmul.tile) {
+        (1, 0) => String::new(),
+        (lanes, 0) => format!(", {lanes} lanes"),
+        (_, tile) => format!(", {tile} x {tile} together"),
+    };
     (
         format!("{} x {}{lanes}", matmul.rows, 4 * matmul.columns),
         format!(

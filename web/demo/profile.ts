@@ -36,7 +36,8 @@ function tunedText({ info: { tuned } }: Pipeline): HTMLElement {
 
 function tiles({ matmul, attention }: Tuning): string {
   const shared = matmul.lanes > 1 ? ` (${matmul.lanes} lanes share loads)` : '';
-  return `matmul ${matmul.rows} × ${4 * matmul.columns}${shared}, attention ${attention.queries} × ${4 * attention.keys4}`;
+  const together = matmul.tile > 0 ? ` (${matmul.tile} × ${matmul.tile} in workgroup memory)` : '';
+  return `matmul ${matmul.rows} × ${4 * matmul.columns}${shared}${together}, attention ${attention.queries} × ${4 * attention.keys4}`;
 }
 
 function shown(profile: Profile): HTMLElement[] {

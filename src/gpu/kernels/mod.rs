@@ -44,7 +44,7 @@ pub fn sources() -> String {
 }
 
 /// One shader text: a file of `shaders/` and the values of its template's variables.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Variant {
     /// The file's name without ending.
     pub kernel: &'static str,
