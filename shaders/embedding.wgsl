@@ -1,6 +1,7 @@
-// Token `at` of every item becomes table[index] + position[at]. One invocation computes one vec4.
+// Token `at` of every item becomes table[index]; with POSITION, a row of another table is added. One invocation computes
+// one vec4.
 //
-// Template: WORKGROUP.
+// Template: POSITION, WORKGROUP.
 
 struct Params {
   batch: u32,
@@ -8,15 +9,17 @@ struct Params {
   dim4: u32,
   at: u32,
   classes: u32,
+  position_at: u32,
   unused_0: u32,
   unused_1: u32,
-  unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> table: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> index: array<u32>;
+//#if POSITION == 1
 @group(0) @binding(3) var<storage, read> position: array<vec4f>;
+//#end
 @group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)
@@ -25,6 +28,9 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     return;
   }
   let row = min(index[id.y], params.classes - 1u);
-  out[(id.y * params.tokens + params.at) * params.dim4 + id.x] =
-    table[row * params.dim4 + id.x] + position[params.at * params.dim4 + id.x];
+  var value = table[row * params.dim4 + id.x];
+//#if POSITION == 1
+  value = value + position[params.position_at * params.dim4 + id.x];
+//#end
+  out[(id.y * params.tokens + params.at) * params.dim4 + id.x] = value;
 }

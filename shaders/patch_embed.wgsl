@@ -1,8 +1,8 @@
-// Image patches to tokens: a convolution with kernel = stride = patch, plus bias and position. One invocation computes
-// four channels of PATCHES neighbouring patches. weight is [channels patch patch][dim / 4]; item b reads image
-// b mod images.
+// Image patches to tokens: a convolution with kernel = stride = patch, plus bias and, with POSITION, rows of a table. One
+// invocation computes four channels of PATCHES neighbouring patches. weight is [channels patch patch][dim / 4]; item b
+// reads image b mod images.
 //
-// Template: PATCHES, WORKGROUP.
+// Template: POSITION, PATCHES, WORKGROUP.
 
 struct Params {
   images: u32,
@@ -13,13 +13,19 @@ struct Params {
   tokens: u32,
   at: u32,
   dim4: u32,
+  position_at: u32,
+  unused_0: u32,
+  unused_1: u32,
+  unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> image: array<f32>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4f>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;
+//#if POSITION == 1
 @group(0) @binding(4) var<storage, read> position: array<vec4f>;
+//#end
 @group(0) @binding(5) var<storage, read_write> out: array<vec4f>;
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)
@@ -52,8 +58,10 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   }
 //#for p in 0..PATCHES
   if (first + {p}u < patches) {
-    let token = params.at + token_{p};
-    out[(id.z * params.tokens + token) * params.dim4 + id.x] = sum_{p} + position[token * params.dim4 + id.x];
+//#if POSITION == 1
+    sum_{p} = sum_{p} + position[(params.position_at + token_{p}) * params.dim4 + id.x];
+//#end
+    out[(id.z * params.tokens + params.at + token_{p}) * params.dim4 + id.x] = sum_{p};
   }
 //#end
 }

@@ -19,9 +19,11 @@ pub mod error;
 pub mod gpu;
 #[cfg(target_arch = "wasm32")]
 mod js;
+pub mod meter;
 pub mod model;
 pub mod pipeline;
 pub mod plan;
+pub mod runtime;
 pub mod sampler;
 pub mod weights;
 

@@ -146,7 +146,7 @@ fn inspect_counts_without_a_device() {
 
 #[test]
 fn bench_times_every_kernel_of_a_forward_on_a_gpu() {
-    if devices::found(pollster::block_on(uvit_web::pipeline::Executor::gpu(uvit_web::plan::Compute::F32))).is_none() {
+    if devices::found(pollster::block_on(uvit_web::runtime::Device::gpu())).is_none() {
         return;
     }
     let run = uvit(&["bench", MODEL, "--device", "gpu", "--dtype", "q8", "--repeats", "1", "--json"]);
@@ -165,7 +165,7 @@ fn bench_times_every_kernel_of_a_forward_on_a_gpu() {
 
 #[test]
 fn the_tuner_measures_once_remembers_and_outlives_a_broken_record() {
-    if devices::found(pollster::block_on(uvit_web::pipeline::Executor::gpu(uvit_web::plan::Compute::F32))).is_none() {
+    if devices::found(pollster::block_on(uvit_web::runtime::Device::gpu())).is_none() {
         return;
     }
     let folder = format!("tuner-{}", std::process::id());
@@ -199,7 +199,7 @@ fn bench_draws_a_roofline_of_gpus_only() {
         |device| ["bench", MODEL, "--repeats", "1", "--roofline", path.to_str().unwrap(), "--device", device];
     assert_eq!(uvit(&arguments("cpu")).status.code(), Some(2));
     assert!(!path.exists());
-    if devices::found(pollster::block_on(uvit_web::pipeline::Executor::gpu(uvit_web::plan::Compute::F32))).is_none() {
+    if devices::found(pollster::block_on(uvit_web::runtime::Device::gpu())).is_none() {
         return;
     }
     assert!(uvit(&arguments("gpu")).status.success());

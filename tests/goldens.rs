@@ -2,7 +2,7 @@
 //! `UVIT_GOLDENS`). An argument keeps the runs whose name (`case/run [executor]`) contains it. The last line is
 //! `N passed, N failed, N skipped`; the exit code is 1 if anything failed or nothing passed.
 //!
-//! A new kind takes one file in `goldens_harness/kinds/` and one line in [`KINDS`]; a new executor of recipes takes
+//! A new kind takes one file in `goldens_harness/kinds/` and one line in [`KINDS`]; a new device takes
 //! one line in `goldens_harness::recipes::backends`.
 
 mod goldens_harness;
@@ -23,7 +23,9 @@ const KINDS: &[(&str, Judge)] = &[
     ("sampler_euler_maruyama", kinds::euler_maruyama::judge),
     ("sampler_vp_dpmpp2m", kinds::vp_dpmpp2m::judge),
     ("torch_randn", kinds::torch_randn::judge),
-    ("uvit", kinds::uvit::judge),
+    ("unidiffuser", kinds::network::judge),
+    ("uvit", kinds::network::judge),
+    ("uvit_t2i", kinds::network::judge),
 ];
 
 fn main() -> ExitCode {
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
         }
         Ok(found) => found.iter().for_each(|(name, path)| judge(name, path, &mut report)),
     }
-    goldens_harness::executors::close();
+    goldens_harness::devices::close();
     report.finish()
 }
 

@@ -9,7 +9,9 @@ use uvit_web::model::{Batch, Network, uvit};
 use uvit_web::pipeline::LoadOptions;
 use uvit_web::plan::{Capabilities, Compute, Place, Program, TensorId, lower};
 
-const GUIDED: Batch = Batch { images: 1, copies: 2 };
+fn guided(images: usize) -> Batch {
+    Batch::copied(images, 2)
+}
 
 fn program(config: &uvit::Config, batch: Batch, capabilities: &Capabilities) -> Program {
     lower(&Network::Uvit(config.clone()).record(batch).unwrap().plan, capabilities, &[]).unwrap()
@@ -74,7 +76,7 @@ fn check(program: &Program) -> Result<f64, String> {
 fn the_arena_of_every_published_model_is_at_most_a_tenth_above_what_is_alive() {
     for name in uvit::preset_names() {
         let config = uvit::preset(name).unwrap();
-        for batch in [Batch::plain(1), GUIDED, Batch { images: 4, copies: 2 }] {
+        for batch in [Batch::plain(1), guided(1), guided(4)] {
             let ratio = check(&program(&config, batch, &Capabilities::WEBGPU)).unwrap();
             assert!(ratio <= 1.1, "{name} {batch:?}: {ratio}");
         }
@@ -83,7 +85,7 @@ fn the_arena_of_every_published_model_is_at_most_a_tenth_above_what_is_alive() {
 
 #[test]
 fn guided_h2_stays_below_64_mb_of_activations() {
-    let bytes = program(&uvit::preset("imagenet256-h2").unwrap(), GUIDED, &Capabilities::WEBGPU).activation_bytes();
+    let bytes = program(&uvit::preset("imagenet256-h2").unwrap(), guided(1), &Capabilities::WEBGPU).activation_bytes();
     assert!(bytes < 64_000_000, "{bytes}");
 }
 
@@ -114,7 +116,7 @@ proptest! {
         let small = Capabilities { max_binding: 1 << 18, ..Capabilities::WEBGPU };
         let quantised = Capabilities { compute: Compute::W8A8, ..Capabilities::WEBGPU };
         for capabilities in [Capabilities::WEBGPU, small, quantised] {
-            let program = program(&config, Batch { images, copies }, &capabilities);
+            let program = program(&config, Batch::copied(images, copies), &capabilities);
             let ratio = check(&program).map_err(TestCaseError::fail)?;
             // Slabs that are full leave gaps; without a limit little may be wasted. Quantised tensors come in more sizes.
             let most = if capabilities.compute == Compute::W8A8 { 1.25 } else { 1.1 };
@@ -127,7 +129,7 @@ proptest! {
 #[test]
 fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
     use uvit_web::pipeline::sampling::Control;
-    use uvit_web::pipeline::{DeviceChoice, Executor, Loader, Request};
+    use uvit_web::pipeline::{DeviceChoice, Loader, Request};
     use uvit_web::weights::read_manifest;
 
     let (manifest, folder) =
@@ -142,32 +144,29 @@ fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
         pollster::block_on(loader.add_shard(index, &bytes)).unwrap();
     }
     let mut pipeline = pollster::block_on(loader.finish()).unwrap();
+    let device = pipeline.component().weights().device();
     // Buffers made by a call of so many steps.
     let mut made = |steps: usize| {
-        let buffers = |executor: &Executor| match executor {
-            Executor::Gpu(gpu) => gpu.backend().memory().made,
-            _ => unreachable!("a GPU was asked for"),
-        };
-        let before = buffers(pipeline.executor());
+        let before = device.memory().made;
         let request = Request { steps: Some(steps), ..Request::default() };
         let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
         pollster::block_on(pipeline.generate(&request, &mut control)).unwrap();
-        let executor = pipeline.executor();
-        let program = executor.program().unwrap();
-        assert_eq!(executor.activation_bytes(), program.activation_bytes());
+        let session = pipeline.denoiser().unwrap().session();
+        let program = session.program();
+        assert_eq!(session.activation_bytes(), program.activation_bytes().max(32));
         assert_eq!(program.activation_bytes(), program.io_bytes + program.slab_bytes.iter().sum::<usize>());
-        buffers(executor) - before
+        device.memory().made - before
     };
     let preparing = made(2);
     assert!(preparing > 1, "the first call makes the arena");
     // One: the readback of the finished picture.
     assert_eq!((made(2), made(5)), (1, 1));
-    // What else a device holds now and then (the tuner's block, readbacks, parameters) is little.
+    // What else a device holds now and then (the tuner's sample, readbacks, parameters) is little.
     let weights: usize = pipeline.manifest().variant(None).unwrap().bytes as usize;
-    let Executor::Gpu(gpu) = pipeline.executor() else { unreachable!("a GPU was asked for") };
-    let program = gpu.program().unwrap();
-    let needed = weights + program.io_bytes + program.peak_live_bytes;
-    let memory = gpu.backend().memory();
+    let denoiser = pipeline.denoiser().unwrap();
+    let program = denoiser.session().program();
+    let needed = weights + denoiser.state_bytes() + program.io_bytes + program.peak_live_bytes;
+    let memory = device.memory();
     println!("{} bytes at most, {needed} needed: {}", memory.peak_bytes, memory.peak_bytes as f64 / needed as f64);
     assert!(memory.peak_bytes as f64 <= 1.25 * needed as f64, "{memory:?}, {needed}");
 }

@@ -12,8 +12,8 @@ use safetensors::{Dtype as Stored, SafeTensors, tensor::TensorView};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::model::Batch;
-use uvit_web::pipeline::sampling::{Control, forward};
-use uvit_web::pipeline::{DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Request};
+use uvit_web::pipeline::sampling::Control;
+use uvit_web::pipeline::{ComputeChoice, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Request};
 use uvit_web::plan::{Compute, lower};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::convert::{SHARD_BYTES, Storing, describe, store, write};
@@ -46,7 +46,8 @@ fn load(folder: &Path, device: DeviceChoice, dtype: Dtype) -> Option<Pipeline> {
 
 fn load_in(compute: Compute, folder: &Path, device: DeviceChoice, dtype: Dtype) -> Option<Pipeline> {
     let (manifest, folder) = read_manifest(folder).unwrap();
-    let options = LoadOptions { device, dtype: Some(dtype), compute: Some(compute), ..LoadOptions::default() };
+    let options =
+        LoadOptions { device, dtype: Some(dtype), compute: ComputeChoice::Fixed(compute), ..LoadOptions::default() };
     let mut loader = devices::found(pollster::block_on(Loader::new(manifest, options)))?;
     for index in 0..loader.shards().len() {
         let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
@@ -120,18 +121,19 @@ fn draw(pipeline: &mut Pipeline, label: f32, seed: f32, guidance_scale: f64) -> 
 /// One forward of one image; returns the tensors of those names.
 fn run(pipeline: &mut Pipeline, x: &[f32], network_time: f64, label: u32, names: &[&str]) -> Vec<Vec<f32>> {
     let recording = pipeline.network().record(Batch::plain(1)).unwrap();
-    let executor = pipeline.executor();
-    let program = lower(&recording.plan, &executor.capabilities(), names).unwrap();
-    pollster::block_on(executor.prepare(program)).unwrap();
-    executor.write(recording.latents, x).unwrap();
-    executor.write_times(&[network_time]).unwrap();
-    executor.write_indices(recording.label.unwrap(), &[label]).unwrap();
-    pollster::block_on(forward(executor, &|| false)).unwrap();
-    let read = |name: &&str| {
-        let id = executor.program().unwrap().find(name).unwrap_or_else(|| panic!("the Program has no tensor {name}"));
-        pollster::block_on(executor.read(id)).unwrap()
+    let network = recording.picture().unwrap();
+    let component = pipeline.component();
+    let program = lower(&recording.plan, &component.weights().capabilities(), names).unwrap();
+    let mut session = pollster::block_on(component.session(program, None)).unwrap();
+    session.write(network.input, x).unwrap();
+    session.write_times(network.time, &[network_time]).unwrap();
+    session.write_indices(recording.label().unwrap(), &[label]).unwrap();
+    pollster::block_on(session.forward(&|| false)).unwrap();
+    let mut read = |name: &&str| {
+        let id = session.find(name).unwrap();
+        pollster::block_on(session.read(id)).unwrap()
     };
-    names.iter().map(read).collect()
+    names.iter().map(&mut read).collect()
 }
 
 #[test]

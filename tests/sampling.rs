@@ -6,13 +6,12 @@
 mod devices;
 mod golden_sampling;
 
-use uvit_web::pipeline::Executor;
-use uvit_web::plan::Compute;
+use uvit_web::runtime::Device;
 use uvit_web::simd::Threads;
 
 #[test]
 fn four_steps_on_the_cpu_give_what_was_recorded() {
-    let picture = pollster::block_on(golden_sampling::draw(&mut Executor::cpu(Compute::F32, Threads::all())));
+    let picture = pollster::block_on(golden_sampling::draw(&Device::cpu(Threads::all())));
     if std::env::var("UVIT_RECORD").is_ok_and(|v| v == "1") {
         let bytes: Vec<u8> = picture.iter().flat_map(|v| v.to_le_bytes()).collect();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/recorded/uvit_p8_hd16_4_steps.f32");
@@ -26,7 +25,7 @@ fn four_steps_on_the_cpu_give_what_was_recorded() {
 #[cfg(feature = "gpu")]
 #[test]
 fn four_steps_on_the_gpu_give_what_was_recorded() {
-    let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu(Compute::F32))) else { return };
-    let worst = golden_sampling::worst(&pollster::block_on(golden_sampling::draw(&mut gpu)));
+    let Some(gpu) = devices::found(pollster::block_on(Device::gpu())) else { return };
+    let worst = golden_sampling::worst(&pollster::block_on(golden_sampling::draw(&gpu)));
     assert!(worst <= 2.0, "off by {worst} of 255");
 }

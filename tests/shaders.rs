@@ -7,8 +7,8 @@ mod twins;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use uvit_web::gpu::kernels::{Tuning, variants};
-use uvit_web::pipeline::Executor;
 use uvit_web::plan::Compute;
+use uvit_web::runtime::Device;
 
 #[test]
 fn every_variant_is_valid_wgsl() {
@@ -30,37 +30,33 @@ fn every_variant_is_valid_wgsl() {
 
 #[test]
 fn every_kernel_equals_its_twin() {
-    let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu(Compute::F32))) else { return };
-    judge(&mut gpu, &twins::cases(Compute::F32));
-    assert_eq!(pollster::block_on(twins::judge_combine(&mut gpu)), Ok(6));
+    let Some(gpu) = devices::found(pollster::block_on(Device::gpu())) else { return };
+    judge(&gpu, Compute::F32);
+    assert_eq!(pollster::block_on(twins::judge_combine(&gpu)), Ok(6));
 }
 
 #[test]
 fn every_kernel_of_8_bits_equals_its_twin() {
-    let Some(mut gpu) = devices::found(pollster::block_on(Executor::gpu(Compute::W8A8))) else { return };
-    judge(&mut gpu, &twins::cases(Compute::W8A8));
+    let Some(gpu) = devices::found(pollster::block_on(Device::gpu())) else { return };
+    judge(&gpu, Compute::W8A8);
 }
 
 #[test]
 fn every_matmul_in_f16_is_near_its_twin() {
-    match pollster::block_on(Executor::gpu(Compute::F16)) {
-        Err(error) if error.code == uvit_web::Code::InvalidArgument => devices::skip(&error.to_string()),
-        opened => {
-            let Some(mut gpu) = devices::found(opened) else { return };
-            judge(&mut gpu, &twins::cases(Compute::F16));
-        }
+    let Some(gpu) = devices::found(pollster::block_on(Device::gpu())) else { return };
+    match gpu.supports(Compute::F16) {
+        Err(error) => devices::skip(&error.to_string()),
+        Ok(()) => judge(&gpu, Compute::F16),
     }
 }
 
-fn judge(gpu: &mut Executor, cases: &[twins::Case]) {
-    for tuning in Tuning::ALL {
-        if let Executor::Gpu(gpu) = gpu {
-            if !tuning.suits(gpu.backend().adapter()) {
-                continue;
-            }
-            gpu.set_tuning(tuning);
-        }
-        let failures: Vec<String> = cases.iter().filter_map(|case| pollster::block_on(case.judge(gpu)).err()).collect();
+fn judge(device: &Device, compute: Compute) {
+    let gpu = device.as_gpu().expect("a GPU was opened");
+    let cases = twins::cases(compute);
+    for tuning in Tuning::ALL.into_iter().filter(|tuning| tuning.suits(gpu.backend().adapter())) {
+        gpu.set_tuning(tuning);
+        let failures: Vec<String> =
+            cases.iter().filter_map(|case| pollster::block_on(case.judge(device, compute)).err()).collect();
         assert!(failures.is_empty(), "{tuning:?}: {} of {}:\n{}", failures.len(), cases.len(), failures.join("\n"));
     }
 }

@@ -7,30 +7,25 @@ mod integers;
 mod twins;
 
 use integers::{ints, random_weights};
-use uvit_web::cpu::FastExecutor;
-use uvit_web::pipeline::Executor;
 use uvit_web::plan::{Activation, Compute, INT_CHUNK};
+use uvit_web::runtime::Device;
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::simd::{AttentionShape, F32Matrix, Finish, Level, Threads, f32_matmul, int_attention};
-
-fn executor(level: Level, compute: Compute, threads: usize) -> Executor {
-    Executor::Cpu(Box::new(FastExecutor::with_level(level, compute, Threads::new(threads))))
-}
 
 #[test]
 fn every_kernel_equals_its_twin_on_every_instruction_set() {
     for level in Level::all() {
         for compute in [Compute::F32, Compute::Quality, Compute::Fast] {
             for threads in [1, 3] {
-                let mut executor = executor(level, compute, threads);
+                let cpu = Device::cpu_with(level, Threads::new(threads));
                 let mut wrong = Vec::new();
                 for case in twins::cases(compute) {
-                    if let Err(why) = pollster::block_on(case.judge(&mut executor)) {
+                    if let Err(why) = pollster::block_on(case.judge(&cpu, compute)) {
                         wrong.push(why);
                     }
                 }
                 assert!(wrong.is_empty(), "{level:?} {compute:?} {threads} threads:\n{}", wrong.join("\n"));
-                assert_eq!(pollster::block_on(twins::judge_combine(&mut executor)), Ok(6));
+                assert_eq!(pollster::block_on(twins::judge_combine(&cpu)), Ok(6));
             }
         }
     }

@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
 use uvit_web::gpu::{Profile, roofline};
-use uvit_web::model::{Batch, Network};
-use uvit_web::pipeline::sampling::forward;
-use uvit_web::pipeline::{Executor, LoadOptions, Tuned, open_device};
-use uvit_web::plan::{WeightUse, lower};
+use uvit_web::model::{Batch, Network, PortKind};
+use uvit_web::pipeline::{Component, LoadOptions, Opened, open_device};
+use uvit_web::plan::WeightUse;
+use uvit_web::runtime::{Loading, Tuned};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::convert::describe;
 use uvit_web::weights::manifest::Dtype;
-use uvit_web::weights::{random, read_manifest};
+use uvit_web::weights::random;
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
@@ -47,53 +47,52 @@ pub struct Arguments {
 
 pub fn run(a: &Arguments) -> Result<()> {
     let options = a.place.options();
-    let (network, mut executor, tuned) = match (&a.model, &a.preset, &a.config) {
+    let (mut component, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
-            let network = read_manifest(path)?.0.network()?;
             let pipeline = load(path, options)?;
             let tuned = pipeline.info().device.tuned.clone();
-            (network, pipeline.into_executor(), tuned)
+            (pipeline.into_component(), tuned)
         }
         (None, Some(name), _) => unloaded(Network::Uvit(preset(name)?), &options)?,
         (None, None, Some(path)) => unloaded(describe(&read_text(path)?, None, None)?.network()?, &options)?,
         (None, None, None) => return Err(Error::internal("neither a model nor an architecture")),
     };
     let batch = a.batch as usize;
-    let recording = network.record(Batch::plain(batch))?;
-    let program = lower(&recording.plan, &executor.capabilities(), &[])?;
-    let (latents, multiply_adds) = (recording.latents, program.cost().multiply_adds);
-    let elements = program.view(latents).elements();
-    let kernels = program.kernels.len();
-    let (times, profile) = pollster::block_on(async {
-        executor.prepare(program).await?;
-        executor.write(latents, &TorchGenerator::new(0).randn_f32(elements))?;
-        executor.write_times(&vec![500.0; batch])?;
-        if let Some(label) = recording.label {
-            executor.write_indices(label, &vec![0; batch])?;
+    let (device, compute) = (component.weights().device(), component.weights().compute());
+    let (kernels, multiply_adds, times, profile) = pollster::block_on(async {
+        let (recording, session) = component.prepare(Batch::plain(batch)).await?;
+        for port in &recording.ports {
+            let elements = session.program().view(port.tensor).elements();
+            match port.kind {
+                PortKind::Latents | PortKind::Floats => {
+                    session.write(port.tensor, &TorchGenerator::new(0).randn_f32(elements))?;
+                }
+                PortKind::Time => session.write_times(port.tensor, &vec![500.0; batch])?,
+                PortKind::Indices { .. } => session.write_indices(port.tensor, &vec![0; batch])?,
+                PortKind::Output => {}
+            }
         }
         let mut times = Vec::new();
         // The first forward compiles.
         for _ in 0..=a.repeats {
             let began = Instant::now();
-            forward(&mut executor, &|| false).await?;
-            executor.finished().await?;
+            session.forward(&|| false).await?;
+            device.finished().await?;
             times.push(began.elapsed().as_secs_f64() * 1e3);
         }
-        let profile = match &mut executor {
-            Executor::Gpu(gpu) => Some(gpu.profile().await?),
-            _ => None,
+        let profile = match session.as_gpu() {
+            Some(gpu) => Some(gpu.profile().await?),
+            None => None,
         };
-        Ok::<_, Error>((times, profile))
+        let program = session.program();
+        Ok::<_, Error>((program.kernels.len(), program.cost().multiply_adds, times, profile))
     })?;
     let first_ms = times[0];
     let mut times = times[1..].to_vec();
     times.sort_by(f64::total_cmp);
     let ms = times[times.len() / 2];
     let gflops = 2e-6 * multiply_adds as f64 / ms;
-    let adapter = match &executor {
-        Executor::Gpu(gpu) => Some(gpu.backend().adapter().clone()),
-        _ => None,
-    };
+    let adapter = device.as_gpu().map(|gpu| gpu.backend().adapter().clone());
     match (&a.roofline, &profile) {
         (Some(path), Some(profile)) => write_text(path, &roofline(profile))?,
         (Some(_), None) => {
@@ -104,7 +103,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     }
     if a.json {
         let row = serde_json::json!({
-            "adapter": adapter, "batch": batch, "compute": executor.compute().as_str(), "threads": executor.threads(),
+            "adapter": adapter, "batch": batch, "compute": compute.as_str(), "threads": device.threads(),
             "kernels": kernels, "multiplyAdds": multiply_adds, "firstMs": first_ms, "ms": ms, "allMs": times,
             "gflops": gflops, "tuned": tuned, "profile": profile,
         });
@@ -113,7 +112,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     }
     match &adapter {
         Some(adapter) => println!("{}, {} ({})", adapter.vendor, adapter.architecture, adapter.description),
-        None => println!("cpu, {}, {} threads", executor.compute().as_str(), executor.threads()),
+        None => println!("cpu, {}, {} threads", compute.as_str(), device.threads()),
     }
     if let Some(tuned) = tuned {
         trials(&tuned);
@@ -126,34 +125,39 @@ pub fn run(a: &Arguments) -> Result<()> {
 }
 
 /// The architecture on the device asked for, with random weights.
-fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executor, Option<Tuned>)> {
+fn unloaded(network: Network, options: &LoadOptions) -> Result<(Component, Option<Tuned>)> {
     let kind = match options.dtype.unwrap_or(Dtype::Q8) {
         Dtype::Q4 => (Dtype::Q4, 32),
         dtype => (dtype, 0),
     };
-    let (mut executor, device) = pollster::block_on(open_device(options, &network, &[kind]))?;
-    if let Some(new) = device.tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
-        records::write(new);
-    }
     let plan = network.record(Batch::plain(1))?.plan;
-    let mut generator = TorchGenerator::new(0);
-    for (id, weight) in plan.weight_ids() {
-        let kind = (weight.usage == WeightUse::Matrix).then_some(kind);
-        let tensor = random::tensor(&weight.name, &weight.shape, kind, &mut generator);
-        pollster::block_on(executor.load(id, weight, &tensor))?;
-    }
-    Ok((network, executor, device.tuned))
+    let forms: Vec<(Dtype, usize)> =
+        plan.weights.iter().map(|w| if w.usage == WeightUse::Matrix { kind } else { (Dtype::F32, 0) }).collect();
+    pollster::block_on(async {
+        let Opened { device, compute, info, .. } = open_device(options, &network, &forms).await?;
+        if let Some(new) = info.tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
+            records::write(new);
+        }
+        let mut generator = TorchGenerator::new(0);
+        let mut loading = Loading::new(&device, compute)?;
+        for ((id, weight), &form) in plan.weight_ids().zip(&forms) {
+            let form = (weight.usage == WeightUse::Matrix).then_some(form);
+            let tensor = random::tensor(&weight.name, &weight.shape, form, &mut generator);
+            loading.load(id, weight, &tensor).await?;
+        }
+        Ok((Component::new(network, loading.finish().await?, forms, Vec::new()), info.tuned))
+    })
 }
 
 /// What the tuner tried.
 fn trials(tuned: &Tuned) {
-    let Tuning { matmul, attention } = tuned.tuning;
+    let Tuning { matmul, attention, .. } = tuned.tuning;
     let (chosen, how) = (tile(&matmul, &attention), if tuned.remembered { "remembered" } else { "chosen" });
     println!("{how}: matmul {}, attention {}, in {:.0} ms", chosen.0, chosen.1, tuned.ms);
     if tuned.trials.is_empty() {
         return;
     }
-    println!("| matmul | ms a block | attention | ms a block | |\n|---|---|---|---|---|");
+    println!("| matmul | ms | attention | ms | |\n|---|---|---|---|---|");
     let ms = |time: Option<f64>| time.map_or_else(|| "-".into(), |ms| format!("{ms:.3}"));
     for trial in &tuned.trials {
         let (matmul, attention) = tile(&trial.tuning.matmul, &trial.tuning.attention);

@@ -46,11 +46,12 @@ pub fn run(a: &Arguments) -> Result<()> {
     if !(1..=settings.steps).contains(&refresh) {
         return Err(invalid(format!("--refresh is {refresh}"), "Give 1 to the model's number of steps"));
     }
-    let mut executor = load(&a.model, a.place.options())?.into_executor();
+    let mut component = load(&a.model, a.place.options())?.into_component();
     let mut recording = network.record(Batch::plain(BATCH))?;
     let feature = recording.plan.find(&last).ok_or_else(|| Error::internal(format!("no tensor is called {last}")))?;
-    recording.plan.tensors[feature.index()].role = Role::Persistent;
-    pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &[])?))?;
+    recording.plan.tensors[feature.index()].role = Role::Output;
+    let program = lower(&recording.plan, &component.weights().capabilities(), &[])?;
+    let mut session = pollster::block_on(component.session(program, None))?;
 
     // How far what the inner blocks make at step j lies from what they made at step i.
     let mut distances = vec![vec![0.0; settings.steps]; settings.steps];
@@ -60,8 +61,8 @@ pub fn run(a: &Arguments) -> Result<()> {
         let labels: Vec<u32> = (first..first + BATCH as u32).map(|i| i * 7 % classes).collect();
         let noise = TorchGenerator::new(700_000 + u64::from(first));
         let mut seen: Vec<Vec<f32>> = Vec::new();
-        walk(&mut executor, &recording, &settings, &labels, noise, &mut |executor| {
-            let now = pollster::block_on(executor.read(feature))?;
+        walk(&mut session, &recording, &settings, &labels, noise, &mut |session| {
+            let now = pollster::block_on(session.read(feature))?;
             for (i, before) in seen.iter().enumerate() {
                 distances[i][seen.len()] += distance(before, &now);
             }

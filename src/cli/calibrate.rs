@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use uvit_web::model::Batch;
-use uvit_web::pipeline::Executor;
-use uvit_web::pipeline::sampling::forward;
 use uvit_web::plan::{Activation, Compute, Op, TensorId, lower};
+use uvit_web::runtime::{Device, Loading, Session};
 use uvit_web::sampler::{SamplerSettings, TorchGenerator};
 use uvit_web::simd::{F32Matrix, Finish, Level, Threads, f32_matmul};
 use uvit_web::weights::checkpoint::Checkpoint;
@@ -31,13 +30,15 @@ pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> R
     let names: Vec<String> = recording.plan.tensors.iter().map(|t| t.name.clone()).collect();
     let keep: Vec<&str> = names.iter().map(String::as_str).filter(|n| !n.is_empty()).collect();
 
-    let mut executor = Executor::cpu(Compute::F32, Threads::all());
+    let mut loading = Loading::new(&Device::cpu(Threads::all()), Compute::F32)?;
     for (id, weight) in recording.plan.weight_ids() {
         let (shape, values) = &weights[&weight.name];
         let tensor = Tensor { name: weight.name.clone(), shape: shape.clone(), data: Data::F32(values.clone()) };
-        pollster::block_on(executor.load(id, weight, &tensor))?;
+        pollster::block_on(loading.load(id, weight, &tensor))?;
     }
-    pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &keep)?))?;
+    let weights = pollster::block_on(loading.finish())?;
+    let program = lower(&recording.plan, &weights.capabilities(), &keep)?;
+    let mut session = pollster::block_on(Session::new(&weights, program, None))?;
 
     let settings = manifest.sampling.settings();
     let threads = Threads::all();
@@ -48,11 +49,11 @@ pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> R
         let labels: Vec<u32> = (first..first + BATCH).map(|i| i as u32 % classes).collect();
         // Seeds apart from those that quality is measured with.
         let noise = TorchGenerator::new(900_000 + first as u64);
-        walk(&mut executor, &recording, &settings, &labels, noise, &mut |executor| {
+        walk(&mut session, &recording, &settings, &labels, noise, &mut |session| {
             for (name, inputs) in &feeds {
                 let parts = inputs
                     .iter()
-                    .map(|&id| Ok((executor.program()?.view(id).dim(), pollster::block_on(executor.read(id))?)))
+                    .map(|&id| Ok((session.program().view(id).dim(), pollster::block_on(session.read(id))?)))
                     .collect::<Result<Vec<_>>>()?;
                 add(sums.entry(name.clone()).or_default(), &parts, &threads);
             }
@@ -64,32 +65,33 @@ pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> R
     Ok(sums)
 }
 
-/// One batch from noise to picture, unguided; `look` sees the executor after every forward.
+/// One batch from noise to picture, unguided; `look` sees the session after every forward.
 pub fn walk(
-    executor: &mut Executor,
+    session: &mut Session,
     recording: &uvit_web::model::Recording,
     settings: &SamplerSettings,
     labels: &[u32],
     mut noise: TorchGenerator,
-    look: &mut dyn FnMut(&mut Executor) -> Result<()>,
+    look: &mut dyn FnMut(&mut Session) -> Result<()>,
 ) -> Result<()> {
     use uvit_web::sampler::{Slot, Step, recipe};
     let recipe = recipe(settings)?;
-    let elements = executor.program()?.view(recording.latents).elements();
+    let picture = recording.picture()?;
+    let elements = session.program().view(picture.input).elements();
     let mut slots: BTreeMap<u8, Vec<f32>> = BTreeMap::new();
     let mut latents = noise.randn_f32(elements);
     let mut model = Vec::new();
-    if let Some(label) = recording.label {
-        executor.write_indices(label, labels)?;
+    if let Some(label) = recording.label() {
+        session.write_indices(label, labels)?;
     }
     for step in &recipe.steps {
         match step {
             Step::Eval { network_time, .. } => {
-                executor.write(recording.latents, &latents)?;
-                executor.write_times(&vec![*network_time; labels.len()])?;
-                pollster::block_on(forward(executor, &|| false))?;
-                model = pollster::block_on(executor.read(recording.out))?;
-                look(executor)?;
+                session.write(picture.input, &latents)?;
+                session.write_times(picture.time, &vec![*network_time; labels.len()])?;
+                pollster::block_on(session.forward(&|| false))?;
+                model = pollster::block_on(session.read(picture.output))?;
+                look(session)?;
             }
             Step::Combine { out, terms, clip } => {
                 let mut sum = vec![0f32; elements];

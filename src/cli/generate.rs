@@ -6,9 +6,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use uvit_web::pipeline::sampling::{Control, StepEvent};
 use uvit_web::pipeline::{
-    Device, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request, Tune,
+    ComputeChoice, DeviceChoice, DeviceInfo, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request,
 };
-use uvit_web::plan::Compute;
+use uvit_web::runtime::Tune;
 use uvit_web::sampler::SamplerKind;
 use uvit_web::weights::manifest::Dtype;
 use uvit_web::weights::read_manifest;
@@ -64,9 +64,10 @@ pub struct Place {
     /// Which stored dtype
     #[arg(long)]
     dtype: Option<Dtype>,
-    /// Arithmetic: on the CPU quality, fast or f32 (quality if not given), on a GPU f32, f16 or w8a8 (f32 if not given)
-    #[arg(long)]
-    compute: Option<Compute>,
+    /// Arithmetic: on the CPU quality, fast or f32, on a GPU f32, f16 or w8a8; auto is f32 on a GPU, and on the CPU the faster
+    /// of quality and f32, which look the same
+    #[arg(long, default_value = "auto")]
+    compute: ComputeChoice,
     /// Whether to measure which kernels are fastest on the GPU: auto (once, then remembered), off or again
     #[arg(long, default_value = "auto")]
     tune: Tune,
@@ -131,7 +132,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         "cpu" => format!(", {} threads, compute {}", info.threads, info.compute.as_str()),
         _ => String::new(),
     };
-    let Device { device, device_reason, .. } = &info.device;
+    let DeviceInfo { device, device_reason, .. } = &info.device;
     println!("{} {} on {device}{adapter}{arithmetic}: {device_reason}", info.name, info.dtype.as_str());
     let request = Request {
         label: a.label.clone().map(|text| text.parse().map_or(LabelChoice::Name(text), LabelChoice::Index)),

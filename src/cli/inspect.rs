@@ -73,7 +73,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         }
         (None, None) => return Err(Error::internal("neither a path nor a preset")),
     };
-    let batch = Batch { images: a.batch, copies: if a.guidance { 2 } else { 1 } };
+    let batch = Batch::copied(a.batch, if a.guidance { 2 } else { 1 });
     let plan = network.record(batch)?.plan;
     let program = lower(&plan, &Capabilities::WEBGPU, &[])?;
     let parameters: usize = plan.weights.iter().map(|w| w.shape.iter().product::<usize>()).sum();

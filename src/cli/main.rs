@@ -4,6 +4,7 @@ mod bench;
 mod block_cache;
 mod calibrate;
 mod convert;
+mod forward;
 mod generate;
 mod inspect;
 mod png_out;
@@ -30,6 +31,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Generate pictures as PNG files
     Generate(generate::Arguments),
+    /// Call the network once, with tensors from a file
+    Forward(forward::Arguments),
     /// Time a forward, and on a GPU each of its kernels
     Bench(bench::Arguments),
     /// Measure what quantisation costs, against the same model in f32
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Forward(arguments) => forward::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Quality(arguments) => quality::run(&arguments),
         Command::BlockCache(arguments) => block_cache::run(&arguments),

@@ -3,9 +3,9 @@
 use super::generate::load;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
-use uvit_web::pipeline::sampling::{Control, forward};
-use uvit_web::pipeline::{DeviceChoice, LabelChoice, LoadOptions, Pipeline, Preset, Request};
-use uvit_web::plan::{Compute, lower};
+use uvit_web::pipeline::sampling::Control;
+use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LabelChoice, LoadOptions, Pipeline, Preset, Request};
+use uvit_web::plan::Compute;
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::manifest::Dtype;
 use uvit_web::weights::{checkpoint, convert, read_manifest};
@@ -109,7 +109,7 @@ pub fn run(a: &Arguments) -> Result<()> {
 }
 
 fn options(device: DeviceChoice, dtype: Dtype, compute: Compute) -> LoadOptions {
-    LoadOptions { device, dtype: Some(dtype), compute: Some(compute), ..LoadOptions::default() }
+    LoadOptions { device, dtype: Some(dtype), compute: ComputeChoice::Fixed(compute), ..LoadOptions::default() }
 }
 
 /// Those asked for, or all that the device has.
@@ -125,7 +125,10 @@ fn computes(a: &Arguments) -> Vec<Compute> {
 fn savings(a: &Arguments) -> Result<()> {
     let (manifest, _) = read_manifest(&a.model)?;
     let labels: Vec<u32> = manifest.labels.iter().map(|l| l.index).collect();
-    let (dtype, compute) = (a.dtype.first().copied(), a.compute.first().copied());
+    let (dtype, compute) = (
+        a.dtype.first().copied(),
+        a.compute.first().map_or(ComputeChoice::Auto, |&compute| ComputeChoice::Fixed(compute)),
+    );
     let mut pipeline = load(&a.model, LoadOptions { device: a.device, dtype, compute, ..LoadOptions::default() })?;
     let mut draw = |saving: &Request| {
         let mut pictures = Vec::new();
@@ -185,20 +188,19 @@ fn savings(a: &Arguments) -> Result<()> {
 /// Pictures, and single forwards on the reference's pictures with noise.
 fn draw(pipeline: &mut Pipeline, count: usize, labels: &[u32], clean: Option<&[Vec<f32>]>) -> Result<Drawn> {
     let pictures = draw_pictures(pipeline, count)?;
-    let recording = pipeline.network().record(Batch::plain(1))?;
-    let executor = pipeline.executor();
-    pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &[])?))?;
     let mut forwards = Vec::new();
     for (k, own) in pictures.iter().enumerate() {
         let (x, time) = noised(pipeline, clean.map_or(own, |clean| &clean[k]), k, count)?;
-        let executor = pipeline.executor();
-        executor.write(recording.latents, &x)?;
-        executor.write_times(&[time])?;
-        if let (Some(id), Some(label)) = (recording.label, label_of(labels, k, count)) {
-            executor.write_indices(id, &[label])?;
+        let label = label_of(labels, k, count).filter(|_| pipeline.network().classes() > 0);
+        let (recording, session) = pollster::block_on(pipeline.component().prepare(Batch::plain(1)))?;
+        let network = recording.picture()?;
+        session.write(network.input, &x)?;
+        session.write_times(network.time, &[time])?;
+        if let (Some(id), Some(label)) = (recording.label(), label) {
+            session.write_indices(id, &[label])?;
         }
-        pollster::block_on(forward(executor, &|| false))?;
-        forwards.push(pollster::block_on(executor.read(recording.out))?);
+        pollster::block_on(session.forward(&|| false))?;
+        forwards.push(pollster::block_on(session.read(network.output))?);
     }
     if forwards.is_empty() {
         return Err(Error::new(Code::InvalidArgument, "no pictures were asked for", "Give --pictures 1 or more"));

@@ -5,9 +5,9 @@ use super::quality::{cosine, draw_pictures, noised};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
-use uvit_web::pipeline::sampling::forward;
-use uvit_web::pipeline::{DeviceChoice, Executor, LoadOptions, Pipeline};
+use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LoadOptions, Pipeline};
 use uvit_web::plan::{Compute, Plan, Precision, WeightUse, lower};
+use uvit_web::runtime::{Device, Loading, Session};
 use uvit_web::simd::Threads;
 use uvit_web::weights::{ShardReader, Tensor, read_manifest, read_shards};
 use uvit_web::{Error, Result};
@@ -29,7 +29,11 @@ struct Measured {
 
 pub fn run(a: &Arguments) -> Result<()> {
     let (manifest, folder) = read_manifest(&a.model)?;
-    let options = LoadOptions { device: DeviceChoice::Cpu, compute: Some(Compute::F32), ..LoadOptions::default() };
+    let options = LoadOptions {
+        device: DeviceChoice::Cpu,
+        compute: ComputeChoice::Fixed(Compute::F32),
+        ..LoadOptions::default()
+    };
     let mut pipeline = load(&a.model, options)?;
     let pictures = draw_pictures(&mut pipeline, a.forwards)?;
     let mut reader = ShardReader::new(&manifest, None)?;
@@ -96,24 +100,27 @@ fn measure(
 ) -> Result<Measured> {
     let mut recording = pipeline.network().record(Batch::plain(1))?;
     choose(&mut recording.plan, precision);
-    let mut executor = Executor::cpu(compute, Threads::all());
+    let mut loading = Loading::new(&Device::cpu(Threads::all()), compute)?;
     for (id, weight) in recording.plan.weight_ids() {
         let tensor = tensors.iter().find(|t| t.name == weight.name);
         let tensor = tensor.ok_or_else(|| Error::internal(format!("no tensor {}", weight.name)))?;
-        pollster::block_on(executor.load(id, weight, tensor))?;
+        pollster::block_on(loading.load(id, weight, tensor))?;
     }
-    pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &[])?))?;
+    let weights = pollster::block_on(loading.finish())?;
+    let program = lower(&recording.plan, &weights.capabilities(), &[])?;
+    let mut session = pollster::block_on(Session::new(&weights, program, None))?;
+    let network = recording.picture()?;
     let labels: Vec<u32> = pipeline.manifest().labels.iter().map(|l| l.index).collect();
     let mut outputs = Vec::new();
     for (k, picture) in pictures.iter().enumerate() {
         let (x, time) = noised(pipeline, picture, k, pictures.len())?;
-        executor.write(recording.latents, &x)?;
-        executor.write_times(&[time])?;
-        if let (Some(id), false) = (recording.label, labels.is_empty()) {
-            executor.write_indices(id, &[labels[k * labels.len() / pictures.len()]])?;
+        session.write(network.input, &x)?;
+        session.write_times(network.time, &[time])?;
+        if let (Some(id), false) = (recording.label(), labels.is_empty()) {
+            session.write_indices(id, &[labels[k * labels.len() / pictures.len()]])?;
         }
-        pollster::block_on(forward(&mut executor, &|| false))?;
-        outputs.push(pollster::block_on(executor.read(recording.out))?);
+        pollster::block_on(session.forward(&|| false))?;
+        outputs.push(pollster::block_on(session.read(network.output))?);
     }
     Ok(Measured { outputs })
 }

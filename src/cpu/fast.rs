@@ -1,19 +1,18 @@
-//! The fast CPU executor, over the kernels of [`uvit_simd`]: what users run on the CPU.
+//! Programs on the fast kernels of [`uvit_simd`]: what users run on the CPU.
 
-use super::{Memory, embedding, place_tokens, unpatchify};
+use super::memory::Blocks;
+use super::{copy_tokens, embedding, resized_positions, unpatchify};
 use crate::plan::{
-    Arithmetic, Attention, Capabilities, Compute, Conv2d, Kernel, PatchEmbed, Program, Weight, WeightId, WeightUse,
-    weight_limit,
+    Arithmetic, Attention, Conv2d, Kernel, PatchEmbed, Position, Weight, WeightId, WeightUse, weight_limit,
 };
 use crate::{Code, Error, Result, weights};
-use std::ops::Range;
 use uvit_simd::{
     AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Quantized,
     Threads, f32_matmul, int_matmul,
 };
 
 /// A weight as its kernel reads it.
-enum Packed {
+pub(super) enum Packed {
     /// Read element by element.
     Floats(Floats),
     /// Of a matmul in f32.
@@ -22,104 +21,54 @@ enum Packed {
     Int(IntMatrix),
 }
 
-/// Runs Programs on the CPU, fast.
-pub struct FastExecutor {
-    level: Level,
-    compute: Compute,
-    threads: Threads,
-    weights: Vec<Packed>,
-    memory: Memory,
-    scratch: Scratch,
-}
-
 /// What kernels fill and read within one launch; it grows in the first run and stays.
 #[derive(Default)]
-struct Scratch {
+pub(super) struct Scratch {
     quantized: Quantized,
     pixels: Lines<f32>,
 }
 
-impl FastExecutor {
-    /// On the best instruction set of this processor.
-    pub fn new(compute: Compute, threads: Threads) -> FastExecutor {
-        FastExecutor::with_level(Level::detect(), compute, threads)
+impl Default for Packed {
+    fn default() -> Packed {
+        Packed::Floats(Floats::new(&[]))
     }
+}
 
-    /// On a given instruction set, which the processor must have ([`Level::all`]).
-    pub fn with_level(level: Level, compute: Compute, threads: Threads) -> FastExecutor {
-        let (memory, scratch) = Default::default();
-        FastExecutor { level, compute, threads, weights: Vec::new(), memory, scratch }
-    }
-
-    /// What Programs for this executor are lowered with.
-    pub fn capabilities(&self) -> Capabilities {
-        Capabilities { compute: self.compute, ..Capabilities::CPU }
-    }
-
-    /// Of Linears.
-    pub fn compute(&self) -> Compute {
-        self.compute
-    }
-
-    /// How many threads work.
-    pub fn threads(&self) -> usize {
-        self.threads.count()
-    }
-
-    /// Takes a weight and packs it for its kernel.
+impl Packed {
+    /// Packs a weight for its kernel.
     ///
     /// # Errors
     /// `OUT_OF_MEMORY` naming the weight and the need.
-    pub fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
-        if self.weights.len() <= id.index() {
-            self.weights.resize_with(id.index() + 1, || Packed::Floats(Floats::new(&[])));
-        }
+    pub(super) fn new(
+        level: Level,
+        weight: &Weight,
+        arithmetic: Arithmetic,
+        tensor: &weights::Tensor,
+    ) -> Result<Packed> {
         let (n, k) = (tensor.rows(), tensor.columns());
         // At the worst, floats on the way and packed ones, the last panel filled up.
-        room(&weight.name, n.next_multiple_of(self.level.panel()).saturating_mul(8 * k))?;
-        self.weights[id.index()] = match (weight.usage, weight.arithmetic(self.compute)) {
+        room(&weight.name, n.next_multiple_of(level.panel()).saturating_mul(8 * k))?;
+        Ok(match (weight.usage, arithmetic) {
             (WeightUse::Floats, _) => Packed::Floats(Floats::new(&tensor.to_f32())),
             (WeightUse::Matrix, Arithmetic::Int { bits }) => {
                 let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
-                Packed::Int(IntMatrix::new(self.level, &values, &scales, n, k, bits))
+                Packed::Int(IntMatrix::new(level, &values, &scales, n, k, bits))
             }
             (WeightUse::Matrix, Arithmetic::F32) | (WeightUse::PatchKernel, _) => {
-                Packed::F32(F32Matrix::new(self.level, &tensor.to_f32(), n, k))
+                Packed::F32(F32Matrix::new(level, &tensor.to_f32(), n, k))
             }
             (WeightUse::Matrix, Arithmetic::F16 | Arithmetic::W8A8) => {
                 return Err(Error::internal("f16 and w8a8 are arithmetics of GPUs"));
             }
-        };
-        Ok(())
+        })
     }
 
-    /// Makes `program` the one that runs, and allocates its memory, zeroed.
-    ///
-    /// # Errors
-    /// `OUT_OF_MEMORY` naming the need.
-    pub fn prepare(&mut self, program: Program) -> Result<()> {
-        self.memory.prepare(program)
-    }
-
-    /// The Program's memory.
-    pub fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    /// The Program's memory.
-    pub fn memory_mut(&mut self) -> &mut Memory {
-        &mut self.memory
-    }
-
-    /// Runs kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or the
-    /// range ends; returns the next kernel.
-    ///
-    /// # Errors
-    /// `INTERNAL` if no Program is prepared.
-    pub fn run(&mut self, range: Range<usize>, items: Option<usize>, budget: u64) -> Result<usize> {
-        let FastExecutor { level, threads, weights, memory, scratch, .. } = self;
-        let launcher = Launcher { level: *level, threads, weights };
-        threads.enter(|| memory.run(range, items, budget, |memory, kernel| launcher.launch(memory, scratch, kernel)))
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Packed::Floats(floats) => floats.bytes(),
+            Packed::F32(matrix) => matrix.bytes(),
+            Packed::Int(matrix) => matrix.bytes(),
+        }
     }
 }
 
@@ -134,10 +83,11 @@ fn room(what: &str, bytes: usize) -> Result<()> {
     })
 }
 
-struct Launcher<'a> {
-    level: Level,
-    threads: &'a Threads,
-    weights: &'a [Packed],
+/// What a run launches kernels with.
+pub(super) struct Launcher<'a> {
+    pub(super) level: Level,
+    pub(super) threads: &'a Threads,
+    pub(super) weights: &'a [Packed],
 }
 
 impl Launcher<'_> {
@@ -148,7 +98,12 @@ impl Launcher<'_> {
         }
     }
 
-    fn launch(&self, memory: &mut Memory, scratch: &mut Scratch, kernel: &Kernel) -> Result<()> {
+    /// A table from the first token's row on.
+    fn positions(&self, position: Option<Position>, dim: usize) -> Result<Option<&[f32]>> {
+        position.map(|p| Ok(&self.floats(p.table)?.values()[p.at * dim..])).transpose()
+    }
+
+    pub(super) fn launch(&self, memory: &mut Blocks<'_>, scratch: &mut Scratch, kernel: &Kernel) -> Result<()> {
         let (level, threads) = (self.level, self.threads);
         match kernel {
             Kernel::Matmul(m) => {
@@ -202,7 +157,9 @@ impl Launcher<'_> {
                 let Packed::F32(w) = &self.weights[k.weight.index()] else {
                     return Err(Error::internal("a patch kernel is not packed as a matrix"));
                 };
-                let (bias, position) = (self.floats(k.bias)?, self.floats(k.position)?.values());
+                let (bias, position) = (self.floats(k.bias)?, self.positions(k.position, k.dim)?);
+                let patches = (k.height / k.patch) * (k.width / k.patch);
+                let position = position.map(|position| &position[..patches * k.dim]);
                 let PatchEmbed { at, patch, batch, images, channels, height, width, tokens, dim, .. } = *k;
                 let shape = PatchShape { at, patch, batch, images, channels, height, width, tokens, dim };
                 uvit_simd::patch_embed(level, threads, image, w, bias, position, out, &mut scratch.pixels, &shape);
@@ -210,13 +167,16 @@ impl Launcher<'_> {
             // Moves of a few values: the twins are as fast as anything.
             Kernel::Embedding(k) => {
                 let [out, index] = memory.tensors([k.out, k.index])?;
-                let (table, position) = (self.floats(k.table)?.values(), self.floats(k.position)?.values());
+                let (table, position) = (self.floats(k.table)?.values(), self.positions(k.position, k.dim)?);
                 embedding(table, index, position, out, k.at, k.batch, k.tokens, k.dim);
             }
-            Kernel::PlaceTokens(k) => {
+            Kernel::CopyTokens(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
-                let position = self.floats(k.position)?.values();
-                place_tokens(x, position, out, k.at, k.count, k.batch, k.tokens, k.dim);
+                copy_tokens(x, self.positions(k.position, k.dim)?, out, k);
+            }
+            Kernel::ResizedPositions(k) => {
+                let [out] = memory.tensors([k.out])?;
+                resized_positions(&self.floats(k.position.table)?.values()[k.position.at * k.dim..], out, k);
             }
             Kernel::Unpatchify(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;

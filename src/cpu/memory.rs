@@ -1,70 +1,76 @@
-//! The tensors of a Program in host memory: one block, `[inputs, outputs, persistent | slab 0 | slab 1 ..]`.
+//! The tensors of a Program in host memory: inputs and outputs, scratch that Sessions share, and a State.
 
-use super::combine;
+use super::device::{Block, State};
 use crate::plan::{Kernel, Place, Program, TensorId};
-use crate::{Code, Error, Result};
+use crate::{Error, Result};
 use std::ops::Range;
-use uvit_simd::Lines;
+use std::rc::Rc;
 
-/// A Program and its memory, for executors that run on the CPU.
-#[derive(Default)]
+/// A Program and its memory.
 pub struct Memory {
-    program: Option<Program>,
-    values: Lines<f32>,
-    /// While only some items of the batch are computed: how many, of how many.
-    part: Option<(usize, usize)>,
-    multiply_adds: u64,
+    program: Program,
+    io: Rc<Block>,
+    scratch: Rc<Block>,
+    state: Option<Rc<State>>,
+    /// By tensor: in which of the three, and where, in elements. None: fused away.
+    places: Vec<Option<(usize, Range<usize>)>>,
+    /// The Session's number.
+    tenant: u64,
 }
 
+const SCRATCH: usize = 1;
+
 impl Memory {
-    /// Makes `program` the one that runs, and allocates its memory, zeroed.
+    /// Finds a place for every tensor.
     ///
     /// # Errors
-    /// `OUT_OF_MEMORY` naming the need.
-    pub fn prepare(&mut self, program: Program) -> Result<()> {
-        let bytes = program.activation_bytes();
-        self.program = None;
-        self.values = Lines::default();
-        self.values = Lines::try_zeroed(bytes / 4).map_err(|_| {
-            Error::new(
-                Code::OutOfMemory,
-                format!("the activations need {bytes} bytes, which could not be allocated"),
-                "Generate fewer images at once, or close other pages",
-            )
-        })?;
-        self.program = Some(program);
-        Ok(())
+    /// `INTERNAL` if the State lacks one.
+    pub(super) fn new(
+        program: Program,
+        io: Rc<Block>,
+        scratch: Rc<Block>,
+        state: Option<Rc<State>>,
+        tenant: u64,
+    ) -> Result<Memory> {
+        let mut places = Vec::with_capacity(program.views.len());
+        for view in &program.views {
+            let (block, start) = match view.place {
+                Place::Io(offset) => (0, offset),
+                Place::Arena { slab, offset } => (SCRATCH, program.slab_bytes[..slab].iter().sum::<usize>() + offset),
+                Place::State => {
+                    let state = state.as_ref().ok_or_else(|| Error::internal("the Program needs a State"))?;
+                    (2, state.layout().of(view)?.offset)
+                }
+                Place::Nowhere => {
+                    places.push(None);
+                    continue;
+                }
+            };
+            places.push(Some((block, start / 4..(start + view.bytes()) / 4)));
+        }
+        Ok(Memory { program, io, scratch, state, places, tenant })
     }
 
-    /// The Program that runs.
-    ///
-    /// # Errors
-    /// `INTERNAL` if none was prepared.
-    pub fn program(&self) -> Result<&Program> {
-        self.program.as_ref().ok_or_else(|| Error::internal("no program is prepared"))
+    /// The Program.
+    pub fn program(&self) -> &Program {
+        &self.program
     }
 
-    /// Of the kernels that ran so far.
-    pub fn multiply_adds(&self) -> u64 {
-        self.multiply_adds
-    }
-
-    /// Bytes that were allocated.
+    /// Bytes of inputs, outputs and the scratch that this Program uses.
     pub fn bytes(&self) -> usize {
-        self.values.len() * 4
+        self.program.activation_bytes()
     }
 
-    /// Where a tensor lies, in elements.
-    fn range(program: &Program, id: TensorId) -> Result<Range<usize>> {
-        let view = program.view(id);
-        let start = match view.place {
-            Place::Io(offset) => offset,
-            Place::Arena { slab, offset } => {
-                program.io_bytes + program.slab_bytes[..slab].iter().sum::<usize>() + offset
-            }
-            Place::Nowhere => return Err(Error::internal(format!("tensor {:?} has no place", view.name))),
+    fn place(&self, id: TensorId) -> Result<(&Block, Range<usize>)> {
+        let Some((block, range)) = &self.places[id.index()] else {
+            return Err(Error::internal(format!("tensor {:?} has no place", self.program.view(id).name)));
         };
-        Ok(start / 4..(start + view.bytes()) / 4)
+        let block: &Block = match (block, &self.state) {
+            (0, _) => &self.io,
+            (2, Some(state)) => &state.block,
+            _ => &self.scratch,
+        };
+        Ok((block, range.clone()))
     }
 
     /// Writes a tensor (dense values).
@@ -72,96 +78,135 @@ impl Memory {
     /// # Errors
     /// `INTERNAL` if the length differs.
     pub fn write(&mut self, id: TensorId, values: &[f32]) -> Result<()> {
-        let range = Self::range(self.program()?, id)?;
-        let expected = range.len();
-        let target = &mut self.values[range];
-        if target.len() != values.len() {
-            return Err(Error::internal(format!("wrote {} values into {expected}", values.len())));
+        let (block, range) = self.place(id)?;
+        if range.len() != values.len() {
+            return Err(Error::internal(format!("wrote {} values into {}", values.len(), range.len())));
         }
-        target.copy_from_slice(values);
+        block.values.borrow_mut()[range].copy_from_slice(values);
         Ok(())
     }
 
     /// Reads a tensor (dense values).
     ///
     /// # Errors
-    /// `INTERNAL` if it was fused away.
+    /// `INTERNAL` if it was fused away, or another Session's run has overwritten it.
     pub fn read(&self, id: TensorId) -> Result<Vec<f32>> {
-        Ok(self.values[Self::range(self.program()?, id)?].to_vec())
-    }
-
-    /// `out = clip(sum of coefficient * tensor)` over tensors of equal size; `terms` are (tensor, first element,
-    /// coefficient).
-    ///
-    /// # Errors
-    /// As [`Memory::read`].
-    pub fn combine(
-        &mut self,
-        out: TensorId,
-        elements: usize,
-        terms: &[(TensorId, usize, f32)],
-        clip: Option<(f32, f32)>,
-    ) -> Result<()> {
-        let program = self.program()?;
-        let out = Self::range(program, out)?.start;
-        let mut sources = Vec::with_capacity(terms.len());
-        for &(id, first, coefficient) in terms {
-            sources.push((Self::range(program, id)?.start + first, coefficient));
+        let (block, range) = self.place(id)?;
+        if std::ptr::eq(block, &*self.scratch) {
+            self.check_tenant()?;
         }
-        combine(&mut self.values, out, elements, &sources, clip);
-        Ok(())
+        Ok(block.values.borrow()[range].to_vec())
     }
 
-    /// Launches kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent
-    /// or the range ends; returns the next kernel.
+    fn check_tenant(&self) -> Result<()> {
+        match self.scratch.tenant.get() == self.tenant {
+            true => Ok(()),
+            false => Err(Error::internal("another session ran in between")),
+        }
+    }
+
+    /// Walks kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or the
+    /// range ends. `walk` may go to another thread, which the memory itself may not.
     ///
     /// # Errors
-    /// Those of `launch`.
-    pub fn run(
+    /// Those of `walk`; `INTERNAL` if another Session's run came between two parts of this one's.
+    pub fn run<T>(
         &mut self,
         range: Range<usize>,
         items: Option<usize>,
         budget: u64,
-        mut launch: impl FnMut(&mut Memory, &Kernel) -> Result<()>,
-    ) -> Result<usize> {
+        walk: impl FnOnce(Walk<'_>) -> Result<T>,
+    ) -> Result<T> {
+        if range.start == 0 {
+            self.scratch.tenant.set(self.tenant);
+        }
+        self.check_tenant()?;
+        let all = self.program.items();
+        let mut none = [];
+        let (mut io, mut scratch) = (self.io.values.borrow_mut(), self.scratch.values.borrow_mut());
+        let mut state = self.state.as_ref().map(|state| state.block.values.borrow_mut());
+        let blocks = Blocks {
+            program: &self.program,
+            places: &self.places,
+            values: [&mut io, &mut scratch, state.as_deref_mut().map_or(&mut none, |values| values)],
+            part: items.map(|items| (items, all)),
+        };
+        walk(Walk { blocks, range, budget })
+    }
+}
+
+/// A run that is about to begin.
+pub struct Walk<'a> {
+    blocks: Blocks<'a>,
+    range: Range<usize>,
+    budget: u64,
+}
+
+impl Walk<'_> {
+    /// Launches one kernel after the other; returns the next kernel, and the multiply-adds that were spent.
+    ///
+    /// # Errors
+    /// Those of `launch`.
+    pub fn each(mut self, mut launch: impl FnMut(&mut Blocks<'_>, &Kernel) -> Result<()>) -> Result<(usize, u64)> {
+        let program = self.blocks.program;
         let mut spent = 0;
-        let mut next = range.start;
-        let all = self.program()?.items();
-        self.part = items.map(|items| (items, all));
-        while next < range.end && (next == range.start || spent < budget) {
-            let kernel = &self.program()?.kernels[next];
-            let kernel = items.map_or_else(|| kernel.clone(), |items| kernel.of_items(items, all));
+        let mut next = self.range.start;
+        while next < self.range.end && (next == self.range.start || spent < self.budget) {
+            let kernel = &program.kernels[next];
+            let part = self.blocks.part.map(|(items, all)| kernel.of_items(items, all));
+            let kernel = part.as_ref().unwrap_or(kernel);
             spent += kernel.cost().multiply_adds;
-            launch(self, &kernel)?;
+            launch(&mut self.blocks, kernel)?;
             next += 1;
         }
-        self.part = None;
-        self.multiply_adds += spent;
-        Ok(next)
+        Ok((next, spent))
     }
+}
 
+/// A Program's memory while it runs.
+pub struct Blocks<'a> {
+    program: &'a Program,
+    places: &'a [Option<(usize, Range<usize>)>],
+    values: [&'a mut [f32]; 3],
+    /// While only some items of the batch are computed: how many, of how many.
+    part: Option<(usize, usize)>,
+}
+
+impl Blocks<'_> {
     /// Borrows a kernel's tensors: the one it writes, then those it reads.
     ///
     /// # Errors
     /// `INTERNAL` if they overlap.
     pub fn tensors<const N: usize>(&mut self, ids: [TensorId; N]) -> Result<[&mut [f32]; N]> {
-        let program = self.program.as_ref().ok_or_else(|| Error::internal("no program is prepared"))?;
-        let mut ranges = [const { 0..0 }; N];
-        for (range, id) in ranges.iter_mut().zip(ids) {
-            *range = Self::range(program, id)?;
+        let mut block_of = [0; N];
+        let mut ranges = [const { [const { 0..0 }; N] }; 3];
+        for (i, id) in ids.into_iter().enumerate() {
+            let view = self.program.view(id);
+            let Some((block, mut range)) = self.places[id.index()].clone() else {
+                return Err(Error::internal(format!("tensor {:?} has no place", view.name)));
+            };
             if let Some((items, all)) = self.part
-                && program.view(id).shape[0] == all
+                && view.shape[0] == all
             {
                 range.end = range.start + range.len() / all * items;
             }
+            (block_of[i], ranges[block][i]) = (block, range);
         }
-        self.values.get_disjoint_mut(ranges).map_err(|e| Error::internal(format!("tensors of one kernel overlap: {e}")))
+        let overlap = |e| Error::internal(format!("tensors of one kernel overlap: {e}"));
+        let [io, scratch, state] = &mut self.values;
+        let [in_io, in_scratch, in_state] = ranges;
+        let mut all = [
+            io.get_disjoint_mut(in_io).map_err(overlap)?,
+            scratch.get_disjoint_mut(in_scratch).map_err(overlap)?,
+            state.get_disjoint_mut(in_state).map_err(overlap)?,
+        ];
+        Ok(std::array::from_fn(|i| std::mem::take(&mut all[block_of[i]][i])))
     }
 
-    /// [`Memory::tensors`] where the last two may be absent, and then are empty.
+    /// [`Blocks::tensors`] where the last two may be absent, and then are empty.
     ///
     /// # Errors
-    /// As [`Memory::tensors`].
+    /// As [`Blocks::tensors`].
     pub fn tensors_or_empty(
         &mut self,
         [out, x]: [TensorId; 2],

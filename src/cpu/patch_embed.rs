@@ -1,11 +1,11 @@
-//! Image patches to tokens: a convolution with kernel = stride = patch, plus bias and position; the twin of
+//! Image patches to tokens: a convolution with kernel = stride = patch, plus bias and positions; the twin of
 //! `shaders/patch_embed.wgsl`.
 
 use crate::plan::PatchEmbed;
 
 /// image `[images, channels, height, width]`, w transposed `[channels patch patch, dim]`, bias `[dim]`, position
-/// `[tokens, dim]`, out `[batch, tokens, dim]` from token `at` on; item b reads image `b mod images`.
-pub fn patch_embed(image: &[f32], w: &[f32], bias: &[f32], position: &[f32], out: &mut [f32], s: &PatchEmbed) {
+/// a row of `dim` a patch, out `[batch, tokens, dim]` from token `at` on; item b reads image `b mod images`.
+pub fn patch_embed(image: &[f32], w: &[f32], bias: &[f32], position: Option<&[f32]>, out: &mut [f32], s: &PatchEmbed) {
     let (p, dim) = (s.patch, s.dim);
     let (rows, columns) = (s.height / p, s.width / p);
     for b in 0..s.batch {
@@ -25,8 +25,10 @@ pub fn patch_embed(image: &[f32], w: &[f32], bias: &[f32], position: &[f32], out
                     }
                 }
             }
-            for d in 0..dim {
-                o[d] += position[(s.at + token) * dim + d];
+            if let Some(position) = position {
+                for d in 0..dim {
+                    o[d] += position[token * dim + d];
+                }
             }
         }
     }

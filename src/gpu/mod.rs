@@ -1,17 +1,23 @@
-//! The GPU executor: runs Programs on the browser's WebGPU, and natively on what wgpu reaches (Vulkan, Metal, DX12).
+//! Programs on the browser's WebGPU, and natively on what wgpu reaches (Vulkan, Metal, DX12).
 //!
 //! [`Backend`] is the thin layer over the device, [`kernels`] turns each kernel of a Program into a launch of a shader,
-//! [`Executor`] owns weights, memory and recorded launches. Nothing here knows networks or samplers.
+//! [`Session`] owns memory and recorded launches over [`Weights`] and a [`State`]. Nothing here knows networks or samplers.
 
 mod backend;
-mod executor;
+mod device;
 pub mod kernels;
 mod pack;
 mod profile;
 mod roofline;
+mod session;
+mod state;
 mod template;
+mod weights;
 
 pub use backend::{Adapter, Backend, platform};
-pub use executor::{Executor, Weights};
+pub use device::Device;
 pub use profile::{KernelTime, Profile, Row};
 pub use roofline::svg as roofline;
+pub use session::Session;
+pub use state::State;
+pub use weights::Weights;

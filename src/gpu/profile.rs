@@ -1,10 +1,9 @@
 //! Where a forward's time goes: every kernel timed by the GPU's own clock, beside what the adapter's arithmetic reaches at
 //! most.
 
-use super::Executor;
 use super::backend::{Dispatch, Usage};
 use super::kernels::{PEAK_INVOCATIONS, peaks};
-use crate::plan::Kernel;
+use super::{Device, Session};
 use crate::{Error, Result};
 use serde::Serialize;
 
@@ -83,52 +82,41 @@ impl Profile {
     }
 }
 
-impl Executor {
-    /// Times every kernel of the prepared Program, on whatever its buffers hold; outputs are overwritten.
+impl Session {
+    /// Times every kernel of the Program, on whatever its buffers hold; outputs are overwritten.
     ///
     /// # Errors
     /// `DEVICE_LOST`, `SHADER_FAILED`, `OUT_OF_MEMORY`.
-    pub async fn profile(&mut self) -> Result<Profile> {
-        let peak = self.peak().await?;
-        let prepared = self.prepared()?;
-        let launches: Vec<&Dispatch> = prepared.launches.iter().collect();
-        let times = self.times(&launches, ROUNDS).await?;
+    pub async fn profile(&self) -> Result<Profile> {
+        let device = self.device();
+        let peak = device.peak().await?;
+        let launches: Vec<&Dispatch> = self.launches().iter().collect();
+        let times = device.times(&launches, ROUNDS).await?;
         let mut kernels = Vec::with_capacity(times.len());
-        for (kernel, nanoseconds) in prepared.program.kernels.iter().zip(times) {
+        for (kernel, nanoseconds) in self.program().kernels.iter().zip(times) {
             kernels.push(KernelTime {
                 kernel: kernel.name(),
-                shape: shape(kernel),
+                shape: kernel.sizes(),
                 multiply_adds: kernel.cost().multiply_adds,
-                bytes: self.bound_bytes(prepared, kernel)?,
+                bytes: self.bound_bytes(kernel)?,
                 nanoseconds,
             });
         }
-        let clock = if self.backend().has_timestamps() { "gpu" } else { "host" };
+        let clock = if device.backend().has_timestamps() { "gpu" } else { "host" };
         Ok(Profile { clock, peak, kernels })
     }
 
-    /// Nanoseconds of the prepared Program's kernels, each kind and size measured once: (file's name, all launches together).
+    /// Nanoseconds of each of the Program's kernels, measured for the tuner: with fewer rounds than a profile.
     ///
     /// # Errors
     /// `DEVICE_LOST`.
-    pub async fn kernel_times(&self) -> Result<Vec<(&'static str, f64)>> {
-        let prepared = self.prepared()?;
-        let mut kinds: Vec<(&'static str, String, f64)> = Vec::new();
-        let mut launches = Vec::new();
-        for (kernel, dispatch) in prepared.program.kernels.iter().zip(&prepared.launches) {
-            let (name, shape) = (kernel.name(), shape(kernel));
-            match kinds.iter_mut().find(|kind| kind.0 == name && kind.1 == shape) {
-                Some(kind) => kind.2 += 1.0,
-                None => {
-                    kinds.push((name, shape, 1.0));
-                    launches.push(dispatch);
-                }
-            }
-        }
-        let times = self.times(&launches, TUNING_ROUNDS).await?;
-        Ok(kinds.into_iter().zip(times).map(|((name, _, count), time)| (name, count * time)).collect())
+    pub async fn kernel_times(&self) -> Result<Vec<f64>> {
+        let launches: Vec<&Dispatch> = self.launches().iter().collect();
+        self.device().times(&launches, TUNING_ROUNDS).await
     }
+}
 
+impl Device {
     /// Nanoseconds of one launch each, medians; launches that are too short for the clock are repeated.
     async fn times(&self, launches: &[&Dispatch], rounds: usize) -> Result<Vec<f64>> {
         let backend = self.backend();
@@ -157,7 +145,7 @@ impl Executor {
     }
 
     /// Multiply-adds a second that the adapter reaches in registers, in the better of two loops.
-    async fn peak(&mut self) -> Result<f64> {
+    async fn peak(&self) -> Result<f64> {
         /// Long enough for any clock, short enough for any watchdog.
         const NANOSECONDS: f64 = 20e6;
         let out = self.backend.buffer("peak", 4 * PEAK_INVOCATIONS, Usage::Storage).await?;
@@ -170,7 +158,7 @@ impl Executor {
                 self.compile([&peak.variant]).await?;
                 self.backend.write(&params, 0, &peak.params);
                 let bindings = [(0, params.whole()), (1, out.whole())];
-                let dispatch = self.backend.dispatch(self.pipeline(&peak.variant)?, &bindings, peak.workgroups);
+                let dispatch = self.backend.dispatch(&*self.pipeline(&peak.variant)?, &bindings, peak.workgroups);
                 let time = self.times(&[&dispatch], ROUNDS).await?[0];
                 if time >= NANOSECONDS || turns >= 1 << 20 {
                     best = best.max(peak.multiply_adds as f64 / time * 1e9);
@@ -192,22 +180,6 @@ fn tick(times: &[f64]) -> f64 {
         a
     };
     times.iter().fold(0, |tick, &time| gcd(tick, time.round() as u64)).max(1) as f64
-}
-
-/// A kernel's sizes for people.
-fn shape(kernel: &Kernel) -> String {
-    match kernel {
-        Kernel::Matmul(m) if m.k2 > 0 => format!("{} x ({} + {}) x {}", m.rows, m.k, m.k2, m.n),
-        Kernel::Matmul(m) => format!("{} x {} x {}", m.rows, m.k, m.n),
-        Kernel::LayerNorm(k) => format!("{} x {}", k.rows, k.dim),
-        Kernel::Attention(k) => format!("{} x {} heads x {} x {}", k.batch, k.heads, k.tokens, k.head_dim),
-        Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch, k.out_channels, k.height, k.width),
-        Kernel::PatchEmbed(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
-        Kernel::Unpatchify(k) => format!("{} x {} x {} x {}", k.batch, k.channels, k.height, k.width),
-        Kernel::Embedding(k) => format!("{} x {}", k.batch, k.dim),
-        Kernel::PlaceTokens(k) => format!("{} x {} x {}", k.batch, k.count, k.dim),
-        Kernel::Elementwise(_) => String::new(),
-    }
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! wasm-bindgen types: convert, forward, nothing else. `web/src/worker.ts` is their one caller; the options and results
 //! that cross as JSON are described in `web/src/types.ts`.
 
-use crate::model::Network;
+use crate::model::{Batch, Network, Port, PortKind};
 use crate::pipeline::sampling::{Control, StepEvent};
-use crate::pipeline::{self, Generated, Helpers, LoadOptions, Part, Request, pixels};
+use crate::pipeline::{self, Generated, Helpers, LoadOptions, NamedTensor, Request, Values, pixels};
 use crate::sampler::SamplerKind;
 use crate::weights::Manifest;
 use crate::{Code, Error};
-use js_sys::{Array, Float32Array, Float64Array, Function, Promise, Reflect, Uint8Array, Uint32Array};
+use js_sys::{Array, Float32Array, Float64Array, Function, Object, Promise, Reflect, Uint8Array, Uint32Array};
 use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -119,10 +119,23 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
     let [channels, height, _] = pipeline.network().image_shape();
     let architecture = match pipeline.network() {
         Network::Uvit(_) => "uvit",
+        Network::UvitT2i(_) => "uvit_t2i",
+        Network::UniDiffuser(_) => "unidiffuser",
+    };
+    let recording = pipeline.network().record(Batch::plain(1)).unwrap_or_default();
+    let port = |port: &Port| {
+        let kind = match port.kind {
+            PortKind::Latents | PortKind::Floats => "floats",
+            PortKind::Time => "times",
+            PortKind::Indices { .. } => "indices",
+            PortKind::Output => "output",
+        };
+        json!({ "name": port.name, "kind": kind, "shape": recording.plan.shape(port.tensor)[1..] })
     };
     let mut info = json!(pipeline.info());
     let more = json!({
         "architecture": architecture,
+        "ports": recording.ports.iter().map(port).collect::<Vec<_>>(),
         "labels": manifest.labels,
         "licences": manifest.licences,
         "nullClass": manifest.null_class,
@@ -142,6 +155,40 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
     info.to_string()
 }
 
+/// An object of typed arrays, as named tensors.
+fn from_js(tensors: &Object) -> Result<Vec<NamedTensor>, Error> {
+    let mut all = Vec::new();
+    for entry in Object::entries(tensors).iter() {
+        let entry: Array = entry.unchecked_into();
+        let (name, array) = (entry.get(0).as_string().unwrap_or_default(), entry.get(1));
+        let values = if let Some(floats) = array.dyn_ref::<Float32Array>() {
+            Values::Floats(floats.to_vec())
+        } else if let Some(times) = array.dyn_ref::<Float64Array>() {
+            Values::Times(times.to_vec())
+        } else if let Some(indices) = array.dyn_ref::<Uint32Array>() {
+            Values::Indices(indices.to_vec())
+        } else {
+            let remedy = "Give a Float32Array, for times a Float64Array, for indices a Uint32Array";
+            return Err(Error::new(Code::InvalidArgument, format!("tensor {name:?} is no typed array"), remedy));
+        };
+        all.push(NamedTensor::new(name, values));
+    }
+    Ok(all)
+}
+
+fn to_js(tensors: &[NamedTensor]) -> Object {
+    let object = Object::new();
+    for NamedTensor { name, values, .. } in tensors {
+        let array: JsValue = match values {
+            Values::Floats(values) => Float32Array::from(values.as_slice()).into(),
+            Values::Times(values) => Float64Array::from(values.as_slice()).into(),
+            Values::Indices(values) => Uint32Array::from(values.as_slice()).into(),
+        };
+        let _ = Reflect::set(&object, &name.as_str().into(), &array);
+    }
+    object
+}
+
 /// A loaded model.
 #[wasm_bindgen]
 pub struct WasmPipeline {
@@ -159,19 +206,14 @@ impl WasmPipeline {
         self.info.clone()
     }
 
-    /// One forward of the network: latents `[n, C, H, W]`, the network's times `[n]`, labels `[n]` or none; gives
-    /// `[n, C, H, W]`.
-    pub async fn forward(
-        &self,
-        latents: Float32Array,
-        timesteps: Float64Array,
-        labels: Uint32Array,
-    ) -> Result<Float32Array, JsValue> {
-        let part = Part { latents: latents.to_vec(), times: timesteps.to_vec(), labels: labels.to_vec() };
+    /// One forward of the network: an object with a typed array for every port that takes one (floats `Float32Array`, times
+    /// `Float64Array`, indices `Uint32Array`); gives an object with a `Float32Array` for every port that gives one.
+    pub async fn forward(&self, tensors: Object) -> Result<Object, JsValue> {
+        let given = from_js(&tensors)?;
         let mut pipeline = self.take()?;
-        let result = pipeline.forward(&part, &|| self.stop.get()).await;
+        let result = pipeline.forward(&given, &|| self.stop.get()).await;
         self.put_back(pipeline);
-        Ok(Float32Array::from(result?.as_slice()))
+        Ok(to_js(&result?))
     }
 
     /// Where a forward's time goes on the GPU, as JSON; null on the CPU.
@@ -189,7 +231,7 @@ impl WasmPipeline {
     }
 
     /// Generates pictures; `on_step(json, preview)` is called after every step. `workers` share the items, this one
-    /// included: `remote(worker, latents, timesteps, labels)` resolves with the forward of worker 1 .. workers - 1.
+    /// included: `remote(worker, tensors)` resolves with the prediction of worker 1 .. workers - 1.
     pub async fn generate(
         &self,
         options: String,
@@ -261,17 +303,17 @@ impl Helpers for Workers {
         self.count
     }
 
-    fn forward(&self, index: usize, part: Part) -> Pin<Box<dyn Future<Output = crate::Result<Vec<f32>>>>> {
-        let arguments = Array::of4(
-            &JsValue::from_f64(index as f64 + 1.0),
-            &Float32Array::from(part.latents.as_slice()),
-            &Float64Array::from(part.times.as_slice()),
-            &Uint32Array::from(part.labels.as_slice()),
-        );
+    fn forward(
+        &self,
+        index: usize,
+        tensors: Vec<NamedTensor>,
+        output: &'static str,
+    ) -> Pin<Box<dyn Future<Output = crate::Result<Vec<f32>>>>> {
+        let arguments = Array::of2(&JsValue::from_f64(index as f64 + 1.0), &to_js(&tensors));
         // Called now, and watched from now on, so that a rejection before the answer is awaited is not lost.
         let answer = self.remote.apply(&JsValue::NULL, &arguments);
         let answer = answer.map(|promise| JsFuture::from(Promise::resolve(&promise)));
-        Box::pin(async move { Ok(Float32Array::from(answer?.await?).to_vec()) })
+        Box::pin(async move { Ok(Float32Array::from(Reflect::get(&answer?.await?, &output.into())?).to_vec()) })
     }
 }
 

@@ -1,24 +1,36 @@
 //! Networks: configuration, tensor names, and the Plan that each records. One file a network; nothing here knows
 //! devices, stored dtypes or time.
 
+mod ports;
+mod transformer;
+pub mod unidiffuser;
 pub mod uvit;
+pub mod uvit_t2i;
+
+pub use ports::{Port, PortKind, Recording, Sampled};
 
 use crate::Result;
-use crate::plan::{Plan, TensorId};
 
-/// How many items one forward holds.
+/// How many items one forward holds, and of what size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Batch {
     /// Images that are being sampled.
     pub images: usize,
     /// Network items an image: 2 with guidance (conditional items first, then unconditional ones), else 1.
     pub copies: usize,
+    /// Height and width of latents, where they are not the network's own.
+    pub size: Option<[usize; 2]>,
 }
 
 impl Batch {
     /// `images` items, no guidance.
     pub fn plain(images: usize) -> Batch {
-        Batch { images, copies: 1 }
+        Batch::copied(images, 1)
+    }
+
+    /// Every image so many times.
+    pub fn copied(images: usize, copies: usize) -> Batch {
+        Batch { images, copies, size: None }
     }
 
     /// Items of the network.
@@ -27,27 +39,27 @@ impl Batch {
     }
 }
 
-/// A recorded network with its inputs and output.
-#[derive(Clone, Debug)]
-pub struct Recording {
-    /// What to compute.
-    pub plan: Plan,
-    /// `[images, channels, height, width]`: x_t.
-    pub latents: TensorId,
-    /// `[items]`: network times.
-    pub time: TensorId,
-    /// `[items]`: class labels, for class-conditional networks.
-    pub label: Option<TensorId>,
-    /// `[items, channels, height, width]`: the prediction.
-    pub out: TensorId,
-}
-
 /// A network that this build can run.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Network {
     /// U-ViT, unconditional or class-conditional.
     Uvit(uvit::Config),
+    /// U-ViT for text to image.
+    UvitT2i(uvit_t2i::Config),
+    /// UniDiffuser's U-ViT.
+    UniDiffuser(unidiffuser::Config),
+}
+
+/// One expression for all networks.
+macro_rules! each {
+    ($network:expr, $config:ident => $body:expr) => {
+        match $network {
+            Network::Uvit($config) => $body,
+            Network::UvitT2i($config) => $body,
+            Network::UniDiffuser($config) => $body,
+        }
+    };
 }
 
 impl Network {
@@ -56,37 +68,30 @@ impl Network {
     /// # Errors
     /// `UNSUPPORTED_MODEL` for a configuration that contradicts itself.
     pub fn record(&self, batch: Batch) -> Result<Recording> {
-        match self {
-            Network::Uvit(config) => config.record(batch),
-        }
+        each!(self, config => config.record(batch))
     }
 
     /// `[channels, height, width]` of one image or latent.
     pub fn image_shape(&self) -> [usize; 3] {
-        match self {
-            Network::Uvit(c) => [c.in_chans, c.img_size, c.img_size],
-        }
+        each!(self, config => [config.in_chans, config.img_size, config.img_size])
     }
 
     /// Tokens of one item.
     pub fn tokens(&self) -> usize {
-        match self {
-            Network::Uvit(c) => c.tokens(),
-        }
+        each!(self, config => config.tokens())
     }
 
     /// What a step leaves out that runs only `outer` blocks at either end: the kernels from the one after the first tensor
     /// to the one that writes the second, by their names. None if there are no blocks between.
     pub fn inner_blocks(&self, outer: usize) -> Option<[String; 2]> {
-        match self {
-            Network::Uvit(c) => c.inner_blocks(outer),
-        }
+        each!(self, config => config.inner_blocks(outer))
     }
 
-    /// Number of class labels, the null class included; 0 for unconditional networks.
+    /// Number of class labels, the null class included; 0 for networks without.
     pub fn classes(&self) -> usize {
         match self {
-            Network::Uvit(c) => c.num_classes.max(0) as usize,
+            Network::Uvit(config) => config.num_classes.max(0) as usize,
+            _ => 0,
         }
     }
 }

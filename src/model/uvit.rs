@@ -2,13 +2,11 @@
 //! patches are tokens of one transformer with long skip connections. Follows `libs/uvit.py` of baofff/U-ViT at
 //! ce551708dc9cde9818d2af7d84dfadfeb7bd9034, tensor names included.
 
-use super::{Batch, Recording};
-use crate::plan::{Op, Plan, Precision, Role, TensorId, WeightUse};
-use crate::{Code, Error, Result};
+use super::transformer::{Norms, Pictures, Transformer, time_token, unsupported};
+use super::{Batch, Port, PortKind, Recording, Sampled};
+use crate::Result;
+use crate::plan::{Op, Plan, Position, Role, WeightUse};
 use serde::{Deserialize, Serialize};
-
-/// LayerNorm's epsilon in every U-ViT.
-const EPS: f32 = 1e-5;
 
 /// The published constructor's arguments, under its names.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -97,151 +95,68 @@ impl Config {
 
     /// All tokens of one item.
     pub fn tokens(&self) -> usize {
-        let side = self.img_size / self.patch_size;
-        self.extras() + side * side
+        self.extras() + self.pictures().side().pow(2)
+    }
+
+    fn pictures(&self) -> Pictures {
+        let Config { img_size, patch_size, in_chans, .. } = *self;
+        Pictures { img_size, patch_size, in_chans }
+    }
+
+    fn transformer(&self) -> Transformer {
+        let Config { embed_dim, depth, num_heads, mlp_ratio, qkv_bias, skip, .. } = *self;
+        Transformer { embed_dim, depth, num_heads, mlp_ratio, qkv_bias, skip, norms: Norms::Before }
     }
 
     fn validate(&self) -> Result<()> {
-        let fail = |cause: String| {
-            Err(Error::new(Code::UnsupportedModel, cause, "Check the architecture's parameters in the configuration"))
-        };
-        // Far beyond any published model; what fits can neither overflow 32-bit sizes nor take long to record.
-        for (name, value, most) in [
-            ("img_size", self.img_size, 4096),
-            ("patch_size", self.patch_size, 256),
-            ("in_chans", self.in_chans, 64),
-            ("embed_dim", self.embed_dim, 8192),
-            ("depth", self.depth, 256),
-            ("num_heads", self.num_heads, 1024),
-        ] {
-            if !(1..=most).contains(&value) {
-                return fail(format!("{name} is {value}, not in 1..={most}"));
-            }
-        }
+        self.pictures().validate()?;
         if self.num_classes > 1 << 16 {
-            return fail(format!("num_classes is {}, at most 65536 are supported", self.num_classes));
+            return Err(unsupported(format!("num_classes is {}, at most 65536 are supported", self.num_classes)));
         }
-        if !self.img_size.is_multiple_of(self.patch_size) {
-            return fail(format!("img_size {} is no multiple of patch_size {}", self.img_size, self.patch_size));
-        }
-        if !self.embed_dim.is_multiple_of(self.num_heads) {
-            return fail(format!("embed_dim {} is no multiple of num_heads {}", self.embed_dim, self.num_heads));
-        }
-        let head_dim = self.embed_dim / self.num_heads;
-        if !head_dim.is_multiple_of(4) || head_dim > 128 {
-            return fail(format!("the head dim {head_dim} is no multiple of 4 up to 128"));
-        }
-        let hidden = self.embed_dim as f64 * self.mlp_ratio;
-        if !(1.0..65537.0).contains(&hidden) {
-            return fail(format!("mlp_ratio {} makes the MLP {hidden} wide, not 1 to 65536", self.mlp_ratio));
-        }
-        if self.tokens() > 1 << 16 {
-            return fail(format!("an image has {} tokens, at most 65536 are supported", self.tokens()));
-        }
-        Ok(())
+        self.transformer().validate(self.tokens())
     }
 
-    /// Records one forward for `batch`.
+    /// Records one forward for `batch`: ports `x [images, C, H, W]`, `timesteps [items]`, `y [items]` for networks with
+    /// classes, and `out [items, C, H, W]`.
     ///
     /// # Errors
     /// `UNSUPPORTED_MODEL` if the parameters contradict each other or the head dim is no multiple of 4 up to 128.
     pub fn record(&self, batch: Batch) -> Result<Recording> {
         self.validate()?;
-        let (b, d, p) = (batch.items(), self.embed_dim, self.patch_size);
+        let (items, dim, size) = (batch.items(), self.embed_dim, self.img_size);
         let mut plan = Plan::default();
-        let size = [self.in_chans, self.img_size, self.img_size];
-        let latents = plan.tensor("x", &[batch.images, size[0], size[1], size[2]], Role::Input);
-        let time = plan.tensor("timesteps", &[b], Role::Input);
-        let label = (self.num_classes > 0).then(|| plan.tensor("y", &[b], Role::Indices));
+        let x = plan.tensor("x", &[batch.images, self.in_chans, size, size], Role::Input);
+        let time = plan.tensor("timesteps", &[items], Role::Input);
+        let label = (self.num_classes > 0).then(|| plan.tensor("y", &[items], Role::Indices));
 
-        let mut e = plan.scratch(if self.mlp_time_embed { "" } else { "time_embed" }, &[b, 1, d]);
-        plan.push(Op::TimestepEmbedding { time, out: e });
-        if self.mlp_time_embed {
-            let hidden = plan.linear("time_embed.0", e, None, 4 * d, true);
-            let activated = plan.scratch("", &[b, 1, 4 * d]);
-            plan.push(Op::Silu { x: hidden, out: activated });
-            e = plan.linear("time_embed.2", activated, None, d, true);
-            plan.tensors[e.0].name = "time_embed".into();
-        }
-
-        let tokens = plan.scratch("tokens", &[b, self.tokens(), d]);
-        let position = plan.weight("pos_embed", &[1, self.tokens(), d], WeightUse::Floats);
+        let token = time_token(&mut plan, "time_embed", time, dim, self.mlp_time_embed);
+        let tokens = plan.scratch("tokens", &[items, self.tokens(), dim]);
+        let table = plan.weight("pos_embed", &[1, self.tokens(), dim], WeightUse::Floats);
+        let position = |at| Some(Position { table, at });
+        let classes = self.num_classes.max(0) as usize;
         if let Some(index) = label {
-            let classes = self.num_classes as usize;
-            let table = plan.weight("label_emb.weight", &[classes, d], WeightUse::Floats);
-            plan.push(Op::Embedding { table, index, position, out: tokens, at: 0 });
+            let table = plan.weight("label_emb.weight", &[classes, dim], WeightUse::Floats);
+            plan.push(Op::Embedding { table, index, position: position(0), out: tokens, at: 0 });
         }
         let extras = self.extras();
-        plan.push(Op::PlaceTokens { x: e, position, out: tokens, at: extras - 1 });
-        let weight = plan.weight("patch_embed.proj.weight", &[d, size[0], p, p], WeightUse::PatchKernel);
-        let bias = plan.weight("patch_embed.proj.bias", &[d], WeightUse::Floats);
-        plan.push(Op::PatchEmbed { image: latents, weight, bias, position, patch: p, out: tokens, at: extras });
+        let at = extras - 1;
+        plan.push(Op::CopyTokens { x: token, from: 0, count: 1, position: position(at), out: tokens, at });
+        self.pictures().embed(&mut plan, x, position(extras), tokens, extras);
 
-        let mut x = tokens;
-        let mut skips = Vec::new();
-        for i in 0..self.depth / 2 {
-            x = self.block(&mut plan, &format!("in_blocks.{i}"), x, None);
-            skips.push(x);
-        }
-        x = self.block(&mut plan, "mid_block", x, None);
-        for i in 0..self.depth / 2 {
-            let skip = skips.pop().filter(|_| self.skip);
-            x = self.block(&mut plan, &format!("out_blocks.{i}"), x, skip);
-        }
-
-        x = plan.layer_norm("norm", x, EPS);
-        x = plan.linear("decoder_pred", x, None, p * p * size[0], true);
-        let image_shape = [b, size[0], size[1], size[2]];
-        let mut out = plan.tensor("", &image_shape, if self.conv { Role::Scratch } else { Role::Output });
-        plan.push(Op::Unpatchify { x, patch: p, skip_tokens: extras, out });
-        if self.conv {
-            let weight = plan.weight("final_layer.weight", &[size[0], size[0], 3, 3], WeightUse::Floats);
-            let bias = plan.weight("final_layer.bias", &[size[0]], WeightUse::Floats);
-            let image = out;
-            out = plan.tensor("", &image_shape, Role::Output);
-            plan.push(Op::Conv2d { x: image, weight, bias, out });
-        }
-        plan.tensors[out.0].name = "out".into();
-        Ok(Recording { plan, latents, time, label, out })
+        let normed = self.transformer().record(&mut plan, tokens);
+        let out = self.pictures().predict_and_smooth(&mut plan, normed, extras, self.conv);
+        let mut ports = vec![
+            Port { name: "x", kind: PortKind::Latents, tensor: x },
+            Port { name: "timesteps", kind: PortKind::Time, tensor: time },
+        ];
+        let indices = PortKind::Indices { of: classes };
+        ports.extend(label.map(|tensor| Port { name: "y", kind: indices, tensor }));
+        ports.push(Port { name: "out", kind: PortKind::Output, tensor: out });
+        Ok(Recording { plan, ports, sampled: vec![Sampled { input: x, time, output: out }] })
     }
 
     /// See [`super::Network::inner_blocks`].
     pub fn inner_blocks(&self, outer: usize) -> Option<[String; 2]> {
-        let half = self.depth / 2;
-        let last = match half.checked_sub(outer)? {
-            0 => "mid_block".into(),
-            inner => format!("out_blocks.{}", inner - 1),
-        };
-        (outer > 0).then(|| [format!("in_blocks.{}", outer - 1), last])
-    }
-
-    /// `x = skip_linear(cat(x, skip))` if there is a skip; `x += attn(norm1(x))`; `x += mlp(norm2(x))`.
-    fn block(&self, plan: &mut Plan, name: &str, mut x: TensorId, skip: Option<TensorId>) -> TensorId {
-        let d = self.embed_dim;
-        let hidden = (d as f64 * self.mlp_ratio) as usize;
-        if let Some(skip) = skip {
-            x = plan.linear(&format!("{name}.skip_linear"), x, Some(skip), d, true);
-        }
-        let shape = plan.shape(x).to_vec();
-
-        let normed = plan.layer_norm(&format!("{name}.norm1"), x, EPS);
-        let qkv = plan.linear(&format!("{name}.attn.qkv"), normed, None, 3 * d, self.qkv_bias);
-        let attended = plan.scratch("", &shape);
-        plan.push(Op::Attention { qkv, heads: self.num_heads, out: attended });
-        let projected = plan.linear(&format!("{name}.attn.proj"), attended, None, d, true);
-        plan.tensors[projected.0].name = format!("{name}.attn");
-        x = plan.add("", x, projected);
-
-        let normed = plan.layer_norm(&format!("{name}.norm2"), x, EPS);
-        let up = plan.linear(&format!("{name}.mlp.fc1"), normed, None, hidden, true);
-        let activated = plan.scratch("", plan.shape(up).to_vec().as_slice());
-        plan.push(Op::Gelu { x: up, out: activated });
-        let down = plan.linear(&format!("{name}.mlp.fc2"), activated, None, d, true);
-        plan.tensors[down.0].name = format!("{name}.mlp");
-        // docs/arithmetic.md has the measurements.
-        for layer in ["skip_linear", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"] {
-            plan.allow(&format!("{name}.{layer}"), Precision::Narrow);
-        }
-        plan.add(name, x, down)
+        self.transformer().inner_blocks(outer)
     }
 }

@@ -1,13 +1,12 @@
 //! Which device runs a model, and why.
 
-use super::Executor;
-use super::self_test::self_test;
-#[cfg(feature = "gpu")]
-use super::tuning::{self, Tune, Tuned};
 #[cfg(feature = "gpu")]
 use crate::gpu::Adapter;
-use crate::model::Network;
-use crate::plan::Compute;
+use crate::model::{Batch, Network};
+use crate::plan::{Compute, Program, WeightId, lower};
+use crate::runtime;
+#[cfg(feature = "gpu")]
+use crate::runtime::{Tune, Tuned, choose};
 use crate::simd::Threads;
 use crate::weights::manifest::Dtype;
 use crate::{Code, Error, Result};
@@ -43,6 +42,34 @@ impl std::str::FromStr for DeviceChoice {
     }
 }
 
+/// In which arithmetic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ComputeChoice {
+    /// f32 on a GPU; on the CPU the faster of [`Compute::Quality`] and f32, which look the same: measured while the model loads.
+    #[default]
+    Auto,
+    /// This one.
+    Fixed(Compute),
+}
+
+impl std::str::FromStr for ComputeChoice {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<ComputeChoice> {
+        match name {
+            "auto" => Ok(ComputeChoice::Auto),
+            name => name.parse().map(ComputeChoice::Fixed),
+        }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for ComputeChoice {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<ComputeChoice, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map_err(|error: Error| serde::de::Error::custom(error.cause))
+    }
+}
+
 /// How a model is to be loaded.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default)]
@@ -51,9 +78,8 @@ pub struct LoadOptions {
     pub device: DeviceChoice,
     /// Which stored variant; none: the manifest's first.
     pub dtype: Option<Dtype>,
-    /// Of Linears; none: [`Compute::Quality`] on the CPU, f32 on a GPU. With [`DeviceChoice::Auto`], what the device that was
-    /// found does not have becomes what it has.
-    pub compute: Option<Compute>,
+    /// Of Linears. With [`DeviceChoice::Auto`], what the device that was found does not have becomes what it has.
+    pub compute: ComputeChoice,
     /// Threads a kernel on the CPU; none: all cores natively, one in the browser.
     pub threads: Option<usize>,
     /// Whether to measure which variants of the kernels are fastest on a GPU.
@@ -66,10 +92,10 @@ pub struct LoadOptions {
     pub reason: Option<String>,
 }
 
-/// The device that was chosen.
+/// The device that was chosen, for people.
 #[derive(Clone, Debug, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Device {
+pub struct DeviceInfo {
     /// "webgpu" or "cpu".
     pub device: &'static str,
     /// Why it was chosen, a sentence.
@@ -82,47 +108,50 @@ pub struct Device {
     pub tuned: Option<Tuned>,
 }
 
-/// Opens a device for a model whose matrices are stored in these forms (dtype, columns a scale); it is tested before it is
-/// trusted.
+/// A device that was tested with a network's kernels.
+pub struct Opened {
+    /// The device.
+    pub device: runtime::Device,
+    /// The arithmetic that was chosen.
+    pub compute: Compute,
+    /// Why it was chosen, for people.
+    pub info: DeviceInfo,
+    /// The network's Program for one picture.
+    pub program: Program,
+}
+
+/// Opens a device for a network whose weights are stored in these forms (dtype, columns a scale; by weight); it is tested before
+/// it is trusted.
 ///
 /// # Errors
 /// With [`DeviceChoice::WebGpu`]: `NO_WEBGPU`, `INSECURE_CONTEXT`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`, `WRONG_RESULT`;
 /// `INVALID_ARGUMENT` for arithmetic that the device does not have. Else `WRONG_RESULT` where the CPU's kernels are wrong.
-pub async fn open(options: &LoadOptions, network: &Network, kinds: &[(Dtype, usize)]) -> Result<(Executor, Device)> {
+pub async fn open(options: &LoadOptions, network: &Network, forms: &[(Dtype, usize)]) -> Result<Opened> {
     let reason = match options.device {
         DeviceChoice::Cpu => options.reason.clone().unwrap_or_else(|| "the CPU was asked for".into()),
         DeviceChoice::WebGpu => {
-            if let Some(compute) = options.compute.filter(|c| !GPU_COMPUTES.contains(c)) {
-                return Err(Error::new(
-                    Code::InvalidArgument,
-                    format!("compute is {:?}, and WebGPU computes in f32, f16 or w8a8", compute.as_str()),
-                    "Leave compute out, or use device \"cpu\"",
-                ));
-            }
             let why = "WebGPU was asked for, and computes correctly";
-            return open_gpu(false, why, network, kinds, options).await.map_err(|refusal| refusal.0);
+            return open_gpu(false, why, network, forms, options).await.map_err(|refusal| refusal.0);
         }
-        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, network, kinds, options).await {
+        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, network, forms, options).await {
             Ok(opened) => return Ok(opened),
             Err(refusal) => refusal.reason(),
         },
     };
-    let compute = match options.compute {
-        Some(compute @ (Compute::F16 | Compute::W8A8)) if options.device == DeviceChoice::Cpu => {
-            return Err(Error::new(
-                Code::InvalidArgument,
-                format!("compute is {:?}, which only GPUs have", compute.as_str()),
-                "Use \"quality\" or \"fast\", the CPU's own",
-            ));
-        }
-        Some(Compute::F16) => Compute::Quality,
-        Some(Compute::W8A8) => Compute::Fast,
-        compute => compute.unwrap_or(Compute::Quality),
-    };
     let threads = options.threads.map_or_else(Threads::all, Threads::new);
-    let mut executor = Executor::cpu(compute, threads);
-    self_test(&mut executor, network, kinds).await?;
-    let device = Device {
+    let device = runtime::Device::cpu(threads);
+    let forms = |id: WeightId| forms[id.index()];
+    let compute = match options.compute {
+        ComputeChoice::Auto => measured(&device, network, &forms).await?,
+        // With a choice of its own, "auto" takes what the CPU has in their place.
+        ComputeChoice::Fixed(Compute::F16) if options.device == DeviceChoice::Auto => Compute::Quality,
+        ComputeChoice::Fixed(Compute::W8A8) if options.device == DeviceChoice::Auto => Compute::Fast,
+        ComputeChoice::Fixed(compute) => compute,
+    };
+    device.supports(compute)?;
+    let program = program(&device, compute, network)?;
+    runtime::self_test(&device, compute, &program, &forms).await?;
+    let info = DeviceInfo {
         device: "cpu",
         device_reason: reason,
         #[cfg(feature = "gpu")]
@@ -130,11 +159,28 @@ pub async fn open(options: &LoadOptions, network: &Network, kinds: &[(Dtype, usi
         #[cfg(feature = "gpu")]
         tuned: None,
     };
-    Ok((executor, device))
+    Ok(Opened { device, compute, info, program })
 }
 
-/// What GPUs compute in.
-const GPU_COMPUTES: [Compute; 3] = [Compute::F32, Compute::F16, Compute::W8A8];
+/// Weights in f32 may take so much before integers are taken whatever their speed.
+const MOST_F32_BYTES: usize = 1 << 30;
+
+/// The faster of the arithmetics that keep a picture's quality.
+async fn measured(device: &runtime::Device, network: &Network, forms: runtime::Forms<'_>) -> Result<Compute> {
+    let quality = program(device, Compute::Quality, network)?;
+    let parameters: usize = quality.weights.iter().map(|w| w.shape.iter().product::<usize>()).sum();
+    if parameters > MOST_F32_BYTES / 4 {
+        return Ok(Compute::Quality);
+    }
+    let floats = program(device, Compute::F32, network)?;
+    runtime::fastest(device, &[(Compute::Quality, &quality), (Compute::F32, &floats)], forms).await
+}
+
+/// What one picture needs, guided if the network can be: what a device is tested and tuned with.
+fn program(device: &runtime::Device, compute: Compute, network: &Network) -> Result<Program> {
+    let copies = if network.classes() > 0 { 2 } else { 1 };
+    lower(&network.record(Batch::copied(1, copies))?.plan, &device.capabilities(compute), &[])
+}
 
 const REAL_GPU: &str = "a GPU was found and computes correctly";
 
@@ -173,36 +219,42 @@ async fn open_gpu(
     real: bool,
     why: &str,
     network: &Network,
-    kinds: &[(Dtype, usize)],
+    forms: &[(Dtype, usize)],
     options: &LoadOptions,
-) -> std::result::Result<(Executor, Device), Refusal> {
-    let compute = options.compute.filter(|c| GPU_COMPUTES.contains(c)).unwrap_or_default();
-    let executor = match crate::gpu::Executor::open(compute).await {
-        Err(error) if real && error.code == Code::InvalidArgument => crate::gpu::Executor::open(Compute::F32).await,
-        opened => opened,
+) -> std::result::Result<Opened, Refusal> {
+    let wanted = match options.compute {
+        ComputeChoice::Auto => Compute::F32,
+        ComputeChoice::Fixed(compute) => compute,
     };
-    let executor = executor.map_err(Refusal)?;
-    let compute = executor.capabilities().compute;
-    let adapter = executor.backend().adapter().clone();
+    let mut device = runtime::Device::gpu().await.map_err(Refusal)?;
+    let compute = match device.supports(wanted) {
+        Ok(()) => wanted,
+        // With a choice of its own, "auto" takes what the GPU has in its place.
+        Err(_) if real => Compute::F32,
+        Err(error) => return Err(Refusal(error)),
+    };
+    let adapter = device.as_gpu().map(|gpu| gpu.backend().adapter().clone()).unwrap_or_default();
     if real && adapter.is_fallback_adapter {
         let remedy = "Use device \"webgpu\" to run on it all the same";
         return Err(Refusal(Error::new(Code::NoWebGpu, SOFTWARE_ADAPTER, remedy)));
     }
-    let mut executor = Executor::Gpu(Box::new(executor));
+    let forms = |id: WeightId| forms[id.index()];
+    let program = program(&device, compute, network).map_err(Refusal)?;
     let records = options.records.as_deref();
-    let tuned = match tuning::choose(&mut executor, network, kinds, options.tune, records).await {
+    let tuned = match choose(&device, compute, &program, &forms, options.tune, records).await {
         Err(lost) if lost.code == Code::DeviceLost && options.tune != Tune::Off => {
             // A candidate was too much for it, perhaps; the default need not be.
-            executor = Executor::gpu(compute).await.map_err(Refusal)?;
-            tuning::choose(&mut executor, network, kinds, Tune::Off, None).await
+            device = runtime::Device::gpu().await.map_err(Refusal)?;
+            choose(&device, compute, &program, &forms, Tune::Off, None).await
         }
         chosen => chosen,
     };
     let tuned = Some(tuned.map_err(Refusal)?);
-    Ok((executor, Device { device: "webgpu", device_reason: why.into(), adapter: Some(adapter), tuned }))
+    let info = DeviceInfo { device: "webgpu", device_reason: why.into(), adapter: Some(adapter), tuned };
+    Ok(Opened { device, compute, info, program })
 }
 
-/// This build has no GPU executor.
+/// This build has no GPUs.
 #[cfg(not(feature = "gpu"))]
 async fn open_gpu(
     _: bool,
@@ -210,7 +262,7 @@ async fn open_gpu(
     _: &Network,
     _: &[(Dtype, usize)],
     _: &LoadOptions,
-) -> std::result::Result<(Executor, Device), Refusal> {
+) -> std::result::Result<Opened, Refusal> {
     let remedy = "Build with the feature \"gpu\"";
     Err(Refusal(Error::new(Code::NoWebGpu, "this build has no GPU executor", remedy)))
 }

@@ -1,27 +1,24 @@
 //! Items of a batch (images, and with guidance each of them twice) on several workers with weights of their own.
 
+use super::tensors::NamedTensor;
 use crate::Result;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-
-/// The items that one worker computes in one step.
-pub struct Part {
-    /// `[items, channels, height, width]`.
-    pub latents: Vec<f32>,
-    /// The network's time of each item.
-    pub times: Vec<f64>,
-    /// One an item; empty for networks without labels.
-    pub labels: Vec<u32>,
-}
 
 /// Other workers that hold the same model.
 pub trait Helpers {
     /// How many there are.
     fn count(&self) -> usize;
 
-    /// Starts the forward of a part on helper `index`; resolves with `[items, channels, height, width]`.
-    fn forward(&self, index: usize, part: Part) -> Pin<Box<dyn Future<Output = Result<Vec<f32>>>>>;
+    /// Starts a forward on helper `index`, with a tensor for every port of its items; resolves with what the port `output`
+    /// gives.
+    fn forward(
+        &self,
+        index: usize,
+        tensors: Vec<NamedTensor>,
+        output: &'static str,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<f32>>>>>;
 }
 
 /// `items` in as many ranges as there are workers, none empty; the first, ours, is never smaller than another.

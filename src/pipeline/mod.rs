@@ -3,313 +3,57 @@
 //! A [`Loader`] opens a device and takes shards one by one; [`Loader::finish`] makes it a [`Pipeline`], whose
 //! [`Pipeline::generate`] turns a [`Request`] into [`Generated`] pictures.
 
+mod component;
+mod denoiser;
 mod device;
-mod executor;
 mod helpers;
+mod loader;
 mod noise;
 pub mod pixels;
+mod request;
+mod result;
 pub mod sampling;
 mod savings;
-mod self_test;
-#[cfg(feature = "gpu")]
-mod tuning;
-mod turn;
+mod tensors;
 
+pub use component::{Component, forms_of};
+pub use denoiser::{Denoiser, Guidance, Shape};
 #[cfg(feature = "gpu")]
 pub use device::automatic;
-pub use device::{Device, DeviceChoice, LoadOptions, open as open_device};
-pub use executor::Executor;
-pub use helpers::{Helpers, Part};
+pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, open as open_device};
+pub use helpers::Helpers;
+pub use loader::Loader;
 pub use noise::Noise;
-#[cfg(feature = "gpu")]
-pub use tuning::{Trial, Tune, Tuned};
+pub use request::{LabelChoice, Preset, Request};
+pub use result::{Generated, Info, Timings};
+pub use savings::Pass;
+pub use tensors::{NamedTensor, Values};
 
+#[cfg(feature = "gpu")]
 use crate::model::Batch;
 use crate::model::Network;
-use crate::plan::{Compute, Plan};
-use crate::sampler::{SamplerKind, SamplerSettings, guidance, recipe};
-use crate::weights::manifest::{Dtype, Manifest, Shard};
-use crate::weights::{ShardReader, Tensor};
+use crate::sampler::{SamplerKind, SamplerSettings, recipe};
+use crate::weights::manifest::Manifest;
 use crate::{Code, Error, Result};
-use sampling::{Control, Inputs, Prepared, Readback, batch, finite, noise_for, sample};
-use self_test::matrix_kinds;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use sampling::{Control, Inputs, Readback, noise_for, sample};
 use web_time::Instant;
 
 /// The most images of one call.
 pub const MAX_COUNT: usize = 64;
 
-/// A model on its way to a device.
-pub struct Loader {
-    manifest: Manifest,
-    network: Network,
-    plan: Plan,
-    reader: ShardReader,
-    executor: Executor,
-    device: Device,
-    began: Instant,
-}
-
-impl Loader {
-    /// Checks the manifest against its network and opens a device, which is tested before it is trusted.
-    ///
-    /// # Errors
-    /// Those of [`ShardReader::new`] and of opening the device.
-    pub async fn new(manifest: Manifest, options: LoadOptions) -> Result<Loader> {
-        let began = Instant::now();
-        let network = manifest.network()?;
-        let reader = ShardReader::new(&manifest, options.dtype)?;
-        let plan = network.record(crate::model::Batch::plain(1))?.plan;
-        let (executor, device) = open_device(&options, &network, &matrix_kinds(reader.variant())).await?;
-        Ok(Loader { manifest, network, plan, reader, executor, device, began })
-    }
-
-    /// The device that was chosen.
-    pub fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// The files to bring, in order.
-    pub fn shards(&self) -> &[Shard] {
-        self.reader.shards()
-    }
-
-    /// Verifies a shard and moves its tensors to the device.
-    ///
-    /// # Errors
-    /// Those of [`ShardReader::open`] and [`ShardReader::next_tensor`], `OUT_OF_MEMORY`.
-    pub async fn add_shard(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
-        let mut open = self.reader.open(index, bytes)?;
-        while let Some(tensor) = self.reader.next_tensor(&mut open)? {
-            self.add_tensor(&tensor).await?;
-        }
-        Ok(())
-    }
-
-    async fn add_tensor(&mut self, tensor: &Tensor) -> Result<()> {
-        let found = self.plan.weight_ids().find(|(_, weight)| weight.name == tensor.name);
-        let (id, weight) = found.ok_or_else(|| Error::internal(format!("no weight is called {}", tensor.name)))?;
-        self.executor.load(id, weight, tensor).await
-    }
-
-    /// The model, once all shards were brought.
-    ///
-    /// # Errors
-    /// `TENSOR_MISSING`.
-    pub async fn finish(self) -> Result<Pipeline> {
-        self.reader.finish()?;
-        let mut hash = Sha256::new();
-        self.reader.shards().iter().for_each(|shard| hash.update(shard.sha256.to_ascii_lowercase()));
-        let model_hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
-        let variant = self.reader.variant();
-        let info = Info {
-            name: self.manifest.name.clone(),
-            dtype: variant.dtype,
-            compute: self.executor.compute(),
-            threads: self.executor.threads(),
-            bytes: variant.bytes,
-            parameters: variant.tensors.values().map(|e| e.shape.iter().product::<usize>() as u64).sum(),
-            model_hash,
-            load_ms: self.began.elapsed().as_secs_f64() * 1e3,
-            device: self.device,
-        };
-        Ok(Pipeline { manifest: self.manifest, network: self.network, executor: self.executor, prepared: None, info })
-    }
-}
-
-/// What a loaded model is and runs on.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Info {
-    /// The model's name.
-    pub name: String,
-    /// The stored dtype that was loaded.
-    pub dtype: Dtype,
-    /// The arithmetic.
-    pub compute: Compute,
-    /// Threads that work on a kernel.
-    pub threads: usize,
-    /// Bytes of the shards.
-    pub bytes: u64,
-    /// Numbers of the model.
-    pub parameters: u64,
-    /// SHA-256 over the shards' hashes.
-    pub model_hash: String,
-    /// From opening the device to the last shard.
-    pub load_ms: f64,
-    /// Where it runs.
-    #[serde(flatten)]
-    pub device: Device,
-}
-
-/// A label as users give it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(try_from = "serde_json::Value")]
-pub enum LabelChoice {
-    /// Its number.
-    Index(u32),
-    /// Its name.
-    Name(String),
-}
-
-impl TryFrom<serde_json::Value> for LabelChoice {
-    type Error = &'static str;
-
-    fn try_from(value: serde_json::Value) -> std::result::Result<LabelChoice, &'static str> {
-        let index = value.as_u64().and_then(|index| u32::try_from(index).ok());
-        match (index, value) {
-            (Some(index), _) => Ok(LabelChoice::Index(index)),
-            (None, serde_json::Value::String(name)) => Ok(LabelChoice::Name(name)),
-            _ => Err("a label is a number or a name"),
-        }
-    }
-}
-
-/// Few-step settings; `docs/savings.md` says what they cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Preset {
-    /// DPM-Solver++ (2M) in 12 steps.
-    Fast,
-    /// DPM-Solver++ (2M) in 6 steps.
-    Draft,
-}
-
-impl std::str::FromStr for Preset {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Preset> {
-        match name {
-            "fast" => Ok(Preset::Fast),
-            "draft" => Ok(Preset::Draft),
-            _ => Err(invalid(format!("there is no preset {name:?}"), "Give \"fast\" or \"draft\"")),
-        }
-    }
-}
-
-impl Preset {
-    /// How often the network runs.
-    pub fn steps(self) -> usize {
-        match self {
-            Preset::Fast => 12,
-            Preset::Draft => 6,
-        }
-    }
-}
-
-/// What to generate; what is not given comes from the manifest.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Request {
-    /// None: the null class.
-    pub label: Option<LabelChoice>,
-    /// How often the network runs, 1 to 1000.
-    pub steps: Option<usize>,
-    /// `uncond + s (cond - uncond)`; 1 is off.
-    pub guidance_scale: Option<f64>,
-    /// Image k has seed + k; 0 to 2^32 - 1.
-    pub seed: u32,
-    /// Images, 1 to [`MAX_COUNT`].
-    pub count: Option<usize>,
-    /// The solver.
-    pub sampler: Option<SamplerKind>,
-    /// DDIM: 0 is deterministic, 1 draws as much noise as DDPM.
-    pub eta: f64,
-    /// Fewer steps with a solver that bears them, where these are not given.
-    pub preset: Option<Preset>,
-    /// Guidance only while t lies between these, from 0 (the picture) to 1 (noise).
-    pub guidance_interval: Option<[f64; 2]>,
-    /// Whether steps leave out inner blocks, as the manifest's calibrated schedule says.
-    pub cache: bool,
-    /// Whether every step reads back a preview.
-    pub preview: bool,
-    /// Start latents `[count, channels, height, width]` instead of noise.
-    #[serde(skip)]
-    pub start: Option<Vec<f32>>,
-}
-
-/// Pictures and how they came about.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Generated {
-    /// `[count, channels, height, width]`, about [-1, 1], not clipped.
-    #[serde(skip)]
-    pub values: Vec<f32>,
-    /// Images.
-    pub count: usize,
-    /// Of each image.
-    pub channels: usize,
-    /// Of each image.
-    pub height: usize,
-    /// Of each image.
-    pub width: usize,
-    /// The label's number, if the model has labels.
-    pub label: Option<u32>,
-    /// The label's name, if it has one.
-    pub label_name: Option<String>,
-    /// As used.
-    pub steps: usize,
-    /// As used.
-    pub guidance_scale: f64,
-    /// As used; image k has seed + k.
-    pub seed: u32,
-    /// As used.
-    pub sampler: SamplerKind,
-    /// As used.
-    pub eta: f64,
-    /// As used.
-    pub guidance_interval: Option<[f64; 2]>,
-    /// As used.
-    pub cache: bool,
-    /// Workers that shared the items.
-    pub workers: usize,
-    /// Times.
-    pub timings: Timings,
-    /// Kernel launches on the GPU, 0 on the CPU.
-    pub dispatches: u64,
-    /// Multiply-adds of the network, those of helpers aside.
-    pub multiply_adds: u64,
-    /// The model and its device.
-    #[serde(flatten)]
-    pub info: Info,
-}
-
-/// Milliseconds.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Timings {
-    /// The whole call.
-    pub total_ms: f64,
-    /// Each step, first to last.
-    pub step_ms: Vec<f64>,
-    /// What encoding and submitting to a GPU took of all that, 0 on the CPU.
-    pub encode_ms: f64,
-}
-
-impl Generated {
-    /// Image `k`'s values `[channels, height, width]`.
-    pub fn image(&self, k: usize) -> &[f32] {
-        let size = self.channels * self.height * self.width;
-        &self.values[k * size..(k + 1) * size]
-    }
-
-    /// Image `k` as RGBA.
-    pub fn rgba(&self, k: usize) -> Vec<u8> {
-        pixels::to_rgba(self.image(k), [self.channels, self.height, self.width])
-    }
-}
-
 /// A model ready to generate.
 pub struct Pipeline {
     manifest: Manifest,
-    network: Network,
-    executor: Executor,
-    prepared: Option<Prepared>,
+    component: Component,
+    denoiser: Option<Denoiser>,
     info: Info,
 }
 
 impl Pipeline {
+    fn new(manifest: Manifest, component: Component, info: Info) -> Pipeline {
+        Pipeline { manifest, component, denoiser: None, info }
+    }
+
     /// What it is and runs on.
     pub fn info(&self) -> &Info {
         &self.info
@@ -322,17 +66,22 @@ impl Pipeline {
 
     /// The network.
     pub fn network(&self) -> &Network {
-        &self.network
+        self.component.network()
     }
 
-    /// The executor, for measurements and tests.
-    pub fn executor(&mut self) -> &mut Executor {
-        &mut self.executor
+    /// The network on its device, for measurements and tests.
+    pub fn component(&mut self) -> &mut Component {
+        &mut self.component
     }
 
-    /// Its executor alone, with the weights.
-    pub fn into_executor(self) -> Executor {
-        self.executor
+    /// What the last generation ran on, for measurements and tests.
+    pub fn denoiser(&self) -> Option<&Denoiser> {
+        self.denoiser.as_ref()
+    }
+
+    /// The network alone.
+    pub fn into_component(self) -> Component {
+        self.component
     }
 
     /// The settings of a request, with the manifest's defaults.
@@ -346,71 +95,28 @@ impl Pipeline {
         }
     }
 
-    /// Makes plain forwards of so many items the Program that runs.
-    async fn prepare_forward(&mut self, items: usize) -> Result<()> {
-        let batch = Batch::plain(items);
-        if !self.prepared.as_ref().is_some_and(|p| p.serves_forward(batch)) {
-            self.prepared = None;
-            self.prepared = Some(Prepared::new(&mut self.executor, &self.network, batch, 0, 1, None).await?);
-        }
-        Ok(())
-    }
-
     /// Where the time of a forward of so many items goes, on a GPU: every kernel's beside the adapter's peak.
     ///
     /// # Errors
     /// `DEVICE_LOST`, `OUT_OF_MEMORY`, `SHADER_FAILED`.
     #[cfg(feature = "gpu")]
     pub async fn profile(&mut self, items: usize) -> Result<Option<crate::gpu::Profile>> {
-        if !matches!(self.executor, Executor::Gpu(_)) {
-            return Ok(None);
+        let (recording, session) = self.component.prepare(Batch::plain(items)).await?;
+        for sampled in &recording.sampled {
+            session.write_times(sampled.time, &vec![500.0; items])?;
         }
-        self.prepare_forward(items).await?;
-        self.executor.write_times(&vec![500.0; items])?;
-        match &mut self.executor {
-            Executor::Gpu(gpu) => gpu.profile().await.map(Some),
-            _ => Ok(None),
+        match session.as_gpu() {
+            Some(gpu) => gpu.profile().await.map(Some),
+            None => Ok(None),
         }
     }
 
-    /// One forward of the network on a batch of its own: latents `[items, channels, height, width]`, the network's time
-    /// and, for networks with labels, the label of each item; returns `[items, channels, height, width]`.
+    /// One forward of the network on a batch of its own: a tensor for every port that takes one; gives those that come out.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` for lengths that contradict each other and labels out of range, `NOT_FINITE` if the result is
-    /// not finite, `ABORTED`, `DEVICE_LOST`, `OUT_OF_MEMORY`.
-    pub async fn forward(&mut self, part: &Part, stopped: &dyn Fn() -> bool) -> Result<Vec<f32>> {
-        let (items, size) = (part.times.len(), self.network.image_shape().iter().product::<usize>());
-        let classes = self.network.classes();
-        let labels = if classes > 0 { items } else { 0 };
-        if !(1..=2 * MAX_COUNT).contains(&items) || part.latents.len() != items * size || part.labels.len() != labels {
-            return Err(invalid(
-                format!(
-                    "{items} timesteps, {} latents and {} labels do not fit together",
-                    part.latents.len(),
-                    part.labels.len()
-                ),
-                format!(
-                    "Give 1 to {} timesteps, {size} latents and {} an item",
-                    2 * MAX_COUNT,
-                    match labels {
-                        0 => "no label",
-                        _ => "one label",
-                    }
-                ),
-            ));
-        }
-        if let Some(label) = part.labels.iter().find(|&&label| label as usize >= classes) {
-            return Err(invalid(
-                format!("label {label} is out of range"),
-                format!("Give labels from 0 to {}", classes - 1),
-            ));
-        }
-        self.prepare_forward(items).await?;
-        let prepared = self.prepared.as_ref().ok_or_else(|| Error::internal("nothing is prepared"))?;
-        let out = prepared.forward(&mut self.executor, part, stopped).await?;
-        finite(&out, "Check the latents and the timesteps")?;
-        Ok(out)
+    /// As [`Component::forward`].
+    pub async fn forward(&mut self, given: &[NamedTensor], stopped: &dyn Fn() -> bool) -> Result<Vec<NamedTensor>> {
+        self.component.forward(given, stopped).await
     }
 
     /// Generates pictures.
@@ -465,47 +171,47 @@ impl Pipeline {
             return Err(invalid("cache is on, and the manifest has no calibrated schedule for it", remedy));
         }
         let label = self.label(request)?;
-        let labels = vec![label.unwrap_or(0); if label.is_some() { count } else { 0 }];
+        let labels = |label: Option<u32>| -> Vec<NamedTensor> {
+            let values = |label| Values::Indices(vec![label; count]);
+            label.map(|label| NamedTensor::new("y", values(label))).into_iter().collect()
+        };
+        let guidance = Guidance::classifier_free(labels(label), labels(self.manifest.null_class), guidance_scale);
         let mut step_ms: Vec<f64> = Vec::with_capacity(recipe.evaluations);
         let mut last = 0.0;
+        let guided = guidance.copies.len() > 1;
+        // Helpers keep nothing between their forwards.
+        let helpers = helpers.filter(|_| cache.is_none());
+        let batch = guidance.batch(count);
+        let shape = Shape {
+            batch,
+            scratch_slots: recipe.scratch_slots,
+            workers: (1 + helpers.map_or(0, Helpers::count)).min(batch.items()),
+            outer: cache.map(|cache| cache.outer),
+        };
         let inputs = Inputs {
-            count,
-            labels: &labels,
-            null_class: self.manifest.null_class,
-            guidance_scale,
+            guidance,
             start: request.start.as_deref(),
             noise: noise_for(request.seed, count)?,
             readback: if request.preview { Readback::Preview } else { Readback::None },
-            passes: savings::passes(
-                &recipe,
-                settings.time_scale,
-                guidance::needs_uncond(guidance_scale),
-                request.guidance_interval,
-                cache,
-            ),
+            passes: savings::passes(&recipe, settings.time_scale, guided, request.guidance_interval, cache),
         };
-        let batch = batch(&inputs);
-        let (dispatched, encoded) = (self.executor.dispatches(), self.executor.encode_time());
-        let worked = self.executor.multiply_adds();
-        // Helpers keep nothing between their forwards.
-        let helpers = helpers.filter(|_| cache.is_none());
-        let workers = 1 + helpers.map_or(0, Helpers::count);
-        let outer = cache.map(|cache| cache.outer);
-        if !self.prepared.as_ref().is_some_and(|p| p.fits(batch, &recipe, workers, outer)) {
-            self.prepared = None;
-            let slots = recipe.scratch_slots;
-            let made = Prepared::new(&mut self.executor, &self.network, batch, slots, workers, outer);
-            self.prepared = Some(made.await?);
+        let device = self.component.weights().device();
+        let (dispatched, encoded, worked) = (device.dispatches(), device.encode_time(), device.multiply_adds());
+        if self.denoiser.as_ref().is_none_or(|denoiser| *denoiser.shape() != shape) {
+            self.denoiser = None;
+            self.component.release();
+            self.denoiser = Some(Denoiser::new(&mut self.component, shape).await?);
         }
-        let prepared = self.prepared.as_ref().ok_or_else(|| Error::internal("nothing is prepared"))?;
+        let denoiser = self.denoiser.as_mut().ok_or_else(|| Error::internal("nothing is prepared"))?;
         let mut on_step = |event: sampling::StepEvent| {
             step_ms.push(event.elapsed_ms - last);
             last = event.elapsed_ms;
             (control.on_step)(event);
         };
         let mut watch = Control { on_step: &mut on_step, stopped: control.stopped };
-        let values = sample(&mut self.executor, prepared, &recipe, inputs, &mut watch, helpers).await?;
-        let [channels, height, width] = self.network.image_shape();
+        let values = sample(denoiser, &recipe, inputs, &mut watch, helpers).await?;
+        let workers = denoiser.workers();
+        let [channels, height, width] = self.network().image_shape();
         Ok(Generated {
             values,
             count,
@@ -521,21 +227,21 @@ impl Pipeline {
             eta: settings.eta,
             guidance_interval: request.guidance_interval,
             cache: request.cache,
-            workers: self.prepared.as_ref().map_or(1, Prepared::workers),
+            workers,
             timings: Timings {
                 total_ms: began.elapsed().as_secs_f64() * 1e3,
                 step_ms,
-                encode_ms: (self.executor.encode_time() - encoded).as_secs_f64() * 1e3,
+                encode_ms: (device.encode_time() - encoded).as_secs_f64() * 1e3,
             },
-            dispatches: self.executor.dispatches() - dispatched,
-            multiply_adds: self.executor.multiply_adds() - worked,
+            dispatches: device.dispatches() - dispatched,
+            multiply_adds: device.multiply_adds() - worked,
             info: self.info.clone(),
         })
     }
 
     /// The label's number: as given, by name, or the null class.
     fn label(&self, request: &Request) -> Result<Option<u32>> {
-        let classes = self.network.classes();
+        let classes = self.network().classes();
         match &request.label {
             None if classes == 0 => Ok(None),
             None => match self.manifest.null_class {

@@ -22,8 +22,7 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
         .iter()
         .map(|t| {
             let dim = *t.shape.last().unwrap_or(&1);
-            let padded = t.shape.len() != 4 && t.role != Role::Indices;
-            let row_stride = if padded { dim.next_multiple_of(capabilities.row_align) } else { dim };
+            let row_stride = if t.role == Role::Indices { dim } else { capabilities.row_stride(&t.shape) };
             let (name, shape) = (t.name.clone(), t.shape.clone());
             View { name, shape, role: t.role, row_stride, packed: false, place: Place::Nowhere }
         })
@@ -54,7 +53,9 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
             ));
         }
         let bytes = view.bytes().next_multiple_of(capabilities.offset_align);
-        if view.role != Role::Scratch || host_written {
+        if view.role == Role::State {
+            view.place = Place::State;
+        } else if view.role != Role::Scratch || host_written {
             view.place = Place::Io(program_io);
             program_io = program_io.saturating_add(bytes);
         } else if let Some(first) = kernels.iter().position(uses) {
@@ -66,7 +67,7 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
         return Err(Error::new(
             Code::LimitTooSmall,
             format!(
-                "inputs, outputs and the solver's history need {program_io} bytes in one binding; \
+                "inputs and outputs need {program_io} bytes in one binding; \
                  maxStorageBufferBindingSize is {}",
                 capabilities.max_binding
             ),
@@ -120,6 +121,7 @@ fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<
                     }
                 }
                 let shape = plan.shape(x);
+                let rows = shape[..shape.len() - 1].iter().product();
                 kernels.push(Kernel::Matmul(Matmul {
                     x,
                     x2: skip,
@@ -128,12 +130,13 @@ fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<
                     activation,
                     residual,
                     out,
-                    rows: shape[..shape.len() - 1].iter().product(),
+                    rows,
                     tokens: shape[shape.len() - 2],
                     k: shape[shape.len() - 1],
                     k2: skip.map_or(0, |s| plan.shape(s)[plan.shape(s).len() - 1]),
                     n: plan.weights[weight.0].shape[0],
                     arithmetic: plan.weights[weight.0].arithmetic(compute),
+                    size: SizeClass::of(rows),
                 }));
             }
             ref op => kernels.push(single(plan, op, compute)),
@@ -161,7 +164,7 @@ fn quantised(kernels: &[Kernel], kept: &dyn Fn(TensorId) -> bool) -> Result<Vec<
 }
 
 /// From so many tokens on, attention is worth integers where coarse ones are allowed.
-const INT_ATTENTION_TOKENS: usize = 128;
+pub(super) const INT_ATTENTION_TOKENS: usize = 128;
 
 /// The kernel of an operation on its own.
 fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
@@ -190,10 +193,25 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let s = plan.shape(out);
             Kernel::Embedding(Embedding { table, index, position, out, at, batch: s[0], tokens: s[1], dim: s[2] })
         }
-        Op::PlaceTokens { x, position, out, at } => {
+        Op::CopyTokens { x, from, count, position, out, at } => {
             let s = plan.shape(out);
-            let count = plan.shape(x)[1];
-            Kernel::PlaceTokens(PlaceTokens { x, position, out, at, count, batch: s[0], tokens: s[1], dim: s[2] })
+            Kernel::CopyTokens(CopyTokens {
+                x,
+                x_tokens: plan.shape(x)[1],
+                x_at: from,
+                position,
+                out,
+                out_tokens: s[1],
+                out_at: at,
+                count,
+                batch: s[0],
+                dim: s[2],
+            })
+        }
+        Op::ResizedPositions { position, from, to, out, at } => {
+            let s = plan.shape(out);
+            let (batch, tokens, dim) = (s[0], s[1], s[2]);
+            Kernel::ResizedPositions(ResizedPositions { position, from, to, out, at, batch, tokens, dim })
         }
         Op::PatchEmbed { image, weight, bias, position, patch, out, at } => {
             let (s, image_shape) = (plan.shape(out), plan.shape(image));

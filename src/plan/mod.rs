@@ -7,16 +7,21 @@
 mod arena;
 mod arithmetic;
 mod cost;
+mod isolate;
 mod lower;
 mod program;
+mod state;
 
 pub use arithmetic::{Arithmetic, Compute, INT_CHUNK, LOW_BITS, PACK_GROUP, Precision, weight_limit};
 pub use cost::Cost;
+pub use isolate::{Isolated, isolate};
 pub use lower::lower;
 pub use program::{
-    Activation, Attention, Capabilities, Conv2d, Elementwise, Embedding, Kernel, LayerNorm, Matmul, PatchEmbed, Place,
-    PlaceTokens, Program, Unpatchify, View,
+    Activation, Attention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, Kernel, LayerNorm, Matmul,
+    PatchEmbed, Place, Program, ResizedPositions, SizeClass, Unpatchify, View,
 };
+
+pub use state::{Slot, StateLayout};
 
 use crate::{Error, Result};
 
@@ -53,8 +58,8 @@ pub enum Role {
     Output,
     /// Lives between two kernels.
     Scratch,
-    /// Keeps its contents between runs (the sampler's slots).
-    Persistent,
+    /// Outlives runs and Programs: lies in a State, under its name (the sampler's slots, a block's cache).
+    State,
 }
 
 /// A tensor: name, shape (row-major), role.
@@ -104,6 +109,15 @@ impl Weight {
     }
 }
 
+/// Rows of a table `[.., dim]` that are added to tokens, one each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The table.
+    pub table: WeightId,
+    /// The first token's row.
+    pub at: usize,
+}
+
 /// One operation, by meaning. Fields are named as in its formula.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -124,18 +138,21 @@ pub enum Op {
     /// Per head `softmax(q k^T / sqrt(head_dim)) v`; `qkv [batch, tokens, 3 dim]` holds q, k, v, each `heads` x
     /// `head_dim`; out `[batch, tokens, dim]`.
     Attention { qkv: TensorId, heads: usize, out: TensorId },
-    /// Token `at` of every item of `out` becomes `table[index[b]] + position[at]`.
-    Embedding { table: WeightId, index: TensorId, position: WeightId, out: TensorId, at: usize },
-    /// Tokens `at ..` of `out` become `x + position[at ..]`; x `[batch, n, dim]`.
-    PlaceTokens { x: TensorId, position: WeightId, out: TensorId, at: usize },
+    /// Token `at` of every item of `out` becomes `table[index[b]]`, plus its position.
+    Embedding { table: WeightId, index: TensorId, position: Option<Position>, out: TensorId, at: usize },
+    /// Tokens `at ..` of `out` become tokens `from .. from + count` of `x`, plus their positions; x `[batch, n, dim]`.
+    CopyTokens { x: TensorId, from: usize, count: usize, position: Option<Position>, out: TensorId, at: usize },
+    /// Adds to tokens `at ..` of `out` the positions of a grid of `to` rows and columns, from a table for `from` rows and
+    /// columns: bilinear as `torch.nn.functional.interpolate(align_corners=False)`.
+    ResizedPositions { position: Position, from: [usize; 2], to: [usize; 2], out: TensorId, at: usize },
     /// Tokens `at ..` of `out` become the patches of `image`, row-major, through a convolution with kernel = stride =
-    /// `patch`, plus bias and `position[at ..]`. Item b of `out` reads image `b mod images`: guidance runs the same
-    /// images twice with two labels.
+    /// `patch`, plus bias and positions. Item b of `out` reads image `b mod images`: guidance runs the same images twice
+    /// with two labels.
     PatchEmbed {
         image: TensorId,
         weight: WeightId,
         bias: WeightId,
-        position: WeightId,
+        position: Option<Position>,
         patch: usize,
         out: TensorId,
         at: usize,
@@ -156,8 +173,9 @@ impl Op {
             Op::Add { a, b, .. } => vec![a, b],
             Op::Attention { qkv, .. } => vec![qkv],
             Op::Embedding { index, .. } => vec![index],
-            Op::PlaceTokens { x, .. } | Op::Unpatchify { x, .. } | Op::Conv2d { x, .. } => vec![x],
+            Op::CopyTokens { x, .. } | Op::Unpatchify { x, .. } | Op::Conv2d { x, .. } => vec![x],
             Op::PatchEmbed { image, .. } => vec![image],
+            Op::ResizedPositions { .. } => Vec::new(),
         }
     }
 
@@ -172,7 +190,8 @@ impl Op {
             | Op::LayerNorm { out, .. }
             | Op::Attention { out, .. }
             | Op::Embedding { out, .. }
-            | Op::PlaceTokens { out, .. }
+            | Op::CopyTokens { out, .. }
+            | Op::ResizedPositions { out, .. }
             | Op::PatchEmbed { out, .. }
             | Op::Unpatchify { out, .. }
             | Op::Conv2d { out, .. } => out,
@@ -336,6 +355,13 @@ impl Plan {
         let last = |id: TensorId| shape(id).last().copied().unwrap_or(0);
         let wshape = |id: WeightId| self.weights[id.0].shape.as_slice();
         let check = |ok: bool, what: &'static str| (!ok).then_some(what);
+        let positions = |position: Option<Position>, out: TensorId, count: usize| {
+            let fits = |p: Position| {
+                let s = wshape(p.table);
+                s.last() == Some(&last(out)) && p.at + count <= s.iter().rev().skip(1).product::<usize>()
+            };
+            check(position.is_none_or(fits), "positions do not fit")
+        };
         match *op {
             Op::TimestepEmbedding { time, out } => check(shape(time)[0] == shape(out)[0], "batch differs"),
             Op::Linear { x, skip, weight, bias, out } => {
@@ -356,18 +382,30 @@ impl Plan {
                     "head_dim is not a multiple of 4 up to 128",
                 ))
             }
-            Op::Embedding { table, index, out, at, .. } => check(
+            Op::Embedding { table, index, position, out, at } => check(
                 wshape(table)[1] == last(out) && shape(index)[0] == shape(out)[0] && at < shape(out)[1],
                 "table or index does not fit",
-            ),
-            Op::PlaceTokens { x, out, at, .. } => {
-                check(last(x) == last(out) && at + shape(x)[1] <= shape(out)[1], "tokens do not fit")
-            }
-            Op::PatchEmbed { image, weight, patch, out, at, .. } => {
+            )
+            .or(positions(position, out, 1)),
+            Op::CopyTokens { x, from, count, position, out, at } => check(
+                last(x) == last(out)
+                    && shape(x)[0] == shape(out)[0]
+                    && from + count <= shape(x)[1]
+                    && at + count <= shape(out)[1],
+                "tokens do not fit",
+            )
+            .or(positions(position, out, count)),
+            Op::ResizedPositions { position, from, to, out, at } => check(
+                at + to[0] * to[1] <= shape(out)[1] && from[0] * from[1] > 0,
+                "tokens do not fit",
+            )
+            .or(positions(Some(position), out, from[0] * from[1])),
+            Op::PatchEmbed { image, weight, position, patch, out, at, .. } => {
                 let s = shape(image);
                 let patches = (s[2] / patch) * (s[3] / patch);
                 check(wshape(weight) == [last(out), s[1], patch, patch], "weight is not [dim, channels, p, p]")
                     .or(check(at + patches <= shape(out)[1] && shape(out)[0] % s[0] == 0, "patches do not fit"))
+                    .or(positions(position, out, patches))
             }
             Op::Unpatchify { x, patch, skip_tokens, out } => {
                 let s = shape(out);

@@ -2,7 +2,7 @@
 
 pub use uvit_simd::Activation;
 
-use super::{Arithmetic, Compute, PACK_GROUP, Role, TensorId, Weight, WeightId};
+use super::{Arithmetic, Compute, PACK_GROUP, Position, Role, TensorId, Weight, WeightId};
 use std::ops::Range;
 
 /// What an executor can do, as far as lowering cares.
@@ -21,6 +21,12 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
+    /// Elements from one row of a tensor of floats to the next: rows of tokens are filled up, those of images are not.
+    pub fn row_stride(&self, shape: &[usize]) -> usize {
+        let dim = *shape.last().unwrap_or(&1);
+        if shape.len() == 4 { dim } else { dim.next_multiple_of(self.row_align) }
+    }
+
     /// The CPU: dense rows, tensors on a cache line's boundary, and what one allocation may have.
     pub const CPU: Capabilities = Capabilities {
         row_align: 1,
@@ -39,8 +45,10 @@ impl Capabilities {
 pub enum Place {
     /// Fused away or unused.
     Nowhere,
-    /// In the buffer of inputs, outputs and persistent tensors.
+    /// In the buffer of inputs and outputs.
     Io(usize),
+    /// In the State that the Program runs with, under the tensor's name.
+    State,
     /// In slab `slab` of the arena.
     Arena {
         /// Which slab.
@@ -124,6 +132,33 @@ pub struct Matmul {
     pub n: usize,
     /// Of the products.
     pub arithmetic: Arithmetic,
+    /// Of the whole batch, whatever part of it runs.
+    pub size: SizeClass,
+}
+
+/// How many rows a matmul has: what suits one suits not the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SizeClass {
+    /// A vector an item, in a small batch.
+    One,
+    /// Tens.
+    Few,
+    /// More.
+    Many,
+}
+
+impl SizeClass {
+    /// All of them.
+    pub const ALL: [SizeClass; 3] = [SizeClass::One, SizeClass::Few, SizeClass::Many];
+
+    /// The class of so many rows.
+    pub fn of(rows: usize) -> SizeClass {
+        match rows {
+            0..=4 => SizeClass::One,
+            5..=32 => SizeClass::Few,
+            _ => SizeClass::Many,
+        }
+    }
 }
 
 /// See [`super::Op::LayerNorm`].
@@ -169,7 +204,7 @@ pub struct Elementwise {
 pub struct Embedding {
     pub table: WeightId,
     pub index: TensorId,
-    pub position: WeightId,
+    pub position: Option<Position>,
     pub out: TensorId,
     pub at: usize,
     pub batch: usize,
@@ -177,15 +212,31 @@ pub struct Embedding {
     pub dim: usize,
 }
 
-/// See [`super::Op::PlaceTokens`].
+/// See [`super::Op::CopyTokens`].
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
-pub struct PlaceTokens {
+pub struct CopyTokens {
     pub x: TensorId,
-    pub position: WeightId,
+    pub x_tokens: usize,
+    pub x_at: usize,
+    pub position: Option<Position>,
+    pub out: TensorId,
+    pub out_tokens: usize,
+    pub out_at: usize,
+    pub count: usize,
+    pub batch: usize,
+    pub dim: usize,
+}
+
+/// See [`super::Op::ResizedPositions`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct ResizedPositions {
+    pub position: Position,
+    pub from: [usize; 2],
+    pub to: [usize; 2],
     pub out: TensorId,
     pub at: usize,
-    pub count: usize,
     pub batch: usize,
     pub tokens: usize,
     pub dim: usize,
@@ -198,7 +249,7 @@ pub struct PatchEmbed {
     pub image: TensorId,
     pub weight: WeightId,
     pub bias: WeightId,
-    pub position: WeightId,
+    pub position: Option<Position>,
     pub out: TensorId,
     pub at: usize,
     pub patch: usize,
@@ -250,7 +301,8 @@ pub enum Kernel {
     Attention(Attention),
     Elementwise(Elementwise),
     Embedding(Embedding),
-    PlaceTokens(PlaceTokens),
+    CopyTokens(CopyTokens),
+    ResizedPositions(ResizedPositions),
     PatchEmbed(PatchEmbed),
     Unpatchify(Unpatchify),
     Conv2d(Conv2d),
@@ -266,10 +318,28 @@ impl Kernel {
             Kernel::Attention(_) => "attention",
             Kernel::Elementwise(_) => "elementwise",
             Kernel::Embedding(_) => "embedding",
-            Kernel::PlaceTokens(_) => "place_tokens",
+            Kernel::CopyTokens(_) => "copy_tokens",
+            Kernel::ResizedPositions(_) => "resized_positions",
             Kernel::PatchEmbed(_) => "patch_embed",
             Kernel::Unpatchify(_) => "unpatchify",
             Kernel::Conv2d(_) => "conv2d",
+        }
+    }
+
+    /// Its sizes for people.
+    pub fn sizes(&self) -> String {
+        match self {
+            Kernel::Matmul(m) if m.k2 > 0 => format!("{} x ({} + {}) x {}", m.rows, m.k, m.k2, m.n),
+            Kernel::Matmul(m) => format!("{} x {} x {}", m.rows, m.k, m.n),
+            Kernel::LayerNorm(k) => format!("{} x {}", k.rows, k.dim),
+            Kernel::Attention(k) => format!("{} x {} heads x {} x {}", k.batch, k.heads, k.tokens, k.head_dim),
+            Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch, k.out_channels, k.height, k.width),
+            Kernel::PatchEmbed(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
+            Kernel::Unpatchify(k) => format!("{} x {} x {} x {}", k.batch, k.channels, k.height, k.width),
+            Kernel::Embedding(k) => format!("{} x {}", k.batch, k.dim),
+            Kernel::CopyTokens(k) => format!("{} x {} x {}", k.batch, k.count, k.dim),
+            Kernel::ResizedPositions(k) => format!("{} x {} x {} x {}", k.batch, k.to[0], k.to[1], k.dim),
+            Kernel::Elementwise(_) => String::new(),
         }
     }
 
@@ -282,7 +352,8 @@ impl Kernel {
             Kernel::LayerNorm(k) => k.rows = k.rows / all * items,
             Kernel::Attention(k) => k.batch = items,
             Kernel::Embedding(k) => k.batch = items,
-            Kernel::PlaceTokens(k) => k.batch = items,
+            Kernel::CopyTokens(k) => k.batch = items,
+            Kernel::ResizedPositions(k) => k.batch = items,
             Kernel::PatchEmbed(k) => k.batch = items,
             Kernel::Unpatchify(k) => k.batch = items,
             Kernel::Conv2d(k) => k.batch = items,
@@ -300,7 +371,8 @@ impl Kernel {
             Kernel::Attention(k) => vec![k.qkv],
             Kernel::Elementwise(k) => [Some(k.a), k.b].into_iter().flatten().collect(),
             Kernel::Embedding(k) => vec![k.index],
-            Kernel::PlaceTokens(k) => vec![k.x],
+            Kernel::CopyTokens(k) => vec![k.x],
+            Kernel::ResizedPositions(_) => Vec::new(),
             Kernel::PatchEmbed(k) => vec![k.image],
             Kernel::Unpatchify(k) => vec![k.x],
             Kernel::Conv2d(k) => vec![k.x],
@@ -315,7 +387,8 @@ impl Kernel {
             Kernel::Attention(k) => k.out,
             Kernel::Elementwise(k) => k.out,
             Kernel::Embedding(k) => k.out,
-            Kernel::PlaceTokens(k) => k.out,
+            Kernel::CopyTokens(k) => k.out,
+            Kernel::ResizedPositions(k) => k.out,
             Kernel::PatchEmbed(k) => k.out,
             Kernel::Unpatchify(k) => k.out,
             Kernel::Conv2d(k) => k.out,
@@ -334,7 +407,7 @@ pub struct Program {
     pub kernels: Vec<Kernel>,
     /// `(time [batch], out [batch, 1, dim])`: filled by the host before a run.
     pub time_embeddings: Vec<(TensorId, TensorId)>,
-    /// Bytes of the buffer of inputs, outputs and persistent tensors.
+    /// Bytes of the buffer of inputs and outputs.
     pub io_bytes: usize,
     /// Bytes of each slab of the arena.
     pub slab_bytes: Vec<usize>,
@@ -365,7 +438,7 @@ impl Program {
         (!range.is_empty()).then_some(range)
     }
 
-    /// Bytes of all activations: arena, inputs, outputs and persistent tensors.
+    /// Bytes of all activations, those of a State aside: arena, inputs and outputs.
     pub fn activation_bytes(&self) -> usize {
         self.io_bytes + self.slab_bytes.iter().sum::<usize>()
     }

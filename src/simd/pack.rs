@@ -22,6 +22,11 @@ impl Floats {
         &self.0[..self.0.len() - SLACK]
     }
 
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        4 * self.0.len()
+    }
+
     /// With the zeros behind them.
     pub(super) fn padded(&self) -> &[f32] {
         &self.0
@@ -47,6 +52,11 @@ impl F32Matrix {
             }
         }
         F32Matrix { panels, n, k }
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        4 * self.panels.len()
     }
 }
 
@@ -103,5 +113,10 @@ impl IntMatrix {
             sums[r] = row.iter().map(|&v| i32::from(v)).sum::<i32>() as f32 * scales[r];
         }
         IntMatrix { words, scales: padded, sums, n, k }
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        4 * (self.words.len() + self.scales.len() + self.sums.len())
     }
 }

@@ -1,29 +1,33 @@
 //! A small golden network (`tests/goldens/uvit_p8_hd16`) sampled in four guided steps: the same run on every device,
-//! natively and in the browser, against what the native CPU executor recorded.
+//! natively and in the browser, against what the native CPU recorded.
 
 use half::bf16;
 use safetensors::SafeTensors;
 use uvit_web::model::{Batch, Network, uvit};
-use uvit_web::pipeline::Executor;
-use uvit_web::pipeline::sampling::{Control, Inputs, Prepared, Readback, batch, noise_for, sample};
+use uvit_web::pipeline::sampling::{Control, Inputs, Readback, noise_for, sample};
+use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
+use uvit_web::plan::Compute;
+use uvit_web::runtime::{Device, Loading};
 use uvit_web::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
+use uvit_web::weights::manifest::Dtype;
 use uvit_web::weights::{Data, Tensor};
 
 const CONFIG: &str = include_str!("../goldens/uvit_p8_hd16/config.json");
 const WEIGHTS: &[u8] = include_bytes!("../goldens/uvit_p8_hd16/weights.safetensors");
 
 /// Two pictures `[2, 3, 32, 32]`, labels 1 and 4, guidance 1.5 with the null class 5, seeds 11 and 12.
-pub async fn draw(executor: &mut Executor) -> Vec<f32> {
+pub async fn draw(device: &Device) -> Vec<f32> {
     let config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
     let params: uvit::Config = serde_json::from_value(config["params"].clone()).unwrap();
     let network = Network::Uvit(params);
     let stored = SafeTensors::deserialize(WEIGHTS).unwrap();
     let plan = network.record(Batch::plain(1)).unwrap().plan;
+    let mut loading = Loading::new(device, Compute::F32).unwrap();
     for (id, weight) in plan.weight_ids() {
         let view = stored.tensor(&weight.name).unwrap();
         let values = view.data().as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect();
         let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data: Data::F32(values) };
-        executor.load(id, weight, &tensor).await.unwrap();
+        loading.load(id, weight, &tensor).await.unwrap();
     }
     let settings = SamplerSettings {
         sampler: SamplerKind::DpmppTwoM,
@@ -37,23 +41,25 @@ pub async fn draw(executor: &mut Executor) -> Vec<f32> {
         t_max: 1.0,
         eta: 0.0,
     };
+    let labels = |labels: [u32; 2]| vec![NamedTensor::new("y", Values::Indices(labels.to_vec()))];
+    let guidance = Guidance::classifier_free(labels([1, 4]), labels([5, 5]), 1.5);
+    let recipe = recipe(&settings).unwrap();
+    let shape = Shape { batch: guidance.batch(2), scratch_slots: recipe.scratch_slots, workers: 1, outer: None };
     let inputs = Inputs {
-        count: 2,
-        labels: &[1, 4],
-        null_class: Some(5),
-        guidance_scale: 1.5,
+        guidance,
         start: None,
         noise: noise_for(11, 2).unwrap(),
         readback: Readback::None,
         passes: Vec::new(),
     };
-    let recipe = recipe(&settings).unwrap();
-    let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots, 1, None).await.unwrap();
+    let forms = vec![(Dtype::F32, 0); plan.weights.len()];
+    let mut component = Component::new(network, loading.finish().await.unwrap(), forms, Vec::new());
+    let mut denoiser = Denoiser::new(&mut component, shape).await.unwrap();
     let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
-    sample(executor, &prepared, &recipe, inputs, &mut control, None).await.unwrap()
+    sample(&mut denoiser, &recipe, inputs, &mut control, None).await.unwrap()
 }
 
-/// What the native CPU executor recorded: little-endian f32.
+/// What the native CPU recorded: little-endian f32.
 pub const RECORDED: &[u8] = include_bytes!("../recorded/uvit_p8_hd16_4_steps.f32");
 
 /// The largest difference from the record, in pixel values of 0 to 255.

@@ -1,6 +1,6 @@
 //! The parts that all kinds of goldens share: reading a case, measuring errors, counting what passed.
 
-pub mod executors;
+pub mod devices;
 pub mod kinds;
 pub mod recipes;
 

@@ -1,8 +1,8 @@
 //! Walks a sampler's [`Recipe`] on the goldens' toy network. The walk and the network are f64 on the host; the linear
 //! combinations go through a [`Backend`], so that an executor in f32 can be judged by the same vectors.
 
-use super::{Checks, Report, Run, Stop, Tensor, executors};
-use uvit_web::plan::{Plan, Role, lower};
+use super::{Checks, Report, Run, Stop, Tensor, devices};
+use uvit_web::runtime::{State, Term};
 use uvit_web::sampler::{Recipe, Slot, Step};
 
 /// What computes the linear combinations of a recipe.
@@ -17,14 +17,14 @@ pub trait Backend {
     fn combine(&mut self, terms: &[(f64, &[f64])], clip: Option<(f64, f64)>) -> Result<Vec<f64>, Stop>;
 }
 
-/// Every executor that recipes are judged on.
+/// Every device that recipes are judged on.
 pub fn backends() -> Vec<Box<dyn Backend>> {
     let mut all: Vec<Box<dyn Backend>> = vec![Box::new(HostF64)];
-    all.extend(executors::NAMES.map(|name| Box::new(Device { name }) as Box<dyn Backend>));
+    all.extend(devices::NAMES.map(|name| Box::new(Device { name }) as Box<dyn Backend>));
     all
 }
 
-/// An executor: the linear combinations are its own, in f32.
+/// A device: the linear combinations are its own, in f32.
 pub struct Device {
     name: &'static str,
 }
@@ -39,20 +39,19 @@ impl Backend for Device {
     }
 
     fn combine(&mut self, terms: &[(f64, &[f64])], clip: Option<(f64, f64)>) -> Result<Vec<f64>, Stop> {
-        executors::with(self.name, |executor| {
-            let mut plan = Plan::default();
+        devices::with(self.name, |device| {
             let n = terms.first().map_or(0, |(_, values)| values.len());
-            let out = plan.tensor("", &[1, 1, 1, n], Role::Persistent);
-            let slots: Vec<_> = terms.iter().map(|_| plan.tensor("", &[1, 1, 1, n], Role::Persistent)).collect();
-            pollster::block_on(executor.prepare(lower(&plan, &executor.capabilities(), &[])?))?;
+            let names: Vec<String> = (0..terms.len()).map(|i| i.to_string()).chain(["out".to_string()]).collect();
+            let tensors: Vec<_> = names.iter().map(|name| (name.clone(), vec![1, 1, 1, n])).collect();
+            let state = pollster::block_on(State::new(device, &tensors))?;
             let mut sum = Vec::with_capacity(terms.len());
-            for (&slot, (coefficient, values)) in slots.iter().zip(terms) {
+            for (name, (coefficient, values)) in names.iter().zip(terms) {
                 let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
-                executor.write(slot, &values)?;
-                sum.push((slot, 0, *coefficient as f32));
+                state.write(name, &values)?;
+                sum.push(Term { tensor: name, from: 0, coefficient: *coefficient as f32 });
             }
-            executor.combine(out, n, &sum, clip.map(|(low, high)| (low as f32, high as f32)))?;
-            Ok(pollster::block_on(executor.read(out))?.into_iter().map(f64::from).collect())
+            state.combine("out", n, &sum, clip.map(|(low, high)| (low as f32, high as f32)))?;
+            Ok(pollster::block_on(state.read("out"))?.into_iter().map(f64::from).collect())
         })
     }
 }

@@ -2,11 +2,11 @@
 //! it), each a small Plan that runs on the device and on the CPU.
 
 use half::f16;
-use uvit_web::pipeline::Executor;
 use uvit_web::plan::{
-    Activation, Arithmetic, Attention, Compute, Kernel, Matmul, Op, Plan, Precision, Role, TensorId, WeightId,
-    WeightUse, lower,
+    Activation, Arithmetic, Attention, Compute, Kernel, Matmul, Op, Plan, Position, Precision, Role, TensorId,
+    WeightId, WeightUse, lower,
 };
+use uvit_web::runtime::{Device, Loading, Session, State, Term};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::{Data, Tensor};
 
@@ -113,28 +113,31 @@ impl Case {
         out
     }
 
-    async fn run(&self, executor: &mut Executor) -> Result<Vec<f32>, String> {
+    async fn run(&self, device: &Device, compute: Compute) -> Result<Vec<f32>, String> {
         let text = |e: uvit_web::Error| format!("{}: {e}", self.name);
+        let mut loading = Loading::new(device, compute).map_err(text)?;
         for (id, tensor) in &self.weights {
-            executor.load(*id, &self.plan.weights[id.index()], tensor).await.map_err(text)?;
+            loading.load(*id, &self.plan.weights[id.index()], tensor).await.map_err(text)?;
         }
-        executor.prepare(lower(&self.plan, &executor.capabilities(), &[]).map_err(text)?).await.map_err(text)?;
+        let weights = loading.finish().await.map_err(text)?;
+        let program = lower(&self.plan, &weights.capabilities(), &[]).map_err(text)?;
+        let mut session = Session::new(&weights, program, None).await.map_err(text)?;
         for (id, values) in &self.inputs {
-            executor.write(*id, values).map_err(text)?;
+            session.write(*id, values).map_err(text)?;
         }
         for (id, values) in &self.indices {
-            executor.write_indices(*id, values).map_err(text)?;
+            session.write_indices(*id, values).map_err(text)?;
         }
-        let kernels = 0..executor.program().map_err(text)?.kernels.len();
-        executor.run(kernels, None, u64::MAX).map_err(text)?;
-        executor.read(self.out.expect("the case has an output")).await.map_err(text)
+        session.forward(&|| false).await.map_err(text)?;
+        session.read(self.out.expect("the case has an output")).await.map_err(text)
     }
 
     /// What differs between the device and the CPU, if anything does.
-    pub async fn judge(&self, device: &mut Executor) -> Result<(), String> {
-        let got = self.run(device).await?;
-        let want = self.run(&mut Executor::reference(device.compute())).await?;
-        let program = lower(&self.plan, &device.capabilities(), &[]).map_err(|e| format!("{}: {e}", self.name))?;
+    pub async fn judge(&self, device: &Device, compute: Compute) -> Result<(), String> {
+        let got = self.run(device, compute).await?;
+        let want = self.run(&Device::reference(), compute).await?;
+        let program =
+            lower(&self.plan, &device.capabilities(compute), &[]).map_err(|e| format!("{}: {e}", self.name))?;
         compare(&self.name, &got, &want, tolerance(&program.kernels))
     }
 }
@@ -294,7 +297,7 @@ fn elementwise(all: &mut Vec<Case>) {
     }
 }
 
-/// Embedding, place_tokens and patch_embed, which fill one tensor together.
+/// Embedding, copy_tokens, patch_embed and resized_positions, which fill one tensor together; with positions and without.
 fn tokens(all: &mut Vec<Case>) {
     for (images, copies, channels, side, patch, dim) in
         [(1, 1, 1, 3, 3, 4), (1, 2, 3, 8, 2, 36), (2, 2, 4, 6, 3, 72), (3, 1, 3, 32, 8, 64)]
@@ -303,18 +306,24 @@ fn tokens(all: &mut Vec<Case>) {
             Case::new(format!("tokens of {images} x {copies} images {channels} x {side}^2 / {patch}, {dim} wide"));
         let (batch, patches) = (images * copies, (side / patch) * (side / patch));
         let image = case.input(&[images, channels, side, side]);
-        let x = case.input(&[batch, 2, dim]);
+        let x = case.input(&[batch, 3, dim]);
         let index = case.plan.tensor("", &[batch], Role::Indices);
         case.indices.push((index, (0..batch as u32).map(|b| b % 3).collect()));
-        let tokens = 3 + patches;
-        let position = case.floats(&[1, tokens, dim], WeightUse::Floats);
-        let table = case.floats(&[3, dim], WeightUse::Floats);
+        // Label, two copied tokens, patches; then patches whose positions are of another grid.
+        let tokens = 3 + 2 * patches;
+        let table = case.floats(&[1, 7 + tokens, dim], WeightUse::Floats);
+        let position = |at: usize| (images != 2).then_some(Position { table, at });
+        let labels = case.floats(&[3, dim], WeightUse::Floats);
         let weight = case.floats(&[dim, channels, patch, patch], WeightUse::PatchKernel);
         let bias = case.floats(&[dim], WeightUse::Floats);
         let out = case.output(&[batch, tokens, dim]);
-        case.plan.push(Op::Embedding { table, index, position, out, at: 0 });
-        case.plan.push(Op::PlaceTokens { x, position, out, at: 1 });
-        case.plan.push(Op::PatchEmbed { image, weight, bias, position, patch, out, at: 3 });
+        case.plan.push(Op::Embedding { table: labels, index, position: position(5), out, at: 0 });
+        case.plan.push(Op::CopyTokens { x, from: 1, count: 2, position: position(0), out, at: 1 });
+        case.plan.push(Op::PatchEmbed { image, weight, bias, position: position(7), patch, out, at: 3 });
+        let at = 3 + patches;
+        case.plan.push(Op::PatchEmbed { image, weight, bias, position: None, patch, out, at });
+        let (position, side) = (Position { table, at: 1 }, side / patch);
+        case.plan.push(Op::ResizedPositions { position, from: [2, 3], to: [side, side], out, at });
         all.push(case);
     }
 }
@@ -341,7 +350,7 @@ fn images(all: &mut Vec<Case>) {
 }
 
 /// The sampler's linear combination, which is no operation of a Plan.
-pub async fn judge_combine(device: &mut Executor) -> Result<usize, String> {
+pub async fn judge_combine(device: &Device) -> Result<usize, String> {
     let mut judged = 0;
     // The last needs more workgroups than one dimension has.
     for (elements, terms, clip) in
@@ -349,14 +358,14 @@ pub async fn judge_combine(device: &mut Executor) -> Result<usize, String> {
     {
         let name = format!("combine {terms} terms of {elements}, clip {clip}");
         let mut got = Vec::new();
-        for executor in [&mut *device, &mut Executor::reference(Compute::F32)] {
-            got.push(combine(executor, elements, terms, clip).await.map_err(|e| format!("{name}: {e}"))?);
+        for device in [device, &Device::reference()] {
+            got.push(combine(device, elements, terms, clip).await.map_err(|e| format!("{name}: {e}"))?);
         }
         compare(&name, &got[0], &got[1], tolerance(&[]))?;
         judged += 1;
     }
-    for executor in [&mut *device, &mut Executor::reference(Compute::F32)] {
-        let sum = clip_a_nan(executor).await.map_err(|e| e.to_string())?;
+    for device in [device, &Device::reference()] {
+        let sum = clip_a_nan(device).await.map_err(|e| e.to_string())?;
         if !sum[0].is_nan() || sum[1..] != [1.0, -1.0, 0.25] {
             return Err(format!("clipping a NaN, 3, -inf and 0.25 gives {sum:?}"));
         }
@@ -365,26 +374,23 @@ pub async fn judge_combine(device: &mut Executor) -> Result<usize, String> {
 }
 
 /// `terms` halves of tensors; the result overwrites the first of them.
-async fn combine(executor: &mut Executor, elements: usize, terms: usize, clip: bool) -> uvit_web::Result<Vec<f32>> {
-    let mut plan = Plan::default();
+async fn combine(device: &Device, elements: usize, terms: usize, clip: bool) -> uvit_web::Result<Vec<f32>> {
     let mut random = TorchGenerator::new(terms as u64);
-    let slots: Vec<TensorId> = (0..terms).map(|_| plan.tensor("", &[2, 1, 1, elements], Role::Persistent)).collect();
-    executor.prepare(lower(&plan, &executor.capabilities(), &[])?).await?;
+    let tensors: Vec<_> = (0..terms).map(|i| (i.to_string(), vec![2, 1, 1, elements])).collect();
+    let state = State::new(device, &tensors).await?;
     let mut sum = Vec::new();
-    for (i, &slot) in slots.iter().enumerate() {
-        executor.write(slot, &random.randn_f32(2 * elements))?;
-        sum.push((slot, elements * (i % 2), 0.3 * i as f32 - 0.7));
+    for (i, (tensor, _)) in tensors.iter().enumerate() {
+        state.write(tensor, &random.randn_f32(2 * elements))?;
+        sum.push(Term { tensor, from: elements * (i % 2), coefficient: 0.3 * i as f32 - 0.7 });
     }
-    executor.combine(slots[0], elements, &sum, clip.then_some((-0.5, 0.5)))?;
-    executor.read(slots[0]).await
+    state.combine("0", elements, &sum, clip.then_some((-0.5, 0.5)))?;
+    state.read("0").await
 }
 
 /// A NaN stays one, so that a broken forward is noticed.
-async fn clip_a_nan(executor: &mut Executor) -> uvit_web::Result<Vec<f32>> {
-    let mut plan = Plan::default();
-    let slot = plan.tensor("", &[1, 1, 1, 4], Role::Persistent);
-    executor.prepare(lower(&plan, &executor.capabilities(), &[])?).await?;
-    executor.write(slot, &[f32::NAN, 3.0, f32::NEG_INFINITY, 0.25])?;
-    executor.combine(slot, 4, &[(slot, 0, 1.0)], Some((-1.0, 1.0)))?;
-    executor.read(slot).await
+async fn clip_a_nan(device: &Device) -> uvit_web::Result<Vec<f32>> {
+    let state = State::new(device, &[("x".to_string(), vec![1, 1, 1, 4])]).await?;
+    state.write("x", &[f32::NAN, 3.0, f32::NEG_INFINITY, 0.25])?;
+    state.combine("x", 4, &[Term { tensor: "x", from: 0, coefficient: 1.0 }], Some((-1.0, 1.0)))?;
+    state.read("x").await
 }

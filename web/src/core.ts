@@ -2,6 +2,7 @@
 
 import { toUvitError, UvitError } from './errors.js';
 import type { WasmVariant } from './types.js';
+import type { Outputs } from './uvit_web.js';
 
 /** What the glue that wasm-bindgen writes exports. */
 export type Core = typeof import('./uvit_web.js');
@@ -59,6 +60,11 @@ async function compile(url: string): Promise<WebAssembly.Module> {
     return WebAssembly.compileStreaming(response);
   }
   return WebAssembly.compile(await response.arrayBuffer());
+}
+
+/** What may be transferred of tensors. */
+export function buffersOf(tensors: Outputs): ArrayBuffer[] {
+  return Object.values(tensors).map((values) => values.buffer as ArrayBuffer);
 }
 
 /** Values that may be transferred: a view into wasm memory is copied first, for that memory cannot leave. */

@@ -1,6 +1,6 @@
 /** A helper worker: loads the model from bytes that it is given and computes forwards, one after the other. */
 
-import { owned, startCore } from './core.js';
+import { buffersOf, startCore } from './core.js';
 import { toUvitError } from './errors.js';
 import { holdForLife, lifeName } from './life.js';
 import type { FromPart, PartLoad, ToPart } from './parts.js';
@@ -46,11 +46,11 @@ async function load({ variant, module, manifest, options, shards }: PartLoad): P
   }
 }
 
-async function forward({ id, latents, timesteps, labels }: ForwardRequest): Promise<void> {
+async function forward({ id, tensors: inputs }: ForwardRequest): Promise<void> {
   if (!pipeline || id <= given) return;
   try {
-    const values = owned(await pipeline.forward(latents, timesteps, labels));
-    send({ type: 'values', id, values }, [values.buffer]);
+    const tensors = await pipeline.forward(inputs);
+    send({ type: 'tensors', id, tensors }, buffersOf(tensors));
   } catch (thrown) {
     send({ type: 'error', id, error: toUvitError(thrown).parts() });
   }

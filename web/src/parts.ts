@@ -8,6 +8,7 @@ import type { StartedCore } from './core.js';
 import { aborted, toUvitError, UvitError } from './errors.js';
 import { watchLife } from './life.js';
 import type { WasmVariant } from './types.js';
+import type { Outputs, Tensors } from './uvit_web.js';
 
 /** What a helper needs to load the model. */
 export interface PartLoad {
@@ -20,22 +21,12 @@ export interface PartLoad {
   shards: Uint8Array[];
 }
 
-/** One forward of the network for some items of a batch. */
-export interface Forward {
-  /** `[n, channels, height, width]` */
-  latents: Float32Array;
-  /** `[n]`, the network's time. */
-  timesteps: Float64Array;
-  /** `[n]`, or empty for networks without labels. */
-  labels: Uint32Array;
-}
-
-export type ToPart = PartLoad | ({ type: 'forward'; id: number } & Forward) | { type: 'abort' };
+export type ToPart = PartLoad | { type: 'forward'; id: number; tensors: Tensors } | { type: 'abort' };
 
 export type FromPart =
   | { type: 'alive'; lock: string }
   | { type: 'loaded' }
-  | { type: 'values'; id: number; values: Float32Array }
+  | { type: 'tensors'; id: number; tensors: Outputs }
   /** Without an id: loading failed. */
   | { type: 'error'; id?: number; error: { code: string; cause: string; remedy: string } };
 
@@ -89,7 +80,7 @@ export class Parts {
 export class Part {
   #worker: Worker | undefined;
   readonly #gone: (part: Part) => void;
-  readonly #pending = new Map<number, { resolve(values: Float32Array): void; reject(error: UvitError): void }>();
+  readonly #pending = new Map<number, { resolve(tensors: Outputs): void; reject(error: UvitError): void }>();
   #loaded: () => void = () => {};
   #nextId = 1;
   #lost: UvitError | undefined;
@@ -125,12 +116,12 @@ export class Part {
   }
 
   /** Computes a part of a batch; rejects with `WORKER_LOST` if the helper dies over it, with `ABORTED` at once if asked to. */
-  forward(work: Forward): Promise<Float32Array> {
+  forward(tensors: Tensors): Promise<Outputs> {
     if (this.#lost) return Promise.reject(this.#lost);
     const id = this.#nextId++;
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve, reject });
-      this.#post({ type: 'forward', id, ...work });
+      this.#post({ type: 'forward', id, tensors });
     });
   }
 
@@ -158,8 +149,8 @@ export class Part {
       case 'loaded':
         this.#loaded();
         break;
-      case 'values':
-        this.#take(message.id)?.resolve(message.values);
+      case 'tensors':
+        this.#take(message.id)?.resolve(message.tensors);
         break;
       case 'error': {
         const error = toUvitError(message.error);

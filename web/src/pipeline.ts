@@ -63,10 +63,11 @@ export class Pipeline {
    */
   async forward(options: ForwardOptions): Promise<Float32Array> {
     const { channels, imageSize } = this.info;
-    const work = checkForward(options, channels * imageSize * imageSize);
-    const answer = await this.#client.request({ type: 'forward', id: this.#client.nextId(), ...work }, () => {});
-    if (answer.type !== 'values') throw internal(`the worker answered forward with ${answer.type}`);
-    return answer.values;
+    const { latents, timesteps, labels } = checkForward(options, channels * imageSize * imageSize);
+    const tensors = { x: latents, timesteps, ...(labels.length > 0 && { y: labels }) };
+    const answer = await this.#client.request({ type: 'forward', id: this.#client.nextId(), tensors }, () => {});
+    if (answer.type !== 'tensors') throw internal(`the worker answered forward with ${answer.type}`);
+    return answer.tensors.out as Float32Array;
   }
 
   /**

@@ -1,6 +1,6 @@
 /**
  * Every message between the page and its worker. Requests carry an id that the page chose; each is answered
- * by exactly one reply (`capabilities`, `loaded`, `result`, `values`, `profile` or `error`), and before it by any number of
+ * by exactly one reply (`capabilities`, `loaded`, `result`, `tensors`, `profile` or `error`), and before it by any number of
  * events (`progress`, `step`) with the same id. `alive`, `workers` and `crash` belong to no request: a lock that is held
  * by a worker which must not die, how many workers are left to share the work, and that the worker cannot go on.
  */
@@ -22,6 +22,7 @@ import type {
   TuneChoice,
   WasmChoice,
 } from './types.js';
+import type { Outputs, Tensors } from './uvit_web.js';
 
 /** The settings of one generation as the wasm core takes them; what is absent gets the model's default. */
 export interface CoreGenerateOptions {
@@ -66,7 +67,7 @@ export type Request =
   | { type: 'capabilities'; id: number }
   | { type: 'load'; id: number; manifestUrl: string; options: CoreLoadOptions }
   | { type: 'generate'; id: number; options: CoreGenerateOptions; startLatents?: Float32Array }
-  | { type: 'forward'; id: number; latents: Float32Array; timesteps: Float64Array; labels: Uint32Array }
+  | { type: 'forward'; id: number; tensors: Tensors }
   | { type: 'profile'; id: number; count: number }
   /** Has no reply of its own: the generation with this id is answered with `ABORTED`, if it still runs. */
   | { type: 'abort'; id: number };
@@ -75,7 +76,7 @@ export type Reply =
   | { type: 'capabilities'; id: number; capabilities: Capabilities }
   | { type: 'loaded'; id: number; info: PipelineInfo }
   | { type: 'result'; id: number; metadata: ResultMetadata; rgba: Uint8Array; floats?: Float32Array }
-  | { type: 'values'; id: number; values: Float32Array }
+  | { type: 'tensors'; id: number; tensors: Outputs }
   | { type: 'profile'; id: number; profile: Profile | null }
   | { type: 'error'; id: number; error: ErrorParts };
 

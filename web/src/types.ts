@@ -133,10 +133,21 @@ export interface Profile {
   roofline: string;
 }
 
+/** A tensor that goes into the network or comes out of it. */
+export interface Port {
+  name: string;
+  /** What goes in: floats (`Float32Array`), the network's times (`Float64Array`) or indices (`Uint32Array`), or what comes out (`Float32Array`). */
+  kind: 'floats' | 'times' | 'indices' | 'output';
+  /** Of one item: a tensor has so many values for every item. */
+  shape: number[];
+}
+
 /** What was loaded. */
 export interface PipelineInfo {
   /** The network's family, e.g. `uvit`. */
   architecture: string;
+  /** What `forward()` takes and gives. */
+  ports: Port[];
   /** How the weights are stored. */
   dtype: Dtype;
   /** What arithmetic is done with them. */

@@ -38,6 +38,12 @@ export interface PoolBuilder {
 /** JSON `[{ file, bytes, sha256 }]` of a manifest's variant, in the order in which they are to be added. */
 export function shards(manifestJson: string, dtype: string | undefined): string;
 
+/** Named tensors, as the network's ports take them. */
+export type Tensors = Record<string, Float32Array | Float64Array | Uint32Array>;
+
+/** Named tensors, as the network's ports give them. */
+export type Outputs = Record<string, Float32Array>;
+
 /** One load of one model. */
 export class Loader {
   private constructor();
@@ -58,10 +64,10 @@ export class WasmPipeline {
   /** JSON of `Profile`; builds with the GPU device only. */
   profile(count: number): Promise<string>;
   /**
-   * One forward of the network: latents `[n, C, H, W]`, timesteps `[n]` (the network's time), labels `[n]` or empty;
-   * resolves with `[n, C, H, W]`.
+   * One forward of the network: a tensor for every port that takes one (floats, times in f64, indices in u32); resolves with
+   * one for every port that gives one.
    */
-  forward(latents: Float32Array, timesteps: Float64Array, labels: Uint32Array): Promise<Float32Array>;
+  forward(tensors: Tensors): Promise<Outputs>;
   /**
    * `onStep` gets JSON of `Step` and, when asked for, the RGBA of all pictures one after the other. The items of the
    * batch are split over `workers`, this one included; `remote` computes a part elsewhere: worker is 1 .. workers - 1.
@@ -71,12 +77,7 @@ export class WasmPipeline {
     startLatents: Float32Array | undefined,
     onStep: (json: string, preview?: Uint8Array) => void,
     workers: number,
-    remote: (
-      worker: number,
-      latents: Float32Array,
-      timesteps: Float64Array,
-      labels: Uint32Array,
-    ) => Promise<Float32Array>,
+    remote: (worker: number, tensors: Tensors) => Promise<Outputs>,
   ): Promise<WasmResult>;
   /** Stops the running generation or forward at the next chance; it rejects with `ABORTED`. */
   abort(): void;

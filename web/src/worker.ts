@@ -3,21 +3,22 @@
  * files and choices of devices are the core's; here are only bytes, order and messages.
  */
 
-import { owned } from './core.js';
+import { buffersOf, owned } from './core.js';
 import { aborted, internal, toUvitError, type UvitError } from './errors.js';
 import { fetchBytes, fetchText } from './fetch.js';
 import { holdForLife, lifeName } from './life.js';
-import { type Forward, type Part, Parts, plannedWorkers } from './parts.js';
+import { type Part, Parts, plannedWorkers } from './parts.js';
 import type { FromWorker, Request, ResultMetadata } from './protocol.js';
 import { readRecords, writeRecords } from './records.js';
 import { type Runtime, startRuntime } from './runtime.js';
-import type { LoadProgress, PipelineInfo } from './types.js';
-import type { WasmPipeline } from './uvit_web.js';
+import type { LoadProgress, PipelineInfo, Port } from './types.js';
+import type { Outputs, Tensors, WasmPipeline } from './uvit_web.js';
 import { cpuFacts } from './variant.js';
 
 type LoadRequest = Extract<Request, { type: 'load' }>;
 type Call = Extract<Request, { type: 'generate' | 'forward' | 'profile' }>;
 type GenerateCall = Extract<Request, { type: 'generate' }>;
+type ForwardCall = Extract<Request, { type: 'forward' }>;
 
 let pipeline: WasmPipeline | undefined;
 let info: PipelineInfo | undefined;
@@ -173,38 +174,56 @@ async function profile(id: number, count: number): Promise<void> {
   send({ type: 'profile', id, profile: JSON.parse(json) });
 }
 
-async function forward({ id, latents, timesteps, labels }: Forward & { id: number }, stop: AbortSignal): Promise<void> {
-  if (!pipeline) throw internal('forward came before a model was loaded');
-  const n = timesteps.length;
-  const size = latents.length / n;
-  const team = await helpers(n, stop);
+async function forward({ id, tensors }: ForwardCall, stop: AbortSignal): Promise<void> {
+  if (!pipeline || !info) throw internal('forward came before a model was loaded');
+  const items = itemsOf(tensors, info.ports);
+  const team = await helpers(items, stop);
   if (team.length === 0) {
-    const values = await pipeline.forward(latents, timesteps, labels);
-    send({ type: 'values', id, values }, [values.buffer]);
+    const outputs = await pipeline.forward(tensors);
+    send({ type: 'tensors', id, tensors: outputs }, buffersOf(outputs));
     return;
   }
   /** Items for the k-th of the workers: as even as can be. */
-  const share = (k: number): Forward => {
-    const [from, to] = [k, k + 1].map((at) => Math.round((at * n) / (team.length + 1))) as [number, number];
-    return {
-      latents: latents.slice(from * size, to * size),
-      timesteps: timesteps.slice(from, to),
-      labels: labels.slice(from, to),
+  const share = (k: number): Tensors => {
+    const [from, to] = [k, k + 1].map((at) => Math.round((at * items) / (team.length + 1))) as [number, number];
+    const rows = ([name, values]: [string, Tensors[string]]) => {
+      const size = values.length / items;
+      return [name, values.slice(from * size, to * size)] as const;
     };
+    return Object.fromEntries(Object.entries(tensors).map(rows));
   };
-  const own = share(0);
   const outcomes = await Promise.allSettled([
-    pipeline.forward(own.latents, own.timesteps, own.labels),
+    pipeline.forward(share(0)),
     ...team.map((part, k) => part.forward(share(k + 1))),
   ]);
-  const values = new Float32Array(latents.length);
-  let at = 0;
-  for (const outcome of outcomes) {
+  const shares = outcomes.map((outcome) => {
     if (outcome.status === 'rejected') throw outcome.reason;
-    values.set(outcome.value, at);
-    at += outcome.value.length;
+    return outcome.value;
+  });
+  const outputs: Outputs = {};
+  for (const name of Object.keys(shares[0] ?? {})) {
+    outputs[name] = joined(shares.map((values) => values[name] ?? new Float32Array()));
   }
-  send({ type: 'values', id, values }, [values.buffer]);
+  send({ type: 'tensors', id, tensors: outputs }, buffersOf(outputs));
+}
+
+/** How many items tensors hold that fit the network's ports; 1 where they do not, which the core then refuses. */
+function itemsOf(tensors: Tensors, ports: Port[]): number {
+  const counts = ports
+    .filter((port) => port.kind !== 'output')
+    .map(({ name, shape }) => (tensors[name]?.length ?? 0) / shape.reduce((product, n) => product * n, 1));
+  const [first] = counts;
+  return first && Number.isInteger(first) && counts.every((count) => count === first) ? first : 1;
+}
+
+function joined(parts: Float32Array[]): Float32Array<ArrayBuffer> {
+  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
 }
 
 /** The helpers that take a part of so many items, ready to work. */
@@ -228,10 +247,10 @@ async function generate({ id, options, startLatents }: GenerateCall, stop: Abort
   });
   /** What a helper died of: the core may word it in its own way. */
   let lost: UvitError | undefined;
-  const remote = (worker: number, latents: Float32Array, timesteps: Float64Array, labels: Uint32Array) => {
+  const remote = (worker: number, tensors: Tensors) => {
     const part = team[worker - 1];
     const work = part
-      ? part.forward({ latents, timesteps, labels })
+      ? part.forward(tensors)
       : Promise.reject(internal(`there is no worker ${worker}`));
     // The core may have stopped listening; that is no crash.
     work.catch((error: UvitError) => {

@@ -4,9 +4,8 @@ use super::webgpu::{
     GpuAdapter, GpuBindGroup, GpuBuffer, GpuCommandEncoder, GpuComputePass, GpuComputePipeline, GpuDevice, GpuQueue,
     GpuShaderModule, MAP_MODE_READ, get, number, object, set, text, usage,
 };
-use super::{
-    Adapter, Events, Limits, Meter, Metered, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed,
-};
+use super::{Adapter, Events, Limits, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed};
+use crate::meter::{Meter, Metered};
 use crate::{Code, Error, Result};
 use js_sys::{Array, Promise, Uint8Array};
 use std::cell::RefCell;

@@ -16,8 +16,8 @@ use native as system;
 
 pub use system::{Backend, Buffer, Dispatch, Pipeline, Ticket, platform};
 
+use crate::meter::Memory;
 use crate::{Code, Error, Result};
-use std::sync::{Arc, Mutex};
 
 /// A range of device memory that a kernel binds.
 #[derive(Clone, Copy)]
@@ -44,52 +44,6 @@ pub enum Usage {
     Storage,
     /// Parameters of kernels.
     Uniform,
-}
-
-/// Device memory that buffers take.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Memory {
-    /// Buffers made so far, those of readbacks included.
-    pub made: usize,
-    /// Bytes in use.
-    pub bytes: usize,
-    /// The most that ever were.
-    pub peak_bytes: usize,
-}
-
-/// Keeps count of a device's memory.
-#[derive(Clone, Debug, Default)]
-struct Meter(Arc<Mutex<Memory>>);
-
-impl Meter {
-    fn memory(&self) -> Memory {
-        self.0.lock().map(|memory| *memory).unwrap_or_default()
-    }
-
-    /// Counts a buffer until the answer is dropped.
-    fn count(&self, bytes: usize) -> Metered {
-        if let Ok(mut memory) = self.0.lock() {
-            memory.made += 1;
-            memory.bytes += bytes;
-            memory.peak_bytes = memory.peak_bytes.max(memory.bytes);
-        }
-        Metered { meter: self.clone(), bytes }
-    }
-}
-
-/// A buffer that is counted.
-#[derive(Debug)]
-struct Metered {
-    meter: Meter,
-    bytes: usize,
-}
-
-impl Drop for Metered {
-    fn drop(&mut self) {
-        if let Ok(mut memory) = self.meter.0.lock() {
-            memory.bytes -= self.bytes;
-        }
-    }
 }
 
 /// Who the adapter is.

@@ -1,8 +1,7 @@
 //! On wgpu: Vulkan, Metal, DX12.
 
-use super::{
-    Adapter, Events, Limits, Meter, Metered, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed,
-};
+use super::{Adapter, Events, Limits, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed};
+use crate::meter::{Meter, Metered};
 use crate::{Error, Result};
 use futures_channel::oneshot;
 use std::pin::Pin;

@@ -1,6 +1,6 @@
 //! `shaders/combine.wgsl`; twin: `src/cpu/combine.rs`.
 
-use super::{Binding, Launch, Variant, folded};
+use super::{Launch, Variant, folded};
 
 const WORKGROUP: usize = 64;
 
@@ -25,7 +25,10 @@ pub(super) fn variant() -> Variant {
     Variant { kernel: "combine", variables: vec![("WORKGROUP", WORKGROUP.to_string())] }
 }
 
-/// `out = clip(sum of coefficient * source)` on ranges of the io buffer, given by their first element.
+/// Where that buffer is bound.
+pub const COMBINED: u32 = 1;
+
+/// `out = clip(sum of coefficient * source)` on ranges of one buffer, given by their first element.
 pub fn combine(out: usize, elements: usize, terms: &[(usize, f32)], clip: Option<(f32, f32)>) -> Launch {
     assert!(terms.len() <= MAX_COMBINE_TERMS, "a combination of {} terms", terms.len());
     let (low, high) = clip.unwrap_or_default();
@@ -47,7 +50,7 @@ pub fn combine(out: usize, elements: usize, terms: &[(usize, f32)], clip: Option
     Launch {
         variant: variant(),
         params: bytemuck::bytes_of(&params).to_vec(),
-        bindings: vec![(1, Binding::Io)],
+        bindings: Vec::new(),
         workgroups: folded(elements, WORKGROUP),
     }
 }

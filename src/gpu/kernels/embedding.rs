@@ -1,27 +1,26 @@
 //! `shaders/embedding.wgsl`; twin: `src/cpu/embedding.rs`.
 
-use super::{Binding, Launch, Variant, groups};
+use super::{Binding, Launch, Variant, flag, groups};
 use crate::plan::{Embedding, Program};
 
 const WORKGROUP: usize = 64;
 
-pub(super) fn variant() -> Variant {
-    Variant { kernel: "embedding", variables: vec![("WORKGROUP", WORKGROUP.to_string())] }
+pub(super) fn variant(position: bool) -> Variant {
+    let variables = vec![("POSITION", flag(position)), ("WORKGROUP", WORKGROUP.to_string())];
+    Variant { kernel: "embedding", variables }
 }
 
 pub(super) fn launch(k: &Embedding, program: &Program) -> Launch {
     let classes = program.weights[k.table.index()].shape[0];
     let dim4 = k.dim.div_ceil(4);
-    let params = [k.batch, k.tokens, dim4, k.at, classes, 0, 0, 0].map(|v| v as u32);
+    let position_at = k.position.map_or(0, |position| position.at);
+    let params = [k.batch, k.tokens, dim4, k.at, classes, position_at, 0, 0].map(|v| v as u32);
+    let mut bindings = vec![(1, Binding::Weight(k.table)), (2, Binding::Tensor(k.index)), (4, Binding::Tensor(k.out))];
+    bindings.extend(k.position.map(|position| (3, Binding::Weight(position.table))));
     Launch {
-        variant: variant(),
+        variant: variant(k.position.is_some()),
         params: bytemuck::cast_slice(&params).to_vec(),
-        bindings: vec![
-            (1, Binding::Weight(k.table)),
-            (2, Binding::Tensor(k.index)),
-            (3, Binding::Weight(k.position)),
-            (4, Binding::Tensor(k.out)),
-        ],
+        bindings,
         workgroups: [groups(dim4, WORKGROUP), k.batch as u32, 1],
     }
 }

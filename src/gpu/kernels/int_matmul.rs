@@ -3,7 +3,7 @@
 use super::elementwise::{ACTIVATIONS, activation_name};
 use super::{Binding, Launch, Tuning, Variant, WeightLayouts, groups};
 use crate::gpu::pack::Storage;
-use crate::plan::{Activation, Matmul, PACK_GROUP, Program};
+use crate::plan::{Activation, Matmul, PACK_GROUP, Program, SizeClass};
 
 const WORKGROUP: usize = 16;
 /// vec4 columns of one invocation: as many as share a scale where the result is quantised.
@@ -56,7 +56,7 @@ pub(super) fn variants(tuning: &Tuning) -> Vec<Variant> {
             for (residual, packed) in [(false, false), (true, false), (false, true)] {
                 for bias in [false, true] {
                     let kind = Kind { storage, grouped, bias, activation, residual, packed };
-                    all.push(variant(kind, tuning.matmul.rows));
+                    all.extend(SizeClass::ALL.map(|size| variant(kind, tuning.matmul_of(size).rows)));
                 }
             }
         }
@@ -74,6 +74,7 @@ pub(super) fn launch(m: &Matmul, program: &Program, weights: &dyn WeightLayouts,
         residual: m.residual.is_some(),
         packed: program.view(m.out).packed,
     };
+    let rows = tuning.matmul_of(m.size).rows;
     let n4 = m.n.div_ceil(4);
     let params = Params {
         rows: m.rows as u32,
@@ -92,9 +93,9 @@ pub(super) fn launch(m: &Matmul, program: &Program, weights: &dyn WeightLayouts,
     bindings.extend(m.bias.map(|bias| (4, Binding::Weight(bias))));
     bindings.extend(m.residual.map(|residual| (5, Binding::Tensor(residual))));
     Launch {
-        variant: variant(kind, tuning.matmul.rows),
+        variant: variant(kind, rows),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings,
-        workgroups: [groups(n4, COLUMNS * WORKGROUP), groups(m.rows, tuning.matmul.rows), 1],
+        workgroups: [groups(n4, COLUMNS * WORKGROUP), groups(m.rows, rows), 1],
     }
 }

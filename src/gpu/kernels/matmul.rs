@@ -3,7 +3,7 @@
 use super::elementwise::{ACTIVATIONS, activation_name};
 use super::{Binding, Launch, Tuning, Variant, WeightLayouts, groups};
 use crate::gpu::pack::Storage;
-use crate::plan::{Activation, Arithmetic, Matmul};
+use crate::plan::{Activation, Arithmetic, Matmul, SizeClass};
 
 const WORKGROUP: usize = 16;
 /// The template's names, for as many groups as any tile has.
@@ -63,10 +63,12 @@ impl MatmulTile {
 }
 
 /// Wide tiles pay where weights are cheap to load.
-fn tile(storage: Storage, tuning: &Tuning) -> MatmulTile {
-    match storage {
-        Storage::F32 | Storage::F16 if tuning.matmul.tile == 0 => MatmulTile::alone(8, 2),
-        _ => tuning.matmul,
+fn tile(storage: Storage, tuning: &Tuning, size: SizeClass) -> MatmulTile {
+    match tuning.matmul_of(size) {
+        MatmulTile { rows, columns, tile: 0, .. } if matches!(storage, Storage::F32 | Storage::F16) => {
+            MatmulTile::alone(rows.min(8), columns.min(2))
+        }
+        tile => tile,
     }
 }
 
@@ -122,7 +124,7 @@ pub(super) fn variants(tuning: &Tuning, half: bool) -> Vec<Variant> {
             for flags in 0..8 {
                 let [two_sources, bias, residual] = [1, 2, 4].map(|flag| flags & flag != 0);
                 let kind = Kind { storage, grouped, two_sources, bias, activation, residual, half };
-                all.push(variant(kind, tile(storage, tuning)));
+                all.extend(SizeClass::ALL.map(|size| variant(kind, tile(storage, tuning, size))));
             }
         }
     }
@@ -141,7 +143,7 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         residual: m.residual.is_some(),
         half: m.arithmetic == Arithmetic::F16,
     };
-    let tile = tile(storage, tuning);
+    let tile = tile(storage, tuning, m.size);
     let (tile_rows, tile_columns) = tile.of_workgroup();
     let n4 = m.n.div_ceil(4);
     let params = Params {

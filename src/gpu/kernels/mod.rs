@@ -4,6 +4,7 @@
 mod attention;
 mod combine;
 mod conv2d;
+mod copy_tokens;
 mod elementwise;
 mod embedding;
 mod int_matmul;
@@ -11,11 +12,11 @@ mod layer_norm;
 mod matmul;
 mod patch_embed;
 mod peak;
-mod place_tokens;
+mod resized_positions;
 mod unpatchify;
 
 pub use attention::AttentionTile;
-pub use combine::{MAX_COMBINE_TERMS, combine};
+pub use combine::{COMBINED, MAX_COMBINE_TERMS, combine};
 pub use matmul::MatmulTile;
 pub use peak::{INVOCATIONS as PEAK_INVOCATIONS, peaks};
 
@@ -23,7 +24,7 @@ use super::backend::Adapter;
 use super::pack::Storage;
 use super::template::{Variables, expand};
 use crate::Result;
-use crate::plan::{Arithmetic, Kernel, Program, TensorId, WeightId};
+use crate::plan::{Arithmetic, Kernel, Program, SizeClass, TensorId, WeightId};
 
 /// Files of `shaders/` by name, without their comments, by `build.rs`.
 macro_rules! shaders {
@@ -34,8 +35,8 @@ macro_rules! shaders {
 
 /// Every kernel's.
 const SHADERS: &[(&str, &str)] = shaders! {
-    "attention" "combine" "conv2d" "elementwise" "embedding" "int_matmul" "layer_norm" "matmul" "patch_embed" "peak"
-    "place_tokens" "unpatchify"
+    "attention" "combine" "conv2d" "copy_tokens" "elementwise" "embedding" "int_matmul" "layer_norm" "matmul"
+    "patch_embed" "peak" "resized_positions" "unpatchify"
 };
 
 /// All shaders' text, to tell one version from another.
@@ -79,8 +80,6 @@ pub enum Binding {
     Weight(WeightId),
     /// A weight's scales.
     Scales(WeightId),
-    /// The whole buffer of inputs, outputs and persistent tensors.
-    Io,
 }
 
 /// One launch: which shader, with which parameters, on what, how many workgroups.
@@ -102,33 +101,53 @@ pub trait WeightLayouts {
     fn layout(&self, id: WeightId) -> (Storage, usize, usize);
 }
 
-/// Which of a kernel's variants suit an adapter. Never a matter of a Program's sizes: the self-test's miniature must run the
-/// very shaders that the model will.
+/// Which of a kernel's variants suit an adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Tuning {
     /// Of attention.
     pub attention: AttentionTile,
-    /// Of a quantised matmul.
+    /// Of a matmul of many rows.
     pub matmul: MatmulTile,
+    /// Of few.
+    pub matmul_few: MatmulTile,
+    /// Of one.
+    pub matmul_one: MatmulTile,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning::GPU
+    }
 }
 
 impl Tuning {
     /// Small tiles: registers are few where thousands of invocations share them.
-    pub const GPU: Tuning =
-        Tuning { attention: AttentionTile { queries: 2, keys4: 1, shared: false }, matmul: MatmulTile::alone(8, 4) };
+    pub const GPU: Tuning = Tuning {
+        attention: AttentionTile { queries: 2, keys4: 1, shared: false },
+        matmul: MatmulTile::alone(8, 4),
+        matmul_few: MatmulTile::alone(4, 2),
+        matmul_one: MatmulTile::alone(2, 2),
+    };
     /// Large tiles: on a processor registers are memory, and every load is checked. 66 tokens are 6 x 11.
-    pub const SOFTWARE: Tuning =
-        Tuning { attention: AttentionTile { queries: 6, keys4: 4, shared: false }, matmul: MatmulTile::alone(11, 4) };
+    pub const SOFTWARE: Tuning = Tuning {
+        attention: AttentionTile { queries: 6, keys4: 4, shared: false },
+        matmul: MatmulTile::alone(11, 4),
+        matmul_few: MatmulTile::alone(8, 4),
+        matmul_one: MatmulTile::alone(2, 4),
+    };
 
     /// With subgroups of four at least.
     pub const SOFTWARE_SUBGROUPS: Tuning = Tuning {
         attention: AttentionTile { queries: 6, keys4: 4, shared: true },
         matmul: MatmulTile::shared(11, 4, 4),
+        ..Tuning::SOFTWARE
     };
     /// With workgroup memory, which pays where it is faster than the caches.
     pub const GPU_TILED: Tuning = Tuning {
         attention: AttentionTile { queries: 1, keys4: 1, shared: false },
         matmul: MatmulTile::tiled(4, 1, 16),
+        ..Tuning::GPU
     };
 
     /// All of them.
@@ -157,8 +176,16 @@ impl Tuning {
         let mut all = vec![first];
         let matmuls = matmuls.filter(|&matmul| matmul != first.matmul);
         let mut attentions = attentions.filter(|&attention| attention != first.attention);
+        // Fewer candidates each: they come along with those of many rows, which take the time.
+        let mut few = [(4, 4), (8, 2), (4, 2)].map(|(rows, columns)| MatmulTile::alone(rows, columns)).into_iter();
+        let mut one = [(1, 4), (4, 2), (1, 1)].map(|(rows, columns)| MatmulTile::alone(rows, columns)).into_iter();
         for matmul in matmuls {
-            let tuning = Tuning { matmul, attention: attentions.next().unwrap_or(first.attention) };
+            let tuning = Tuning {
+                matmul,
+                attention: attentions.next().unwrap_or(first.attention),
+                matmul_few: few.next().unwrap_or(first.matmul_few),
+                matmul_one: one.next().unwrap_or(first.matmul_one),
+            };
             if tuning.suits(adapter) {
                 all.push(tuning);
             }
@@ -166,9 +193,21 @@ impl Tuning {
         all
     }
 
-    /// Whether both of its tiles are some candidate's.
+    /// Whether each of its tiles is some candidate's.
     pub fn is_of(&self, candidates: &[Tuning]) -> bool {
-        candidates.iter().any(|c| c.matmul == self.matmul) && candidates.iter().any(|c| c.attention == self.attention)
+        candidates.iter().any(|c| c.attention == self.attention)
+            && candidates.iter().any(|c| c.matmul == self.matmul)
+            && candidates.iter().any(|c| c.matmul_few == self.matmul_few)
+            && candidates.iter().any(|c| c.matmul_one == self.matmul_one)
+    }
+
+    /// The tile of a matmul.
+    pub fn matmul_of(&self, size: SizeClass) -> MatmulTile {
+        match size {
+            SizeClass::One => self.matmul_one,
+            SizeClass::Few => self.matmul_few,
+            SizeClass::Many => self.matmul,
+        }
     }
 
     /// Before anything was measured.
@@ -190,7 +229,8 @@ pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts, t
         Kernel::Attention(k) => attention::launch(k, program, tuning.attention),
         Kernel::Elementwise(k) => elementwise::launch(k, program),
         Kernel::Embedding(k) => embedding::launch(k, program),
-        Kernel::PlaceTokens(k) => place_tokens::launch(k),
+        Kernel::CopyTokens(k) => copy_tokens::launch(k),
+        Kernel::ResizedPositions(k) => resized_positions::launch(k),
         Kernel::PatchEmbed(k) => patch_embed::launch(k),
         Kernel::Unpatchify(k) => unpatchify::launch(k, program),
         Kernel::Conv2d(k) => conv2d::launch(k),
@@ -202,13 +242,14 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
     let mut all = vec![
         combine::variant(),
         conv2d::variant(),
-        embedding::variant(),
         layer_norm::variant(false),
         layer_norm::variant(true),
-        patch_embed::variant(),
-        place_tokens::variant(),
+        resized_positions::variant(),
         unpatchify::variant(),
     ];
+    for position in [false, true] {
+        all.extend([copy_tokens::variant(position), embedding::variant(position), patch_embed::variant(position)]);
+    }
     for tuning in tunings {
         all.extend(matmul::variants(tuning, false));
         if shader_f16 {
@@ -233,6 +274,11 @@ fn folded(count: usize, each: usize) -> [u32; 3] {
 
 /// WebGPU's default `maxComputeWorkgroupsPerDimension`.
 const ROW: u32 = 65535;
+
+/// A template's condition.
+fn flag(is: bool) -> String {
+    u8::from(is).to_string()
+}
 
 /// Workgroups that cover `count` items, `each` a workgroup.
 fn groups(count: usize, each: usize) -> u32 {

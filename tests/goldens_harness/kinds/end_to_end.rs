@@ -1,15 +1,17 @@
 //! `end_to_end`: a network of another case, noise from a seed, a sampler: every state on the way.
 
-use crate::goldens_harness::executors::{judge_on_each, load_network};
+use crate::goldens_harness::devices::{judge_on_each, load_network, network_of};
 use crate::goldens_harness::{Case, Options, Report, Stop};
-use uvit_web::pipeline::Noise;
-use uvit_web::pipeline::sampling::{Control, Inputs, Prepared, Readback, batch, sample};
+use uvit_web::model::Batch;
+use uvit_web::pipeline::sampling::{Control, Inputs, Readback, sample};
+use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Noise, Shape, Values};
 use uvit_web::sampler::guidance::GuidanceForm;
 use uvit_web::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, TorchGenerator, recipe};
+use uvit_web::weights::manifest::Dtype;
 
-/// The whole run on every executor.
+/// The whole run on every device.
 pub fn judge(case: &Case, report: &mut Report) {
-    judge_on_each(report, "sampling", |executor, checks| {
+    judge_on_each(report, "sampling", |device, checks| {
         let mut options = Options::of("", &case.config);
         for about in ["kind", "tolerance", "measured", "source", "rng", "guidance_note"] {
             options.take(about);
@@ -52,14 +54,24 @@ pub fn judge(case: &Case, report: &mut Report) {
         options.finish()?;
 
         let network_folder = case.folder.with_file_name(named);
-        let network = load_network(executor, &Case::read(&network_folder)?)?;
+        let of_network = Case::read(&network_folder)?;
+        let network = network_of(&of_network)?;
+        let weights = load_network(device, &of_network, &network)?;
+        let forms = vec![(Dtype::F32, 0); network.record(Batch::plain(1))?.plan.weights.len()];
+        let mut component = Component::new(network, weights, forms, Vec::new());
         let recipe = recipe(&settings)?;
         let start = case.tensor("x_init")?;
+        let count = start.shape[0];
+        let given = |labels: &[u32]| -> Vec<NamedTensor> {
+            let tensor = || NamedTensor::new("y", Values::Indices(labels.to_vec()));
+            if labels.is_empty() { Vec::new() } else { vec![tensor()] }
+        };
+        let unconditional = given(&vec![null_class.unwrap_or(0); labels.len()]);
+        let guidance = Guidance::classifier_free(given(&labels), unconditional, form.guidance_scale(scale));
+        let shape =
+            Shape { batch: guidance.batch(count), scratch_slots: recipe.scratch_slots, workers: 1, outer: None };
         let inputs = Inputs {
-            count: start.shape[0],
-            labels: &labels,
-            null_class,
-            guidance_scale: form.guidance_scale(scale),
+            guidance,
             start: None,
             noise: Noise::Batch(Box::new(TorchGenerator::new(seed))),
             readback: Readback::Latents,
@@ -75,9 +87,9 @@ pub fn judge(case: &Case, report: &mut Report) {
             states.extend(event.values.into_iter().flatten().map(f64::from));
         };
         let last = pollster::block_on(async {
-            let prepared = Prepared::new(executor, &network, batch(&inputs), recipe.scratch_slots, 1, None).await?;
+            let mut denoiser = Denoiser::new(&mut component, shape).await?;
             let mut control = Control { on_step: &mut on_step, stopped: &|| false };
-            sample(executor, &prepared, &recipe, inputs, &mut control, None).await
+            sample(&mut denoiser, &recipe, inputs, &mut control, None).await
         })?;
         let last: Vec<f64> = last.into_iter().map(f64::from).collect();
         let tolerance = case.tolerance("states")?;

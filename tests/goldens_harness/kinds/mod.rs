@@ -4,8 +4,8 @@ pub mod diffusers;
 pub mod end_to_end;
 pub mod euler_maruyama;
 pub mod guidance;
+pub mod network;
 pub mod torch_randn;
-pub mod uvit;
 pub mod vp_dpmpp2m;
 
 use super::{Options, Stop};

@@ -1,14 +1,12 @@
-//! The tuner: which of a kernel's variants an adapter runs fastest, measured on one block of the model's own sizes, before
-//! any weight has come. What computes wrong numbers or does not compile is out, however fast.
+//! The tuner: which of a kernel's variants an adapter runs fastest, measured on the Program's own matmuls and attentions, each
+//! kind once, before any weight has come. What computes wrong numbers or does not compile is out, however fast.
 
-use super::Executor;
-use super::self_test::{load_random, self_test};
+use super::self_test::{Forms, load_random, self_test};
+use super::{Device, Session, Weights};
 use crate::gpu::kernels::Tuning;
-use crate::gpu::{self, Adapter, Weights};
-use crate::model::{Batch, Network, uvit};
-use crate::plan::{Compute, Plan, lower};
+use crate::gpu::{self, Adapter};
+use crate::plan::{Compute, Isolated, Kernel, Program, SizeClass, isolate, lower};
 use crate::sampler::TorchGenerator;
-use crate::weights::manifest::Dtype;
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -46,14 +44,18 @@ impl std::str::FromStr for Tune {
 }
 
 /// One candidate's measurement.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trial {
     /// The candidate.
     pub tuning: Tuning,
-    /// Of one block's matmuls; none if it was not measured.
+    /// Of the matmuls of many rows, each kind once; none if it was not measured.
     pub matmul_ms: Option<f64>,
-    /// Of one block's attention.
+    /// Of those of few rows.
+    pub matmul_few_ms: Option<f64>,
+    /// Of those of one row.
+    pub matmul_one_ms: Option<f64>,
+    /// Of the attentions, each kind once.
     pub attention_ms: Option<f64>,
     /// Why it is out.
     pub error: Option<String>,
@@ -115,10 +117,14 @@ impl Records {
     }
 }
 
-/// What a measurement holds for: this adapter, this browser or driver, these shaders, this network.
-fn key(adapter: &Adapter, network: &Network, kinds: &[(Dtype, usize)], compute: Compute) -> String {
+/// What a measurement holds for: this adapter, this browser or driver, these shaders, these kernels.
+fn key(adapter: &Adapter, compute: Compute, program: &Program, forms: Forms<'_>) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("{adapter:?} {network:?} {kinds:?} {compute:?} {}", gpu::platform()));
+    hash.update(format!("{adapter:?} {} {}", compute.as_str(), gpu::platform()));
+    for kernel in program.kernels.iter().filter(|kernel| is_tuned(kernel)) {
+        let form = kernel.matrix().map(forms).map(|(dtype, group)| format!("{} {group}", dtype.as_str()));
+        hash.update(format!("{} {} {}", kernel.name(), kernel.sizes(), form.unwrap_or_default()));
+    }
     hash.update(gpu::kernels::sources());
     hash.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
@@ -128,34 +134,40 @@ fn budget(adapter: &Adapter) -> f64 {
     if adapter.is_fallback_adapter { 10e3 } else { 1.5e3 }
 }
 
-/// Chooses the executor's variants; what is chosen has passed the self-test.
+fn is_tuned(kernel: &Kernel) -> bool {
+    matches!(kernel, Kernel::Matmul(_) | Kernel::Attention(_))
+}
+
+/// Chooses the variants that a device runs a Program with; what is chosen has passed the self-test.
 ///
 /// # Errors
 /// `WRONG_RESULT` or `SHADER_FAILED` if no variant passes, `DEVICE_LOST`, `OUT_OF_MEMORY`.
 pub async fn choose(
-    executor: &mut Executor,
-    network: &Network,
-    kinds: &[(Dtype, usize)],
+    device: &Device,
+    compute: Compute,
+    program: &Program,
+    forms: Forms<'_>,
     tune: Tune,
     records: Option<&str>,
 ) -> Result<Tuned> {
     let began = Instant::now();
-    let adapter = gpu_of(executor)?.backend().adapter().clone();
+    let gpu = device.as_gpu().ok_or_else(|| Error::internal("only GPUs are tuned"))?;
+    let adapter = gpu.backend().adapter().clone();
     let candidates = Tuning::candidates(&adapter);
     let records = Records::parse(records);
-    let key = key(&adapter, network, kinds, executor.compute());
+    let key = key(&adapter, compute, program, forms);
     let ms = || began.elapsed().as_secs_f64() * 1e3;
     let known = records.get(&key).filter(|tuning| tuning.is_of(&candidates));
     if let Some(tuning) = known.filter(|_| tune != Tune::Again) {
-        gpu_of(executor)?.set_tuning(tuning);
-        match self_test(executor, network, kinds).await {
+        gpu.set_tuning(tuning);
+        match self_test(device, compute, program, forms).await {
             Ok(()) => return Ok(Tuned { tuning, remembered: true, trials: Vec::new(), ms: ms(), records: None }),
             Err(error) if is_refusal(&error) => {}
             Err(error) => return Err(error),
         }
     }
 
-    let mut block = Block::of(network, gpu_of(executor)?)?;
+    let mut sample = None;
     let mut trials: Vec<Trial> = Vec::new();
     let mut refusal = None;
     let mut longest = 0f64;
@@ -165,14 +177,26 @@ pub async fn choose(
         {
             break;
         }
-        gpu_of(executor)?.set_tuning(tuning);
-        let mut trial = Trial { tuning, matmul_ms: None, attention_ms: None, error: None };
-        match self_test(executor, network, kinds).await {
-            Ok(()) if tune == Tune::Off => {}
-            Ok(()) => {
-                let [matmul, attention] = block.times(executor, kinds).await?;
-                (trial.matmul_ms, trial.attention_ms) = (Some(matmul), Some(attention));
+        gpu.set_tuning(tuning);
+        let mut trial = Trial { tuning, ..Trial::default() };
+        let measured = async {
+            self_test(device, compute, program, forms).await?;
+            if tune == Tune::Off {
+                return Ok([None; 4]);
             }
+            if sample.is_none() {
+                sample = Some(Sample::new(device, compute, program, forms).await?);
+            }
+            match &sample {
+                Some(sample) => sample.times().await.map(|times| times.map(Some)),
+                None => Ok([None; 4]),
+            }
+        };
+        match measured.await {
+            Ok(times) => {
+                [trial.matmul_one_ms, trial.matmul_few_ms, trial.matmul_ms, trial.attention_ms] = times;
+            }
+            // Too much for the adapter, or wrong on it: another may do.
             Err(error) if is_refusal(&error) => {
                 trial.error = Some(error.cause.clone());
                 refusal = Some(error);
@@ -192,59 +216,63 @@ pub async fn choose(
         let measured = passed().filter_map(|trial| Some((time(trial)?, trial.tuning))).filter(|(ms, _)| *ms < limit);
         measured.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(first.tuning, |(_, tuning)| tuning)
     };
-    let tuning = Tuning { matmul: fastest(|t| t.matmul_ms).matmul, attention: fastest(|t| t.attention_ms).attention };
-    gpu_of(executor)?.set_tuning(tuning);
+    let tuning = Tuning {
+        matmul: fastest(|t| t.matmul_ms).matmul,
+        matmul_few: fastest(|t| t.matmul_few_ms).matmul_few,
+        matmul_one: fastest(|t| t.matmul_one_ms).matmul_one,
+        attention: fastest(|t| t.attention_ms).attention,
+    };
+    gpu.set_tuning(tuning);
     if trials.last().is_none_or(|last| last.tuning != tuning) {
-        self_test(executor, network, kinds).await?;
+        self_test(device, compute, program, forms).await?;
     }
+    drop(sample);
+    gpu.forget_unused();
     let records = (tune != Tune::Off).then(|| records.with(key, tuning));
     Ok(Tuned { tuning, remembered: false, ms: ms(), trials, records })
 }
 
+/// Whether only the candidate is out, and not the device.
 fn is_refusal(error: &Error) -> bool {
-    matches!(error.code, Code::WrongResult | Code::ShaderFailed)
+    matches!(error.code, Code::WrongResult | Code::ShaderFailed | Code::LimitTooSmall | Code::OutOfMemory)
 }
 
-fn gpu_of(executor: &mut Executor) -> Result<&mut gpu::Executor> {
-    match executor {
-        Executor::Gpu(gpu) => Ok(gpu),
-        _ => Err(Error::internal("only GPUs are tuned")),
-    }
-}
-
-/// One block of the network at its own size, with random weights: as many items as one guided picture needs, one where time is
-/// short.
-struct Block {
-    plan: Plan,
-    items: usize,
+/// The Program's matmuls and attentions at their own sizes, each kind once, with random weights.
+struct Sample {
     weights: Weights,
+    cases: Isolated,
+    compute: Compute,
 }
 
-impl Block {
-    fn of(network: &Network, executor: &gpu::Executor) -> Result<Block> {
-        let one = match network {
-            Network::Uvit(config) => Network::Uvit(uvit::Config { depth: 1, ..config.clone() }),
-        };
-        let is_slow = executor.backend().adapter().is_fallback_adapter;
-        let copies = if network.classes() > 0 && !is_slow { 2 } else { 1 };
-        let plan = one.record(Batch { images: 1, copies })?.plan;
-        Ok(Block { plan, items: copies, weights: Weights::default() })
+impl Sample {
+    async fn new(device: &Device, compute: Compute, program: &Program, forms: Forms<'_>) -> Result<Sample> {
+        let mut cases = isolate(program, None, &is_tuned, &|a, b| forms(a) == forms(b));
+        // Nobody reads them, so they share memory.
+        cases.scratch_outputs();
+        let weights = load_random(device, compute, &cases, forms, &mut TorchGenerator::new(0)).await?;
+        Ok(Sample { weights, cases, compute })
     }
 
-    /// Milliseconds of its matmuls and of its attention.
-    async fn times(&mut self, executor: &mut Executor, kinds: &[(Dtype, usize)]) -> Result<[f64; 2]> {
-        let is_first = self.weights.is_empty();
-        let miniature = gpu_of(executor)?.exchange_weights(std::mem::take(&mut self.weights));
-        if is_first {
-            load_random(executor, &self.plan, kinds, &mut TorchGenerator::new(0)).await?;
+    /// Milliseconds of its matmuls of one, few and many rows, and of its attentions; each as often as the Program has it.
+    async fn times(&self) -> Result<[f64; 4]> {
+        let program = lower(&self.cases.plan, &self.weights.device().capabilities(self.compute), &[])?;
+        let session = Session::new(&self.weights, program, None).await?;
+        let gpu = session.as_gpu().ok_or_else(|| Error::internal("only GPUs are tuned"))?;
+        let mut sums = [0f64; 4];
+        for (kernel, nanoseconds) in gpu.program().kernels.iter().zip(gpu.kernel_times().await?) {
+            let kind = match kernel {
+                Kernel::Matmul(m) => match m.size {
+                    SizeClass::One => 0,
+                    SizeClass::Few => 1,
+                    SizeClass::Many => 2,
+                },
+                Kernel::Attention(_) => 3,
+                _ => continue,
+            };
+            let count = self.cases.outputs.iter().find(|&&(out, ..)| out == kernel.writes()).map_or(1, |&(.., n)| n);
+            sums[kind] += nanoseconds * count as f64 * 1e-6;
         }
-        let program = lower(&self.plan, &executor.capabilities(), &[])?;
-        executor.prepare(program).await?;
-        executor.write_times(&vec![500.0; self.items])?;
-        let times = gpu_of(executor)?.kernel_times().await?;
-        self.weights = gpu_of(executor)?.exchange_weights(miniature);
-        let of = |kernel: &str| times.iter().filter(|(name, _)| name.ends_with(kernel)).map(|(_, ns)| ns * 1e-6).sum();
-        Ok([of("matmul"), of("attention")])
+        Ok(sums)
     }
 }
 

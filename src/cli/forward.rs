@@ -1,0 +1,97 @@
+//! `uvit forward`: one call of the network with tensors from a file, the way to check a model against PyTorch.
+
+use super::generate::{Place, load};
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use uvit_web::model::{Batch, PortKind};
+use uvit_web::pipeline::{NamedTensor, Values};
+use uvit_web::{Code, Error, Result};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The model: a manifest.json or its folder
+    model: PathBuf,
+    /// A .safetensors file with a tensor for every port that takes one, under its name; `uvit inspect` names the ports
+    inputs: PathBuf,
+    /// The .safetensors file that is written, f32
+    outputs: PathBuf,
+    #[command(flatten)]
+    place: Place,
+}
+
+fn io(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(
+        Code::Io,
+        format!("{}: {error}", path.display()),
+        "Check that the folder exists and the file can be used",
+    )
+}
+
+pub fn run(a: &Arguments) -> Result<()> {
+    // Known before the model is loaded, not after.
+    let folder = a.outputs.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+        let cause = format!("the folder {} does not exist", folder.display());
+        return Err(Error::new(Code::Io, cause, "Create it, or give another file"));
+    }
+    let bytes = std::fs::read(&a.inputs).map_err(|e| io(&a.inputs, &e))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| {
+        let cause = format!("{}: {e}", a.inputs.display());
+        Error::new(Code::InvalidArgument, cause, "Give a .safetensors file")
+    })?;
+    let mut pipeline = load(&a.model, a.place.options())?;
+    let recording = pipeline.network().record(Batch::plain(1))?;
+    let mut given = Vec::new();
+    for (name, view) in file.tensors() {
+        let kind = recording.port(&name).map(|port| port.kind);
+        given.push(NamedTensor { shape: Some(view.shape().to_vec()), values: values(&name, &view, kind)?, name });
+    }
+    let results = pollster::block_on(pipeline.forward(&given, &|| false))?;
+
+    let mut stored = BTreeMap::new();
+    for NamedTensor { name, shape, values } in &results {
+        let Values::Floats(values) = values else { return Err(Error::internal("what comes out is no floats")) };
+        stored.insert(name.clone(), (shape.clone().unwrap_or_default(), bytemuck::cast_slice::<f32, u8>(values)));
+    }
+    let mut views = BTreeMap::new();
+    for (name, (shape, bytes)) in &stored {
+        let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
+        views.insert(name.clone(), view.map_err(|e| Error::internal(format!("{name}: {e}")))?);
+        println!("{name} {shape:?}");
+    }
+    let bytes = safetensors::serialize(views, None).map_err(|e| Error::internal(format!("the outputs: {e}")))?;
+    std::fs::write(&a.outputs, bytes).map_err(|e| io(&a.outputs, &e))?;
+    println!("wrote {}", a.outputs.display());
+    Ok(())
+}
+
+/// A stored tensor as its port takes it; floats for ports that do not exist, which are refused later by name.
+fn values(name: &str, view: &TensorView<'_>, kind: Option<PortKind>) -> Result<Values> {
+    let data = view.data();
+    let numbers: Vec<f64> = match view.dtype() {
+        Dtype::F64 => data.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b)).collect(),
+        Dtype::F32 => data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b).into()).collect(),
+        Dtype::F16 => data.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f64()).collect(),
+        Dtype::BF16 => data.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f64()).collect(),
+        Dtype::I64 => data.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f64).collect(),
+        Dtype::I32 => data.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b).into()).collect(),
+        other => {
+            let cause = format!("tensor {name:?} is {other:?}");
+            return Err(Error::new(Code::InvalidArgument, cause, "Store floats, or int64 or int32 for indices"));
+        }
+    };
+    Ok(match kind {
+        Some(PortKind::Time) => Values::Times(numbers),
+        Some(PortKind::Indices { .. }) => {
+            if let Some(odd) = numbers.iter().find(|v| v.fract() != 0.0 || !(0.0..4294967296.0).contains(*v)) {
+                let cause = format!("tensor {name:?} holds {odd}, no index");
+                return Err(Error::new(Code::InvalidArgument, cause, "Give whole numbers from 0"));
+            }
+            Values::Indices(numbers.into_iter().map(|v| v as u32).collect())
+        }
+        _ => Values::Floats(numbers.into_iter().map(|v| v as f32).collect()),
+    })
+}

@@ -1,0 +1,146 @@
+//! Programs on the plain kernels.
+
+use super::memory::Blocks;
+use super::{
+    attention, conv2d, copy_tokens, elementwise, embedding, int_attention, int_matmul, layer_norm, matmul, panels,
+    patch_embed, resized_positions, transpose, unpatchify, w8a8_matmul,
+};
+use crate::plan::{Arithmetic, Kernel, PACK_GROUP, Position, Weight, WeightId, WeightUse, weight_limit};
+use crate::{Result, weights};
+
+/// A weight as the twins read it.
+pub(super) enum Stored {
+    /// Floats, transposed floats, or [`panels`].
+    Floats(Vec<f32>),
+    /// Row-major, and the rows' scales.
+    Int(Vec<i8>, Vec<f32>),
+    /// Row-major, scales, and the columns of each.
+    Groups(Vec<i8>, Vec<f32>, usize),
+}
+
+impl Default for Stored {
+    fn default() -> Stored {
+        Stored::Floats(Vec::new())
+    }
+}
+
+impl Stored {
+    /// Matrices become f32 [`panels`], or i8.
+    pub(super) fn new(weight: &Weight, arithmetic: Arithmetic, tensor: &weights::Tensor) -> Stored {
+        match (weight.usage, arithmetic) {
+            (WeightUse::Matrix, Arithmetic::Int { bits }) => {
+                let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
+                Stored::Int(values, scales)
+            }
+            (WeightUse::Matrix, Arithmetic::W8A8) => {
+                let (values, scales, group) = tensor.to_i8_groups(PACK_GROUP);
+                Stored::Groups(values, scales, group)
+            }
+            // f16 is within its own error of f32: there is no twin for it alone.
+            (WeightUse::Matrix, Arithmetic::F32 | Arithmetic::F16) => {
+                Stored::Floats(panels(&tensor.to_f32(), weight.shape[0], weight.shape[1]))
+            }
+            (WeightUse::Floats, _) => Stored::Floats(tensor.to_f32()),
+            (WeightUse::PatchKernel, _) => {
+                let values = tensor.to_f32();
+                Stored::Floats(transpose(&values, weight.shape[0], values.len() / weight.shape[0]))
+            }
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Stored::Floats(values) => 4 * values.len(),
+            Stored::Int(values, scales) | Stored::Groups(values, scales, _) => values.len() + 4 * scales.len(),
+        }
+    }
+}
+
+/// Runs one kernel.
+pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kernel) -> Result<()> {
+    let weight = |id: WeightId| match &weights[id.index()] {
+        Stored::Floats(values) => values.as_slice(),
+        Stored::Int(..) | Stored::Groups(..) => &[],
+    };
+    let positions =
+        |position: Option<Position>, dim: usize| position.map(|position| &weight(position.table)[position.at * dim..]);
+    match kernel {
+        Kernel::Matmul(m) => {
+            let bias = m.bias.map(weight);
+            let [out, x, x2, residual] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual])?;
+            let residual = m.residual.map(|_| &*residual);
+            match (&weights[m.weight.index()], m.arithmetic) {
+                (Stored::Int(w, scales), Arithmetic::Int { bits }) => {
+                    int_matmul(
+                        x,
+                        m.k,
+                        x2,
+                        m.k2,
+                        w,
+                        scales,
+                        bits,
+                        bias,
+                        m.activation,
+                        residual,
+                        out,
+                        m.rows,
+                        m.tokens,
+                        m.n,
+                    );
+                }
+                (Stored::Groups(w, scales, group), Arithmetic::W8A8) => {
+                    w8a8_matmul(x, m.k, w, scales, *group, bias, m.activation, residual, out, m.rows, m.n);
+                }
+                _ => matmul(x, m.k, x2, m.k2, weight(m.weight), bias, m.activation, residual, out, m.rows, m.n),
+            }
+        }
+        Kernel::LayerNorm(k) => {
+            let [out, x] = memory.tensors([k.out, k.x])?;
+            layer_norm(x, weight(k.weight), weight(k.bias), k.eps, out, k.rows, k.dim);
+        }
+        Kernel::Attention(k) => {
+            let [out, qkv] = memory.tensors([k.out, k.qkv])?;
+            match k.arithmetic {
+                Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => {
+                    attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim)
+                }
+                Arithmetic::Int { bits } => int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, bits),
+            }
+        }
+        Kernel::Elementwise(k) => match k.b {
+            None => {
+                let [out, a] = memory.tensors([k.out, k.a])?;
+                elementwise(a, None, k.activation, out);
+            }
+            Some(b) => {
+                let [out, a, b] = memory.tensors([k.out, k.a, b])?;
+                elementwise(a, Some(b), k.activation, out);
+            }
+        },
+        Kernel::Embedding(k) => {
+            let [out, index] = memory.tensors([k.out, k.index])?;
+            embedding(weight(k.table), index, positions(k.position, k.dim), out, k.at, k.batch, k.tokens, k.dim);
+        }
+        Kernel::CopyTokens(k) => {
+            let [out, x] = memory.tensors([k.out, k.x])?;
+            copy_tokens(x, positions(k.position, k.dim), out, k);
+        }
+        Kernel::ResizedPositions(k) => {
+            let [out] = memory.tensors([k.out])?;
+            resized_positions(&weight(k.position.table)[k.position.at * k.dim..], out, k);
+        }
+        Kernel::PatchEmbed(k) => {
+            let [out, image] = memory.tensors([k.out, k.image])?;
+            patch_embed(image, weight(k.weight), weight(k.bias), positions(k.position, k.dim), out, k);
+        }
+        Kernel::Unpatchify(k) => {
+            let [out, x] = memory.tensors([k.out, k.x])?;
+            unpatchify(x, out, k);
+        }
+        Kernel::Conv2d(k) => {
+            let [out, x] = memory.tensors([k.out, k.x])?;
+            conv2d(x, weight(k.weight), weight(k.bias), out, k);
+        }
+    }
+    Ok(())
+}

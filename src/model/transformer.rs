@@ -1,0 +1,220 @@
+//! What the U-ViTs share: the time token, patches, blocks joined by long skip connections, and the way back to pixels.
+//! `libs/uvit.py` of baofff/U-ViT at ce551708dc9cde9818d2af7d84dfadfeb7bd9034, tensor names included.
+
+use crate::plan::{Op, Plan, Position, Precision, Role, TensorId, WeightUse};
+use crate::{Code, Error, Result};
+
+/// LayerNorm's epsilon in every U-ViT.
+pub(super) const EPS: f32 = 1e-5;
+
+/// Where a block's LayerNorms stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Norms {
+    /// `x += attn(norm1(x)); x += mlp(norm2(x))`.
+    Before,
+    /// `x = norm2(x + attn(x)); x = norm3(x + mlp(x))`, and norm1 after the skip (UniDiffuser).
+    After,
+}
+
+/// The sizes of the transformer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Transformer {
+    pub embed_dim: usize,
+    pub depth: usize,
+    pub num_heads: usize,
+    pub mlp_ratio: f64,
+    pub qkv_bias: bool,
+    pub skip: bool,
+    pub norms: Norms,
+}
+
+/// The sizes of pictures.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Pictures {
+    pub img_size: usize,
+    pub patch_size: usize,
+    pub in_chans: usize,
+}
+
+/// Checks a parameter of a configuration.
+pub(super) fn within(name: &str, value: usize, most: usize) -> Result<()> {
+    match (1..=most).contains(&value) {
+        true => Ok(()),
+        false => Err(unsupported(format!("{name} is {value}, not in 1..={most}"))),
+    }
+}
+
+pub(super) fn unsupported(cause: String) -> Error {
+    Error::new(Code::UnsupportedModel, cause, "Check the architecture's parameters in the configuration")
+}
+
+impl Pictures {
+    /// Far beyond any published model; what fits can neither overflow 32-bit sizes nor take long to record.
+    pub fn validate(&self) -> Result<()> {
+        within("img_size", self.img_size, 4096)?;
+        within("patch_size", self.patch_size, 256)?;
+        within("in_chans", self.in_chans, 64)?;
+        if !self.img_size.is_multiple_of(self.patch_size) {
+            let Pictures { img_size, patch_size, .. } = self;
+            return Err(unsupported(format!("img_size {img_size} is no multiple of patch_size {patch_size}")));
+        }
+        Ok(())
+    }
+
+    /// Patches a side.
+    pub fn side(&self) -> usize {
+        self.img_size / self.patch_size
+    }
+
+    /// Records patches as tokens `at ..` of `out`, with the positions of the table's rows from `position` on.
+    pub fn embed(&self, plan: &mut Plan, image: TensorId, position: Option<Position>, out: TensorId, at: usize) {
+        let d = plan.shape(out)[2];
+        let p = self.patch_size;
+        let weight = plan.weight("patch_embed.proj.weight", &[d, self.in_chans, p, p], WeightUse::PatchKernel);
+        let bias = plan.weight("patch_embed.proj.bias", &[d], WeightUse::Floats);
+        plan.push(Op::PatchEmbed { image, weight, bias, position, patch: p, out, at });
+    }
+
+    /// Records `decoder_pred` on the tokens of `x`, of which the first `extras` are no patches, and unpatchify.
+    pub fn predict(&self, plan: &mut Plan, x: TensorId, extras: usize, out: TensorId) {
+        let p = self.patch_size;
+        let x = plan.linear("decoder_pred", x, None, p * p * self.in_chans, true);
+        plan.push(Op::Unpatchify { x, patch: p, skip_tokens: extras, out });
+    }
+
+    /// Records [`Pictures::predict`] and, with `conv`, the last convolution; returns the tensor `out`.
+    pub fn predict_and_smooth(&self, plan: &mut Plan, x: TensorId, extras: usize, conv: bool) -> TensorId {
+        let (items, c) = (plan.shape(x)[0], self.in_chans);
+        let shape = [items, c, self.img_size, self.img_size];
+        if !conv {
+            let out = plan.tensor("out", &shape, Role::Output);
+            self.predict(plan, x, extras, out);
+            return out;
+        }
+        let rough = plan.scratch("", &shape);
+        self.predict(plan, x, extras, rough);
+        let weight = plan.weight("final_layer.weight", &[c, c, 3, 3], WeightUse::Floats);
+        let bias = plan.weight("final_layer.bias", &[c], WeightUse::Floats);
+        let out = plan.tensor("out", &shape, Role::Output);
+        plan.push(Op::Conv2d { x: rough, weight, bias, out });
+        out
+    }
+}
+
+/// Records a time token `[items, 1, dim]` called `name`, with an MLP of the weights `name.0` and `name.2` if there is one.
+pub(super) fn time_token(plan: &mut Plan, name: &str, time: TensorId, dim: usize, mlp: bool) -> TensorId {
+    let items = plan.shape(time)[0];
+    let embedding = plan.scratch(if mlp { "" } else { name }, &[items, 1, dim]);
+    plan.push(Op::TimestepEmbedding { time, out: embedding });
+    if !mlp {
+        return embedding;
+    }
+    let hidden = plan.linear(&format!("{name}.0"), embedding, None, 4 * dim, true);
+    let activated = plan.scratch("", &[items, 1, 4 * dim]);
+    plan.push(Op::Silu { x: hidden, out: activated });
+    let token = plan.linear(&format!("{name}.2"), activated, None, dim, true);
+    plan.tensors[token.0].name = name.into();
+    token
+}
+
+impl Transformer {
+    /// As [`Pictures::validate`], for sequences of so many tokens.
+    pub fn validate(&self, tokens: usize) -> Result<()> {
+        within("embed_dim", self.embed_dim, 8192)?;
+        within("depth", self.depth, 256)?;
+        within("num_heads", self.num_heads, 1024)?;
+        let Transformer { embed_dim, num_heads, mlp_ratio, .. } = self;
+        if !embed_dim.is_multiple_of(*num_heads) {
+            return Err(unsupported(format!("embed_dim {embed_dim} is no multiple of num_heads {num_heads}")));
+        }
+        let head_dim = embed_dim / num_heads;
+        if !head_dim.is_multiple_of(4) || head_dim > 128 {
+            return Err(unsupported(format!("the head dim {head_dim} is no multiple of 4 up to 128")));
+        }
+        let hidden = *embed_dim as f64 * mlp_ratio;
+        if !(1.0..65537.0).contains(&hidden) {
+            return Err(unsupported(format!("mlp_ratio {mlp_ratio} makes the MLP {hidden} wide, not 1 to 65536")));
+        }
+        if tokens > 1 << 16 {
+            return Err(unsupported(format!("an image has {tokens} tokens, at most 65536 are supported")));
+        }
+        Ok(())
+    }
+
+    /// Records all blocks and the last norm; returns the tensor `norm`.
+    pub fn record(&self, plan: &mut Plan, tokens: TensorId) -> TensorId {
+        let mut x = tokens;
+        let mut skips = Vec::new();
+        for i in 0..self.depth / 2 {
+            x = self.block(plan, &format!("in_blocks.{i}"), x, None, false);
+            skips.push(x);
+        }
+        x = self.block(plan, "mid_block", x, None, false);
+        for i in 0..self.depth / 2 {
+            let skip = skips.pop().filter(|_| self.skip);
+            x = self.block(plan, &format!("out_blocks.{i}"), x, skip, true);
+        }
+        plan.layer_norm("norm", x, EPS)
+    }
+
+    /// See [`super::Network::inner_blocks`].
+    pub fn inner_blocks(&self, outer: usize) -> Option<[String; 2]> {
+        let half = self.depth / 2;
+        let last = match half.checked_sub(outer)? {
+            0 => "mid_block".into(),
+            inner => format!("out_blocks.{}", inner - 1),
+        };
+        (outer > 0).then(|| [format!("in_blocks.{}", outer - 1), last])
+    }
+
+    /// `x = skip_linear(cat(x, skip))` if there is a skip, then attention and MLP with residuals.
+    fn block(&self, plan: &mut Plan, name: &str, mut x: TensorId, skip: Option<TensorId>, out_block: bool) -> TensorId {
+        let after = self.norms == Norms::After;
+        if let Some(skip) = skip {
+            x = plan.linear(&format!("{name}.skip_linear"), x, Some(skip), self.embed_dim, true);
+        }
+        if after && out_block {
+            x = plan.layer_norm(&format!("{name}.norm1"), x, EPS);
+        }
+        let normed = if after { x } else { plan.layer_norm(&format!("{name}.norm1"), x, EPS) };
+        let attended = self.attention(plan, name, normed);
+        x = plan.add("", x, attended);
+        if after {
+            x = plan.layer_norm(&format!("{name}.norm2"), x, EPS);
+        }
+        let normed = if after { x } else { plan.layer_norm(&format!("{name}.norm2"), x, EPS) };
+        let mixed = self.mlp(plan, name, normed);
+        // docs/arithmetic.md has the measurements.
+        for layer in ["skip_linear", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"] {
+            plan.allow(&format!("{name}.{layer}"), Precision::Narrow);
+        }
+        if !after {
+            return plan.add(name, x, mixed);
+        }
+        x = plan.add("", x, mixed);
+        x = plan.layer_norm(&format!("{name}.norm3"), x, EPS);
+        plan.tensors[x.0].name = name.into();
+        x
+    }
+
+    fn attention(&self, plan: &mut Plan, name: &str, x: TensorId) -> TensorId {
+        let qkv = plan.linear(&format!("{name}.attn.qkv"), x, None, 3 * self.embed_dim, self.qkv_bias);
+        let shape = plan.shape(x).to_vec();
+        let attended = plan.scratch("", &shape);
+        plan.push(Op::Attention { qkv, heads: self.num_heads, out: attended });
+        let projected = plan.linear(&format!("{name}.attn.proj"), attended, None, self.embed_dim, true);
+        plan.tensors[projected.0].name = format!("{name}.attn");
+        projected
+    }
+
+    fn mlp(&self, plan: &mut Plan, name: &str, x: TensorId) -> TensorId {
+        let hidden = (self.embed_dim as f64 * self.mlp_ratio) as usize;
+        let up = plan.linear(&format!("{name}.mlp.fc1"), x, None, hidden, true);
+        let shape = plan.shape(up).to_vec();
+        let activated = plan.scratch("", &shape);
+        plan.push(Op::Gelu { x: up, out: activated });
+        let down = plan.linear(&format!("{name}.mlp.fc2"), activated, None, self.embed_dim, true);
+        plan.tensors[down.0].name = format!("{name}.mlp");
+        down
+    }
+}

@@ -1,0 +1,100 @@
+//! A model on its way to a device.
+
+use super::component::{Component, forms_of};
+use super::device::{DeviceInfo, LoadOptions, Opened, open};
+use super::{Info, Pipeline};
+use crate::model::{Batch, Network};
+use crate::plan::Plan;
+use crate::runtime::{self, Loading};
+use crate::weights::manifest::{Dtype, Manifest, Shard};
+use crate::weights::{ShardReader, Tensor};
+use crate::{Error, Result};
+use sha2::{Digest, Sha256};
+use web_time::Instant;
+
+/// A model on its way to a device.
+pub struct Loader {
+    manifest: Manifest,
+    network: Network,
+    plan: Plan,
+    reader: ShardReader,
+    forms: Vec<(Dtype, usize)>,
+    loading: Loading,
+    device: runtime::Device,
+    info: DeviceInfo,
+    /// Kinds of kernels that were tested.
+    tested: Plan,
+    began: Instant,
+}
+
+impl Loader {
+    /// Checks the manifest against its network and opens a device, which is tested before it is trusted.
+    ///
+    /// # Errors
+    /// Those of [`ShardReader::new`] and of opening the device.
+    pub async fn new(manifest: Manifest, options: LoadOptions) -> Result<Loader> {
+        let began = Instant::now();
+        let network = manifest.network()?;
+        let reader = ShardReader::new(&manifest, options.dtype)?;
+        let plan = network.record(Batch::plain(1))?.plan;
+        let forms = forms_of(&network, reader.variant())?;
+        let Opened { device, compute, info, program } = open(&options, &network, &forms).await?;
+        let tested = runtime::kinds(&program, &|id| forms[id.index()]).plan;
+        let loading = Loading::new(&device, compute)?;
+        Ok(Loader { manifest, network, plan, reader, forms, loading, device, info, tested, began })
+    }
+
+    /// The device that was chosen.
+    pub fn device(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// The files to bring, in order.
+    pub fn shards(&self) -> &[Shard] {
+        self.reader.shards()
+    }
+
+    /// Verifies a shard and moves its tensors to the device.
+    ///
+    /// # Errors
+    /// Those of [`ShardReader::open`] and [`ShardReader::next_tensor`], `OUT_OF_MEMORY`.
+    pub async fn add_shard(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
+        let mut open = self.reader.open(index, bytes)?;
+        while let Some(tensor) = self.reader.next_tensor(&mut open)? {
+            self.add_tensor(&tensor).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_tensor(&mut self, tensor: &Tensor) -> Result<()> {
+        let found = self.plan.weight_ids().find(|(_, weight)| weight.name == tensor.name);
+        let (id, weight) = found.ok_or_else(|| Error::internal(format!("no weight is called {}", tensor.name)))?;
+        self.loading.load(id, weight, tensor).await
+    }
+
+    /// The model, once all shards were brought.
+    ///
+    /// # Errors
+    /// `TENSOR_MISSING`, `OUT_OF_MEMORY`.
+    pub async fn finish(self) -> Result<Pipeline> {
+        self.reader.finish()?;
+        let mut hash = Sha256::new();
+        self.reader.shards().iter().for_each(|shard| hash.update(shard.sha256.to_ascii_lowercase()));
+        let model_hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let weights = self.loading.finish().await?;
+        let variant = self.reader.variant();
+        let info = Info {
+            name: self.manifest.name.clone(),
+            dtype: variant.dtype,
+            compute: weights.compute(),
+            threads: self.device.threads(),
+            bytes: variant.bytes,
+            parameters: variant.tensors.values().map(|e| e.shape.iter().product::<usize>() as u64).sum(),
+            model_hash,
+            load_ms: self.began.elapsed().as_secs_f64() * 1e3,
+            device: self.info,
+        };
+        let component = Component::new(self.network, weights, self.forms, vec![self.tested]);
+        Ok(Pipeline::new(self.manifest, component, info))
+    }
+}

@@ -1,0 +1,314 @@
+//! Kernels taken out of a Program, each kind once, as a Plan of their own: what a device is tested and tuned with. Lowered
+//! with the same capabilities it has the very variants of the Program.
+
+use super::lower::INT_ATTENTION_TOKENS;
+use super::{
+    Activation, Arithmetic, Kernel, Matmul, Op, Plan, Position, Program, Role, SizeClass, TensorId, WeightId, WeightUse,
+};
+
+/// Kernels of a Program side by side.
+#[derive(Clone, Debug, Default)]
+pub struct Isolated {
+    /// What they compute.
+    pub plan: Plan,
+    /// By weight of the Plan: the Program's weight whose stored form it has.
+    pub forms: Vec<WeightId>,
+    /// Floats to be written.
+    pub inputs: Vec<TensorId>,
+    /// Indices to be written, and what they must stay below.
+    pub indices: Vec<(TensorId, usize)>,
+    /// A result, the Program's kernel that it is of, and how many kernels are like it.
+    pub outputs: Vec<(TensorId, usize, usize)>,
+}
+
+/// The kernels that `wanted` wants, alike ones once: `alike` says whether two weights are stored in the same form. Shrunk,
+/// where `widest` says how wide rows may be, so that little is computed: rows of floats that are wider lose all but that and what
+/// they have beyond a multiple of 16.
+pub fn isolate(
+    program: &Program,
+    widest: Option<usize>,
+    wanted: &dyn Fn(&Kernel) -> bool,
+    alike: &dyn Fn(WeightId, WeightId) -> bool,
+) -> Isolated {
+    let mut all = Isolated::default();
+    let mut known: Vec<(Kernel, Option<WeightId>, [bool; 2])> = Vec::new();
+    for (index, kernel) in program.kernels.iter().enumerate().filter(|(_, kernel)| wanted(kernel)) {
+        let kernel = widest.map_or_else(|| kernel.clone(), |widest| shrunk(kernel, widest));
+        let weight = kernel.matrix();
+        let packed = [kernel.reads().first().copied(), Some(kernel.writes())]
+            .map(|id| id.is_some_and(|id| program.view(id).packed));
+        let same = |(other, other_weight, other_packed): &(Kernel, Option<WeightId>, [bool; 2])| {
+            let weights = match (weight, *other_weight) {
+                (Some(a), Some(b)) => alike(a, b),
+                (a, b) => a.is_none() && b.is_none(),
+            };
+            weights && *other_packed == packed && *other == anonymous(&kernel)
+        };
+        if let Some(at) = known.iter().position(same) {
+            all.outputs[at].2 += 1;
+            continue;
+        }
+        known.push((anonymous(&kernel), weight, packed));
+        let out = all.add(program, &kernel, packed);
+        all.outputs.push((out, index, 1));
+    }
+    all
+}
+
+/// At most `widest` and the rest beyond a multiple of 16.
+fn width(dim: usize, widest: usize) -> usize {
+    if dim <= widest { dim } else { widest + dim % 16 }
+}
+
+/// The same kernel on little data, whatever the batch: what a shader or function is specialised for stays.
+fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
+    let mut kernel = kernel.clone();
+    let width = |dim: usize| width(dim, widest);
+    // A grid of patches, not square and odd where it can be.
+    let grid =
+        |height: usize, width: usize, patch: usize| [(height / patch).min(2) * patch, (width / patch).min(3) * patch];
+    match &mut kernel {
+        Kernel::Matmul(m) => {
+            let (tokens, least) = match m.size {
+                SizeClass::One => (2, 2),
+                SizeClass::Few => (7, 9),
+                SizeClass::Many => (18, 33),
+            };
+            m.tokens = m.tokens.min(tokens);
+            m.rows = m.tokens * usize::div_ceil(least, m.tokens).max(2);
+            (m.k, m.k2, m.n) = (width(m.k), width(m.k2), width(m.n));
+        }
+        Kernel::LayerNorm(k) => (k.rows, k.dim) = (11, width(k.dim)),
+        Kernel::Attention(k) => {
+            // So few that no other arithmetic is chosen.
+            let most = if k.arithmetic == (Arithmetic::Int { bits: 7 }) { INT_ATTENTION_TOKENS + 1 } else { 13 };
+            (k.batch, k.tokens, k.heads) = (2, k.tokens.min(most), k.heads.min(2));
+        }
+        Kernel::Elementwise(_) => {}
+        Kernel::Embedding(k) => (k.batch, k.tokens, k.at, k.dim) = (2, 2, 1, width(k.dim)),
+        Kernel::CopyTokens(k) => {
+            k.count = k.count.min(3);
+            (k.x_tokens, k.x_at, k.out_tokens, k.out_at) = (k.count + 1, 1, k.count + 2, 1);
+            (k.batch, k.dim) = (2, width(k.dim));
+        }
+        Kernel::ResizedPositions(k) => {
+            (k.from, k.to) = ([2, 3], [3, 4]);
+            (k.batch, k.tokens, k.at, k.dim) = (2, 14, 1, width(k.dim));
+        }
+        Kernel::PatchEmbed(k) => {
+            [k.height, k.width] = grid(k.height, k.width, k.patch);
+            (k.images, k.batch, k.dim) = (1, 2, width(k.dim));
+            (k.at, k.tokens) = (1, 1 + (k.height / k.patch) * (k.width / k.patch));
+        }
+        Kernel::Unpatchify(k) => {
+            [k.height, k.width] = grid(k.height, k.width, k.patch);
+            (k.batch, k.skip_tokens) = (2, k.skip_tokens.min(1));
+            k.tokens = k.skip_tokens + (k.height / k.patch) * (k.width / k.patch);
+        }
+        Kernel::Conv2d(k) => {
+            (k.batch, k.height, k.width) = (2, k.height.min(5), k.width.min(7));
+            (k.in_channels, k.out_channels) = (width(k.in_channels), width(k.out_channels));
+        }
+    }
+    kernel
+}
+
+/// The same kernel whatever its tensors and weights: what there is of them stays.
+fn anonymous(kernel: &Kernel) -> Kernel {
+    let mut kernel = kernel.clone();
+    let (t, w) = (TensorId(0), WeightId(0));
+    let position = |p: Option<Position>| p.map(|_| Position { table: w, at: 0 });
+    match &mut kernel {
+        Kernel::Matmul(m) => {
+            (m.x, m.out, m.weight) = (t, t, w);
+            (m.x2, m.residual, m.bias) = (m.x2.map(|_| t), m.residual.map(|_| t), m.bias.map(|_| w));
+        }
+        Kernel::LayerNorm(k) => (k.x, k.out, k.weight, k.bias) = (t, t, w, w),
+        Kernel::Attention(k) => (k.qkv, k.out) = (t, t),
+        Kernel::Elementwise(k) => (k.a, k.b, k.out) = (t, k.b.map(|_| t), t),
+        Kernel::Embedding(k) => (k.table, k.index, k.position, k.out) = (w, t, position(k.position), t),
+        Kernel::CopyTokens(k) => (k.x, k.position, k.out) = (t, position(k.position), t),
+        Kernel::ResizedPositions(k) => (k.position, k.out) = (Position { table: w, at: 0 }, t),
+        Kernel::PatchEmbed(k) => {
+            (k.image, k.weight, k.bias, k.position, k.out) = (t, w, w, position(k.position), t);
+        }
+        Kernel::Unpatchify(k) => (k.x, k.out) = (t, t),
+        Kernel::Conv2d(k) => (k.x, k.weight, k.bias, k.out) = (t, w, w, t),
+    }
+    kernel
+}
+
+impl Kernel {
+    /// The weight that is a matrix.
+    pub fn matrix(&self) -> Option<WeightId> {
+        match self {
+            Kernel::Matmul(m) => Some(m.weight),
+            _ => None,
+        }
+    }
+}
+
+impl Isolated {
+    /// Lets results be overwritten once they are computed, where only times matter.
+    pub fn scratch_outputs(&mut self) {
+        for &(out, ..) in &self.outputs {
+            self.plan.tensors[out.0].role = Role::Scratch;
+        }
+    }
+
+    fn input(&mut self, shape: &[usize]) -> TensorId {
+        let id = self.plan.tensor("", shape, Role::Input);
+        self.inputs.push(id);
+        id
+    }
+
+    fn indices(&mut self, batch: usize, below: usize) -> TensorId {
+        let id = self.plan.tensor("", &[batch], Role::Indices);
+        self.indices.push((id, below));
+        id
+    }
+
+    /// A weight in the form of one of the Program's.
+    fn weight(&mut self, shape: &[usize], usage: WeightUse, form: WeightId) -> WeightId {
+        self.forms.push(form);
+        self.plan.weight(format!("w{}", self.plan.weights.len()), shape, usage)
+    }
+
+    fn position(&mut self, position: Option<Position>, rows: usize, dim: usize) -> Option<Position> {
+        position.map(|p| Position { table: self.weight(&[rows + 1, dim], WeightUse::Floats, p.table), at: 1 })
+    }
+
+    /// `x W^T + b` as one of the Program's.
+    fn linear(&mut self, program: &Program, m: &Matmul, x: TensorId, skip: Option<TensorId>) -> TensorId {
+        let name = format!("w{}", self.plan.weights.len());
+        self.forms.push(m.weight);
+        self.forms.extend(m.bias);
+        let out = self.plan.linear(&name, x, skip, m.n, m.bias.is_some());
+        self.plan.allow(&name, program.weights[m.weight.0].precision);
+        out
+    }
+
+    /// Records a kernel; its result is quantised by whoever makes it, and read by one of its readers, where it is so in the
+    /// Program.
+    fn add(&mut self, program: &Program, kernel: &Kernel, packed: [bool; 2]) -> TensorId {
+        let out = match *kernel {
+            Kernel::Matmul(ref m) => self.matmul(program, m, packed[0]),
+            Kernel::LayerNorm(ref k) => {
+                let x = self.input(&[1, k.rows, k.dim]);
+                let weight = self.weight(&[k.dim], WeightUse::Floats, k.weight);
+                let bias = self.weight(&[k.dim], WeightUse::Floats, k.bias);
+                let out = self.plan.scratch("", &[1, k.rows, k.dim]);
+                self.plan.push(Op::LayerNorm { x, weight, bias, eps: k.eps, out });
+                out
+            }
+            Kernel::Attention(ref k) => {
+                let dim = k.heads * k.head_dim;
+                let qkv = self.input(&[k.batch, k.tokens, 3 * dim]);
+                let out = self.plan.scratch("", &[k.batch, k.tokens, dim]);
+                self.plan.push(Op::Attention { qkv, heads: k.heads, out });
+                out
+            }
+            Kernel::Elementwise(ref k) => {
+                let shape = [2, 3, 7];
+                let x = self.input(&shape);
+                let out = self.plan.scratch("", &shape);
+                let b = k.b.map(|_| self.input(&shape));
+                self.plan.push(match (k.activation, b) {
+                    (Activation::Gelu, _) => Op::Gelu { x, out },
+                    (Activation::Silu, _) => Op::Silu { x, out },
+                    (Activation::None, b) => Op::Add { a: x, b: b.unwrap_or(x), out },
+                });
+                out
+            }
+            Kernel::Embedding(ref k) => {
+                let rows = program.weights[k.table.0].shape[0].min(3);
+                let index = self.indices(k.batch, rows);
+                let table = self.weight(&[rows, k.dim], WeightUse::Floats, k.table);
+                let position = self.position(k.position, 1, k.dim);
+                let out = self.plan.scratch("", &[k.batch, k.tokens, k.dim]);
+                self.plan.push(Op::Embedding { table, index, position, out, at: k.at });
+                out
+            }
+            Kernel::CopyTokens(ref k) => {
+                let x = self.input(&[k.batch, k.x_tokens, k.dim]);
+                let position = self.position(k.position, k.count, k.dim);
+                let out = self.plan.scratch("", &[k.batch, k.out_tokens, k.dim]);
+                self.plan.push(Op::CopyTokens { x, from: k.x_at, count: k.count, position, out, at: k.out_at });
+                out
+            }
+            Kernel::ResizedPositions(ref k) => {
+                // They are added to what is there.
+                let x = self.input(&[k.batch, k.tokens, k.dim]);
+                let out = self.plan.scratch("", &[k.batch, k.tokens, k.dim]);
+                self.plan.push(Op::CopyTokens { x, from: 0, count: k.tokens, position: None, out, at: 0 });
+                let position = Some(k.position);
+                if let Some(position) = self.position(position, k.from[0] * k.from[1], k.dim) {
+                    self.plan.push(Op::ResizedPositions { position, from: k.from, to: k.to, out, at: k.at });
+                }
+                out
+            }
+            Kernel::PatchEmbed(ref k) => {
+                let image = self.input(&[k.images, k.channels, k.height, k.width]);
+                let shape = [k.dim, k.channels, k.patch, k.patch];
+                let weight = self.weight(&shape, WeightUse::PatchKernel, k.weight);
+                let bias = self.weight(&[k.dim], WeightUse::Floats, k.bias);
+                let position = self.position(k.position, k.tokens - k.at, k.dim);
+                let out = self.plan.scratch("", &[k.batch, k.tokens, k.dim]);
+                self.plan.push(Op::PatchEmbed { image, weight, bias, position, patch: k.patch, out, at: k.at });
+                out
+            }
+            Kernel::Unpatchify(ref k) => {
+                let x = self.input(&[k.batch, k.tokens, k.patch * k.patch * k.channels]);
+                let out = self.plan.scratch("", &[k.batch, k.channels, k.height, k.width]);
+                self.plan.push(Op::Unpatchify { x, patch: k.patch, skip_tokens: k.skip_tokens, out });
+                out
+            }
+            Kernel::Conv2d(ref k) => {
+                let x = self.input(&[k.batch, k.in_channels, k.height, k.width]);
+                let weight = self.weight(&[k.out_channels, k.in_channels, 3, 3], WeightUse::Floats, k.weight);
+                let bias = self.weight(&[k.out_channels], WeightUse::Floats, k.bias);
+                let out = self.plan.scratch("", &[k.batch, k.out_channels, k.height, k.width]);
+                self.plan.push(Op::Conv2d { x, weight, bias, out });
+                out
+            }
+        };
+        let reader = program.kernels.iter().find_map(|reader| match reader {
+            Kernel::Matmul(m) if packed[1] && m.x == kernel.writes() => Some(m),
+            _ => None,
+        });
+        let out = match reader {
+            Some(reader) => self.linear(program, &Matmul { n: 16, bias: None, ..reader.clone() }, out, None),
+            None => out,
+        };
+        self.plan.tensors[out.0].role = Role::Output;
+        out
+    }
+
+    fn matmul(&mut self, program: &Program, m: &Matmul, packed: bool) -> TensorId {
+        let items = m.rows / m.tokens;
+        let mut x = self.input(&[items, m.tokens, m.k]);
+        if packed {
+            let [weight, bias] = [0; 2].map(|_| self.weight(&[m.k], WeightUse::Floats, m.weight));
+            let normed = self.plan.scratch("", &[items, m.tokens, m.k]);
+            self.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: normed });
+            x = normed;
+        }
+        let skip = m.x2.map(|_| self.input(&[items, m.tokens, m.k2]));
+        let mut out = self.linear(program, m, x, skip);
+        if m.activation != Activation::None {
+            let next = self.plan.scratch("", &[items, m.tokens, m.n]);
+            self.plan.push(match m.activation {
+                Activation::Silu => Op::Silu { x: out, out: next },
+                _ => Op::Gelu { x: out, out: next },
+            });
+            out = next;
+        }
+        match m.residual {
+            Some(_) => {
+                let residual = self.input(&[items, m.tokens, m.n]);
+                self.plan.add("", residual, out)
+            }
+            None => out,
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Which arithmetic a CPU runs a network fastest in: measured, since processors differ by several times in how they multiply
+//! integers, and nothing in a browser tells which one it is.
+
+use super::self_test::{Forms, load_random};
+use super::{Device, Session};
+use crate::plan::{Compute, Kernel, Program, isolate, lower};
+use crate::sampler::TorchGenerator;
+use crate::{Error, Result};
+use web_time::{Duration, Instant};
+
+/// Rows of the matmul that is timed: whole register tiles, and soon done.
+const ROWS: usize = 48;
+/// Rounds that bring nothing new before the measurement ends: browsers swap in faster code after a few calls.
+const STALE_ROUNDS: usize = 6;
+/// When it ends in any case.
+const MOST: Duration = Duration::from_millis(80);
+/// What part of the first one's time another takes at least before it is preferred: times are noisy.
+const CLEARLY: f64 = 0.97;
+
+/// The arithmetic of those that runs the most expensive matmul and the most expensive attention fastest, each with its Program;
+/// the first stands unless another is clearly faster.
+///
+/// # Errors
+/// `OUT_OF_MEMORY`, `INTERNAL` without a choice.
+pub async fn fastest(device: &Device, choices: &[(Compute, &Program)], forms: Forms<'_>) -> Result<Compute> {
+    let mut sessions = Vec::with_capacity(choices.len());
+    for &(compute, program) in choices {
+        let largest = |is: fn(&Kernel) -> bool| {
+            let kernels = program.kernels.iter().filter(|kernel| is(kernel));
+            kernels.max_by_key(|kernel| kernel.cost().multiply_adds).map(Kernel::writes)
+        };
+        let timed = [largest(|k| matches!(k, Kernel::Matmul(_))), largest(|k| matches!(k, Kernel::Attention(_)))];
+        let mut program = program.clone();
+        for kernel in &mut program.kernels {
+            if let Kernel::Matmul(m) = kernel {
+                m.tokens = m.tokens.min(ROWS);
+                m.rows = m.tokens;
+            }
+            if let Kernel::Attention(a) = kernel {
+                a.batch = 1;
+            }
+        }
+        let mut cases =
+            isolate(&program, None, &|kernel| timed.contains(&Some(kernel.writes())), &|a, b| forms(a) == forms(b));
+        cases.scratch_outputs();
+        let weights = load_random(device, compute, &cases, forms, &mut TorchGenerator::new(0)).await?;
+        let program = lower(&cases.plan, &weights.capabilities(), &[])?;
+        sessions.push(Session::new(&weights, program, None).await?);
+    }
+    let began = Instant::now();
+    let mut best = vec![Duration::MAX; sessions.len()];
+    let mut stale = 0;
+    while stale < STALE_ROUNDS && began.elapsed() < MOST {
+        stale += 1;
+        for (session, best) in sessions.iter_mut().zip(&mut best) {
+            let before = Instant::now();
+            session.run(0..session.program().kernels.len(), None, u64::MAX)?;
+            let took = before.elapsed();
+            if took.as_secs_f64() < 0.98 * best.as_secs_f64() {
+                (*best, stale) = (took, 0);
+            }
+        }
+    }
+    let first = best.first().ok_or_else(|| Error::internal("there is nothing to choose from"))?.as_secs_f64();
+    let others = choices.iter().zip(&best).skip(1).filter(|(_, time)| time.as_secs_f64() < CLEARLY * first);
+    let fastest = others.min_by_key(|(_, time)| **time).map(|(&(compute, _), _)| compute);
+    Ok(fastest.unwrap_or(choices[0].0))
+}

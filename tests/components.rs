@@ -1,0 +1,79 @@
+//! Several networks on one device, and what `forward` refuses. `tests/wasm.rs` does the former in a browser.
+#![cfg(not(target_arch = "wasm32"))]
+
+#[cfg(feature = "gpu")]
+mod devices;
+mod networks;
+
+use networks::{class_network, inputs, load};
+use uvit_web::Code;
+use uvit_web::pipeline::{NamedTensor, Values};
+use uvit_web::plan::Compute;
+use uvit_web::runtime::Device;
+use uvit_web::simd::Threads;
+
+fn all(device: &Device, computes: &[Compute]) {
+    pollster::block_on(async {
+        for &compute in computes {
+            networks::come_and_go(device, compute).await;
+            networks::rounds(device, compute).await;
+        }
+        networks::no_run_goes_on_after_anothers(device).await;
+    });
+}
+
+#[test]
+fn networks_come_and_go_on_the_cpu() {
+    all(&Device::cpu(Threads::all()), &[Compute::F32, Compute::Quality, Compute::Fast]);
+    all(&Device::reference(), &[Compute::F32]);
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn networks_come_and_go_on_a_gpu() {
+    let Some(gpu) = devices::found(pollster::block_on(Device::gpu())) else { return };
+    all(&gpu, &[Compute::F32]);
+}
+
+/// What `forward` says of tensors.
+fn refusal(change: impl FnOnce(&mut Vec<NamedTensor>)) -> String {
+    let device = Device::cpu(Threads::all());
+    let mut component = pollster::block_on(load(&device, Compute::F32, class_network())).unwrap();
+    let mut given = inputs(component.network(), 2);
+    change(&mut given);
+    let error = pollster::block_on(component.forward(&given, &|| false)).unwrap_err();
+    assert_eq!(error.code, Code::InvalidArgument, "{error}");
+    assert_eq!(pollster::block_on(component.forward(&inputs(component.network(), 2), &|| false)).unwrap().len(), 1);
+    error.to_string()
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused_by_name() {
+    let floats = |n: usize| Values::Floats(vec![0.5; n]);
+    for (change, what) in [
+        (
+            Box::new(|given: &mut Vec<NamedTensor>| given.push(NamedTensor::new("context", floats(4))))
+                as Box<dyn FnOnce(&mut Vec<NamedTensor>)>,
+            "no tensor \"context\"",
+        ),
+        (Box::new(|given: &mut Vec<NamedTensor>| given.push(NamedTensor::new("out", floats(4)))), "no tensor \"out\""),
+        (Box::new(|given: &mut Vec<NamedTensor>| drop(given.remove(1))), "no tensor \"timesteps\" is given"),
+        (Box::new(|given: &mut Vec<NamedTensor>| given[0].values = floats(7)), "\"x\" has 7 values"),
+        (Box::new(|given: &mut Vec<NamedTensor>| given[0].shape = Some(vec![2, 3, 16, 15])), "\"x\""),
+        (
+            Box::new(|given: &mut Vec<NamedTensor>| given[1].values = Values::Times(vec![1.0])),
+            "\"timesteps\" has 1 values",
+        ),
+        (Box::new(|given: &mut Vec<NamedTensor>| given[1].values = floats(2)), "wrong type"),
+        (
+            Box::new(|given: &mut Vec<NamedTensor>| given[1].values = Values::Times(vec![1.0, f64::NAN])),
+            "\"timesteps\" holds",
+        ),
+        (Box::new(|given: &mut Vec<NamedTensor>| given[2].values = Values::Indices(vec![0, 5])), "y 5 is out of range"),
+        (Box::new(|given: &mut Vec<NamedTensor>| given.push(given[2].clone())), "\"y\" is given twice"),
+        (Box::new(|given: &mut Vec<NamedTensor>| given.clear()), "no tensor \"x\" is given"),
+    ] {
+        let said = refusal(change);
+        assert!(said.contains(what), "{said}: {what} is missing");
+    }
+}

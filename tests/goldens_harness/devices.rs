@@ -1,0 +1,84 @@
+//! The devices that cases are judged on. Each is opened once, since compiling a GPU's kernels takes seconds.
+
+use super::{Case, Checks, Report, Stop, read_tensors};
+use std::cell::RefCell;
+use uvit_web::model::{Batch, Network};
+use uvit_web::plan::Compute;
+use uvit_web::runtime::{Device, Loading, Weights};
+use uvit_web::simd::Threads;
+use uvit_web::weights;
+
+/// The devices' names in reports.
+pub const NAMES: [&str; 3] = ["reference", "cpu", "gpu"];
+
+thread_local! {
+    static OPEN: RefCell<Vec<(&'static str, Result<Device, String>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Calls `body` with a device; without a GPU it is skipped, or fails where `UVIT_GPU=required`.
+pub fn with<T>(name: &'static str, body: impl FnOnce(&Device) -> Result<T, Stop>) -> Result<T, Stop> {
+    OPEN.with_borrow_mut(|open| {
+        if !open.iter().any(|(known, _)| *known == name) {
+            let opened = match name {
+                "reference" => Ok(Device::reference()),
+                "cpu" => Ok(Device::cpu(Threads::all())),
+                _ => pollster::block_on(Device::gpu()).map_err(|e| e.to_string()),
+            };
+            open.push((name, opened));
+        }
+        let (_, device) = open.iter().find(|(known, _)| *known == name).expect("it was just pushed");
+        match device {
+            Ok(device) => body(device),
+            Err(why) if std::env::var("UVIT_GPU").is_ok_and(|v| v == "required") => Err(Stop::Fail(why.clone())),
+            Err(why) => Err(Stop::Skip(why.clone())),
+        }
+    })
+}
+
+/// Closes all devices; they must not outlive the thread that opened them.
+pub fn close() {
+    OPEN.with_borrow_mut(Vec::clear);
+}
+
+/// Judges one body on every device.
+pub fn judge_on_each(report: &mut Report, run: &str, mut body: impl FnMut(&Device, &mut Checks) -> Result<(), Stop>) {
+    for name in NAMES {
+        report.run(run, name, |checks| with(name, |device| body(device, checks)));
+    }
+}
+
+/// The network of a case: its kind is the architecture, `params` and `version` are its parameters.
+pub fn network_of(case: &Case) -> Result<Network, Stop> {
+    let mut params = case.config["params"].clone();
+    if let Some(version) = case.config.get("version") {
+        params["version"] = version.clone();
+    }
+    let broken = |e: serde_json::Error| Stop::Fail(format!("params: {e}"));
+    Ok(match case.kind.as_str() {
+        "uvit" => Network::Uvit(serde_json::from_value(params).map_err(broken)?),
+        "uvit_t2i" => Network::UvitT2i(serde_json::from_value(params).map_err(broken)?),
+        "unidiffuser" => Network::UniDiffuser(serde_json::from_value(params).map_err(broken)?),
+        other => return Err(Stop::Fail(format!("no network is called {other}"))),
+    })
+}
+
+/// The weights of a case's network.
+pub fn load_network(device: &Device, case: &Case, network: &Network) -> Result<Weights, Stop> {
+    let plan = network.record(Batch::plain(1))?.plan;
+    let mut stored = read_tensors(&case.folder.join("weights.safetensors"))?;
+    let mut loading = Loading::new(device, Compute::F32)?;
+    for (id, weight) in plan.weight_ids() {
+        let tensor = stored.remove(&weight.name).ok_or_else(|| format!("no weight {}", weight.name))?;
+        if tensor.shape != weight.shape {
+            return Err(Stop::Fail(format!("{} is {:?}, expected {:?}", weight.name, tensor.shape, weight.shape)));
+        }
+        let values = tensor.values.iter().map(|v| *v as f32).collect();
+        let data = weights::Data::F32(values);
+        let tensor = weights::Tensor { name: weight.name.clone(), shape: tensor.shape, data };
+        pollster::block_on(loading.load(id, weight, &tensor))?;
+    }
+    match stored.keys().next() {
+        Some(name) => Err(Stop::Fail(format!("the network does not use the weight {name}"))),
+        None => Ok(pollster::block_on(loading.finish())?),
+    }
+}

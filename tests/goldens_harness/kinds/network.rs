@@ -1,0 +1,65 @@
+//! Networks: one forward through all ports, judged at every block and at the end.
+
+use crate::goldens_harness::devices::{judge_on_each, load_network, network_of};
+use crate::goldens_harness::{Case, Report, Stop};
+use uvit_web::model::{Batch, PortKind};
+use uvit_web::plan::lower;
+use uvit_web::runtime::Session;
+
+/// The forward on every device.
+pub fn judge(case: &Case, report: &mut Report) {
+    judge_on_each(report, "forward", |device, checks| {
+        let names = |key: &str| -> Vec<&str> {
+            case.config[key].as_array().into_iter().flatten().filter_map(|v| v.as_str()).collect()
+        };
+        let (inputs, outputs) = (names("inputs"), names("outputs"));
+        let network = network_of(case)?;
+        let weights = load_network(device, case, &network)?;
+        // Of another size than the network's own, where the case says so.
+        let size = case.config["image_hw"].as_array().map(|hw| [0, 1].map(|i| hw[i].as_u64().unwrap_or(0) as usize));
+        let items = case.tensor(inputs.first().ok_or_else(|| "no inputs".to_owned())?)?.shape[0];
+        let recording = network.record(Batch { size, ..Batch::plain(items) })?;
+        let expected: Vec<&str> = case.tensor_names().filter(|name| !inputs.contains(name)).collect();
+        let program = lower(&recording.plan, &weights.capabilities(), &expected)?;
+        let mut session = pollster::block_on(Session::new(&weights, program, None))?;
+
+        for port in &recording.ports {
+            if port.kind == PortKind::Output {
+                checks.that(outputs.contains(&port.name), || format!("the network gives {}", port.name));
+                continue;
+            }
+            let tensor = case.tensor(port.name)?;
+            if tensor.shape != recording.plan.shape(port.tensor) {
+                return Err(Stop::Fail(format!("{} is {:?}", port.name, tensor.shape)));
+            }
+            match port.kind {
+                PortKind::Time => session.write_times(port.tensor, &tensor.values)?,
+                PortKind::Indices { .. } => {
+                    let indices: Vec<u32> = tensor.values.iter().map(|v| *v as u32).collect();
+                    session.write_indices(port.tensor, &indices)?;
+                }
+                _ => {
+                    let values: Vec<f32> = tensor.values.iter().map(|v| *v as f32).collect();
+                    session.write(port.tensor, &values)?;
+                }
+            }
+        }
+        pollster::block_on(session.forward(&|| false))?;
+
+        for stored in expected {
+            let name = stored.strip_suffix("_f64").unwrap_or(stored);
+            if name == stored && case.tensor(&format!("{name}_f64")).is_ok() {
+                continue; // the f64 run is the better judge
+            }
+            let tolerance = case.tolerance(match name {
+                _ if outputs.contains(&name) => "outputs_f32",
+                _ if name.starts_with("time_") && name.ends_with("embed") => "time_embed_f32",
+                _ => "intermediates_f32",
+            })?;
+            let id = session.find(name)?;
+            let got: Vec<f64> = pollster::block_on(session.read(id))?.into_iter().map(f64::from).collect();
+            checks.close(stored, &got, case.tensor(stored)?, tolerance);
+        }
+        Ok(())
+    });
+}

@@ -1,0 +1,182 @@
+//! Several networks on one device: the same test natively and in the browser, on every kind of device.
+
+use uvit_web::model::{Batch, Network, PortKind, unidiffuser, uvit, uvit_t2i};
+use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
+use uvit_web::plan::{Compute, WeightUse, lower};
+use uvit_web::runtime::{Device, Loading, Session};
+use uvit_web::sampler::TorchGenerator;
+use uvit_web::weights::manifest::Dtype;
+use uvit_web::weights::random;
+
+/// Class-conditional, 18 tokens.
+pub fn class_network() -> Network {
+    Network::Uvit(uvit::Config {
+        img_size: 16,
+        patch_size: 4,
+        in_chans: 3,
+        embed_dim: 64,
+        depth: 3,
+        num_heads: 2,
+        mlp_ratio: 4.0,
+        qkv_bias: false,
+        mlp_time_embed: true,
+        num_classes: 5,
+        conv: true,
+        skip: true,
+    })
+}
+
+/// Text, an embedding and latents at once.
+pub fn joint_network() -> Network {
+    Network::UniDiffuser(unidiffuser::Config {
+        version: 1,
+        img_size: 8,
+        in_chans: 4,
+        patch_size: 2,
+        embed_dim: 96,
+        depth: 2,
+        num_heads: 2,
+        mlp_ratio: 4.0,
+        qkv_bias: true,
+        mlp_time_embed: true,
+        text_dim: 12,
+        num_text_tokens: 7,
+        clip_img_dim: 20,
+    })
+}
+
+/// Text to image, larger than the others.
+pub fn text_network() -> Network {
+    Network::UvitT2i(uvit_t2i::Config {
+        img_size: 16,
+        patch_size: 2,
+        in_chans: 4,
+        embed_dim: 128,
+        depth: 4,
+        num_heads: 4,
+        mlp_ratio: 4.0,
+        qkv_bias: false,
+        mlp_time_embed: false,
+        clip_dim: 24,
+        num_clip_token: 7,
+        conv: true,
+        skip: true,
+    })
+}
+
+/// A network with random weights in q8.
+pub async fn load(device: &Device, compute: Compute, network: Network) -> uvit_web::Result<Component> {
+    let plan = network.record(Batch::plain(1))?.plan;
+    let mut generator = TorchGenerator::new(3);
+    let mut loading = Loading::new(device, compute)?;
+    let mut forms = Vec::new();
+    for (id, weight) in plan.weight_ids() {
+        let form = if weight.usage == WeightUse::Matrix { (Dtype::Q8, 0) } else { (Dtype::F32, 0) };
+        forms.push(form);
+        let tensor = random::tensor(&weight.name, &weight.shape, Some(form), &mut generator);
+        loading.load(id, weight, &tensor).await?;
+    }
+    Ok(Component::new(network, loading.finish().await?, forms, Vec::new()))
+}
+
+/// Tensors for all ports of so many items.
+pub fn inputs(network: &Network, items: usize) -> Vec<NamedTensor> {
+    let recording = network.record(Batch::plain(items)).unwrap();
+    let mut generator = TorchGenerator::new(4);
+    let ports = recording.ports.iter().filter(|port| port.kind != PortKind::Output);
+    let tensor = |port: &uvit_web::model::Port| {
+        let elements = recording.plan.shape(port.tensor).iter().product::<usize>();
+        NamedTensor::new(
+            port.name,
+            match port.kind {
+                PortKind::Time => Values::Times((0..elements).map(|i| 700.0 - 90.0 * i as f64).collect()),
+                PortKind::Indices { of } => Values::Indices((0..elements).map(|i| (i % of) as u32).collect()),
+                _ => Values::Floats(generator.randn_f32(elements)),
+            },
+        )
+    };
+    ports.map(tensor).collect()
+}
+
+async fn forward(component: &mut Component) -> Vec<NamedTensor> {
+    let given = inputs(component.network(), 2);
+    let results = component.forward(&given, &|| false).await.unwrap();
+    for result in &results {
+        let Values::Floats(values) = &result.values else { panic!("floats come out") };
+        assert!(values.iter().any(|v| v.abs() > 1e-3), "{} is flat", result.name);
+    }
+    results
+}
+
+/// Two networks take turns; one is freed, a third takes its place; memory and results are what they were.
+pub async fn come_and_go(device: &Device, compute: Compute) {
+    let start = device.memory().bytes;
+    let mut a = load(device, compute, class_network()).await.unwrap();
+    let of_a = forward(&mut a).await;
+    let with_a = device.memory().bytes;
+    assert!(with_a > start);
+    let mut b = load(device, compute, joint_network()).await.unwrap();
+    let of_b = forward(&mut b).await;
+    assert_eq!(
+        of_b.iter().map(|result| result.name.as_str()).collect::<Vec<_>>(),
+        ["img_out", "clip_img_out", "text_out"]
+    );
+    let with_b = device.memory().bytes;
+    assert!(with_b > with_a);
+    for _ in 0..3 {
+        assert!(forward(&mut a).await == of_a && forward(&mut b).await == of_b, "taking turns changes numbers");
+    }
+    assert_eq!(device.memory().bytes, with_b);
+    drop(b);
+    assert_eq!(device.memory().bytes, with_a);
+    let mut c = load(device, compute, text_network()).await.unwrap();
+    forward(&mut c).await;
+    assert!(forward(&mut a).await == of_a, "a third network changes the first one's numbers");
+    drop(c);
+    assert_eq!(device.memory().bytes, with_a);
+    let mut b = load(device, compute, joint_network()).await.unwrap();
+    assert!(forward(&mut b).await == of_b, "a network that comes back has other numbers");
+    assert_eq!(device.memory().bytes, with_b);
+    drop((a, b));
+    assert_eq!(device.memory().bytes, start);
+}
+
+/// Rounds of loading, sampling and dropping: memory stays flat.
+pub async fn rounds(device: &Device, compute: Compute) {
+    let mut after = Vec::new();
+    let mut peak = Vec::new();
+    for _ in 0..20 {
+        let mut component = load(device, compute, class_network()).await.unwrap();
+        let labels = |label| vec![NamedTensor::new("y", Values::Indices(vec![label; 2]))];
+        let guidance = Guidance::classifier_free(labels(1), labels(4), 2.0);
+        let shape = Shape { batch: guidance.batch(2), scratch_slots: 2, workers: 1, outer: Some(1) };
+        let mut denoiser = Denoiser::new(&mut component, shape).await.unwrap();
+        let given = denoiser.give(&guidance).unwrap();
+        let pass = uvit_web::pipeline::Pass { guided: true, whole: true };
+        denoiser.evaluate(500.0, pass, &given, None, &|| false).await.unwrap();
+        peak.push(device.memory().bytes);
+        drop((denoiser, component));
+        after.push(device.memory().bytes);
+    }
+    assert!(
+        peak.iter().all(|bytes| *bytes == peak[0]) && after.iter().all(|bytes| *bytes == after[0]),
+        "{peak:?} {after:?}"
+    );
+}
+
+/// A Session that another one's run has come between refuses to go on: it shares its scratch memory.
+pub async fn no_run_goes_on_after_anothers(device: &Device) {
+    let component = load(device, Compute::F32, class_network()).await.unwrap();
+    let recording = component.network().record(Batch::plain(1)).unwrap();
+    let mut sessions = Vec::new();
+    for _ in 0..2 {
+        let program = lower(&recording.plan, &component.weights().capabilities(), &[]).unwrap();
+        sessions.push(Session::new(component.weights(), program, None).await.unwrap());
+    }
+    let end = sessions[0].program().kernels.len();
+    sessions[0].run(0..5, None, u64::MAX).unwrap();
+    sessions[1].run(0..5, None, u64::MAX).unwrap();
+    assert_eq!(sessions[0].run(5..end, None, u64::MAX).unwrap_err().code, uvit_web::Code::Internal);
+    sessions[1].run(5..end, None, u64::MAX).unwrap();
+    sessions[0].run(0..end, None, u64::MAX).unwrap();
+}
