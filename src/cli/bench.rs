@@ -137,10 +137,10 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Network, Executo
     }
     let plan = network.record(Batch::plain(1))?.plan;
     let mut generator = TorchGenerator::new(0);
-    for (id, weight) in plan.weight_ids() {
+    for (id, weight, form) in plan.loads(executor.compute()) {
         let kind = (weight.usage == WeightUse::Matrix).then_some(kind);
         let tensor = random::tensor(&weight.name, &weight.shape, kind, &mut generator);
-        pollster::block_on(executor.load(id, weight, &tensor))?;
+        pollster::block_on(executor.load(id, weight, form, &tensor))?;
     }
     Ok((network, executor, device.tuned))
 }

@@ -32,10 +32,10 @@ pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> R
     let keep: Vec<&str> = names.iter().map(String::as_str).filter(|n| !n.is_empty()).collect();
 
     let mut executor = Executor::cpu(Compute::F32, Threads::all());
-    for (id, weight) in recording.plan.weight_ids() {
+    for (id, weight, form) in recording.plan.loads(executor.compute()) {
         let (shape, values) = &weights[&weight.name];
         let tensor = Tensor { name: weight.name.clone(), shape: shape.clone(), data: Data::F32(values.clone()) };
-        pollster::block_on(executor.load(id, weight, &tensor))?;
+        pollster::block_on(executor.load(id, weight, form, &tensor))?;
     }
     pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &keep)?))?;
 

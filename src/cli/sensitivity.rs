@@ -97,10 +97,10 @@ fn measure(
     let mut recording = pipeline.network().record(Batch::plain(1))?;
     choose(&mut recording.plan, precision);
     let mut executor = Executor::cpu(compute, Threads::all());
-    for (id, weight) in recording.plan.weight_ids() {
+    for (id, weight, form) in recording.plan.loads(executor.compute()) {
         let tensor = tensors.iter().find(|t| t.name == weight.name);
         let tensor = tensor.ok_or_else(|| Error::internal(format!("no tensor {}", weight.name)))?;
-        pollster::block_on(executor.load(id, weight, tensor))?;
+        pollster::block_on(executor.load(id, weight, form, tensor))?;
     }
     pollster::block_on(executor.prepare(lower(&recording.plan, &executor.capabilities(), &[])?))?;
     let labels: Vec<u32> = pipeline.manifest().labels.iter().map(|l| l.index).collect();

@@ -2,7 +2,7 @@
 
 use super::{Memory, embedding, place_tokens, unpatchify};
 use crate::plan::{
-    Arithmetic, Attention, Capabilities, Compute, Conv2d, Kernel, PatchEmbed, Program, Weight, WeightId, WeightUse,
+    Arithmetic, Attention, Capabilities, Compute, Conv2d, Form, Kernel, PatchEmbed, Program, Weight, WeightId,
     weight_limit,
 };
 use crate::{Code, Error, Result, weights};
@@ -66,27 +66,27 @@ impl FastExecutor {
         self.threads.count()
     }
 
-    /// Takes a weight and packs it for its kernel.
+    /// Takes a weight and packs it for its kernel, in the form that Programs want it in.
     ///
     /// # Errors
     /// `OUT_OF_MEMORY` naming the weight and the need.
-    pub fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
+    pub fn load(&mut self, id: WeightId, weight: &Weight, form: Form, tensor: &weights::Tensor) -> Result<()> {
         if self.weights.len() <= id.index() {
             self.weights.resize_with(id.index() + 1, || Packed::Floats(Floats::new(&[])));
         }
         let (n, k) = (tensor.rows(), tensor.columns());
         // At the worst, floats on the way and packed ones, the last panel filled up.
         room(&weight.name, n.next_multiple_of(self.level.panel()).saturating_mul(8 * k))?;
-        self.weights[id.index()] = match (weight.usage, weight.arithmetic(self.compute)) {
-            (WeightUse::Floats, _) => Packed::Floats(Floats::new(&tensor.to_f32())),
-            (WeightUse::Matrix, Arithmetic::Int { bits }) => {
+        self.weights[id.index()] = match form {
+            Form::Floats => Packed::Floats(Floats::new(&tensor.to_f32())),
+            Form::Matrix(Arithmetic::Int { bits }) => {
                 let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
                 Packed::Int(IntMatrix::new(self.level, &values, &scales, n, k, bits))
             }
-            (WeightUse::Matrix, Arithmetic::F32) | (WeightUse::PatchKernel, _) => {
+            Form::Matrix(Arithmetic::F32) | Form::PatchKernel => {
                 Packed::F32(F32Matrix::new(self.level, &tensor.to_f32(), n, k))
             }
-            (WeightUse::Matrix, Arithmetic::F16 | Arithmetic::W8A8) => {
+            Form::Matrix(Arithmetic::F16 | Arithmetic::W8A8) => {
                 return Err(Error::internal("f16 and w8a8 are arithmetics of GPUs"));
             }
         };

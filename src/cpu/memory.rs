@@ -25,7 +25,8 @@ impl Memory {
         let bytes = program.activation_bytes();
         self.program = None;
         self.values = Lines::default();
-        self.values = Lines::try_zeroed(bytes / 4).map_err(|_| {
+        let elements = usize::try_from(bytes / 4).unwrap_or(usize::MAX);
+        self.values = Lines::try_zeroed(elements).map_err(|_| {
             Error::new(
                 Code::OutOfMemory,
                 format!("the activations need {bytes} bytes, which could not be allocated"),

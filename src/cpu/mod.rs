@@ -36,7 +36,7 @@ pub use timestep_embedding::timestep_embedding;
 pub use unpatchify::unpatchify;
 
 use crate::plan::{
-    Arithmetic, Capabilities, Compute, Kernel, PACK_GROUP, Program, Weight, WeightId, WeightUse, weight_limit,
+    Arithmetic, Capabilities, Compute, Form, Kernel, PACK_GROUP, Program, Weight, WeightId, weight_limit,
 };
 use crate::{Result, weights};
 use std::ops::Range;
@@ -70,26 +70,26 @@ impl Executor {
         Capabilities { compute: self.compute, ..Capabilities::CPU }
     }
 
-    /// Takes a weight: matrices are kept as f32 [`panels`], or in i8.
-    pub fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) {
+    /// Takes a weight in the form that Programs want it in: matrices are kept as f32 [`panels`], or in i8.
+    pub fn load(&mut self, id: WeightId, weight: &Weight, form: Form, tensor: &weights::Tensor) {
         if self.weights.len() <= id.index() {
             self.weights.resize_with(id.index() + 1, || Stored::Floats(Vec::new()));
         }
-        self.weights[id.index()] = match (weight.usage, weight.arithmetic(self.compute)) {
-            (WeightUse::Matrix, Arithmetic::Int { bits }) => {
+        self.weights[id.index()] = match form {
+            Form::Matrix(Arithmetic::Int { bits }) => {
                 let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
                 Stored::Int(values, scales)
             }
-            (WeightUse::Matrix, Arithmetic::W8A8) => {
+            Form::Matrix(Arithmetic::W8A8) => {
                 let (values, scales, group) = tensor.to_i8_groups(PACK_GROUP);
                 Stored::Groups(values, scales, group)
             }
             // f16 is within its own error of f32: there is no twin for it alone.
-            (WeightUse::Matrix, Arithmetic::F32 | Arithmetic::F16) => {
+            Form::Matrix(Arithmetic::F32 | Arithmetic::F16) => {
                 Stored::Floats(panels(&tensor.to_f32(), weight.shape[0], weight.shape[1]))
             }
-            (WeightUse::Floats, _) => Stored::Floats(tensor.to_f32()),
-            (WeightUse::PatchKernel, _) => {
+            Form::Floats => Stored::Floats(tensor.to_f32()),
+            Form::PatchKernel => {
                 let values = tensor.to_f32();
                 Stored::Floats(transpose(&values, weight.shape[0], values.len() / weight.shape[0]))
             }

@@ -4,7 +4,7 @@
 use super::backend::{Backend, Buffer, Dispatch, Pipeline, Slice, Ticket, Usage};
 use super::kernels::{self, Binding, Launch, Tuning, Variant, WeightLayouts};
 use super::pack::{Storage, pack};
-use crate::plan::{Capabilities, Compute, Kernel, Place, Program, TensorId, Weight, WeightId};
+use crate::plan::{Capabilities, Compute, Form, Kernel, Place, Program, TensorId, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -157,8 +157,8 @@ impl Executor {
     ///
     /// # Errors
     /// `OUT_OF_MEMORY`.
-    pub async fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
-        let packed = pack(weight, tensor, self.compute);
+    pub async fn load(&mut self, id: WeightId, weight: &Weight, form: Form, tensor: &weights::Tensor) -> Result<()> {
+        let packed = pack(weight, form, tensor);
         let values = self.backend.upload(&weight.name, &packed.values).await?;
         let scales = match packed.scales.is_empty() {
             true => None,

@@ -1,6 +1,6 @@
 //! Weights in the layouts that the shaders read, made at load from the stored form.
 
-use crate::plan::{Arithmetic, Compute, PACK_GROUP, Weight, WeightUse};
+use crate::plan::{Arithmetic, Form, PACK_GROUP, Weight};
 use crate::weights::{Data, Tensor};
 
 /// How a matrix's values lie on the device.
@@ -48,7 +48,7 @@ pub struct Packed {
 }
 
 /// Packs a weight for the way it is read.
-pub fn pack(weight: &Weight, tensor: &Tensor, compute: Compute) -> Packed {
+pub fn pack(weight: &Weight, form: Form, tensor: &Tensor) -> Packed {
     let plain = |values: Vec<f32>| Packed {
         values: bytemuck::cast_slice(&padded(values)).to_vec(),
         scales: Vec::new(),
@@ -58,11 +58,11 @@ pub fn pack(weight: &Weight, tensor: &Tensor, compute: Compute) -> Packed {
     };
     let rows = weight.shape[0];
     let columns = weight.shape[1..].iter().product::<usize>();
-    match weight.usage {
-        WeightUse::Floats => plain(tensor.to_f32()),
-        WeightUse::PatchKernel => plain(crate::cpu::transpose(&tensor.to_f32(), rows, columns)),
-        WeightUse::Matrix if weight.arithmetic(compute) == Arithmetic::W8A8 => dot_matrix(tensor, rows, columns),
-        WeightUse::Matrix => matrix(tensor, rows, columns),
+    match form {
+        Form::Floats => plain(tensor.to_f32()),
+        Form::PatchKernel => plain(crate::cpu::transpose(&tensor.to_f32(), rows, columns)),
+        Form::Matrix(Arithmetic::W8A8) => dot_matrix(tensor, rows, columns),
+        Form::Matrix(_) => matrix(tensor, rows, columns),
     }
 }
 

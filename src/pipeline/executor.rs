@@ -2,7 +2,7 @@
 
 #[cfg(feature = "gpu")]
 use crate::gpu;
-use crate::plan::{Capabilities, Compute, Program, TensorId, Weight, WeightId};
+use crate::plan::{Capabilities, Compute, Form, Program, TensorId, Weight, WeightId};
 use crate::simd::Threads;
 use crate::{Result, cpu, weights};
 use std::ops::Range;
@@ -59,16 +59,16 @@ impl Executor {
         each!(self, e => e.capabilities())
     }
 
-    /// Takes a weight.
+    /// Takes a weight in the form of [`crate::plan::Plan::forms`].
     ///
     /// # Errors
     /// `OUT_OF_MEMORY`.
-    pub async fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
+    pub async fn load(&mut self, id: WeightId, weight: &Weight, form: Form, tensor: &weights::Tensor) -> Result<()> {
         match self {
-            Executor::Reference(e) => e.load(id, weight, tensor),
-            Executor::Cpu(e) => e.load(id, weight, tensor)?,
+            Executor::Reference(e) => e.load(id, weight, form, tensor),
+            Executor::Cpu(e) => e.load(id, weight, form, tensor)?,
             #[cfg(feature = "gpu")]
-            Executor::Gpu(e) => e.load(id, weight, tensor).await?,
+            Executor::Gpu(e) => e.load(id, weight, form, tensor).await?,
         }
         Ok(())
     }

@@ -88,9 +88,12 @@ impl Loader {
     }
 
     async fn add_tensor(&mut self, tensor: &Tensor) -> Result<()> {
-        let found = self.plan.weight_ids().find(|(_, weight)| weight.name == tensor.name);
-        let (id, weight) = found.ok_or_else(|| Error::internal(format!("no weight is called {}", tensor.name)))?;
-        self.executor.load(id, weight, tensor).await
+        for (id, weight, form) in self.plan.loads(self.executor.compute()) {
+            if weight.name == tensor.name {
+                self.executor.load(id, weight, form, tensor).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The model, once all shards were brought.

@@ -68,14 +68,14 @@ pub async fn load_random(
     generator: &mut TorchGenerator,
 ) -> Result<()> {
     let mut matrices = 0;
-    for (id, weight) in plan.weight_ids() {
+    for (id, weight, form) in plan.loads(executor.compute()) {
         let kind = if weight.usage == WeightUse::Matrix {
             matrices += 1;
             kinds.get(matrices % kinds.len().max(1)).copied()
         } else {
             None
         };
-        executor.load(id, weight, &random::tensor(&weight.name, &weight.shape, kind, generator)).await?;
+        executor.load(id, weight, form, &random::tensor(&weight.name, &weight.shape, kind, generator)).await?;
     }
     Ok(())
 }

@@ -19,11 +19,11 @@ pub async fn draw(executor: &mut Executor) -> Vec<f32> {
     let network = Network::Uvit(params);
     let stored = SafeTensors::deserialize(WEIGHTS).unwrap();
     let plan = network.record(Batch::plain(1)).unwrap().plan;
-    for (id, weight) in plan.weight_ids() {
+    for (id, weight, form) in plan.loads(executor.compute()) {
         let view = stored.tensor(&weight.name).unwrap();
         let values = view.data().as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect();
         let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data: Data::F32(values) };
-        executor.load(id, weight, &tensor).await.unwrap();
+        executor.load(id, weight, form, &tensor).await.unwrap();
     }
     let settings = SamplerSettings {
         sampler: SamplerKind::DpmppTwoM,

@@ -58,7 +58,7 @@ pub fn load_network(executor: &mut Executor, case: &Case) -> Result<Network, Sto
     let network = Network::Uvit(params);
     let plan: Plan = network.record(uvit_web::model::Batch::plain(1))?.plan;
     let mut stored = read_tensors(&case.folder.join("weights.safetensors"))?;
-    for (id, weight) in plan.weight_ids() {
+    for (id, weight, form) in plan.loads(executor.compute()) {
         let tensor = stored.remove(&weight.name).ok_or_else(|| format!("no weight {}", weight.name))?;
         if tensor.shape != weight.shape {
             return Err(Stop::Fail(format!("{} is {:?}, expected {:?}", weight.name, tensor.shape, weight.shape)));
@@ -66,7 +66,7 @@ pub fn load_network(executor: &mut Executor, case: &Case) -> Result<Network, Sto
         let values = tensor.values.iter().map(|v| *v as f32).collect();
         let data = weights::Data::F32(values);
         let tensor = weights::Tensor { name: weight.name.clone(), shape: tensor.shape, data };
-        pollster::block_on(executor.load(id, weight, &tensor))?;
+        pollster::block_on(executor.load(id, weight, form, &tensor))?;
     }
     match stored.keys().next() {
         Some(name) => Err(Stop::Fail(format!("the network does not use the weight {name}"))),

@@ -104,8 +104,7 @@ impl Case {
     fn narrow(&mut self, x: TensorId, n: usize, stored: (&str, usize), bias: bool) -> TensorId {
         let mut shape = self.plan.shape(x).to_vec();
         let weight = self.matrix(n, shape[2], stored);
-        let recorded = &mut self.plan.weights[weight.index()];
-        (recorded.precision, recorded.packs_input) = (Precision::Narrow, true);
+        self.plan.weights[weight.index()].precision = Precision::Narrow;
         let bias = bias.then(|| self.floats(&[n], WeightUse::Floats));
         shape[2] = n;
         let out = self.plan.scratch("", &shape);
@@ -115,8 +114,10 @@ impl Case {
 
     async fn run(&self, executor: &mut Executor) -> Result<Vec<f32>, String> {
         let text = |e: uvit_web::Error| format!("{}: {e}", self.name);
-        for (id, tensor) in &self.weights {
-            executor.load(*id, &self.plan.weights[id.index()], tensor).await.map_err(text)?;
+        for (id, weight, form) in self.plan.loads(executor.compute()) {
+            if let Some((_, tensor)) = self.weights.iter().find(|(other, _)| *other == id) {
+                executor.load(id, weight, form, tensor).await.map_err(text)?;
+            }
         }
         executor.prepare(lower(&self.plan, &executor.capabilities(), &[]).map_err(text)?).await.map_err(text)?;
         for (id, values) in &self.inputs {
