@@ -12,8 +12,10 @@ use proptest::test_runner::{RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use recipe::{Recorded, Step, meaning, record};
 use uvit_web::model::{Batch, Network, uvit};
 use uvit_web::pipeline::Executor;
-use uvit_web::plan::{Compute, Precision, lower};
+use uvit_web::plan::{Compute, Plan, Precision, Role, lower};
+use uvit_web::sampler::TorchGenerator;
 use uvit_web::simd::Threads;
+use uvit_web::weights::random;
 
 /// The outputs of a Plan on a device.
 async fn run(executor: &mut Executor, recorded: &Recorded) -> uvit_web::Result<Vec<Vec<f32>>> {
@@ -166,6 +168,28 @@ fn one_weight_may_be_a_table_and_a_matrix() {
     let mut devices = devices();
     for precision in [Precision::Float, Precision::Narrow] {
         judge(&|items| recipe::tied(precision, items), &mut devices).unwrap_or_else(|e| panic!("{precision:?}: {e}"));
+    }
+}
+
+#[test]
+fn a_long_chain_of_cheap_kernels_is_several_runs() {
+    let mut plan = Plan::default();
+    let mut x = plan.tensor("", &[1, 64, 256], Role::Input);
+    for _ in 0..2000 {
+        x = plan.layer_norm("norm", x, 1e-5);
+    }
+    for (name, mut executor) in devices().into_iter().filter(|(_, executor)| executor.threads() == 1) {
+        let program = lower(&plan, &executor.capabilities(), &[]).unwrap();
+        let kernels = 0..program.kernels.len();
+        for (id, weight, form) in plan.loads(executor.compute()) {
+            let tensor = random::tensor(&weight.name, &weight.shape, None, &mut TorchGenerator::new(0));
+            pollster::block_on(executor.load(id, weight, form, &tensor)).unwrap();
+        }
+        pollster::block_on(executor.prepare(program)).unwrap();
+        let budget = executor.budget();
+        let next = executor.run(kernels.clone(), None, budget).unwrap();
+        pollster::block_on(executor.finished()).unwrap();
+        assert!(next < kernels.end, "{name}: {next} kernels are one run");
     }
 }
 

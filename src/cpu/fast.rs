@@ -111,7 +111,7 @@ impl FastExecutor {
         &mut self.memory
     }
 
-    /// Runs kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or the
+    /// Runs kernels of a range for the first `items` items, all if none is given, until `budget` of work is spent or the
     /// range ends; returns the next kernel.
     ///
     /// # Errors

@@ -113,8 +113,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Launches kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent
-    /// or the range ends; returns the next kernel.
+    /// Launches kernels of a range for the first `items` items, all if none is given, until `budget` of
+    /// [`crate::plan::Cost::work`] is spent or the range ends; returns the next kernel.
     ///
     /// # Errors
     /// Those of `launch`.
@@ -132,12 +132,13 @@ impl Memory {
         while next < range.end && (next == range.start || spent < budget) {
             let kernel = &self.program()?.kernels[next];
             let kernel = items.map_or_else(|| kernel.clone(), |items| kernel.of_items(items, all));
-            spent += kernel.cost().multiply_adds;
+            let cost = kernel.cost();
+            spent += cost.work();
+            self.multiply_adds += cost.multiply_adds;
             launch(self, &kernel)?;
             next += 1;
         }
         self.part = None;
-        self.multiply_adds += spent;
         Ok(next)
     }
 

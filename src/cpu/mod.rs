@@ -114,7 +114,7 @@ impl Executor {
         &mut self.memory
     }
 
-    /// Runs kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or the
+    /// Runs kernels of a range for the first `items` items, all if none is given, until `budget` of work is spent or the
     /// range ends; returns the next kernel.
     pub fn run(&mut self, range: Range<usize>, items: Option<usize>, budget: u64) -> Result<usize> {
         let weights = &self.weights;

@@ -54,14 +54,14 @@ pub struct Executor {
     running: VecDeque<Run>,
     /// When the last run is known to have ended.
     ended: Instant,
-    /// Multiply-adds of a run that takes about [`RUN`].
+    /// Work ([`crate::plan::Cost::work`]) of a run that takes about [`RUN`].
     budget: u64,
 }
 
 /// A submission that may still be running.
 struct Run {
     ticket: Ticket,
-    multiply_adds: u64,
+    work: u64,
     submitted: Instant,
 }
 
@@ -148,7 +148,7 @@ impl Executor {
         self.encode
     }
 
-    /// Multiply-adds that one run should have, by the pace of the runs so far.
+    /// Work that one run should have, by the pace of the runs so far.
     pub fn budget(&self) -> u64 {
         self.budget
     }
@@ -419,7 +419,7 @@ impl Executor {
         Ok(Some(ticket))
     }
 
-    /// Submits kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or
+    /// Submits kernels of a range for the first `items` items, all if none is given, until `budget` of work is spent or
     /// the range ends; returns the next kernel.
     pub fn run(&mut self, range: Range<usize>, items: Option<usize>, budget: u64) -> Result<usize> {
         self.backend.check()?;
@@ -428,16 +428,18 @@ impl Executor {
         }
         let program = &self.prepared()?.program;
         let all = program.items();
-        let mut spent = 0;
+        let (mut spent, mut multiply_adds) = (0, 0);
         let mut next = range.start;
         while next < range.end && (next == range.start || spent < budget) {
-            spent += program.kernels[next].of_items(items.unwrap_or(all), all).cost().multiply_adds;
+            let cost = program.kernels[next].of_items(items.unwrap_or(all), all).cost();
+            spent += cost.work();
+            multiply_adds += cost.multiply_adds;
             next += 1;
         }
-        self.multiply_adds += spent;
+        self.multiply_adds += multiply_adds;
         let submitted = Instant::now();
         let ticket = self.submit(range.start..next, items.is_some())?;
-        self.running.extend(ticket.map(|ticket| Run { ticket, multiply_adds: spent, submitted }));
+        self.running.extend(ticket.map(|ticket| Run { ticket, work: spent, submitted }));
         Ok(next)
     }
 
@@ -447,12 +449,12 @@ impl Executor {
     /// `DEVICE_LOST`.
     pub async fn keep_pace(&mut self) -> Result<()> {
         while self.running.len() > 1 {
-            if let Some(Run { ticket, multiply_adds, submitted }) = self.running.pop_front() {
+            if let Some(Run { ticket, work, submitted }) = self.running.pop_front() {
                 self.backend.wait(ticket).await?;
                 let took = submitted.max(self.ended).elapsed();
                 self.ended = Instant::now();
                 // What ends a Program may be short, and says little.
-                if 2 * multiply_adds >= self.budget {
+                if 2 * work >= self.budget {
                     let factor = RUN.as_secs_f64() / took.as_secs_f64().max(1e-6);
                     self.budget = (self.budget as f64 * factor.clamp(0.5, 2.0)).clamp(1e6, 1e13) as u64;
                 }

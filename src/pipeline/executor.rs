@@ -140,8 +140,8 @@ impl Executor {
         each!(self, e => e.memory_mut().combine(out, elements, terms, clip), e => e.combine(out, elements, terms, clip))
     }
 
-    /// Runs kernels of a range for the first `items` items of the batch, all if none is given, until `budget` multiply-adds are
-    /// spent or the range ends; returns the next kernel.
+    /// Runs kernels of a range for the first `items` items of the batch, all if none is given, until `budget` of work
+    /// ([`crate::plan::Cost::work`]) is spent or the range ends; returns the next kernel.
     ///
     /// # Errors
     /// `DEVICE_LOST`.
@@ -173,7 +173,7 @@ impl Executor {
         each!(self, e => e.memory().read(id), e => e.read(id).await)
     }
 
-    /// Multiply-adds that one run may spend before the caller gets a turn: a fraction of a second on slow devices.
+    /// Work that one run may spend before the caller gets a turn: a fraction of a second on slow devices.
     pub fn budget(&self) -> u64 {
         match self {
             Executor::Reference(_) => 100_000_000,
