@@ -158,7 +158,7 @@ impl Executor {
     /// # Errors
     /// `OUT_OF_MEMORY`.
     pub async fn load(&mut self, id: WeightId, weight: &Weight, form: Form, tensor: &weights::Tensor) -> Result<()> {
-        let packed = pack(weight, form, tensor);
+        let packed = pack(weight, form, tensor, self.backend.max_binding())?;
         let values = self.backend.upload(&weight.name, &packed.values).await?;
         let scales = match packed.scales.is_empty() {
             true => None,

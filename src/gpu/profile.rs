@@ -200,13 +200,13 @@ fn shape(kernel: &Kernel) -> String {
         Kernel::Matmul(m) if m.k2 > 0 => format!("{} x ({} + {}) x {}", m.rows, m.k, m.k2, m.n),
         Kernel::Matmul(m) => format!("{} x {} x {}", m.rows, m.k, m.n),
         Kernel::LayerNorm(k) => format!("{} x {}", k.rows, k.dim),
+        Kernel::Elementwise(k) => format!("{} x {}", k.rows, k.dim),
         Kernel::Attention(k) => format!("{} x {} heads x {} x {}", k.batch, k.heads, k.tokens, k.head_dim),
         Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch, k.out_channels, k.height, k.width),
         Kernel::PatchEmbed(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
         Kernel::Unpatchify(k) => format!("{} x {} x {} x {}", k.batch, k.channels, k.height, k.width),
         Kernel::Embedding(k) => format!("{} x {}", k.batch, k.dim),
         Kernel::PlaceTokens(k) => format!("{} x {} x {}", k.batch, k.count, k.dim),
-        Kernel::Elementwise(_) => String::new(),
     }
 }
 

@@ -105,13 +105,14 @@ impl Config {
         let fail = |cause: String| {
             Err(Error::new(Code::UnsupportedModel, cause, "Check the architecture's parameters in the configuration"))
         };
-        // Far beyond any published model; what fits can neither overflow 32-bit sizes nor take long to record.
+        // Far beyond any published model; what fits can neither overflow 32-bit sizes nor take long to record or to test,
+        // which happens before anybody knows whether the weights exist.
         for (name, value, most) in [
             ("img_size", self.img_size, 4096),
             ("patch_size", self.patch_size, 256),
             ("in_chans", self.in_chans, 64),
-            ("embed_dim", self.embed_dim, 8192),
-            ("depth", self.depth, 256),
+            ("embed_dim", self.embed_dim, 4096),
+            ("depth", self.depth, 128),
             ("num_heads", self.num_heads, 1024),
         ] {
             if !(1..=most).contains(&value) {
@@ -132,11 +133,23 @@ impl Config {
             return fail(format!("the head dim {head_dim} is no multiple of 4 up to 128"));
         }
         let hidden = self.embed_dim as f64 * self.mlp_ratio;
-        if !(1.0..65537.0).contains(&hidden) {
-            return fail(format!("mlp_ratio {} makes the MLP {hidden} wide, not 1 to 65536", self.mlp_ratio));
+        if !(1.0..16385.0).contains(&hidden) {
+            return fail(format!("mlp_ratio {} makes the MLP {hidden} wide, not 1 to 16384", self.mlp_ratio));
         }
         if self.tokens() > 1 << 16 {
             return fail(format!("an image has {} tokens, at most 65536 are supported", self.tokens()));
+        }
+        let patch = self.patch_size * self.patch_size * self.in_chans;
+        if patch > 1 << 14 {
+            return fail(format!("a patch has {patch} values, at most 16384 are supported"));
+        }
+        let (d, tokens, blocks) = (self.embed_dim as f64, self.tokens() as f64, (self.depth | 1) as f64);
+        let parameters = blocks * d * (6.0 * d + 2.0 * hidden);
+        let work = tokens * (parameters + 2.0 * blocks * tokens * d);
+        for (what, found, most) in [("parameters", parameters, 8e9), ("multiply-adds an image", work, 4e13)] {
+            if found > most {
+                return fail(format!("the network has {found:.1e} {what}, at most {most:.0e} are supported"));
+            }
         }
         Ok(())
     }
@@ -243,5 +256,30 @@ impl Config {
             plan.allow(&format!("{name}.{layer}"), Precision::Narrow);
         }
         plan.add(name, x, down)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_far_too_large_is_refused_before_anything_is_recorded() {
+        let refused = |change: &dyn Fn(&mut Config)| {
+            let mut config = preset("imagenet512-h4").unwrap();
+            change(&mut config);
+            config.record(Batch::plain(1)).unwrap_err().cause
+        };
+        let cause = refused(&|c| (c.patch_size, c.img_size, c.in_chans) = (128, 256, 4));
+        assert!(cause.contains("a patch has 65536 values"), "{cause}");
+        let cause = refused(&|c| c.mlp_ratio = 15.0);
+        assert!(cause.contains("makes the MLP 17280 wide"), "{cause}");
+        let cause = refused(&|c| (c.embed_dim, c.num_heads, c.depth) = (4096, 32, 128));
+        assert!(cause.contains("3.0e10 parameters, at most 8e9"), "{cause}");
+        let cause = refused(&|c| c.img_size = 1000);
+        assert!(cause.contains("multiply-adds an image, at most 4e13"), "{cause}");
+        for name in preset_names() {
+            assert!(preset(name).unwrap().validate().is_ok());
+        }
     }
 }
