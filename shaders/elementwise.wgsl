@@ -1,31 +1,49 @@
-// out = activation(a) + b. One invocation computes one vec4.
+// out = activation(a) + b. One invocation computes one vec4, or with PACKED a group of 16 values of a row.
 //
-// Template: OPERANDS 1 | 2, ACTIVATION none | gelu | silu, WORKGROUP.
+// Template: OPERANDS 1 | 2, ACTIVATION none | gelu | silu, PACKED 0 | 1 (rows of out quantised), WORKGROUP.
 //#include "lib/activation.wgsl"
 
 struct Params {
-  count4: u32,
+  count: u32,   // vec4s, or groups
+  groups: u32,  // of a row
   unused_0: u32,
   unused_1: u32,
-  unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> a: array<vec4f>;
+//#if PACKED == 0
 @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+//#end
+//#if PACKED == 1
+@group(0) @binding(2) var<storage, read_write> out: array<u32>;
+//#include "lib/pack.wgsl"
+//#end
 //#if OPERANDS == 2
 @group(0) @binding(3) var<storage, read_write> b: array<vec4f>;
 //#end
 
+fn value(at: u32) -> vec4f {
+//#if OPERANDS == 1
+  return activate(a[at]);
+//#end
+//#if OPERANDS == 2
+  return activate(a[at]) + b[at];
+//#end
+}
+
 @compute @workgroup_size({WORKGROUP}, 1, 1)
 fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) count: vec3u) {
   let at = id.x + id.y * count.x * {WORKGROUP}u;
-  if (at >= params.count4) {
+  if (at >= params.count) {
     return;
   }
-  var value = activate(a[at]);
-//#if OPERANDS == 2
-  value = value + b[at];
+//#if PACKED == 0
+  out[at] = value(at);
 //#end
-  out[at] = value;
+//#if PACKED == 1
+  store_group(
+    at / params.groups, at % params.groups, params.groups,
+    value(4u * at), value(4u * at + 1u), value(4u * at + 2u), value(4u * at + 3u));
+//#end
 }

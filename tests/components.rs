@@ -32,7 +32,7 @@ fn networks_come_and_go_on_the_cpu() {
 #[test]
 fn networks_come_and_go_on_a_gpu() {
     let Some(gpu) = devices::found(pollster::block_on(Device::gpu())) else { return };
-    all(&gpu, &[Compute::F32]);
+    all(&gpu, &[Compute::F32, Compute::W8A8]);
 }
 
 /// What `forward` says of tensors.

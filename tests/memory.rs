@@ -62,8 +62,9 @@ fn check(program: &Program) -> Result<f64, String> {
             }
         }
     }
-    let alive = |at: usize| -> usize {
-        lives.iter().filter(|l| l.first <= at && at <= l.last).map(|l| (l.end - l.start).next_multiple_of(256)).sum()
+    let alive = |at: usize| -> u64 {
+        let live = lives.iter().filter(|l| l.first <= at && at <= l.last);
+        live.map(|l| (l.end - l.start).next_multiple_of(256) as u64).sum()
     };
     let peak = (0..program.kernels.len()).map(alive).max().unwrap_or(0);
     if peak != program.peak_live_bytes {
@@ -153,8 +154,8 @@ fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
         pollster::block_on(pipeline.generate(&request, &mut control)).unwrap();
         let session = pipeline.denoiser().unwrap().session();
         let program = session.program();
-        assert_eq!(session.activation_bytes(), program.activation_bytes().max(32));
-        assert_eq!(program.activation_bytes(), program.io_bytes + program.slab_bytes.iter().sum::<usize>());
+        assert_eq!(session.activation_bytes() as u64, program.activation_bytes().max(32));
+        assert_eq!(program.activation_bytes(), (program.io_bytes + program.slab_bytes.iter().sum::<usize>()) as u64);
         device.memory().made - before
     };
     let preparing = made(2);
@@ -165,7 +166,7 @@ fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
     let weights: usize = pipeline.manifest().variant(None).unwrap().bytes as usize;
     let denoiser = pipeline.denoiser().unwrap();
     let program = denoiser.session().program();
-    let needed = weights + denoiser.state_bytes() + program.io_bytes + program.peak_live_bytes;
+    let needed = weights + denoiser.state_bytes() + program.io_bytes + program.peak_live_bytes as usize;
     let memory = device.memory();
     println!("{} bytes at most, {needed} needed: {}", memory.peak_bytes, memory.peak_bytes as f64 / needed as f64);
     assert!(memory.peak_bytes as f64 <= 1.25 * needed as f64, "{memory:?}, {needed}");

@@ -6,13 +6,18 @@ mod devices;
 mod twins;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use uvit_web::gpu::kernels::{Tuning, variants};
+use uvit_web::gpu::kernels::{MatmulTile, Tuning, variants};
 use uvit_web::plan::Compute;
 use uvit_web::runtime::Device;
 
 #[test]
 fn every_variant_is_valid_wgsl() {
-    let all = variants(&Tuning::ALL, true);
+    let mut tunings = Tuning::every();
+    assert!(tunings.iter().all(|tuning| tuning.matmul.is_unrolled()));
+    // The largest tile that the template can write out.
+    tunings.push(Tuning { matmul: MatmulTile::alone(16, 2), ..Tuning::GPU });
+    assert!(!MatmulTile::alone(17, 2).is_unrolled());
+    let all = variants(&tunings, true);
     assert!(all.len() > 40);
     for variant in all {
         // As the backend does where the adapter has f16.

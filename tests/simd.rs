@@ -10,7 +10,10 @@ use integers::{ints, random_weights};
 use uvit_web::plan::{Activation, Compute, INT_CHUNK};
 use uvit_web::runtime::Device;
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::simd::{AttentionShape, F32Matrix, Finish, Level, Threads, f32_matmul, int_attention};
+use uvit_web::simd::{
+    AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, Quantized, Threads,
+    conv2d, f32_matmul, int_attention, int_matmul,
+};
 
 #[test]
 fn every_kernel_equals_its_twin_on_every_instruction_set() {
@@ -96,6 +99,74 @@ fn a_nan_or_an_infinity_is_seen_in_every_output() {
             }
         }
     }
+}
+
+#[test]
+fn operands_that_do_not_fit_each_other_are_refused() {
+    let panics = |work: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err();
+    let (level, threads) = (Level::detect(), Threads::new(1));
+    let (x, w, scales) = (vec![1.0; 3 * 40], vec![1i8; 5 * 40], vec![1.0; 5]);
+    let floats: Vec<f32> = w.iter().map(|&v| f32::from(v)).collect();
+    let matrix = F32Matrix::new(level, &floats, 5, 40);
+    let finish = Finish { bias: None, activation: Activation::None, residual: None, coarse: false };
+    let f32 = |level: Level, finish: Finish, out: usize| {
+        f32_matmul(level, &threads, (&x, 40), (&[], 0), &matrix, finish, &mut vec![0.0; out]);
+    };
+    assert!(!panics(&|| f32(level, finish, 15)));
+    let (short, long) = (Floats::new(&[0.0; 4]), vec![0.0; 14]);
+    assert!(panics(&|| f32(level, Finish { bias: Some(&short), ..finish }, 15)));
+    assert!(panics(&|| f32(level, Finish { residual: Some(&long), ..finish }, 15)));
+    assert!(panics(&|| f32(level, finish, 16)) && panics(&|| f32(level, finish, 20)));
+    assert!(panics(&|| drop(F32Matrix::new(level, &floats, 6, 40))));
+    for other in Level::all().into_iter().filter(|other| *other != level) {
+        assert!(panics(&|| f32(other, finish, 15)), "{other:?}");
+    }
+    let int = |bits: u32, of: u32, rows: usize| {
+        let matrix = IntMatrix::new(level, &w, &scales, 5, 40, bits);
+        let mut quantized = Quantized::default();
+        quantized.fill(level, &threads, Inputs { x: &x, k: 40, x2: &[], k2: 0, items: 1, tokens: 3 }, of);
+        int_matmul(level, &threads, &quantized, &matrix, finish, &mut vec![0.0; 5 * rows]);
+    };
+    assert!(!panics(&|| int(8, 8, 3)) && !panics(&|| int(12, 12, 3)));
+    assert!(panics(&|| int(8, 12, 3)) && panics(&|| int(12, 8, 3)));
+    assert!(panics(&|| int(8, 8, 4)) && panics(&|| int(12, 12, 2)));
+    let shape = Conv2dShape { batch: 1, in_channels: 2, out_channels: 3, height: 4, width: 5 };
+    let conv = |x: usize, out: usize| {
+        let (x, weight, mut out) = (vec![0.0; x], vec![0.0; 54], vec![0.0; out]);
+        conv2d(level, &threads, &x, &weight, &[0.0; 3], &mut out, &mut Lines::default(), &shape);
+    };
+    assert!(!panics(&|| conv(40, 60)));
+    assert!(panics(&|| conv(40, 59)) && panics(&|| conv(39, 60)));
+}
+
+#[test]
+fn threads_may_be_entered_from_everywhere() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let threads = Threads::new(3);
+    // Loops inside loops, and callers beside each other.
+    let count = || {
+        let sum = AtomicUsize::new(0);
+        threads.enter(|| {
+            threads.each(100, |i| {
+                threads.each(10, |j| {
+                    sum.fetch_add(100 * i + j, Ordering::Relaxed);
+                });
+            });
+            threads.enter(|| {
+                threads.each(10, |i| {
+                    sum.fetch_add(i, Ordering::Relaxed);
+                });
+            });
+        });
+        sum.into_inner()
+    };
+    let want = (0..100).flat_map(|i| (0..10).map(move |j| 100 * i + j)).sum::<usize>() + 45;
+    std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..4).map(|_| scope.spawn(|| (0..50).map(|_| count()).collect::<Vec<_>>())).collect();
+        for caller in callers {
+            assert!(caller.join().unwrap().iter().all(|&sum| sum == want));
+        }
+    });
 }
 
 /// How fast f32 multiply-adds are here: `cargo test --release --test simd -- --ignored --nocapture`.

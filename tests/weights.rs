@@ -201,6 +201,7 @@ fn a_manifest_that_contradicts_itself_is_refused() {
     let sound: Value = serde_json::from_str(&std::fs::read_to_string(out.join("manifest.json")).unwrap()).unwrap();
     Manifest::parse(&sound.to_string()).unwrap();
     let label = |index: u32, name: &str| json!({ "index": index, "name": name });
+    let cache = |refresh: &[usize]| json!({ "outer": 1, "steps": 10, "refresh": refresh });
     let twice = json!([sound["variants"][0], sound["variants"][0]]);
     let shard = &sound["variants"][0]["shards"][0];
     for (pointer, value, code, cause) in [
@@ -217,6 +218,9 @@ fn a_manifest_that_contradicts_itself_is_refused() {
         ("/sampling/t_min", json!(1.0), Code::BadManifest, "t_min"),
         ("/sampling/time_scale", json!(-1.0), Code::BadManifest, "time_scale"),
         ("/sampling/schedule/beta_max", json!(0.01), Code::BadManifest, "beta"),
+        ("/sampling/cache", cache(&[0, 3, 3]), Code::BadManifest, "ascending"),
+        ("/sampling/cache", cache(&[1, 3]), Code::BadManifest, "ascending"),
+        ("/sampling/cache", cache(&[0, 10]), Code::BadManifest, "below 10"),
         ("/sampling/prediction", json!("score"), Code::BadManifest, "score"),
         ("/variants/0/bytes", json!(1), Code::BadManifest, "it says 1"),
         ("/variants/0/shards/0/file", json!("../q8.safetensors"), Code::BadManifest, "plain file name"),

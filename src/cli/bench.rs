@@ -131,21 +131,21 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Component, Optio
         dtype => (dtype, 0),
     };
     let plan = network.record(Batch::plain(1))?.plan;
-    let forms: Vec<(Dtype, usize)> =
+    let stored: Vec<(Dtype, usize)> =
         plan.weights.iter().map(|w| if w.usage == WeightUse::Matrix { kind } else { (Dtype::F32, 0) }).collect();
     pollster::block_on(async {
-        let Opened { device, compute, info, .. } = open_device(options, &network, &forms).await?;
+        let Opened { device, compute, info, .. } = open_device(options, &network, &stored).await?;
         if let Some(new) = info.tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
             records::write(new);
         }
         let mut generator = TorchGenerator::new(0);
         let mut loading = Loading::new(&device, compute)?;
-        for ((id, weight), &form) in plan.weight_ids().zip(&forms) {
-            let form = (weight.usage == WeightUse::Matrix).then_some(form);
-            let tensor = random::tensor(&weight.name, &weight.shape, form, &mut generator);
-            loading.load(id, weight, &tensor).await?;
+        for (id, weight, form) in plan.loads(compute) {
+            let kind = (weight.usage == WeightUse::Matrix).then_some(kind);
+            let tensor = random::tensor(&weight.name, &weight.shape, kind, &mut generator);
+            loading.load(id, weight, form, &tensor).await?;
         }
-        Ok((Component::new(network, loading.finish().await?, forms, Vec::new()), info.tuned))
+        Ok((Component::new(network, loading.finish().await?, stored, Vec::new()), info.tuned))
     })
 }
 

@@ -31,10 +31,10 @@ pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> R
     let keep: Vec<&str> = names.iter().map(String::as_str).filter(|n| !n.is_empty()).collect();
 
     let mut loading = Loading::new(&Device::cpu(Threads::all()), Compute::F32)?;
-    for (id, weight) in recording.plan.weight_ids() {
+    for (id, weight, form) in recording.plan.loads(Compute::F32) {
         let (shape, values) = &weights[&weight.name];
         let tensor = Tensor { name: weight.name.clone(), shape: shape.clone(), data: Data::F32(values.clone()) };
-        pollster::block_on(loading.load(id, weight, &tensor))?;
+        pollster::block_on(loading.load(id, weight, form, &tensor))?;
     }
     let weights = pollster::block_on(loading.finish())?;
     let program = lower(&recording.plan, &weights.capabilities(), &keep)?;

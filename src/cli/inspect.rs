@@ -76,7 +76,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let batch = Batch::copied(a.batch, if a.guidance { 2 } else { 1 });
     let plan = network.record(batch)?.plan;
     let program = lower(&plan, &Capabilities::WEBGPU, &[])?;
-    let parameters: usize = plan.weights.iter().map(|w| w.shape.iter().product::<usize>()).sum();
+    let parameters: usize = plan.published().map(|w| w.shape.iter().product::<usize>()).sum();
     let multiply_adds = program.cost().multiply_adds;
     let variants: Vec<serde_json::Value> = manifest
         .iter()
@@ -93,7 +93,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         "architecture": "uvit",
         "params": params,
         "parameters": parameters,
-        "tensors": plan.weights.len(),
+        "tensors": plan.published().count(),
         "items": batch.items(),
         "multiplyAdds": multiply_adds,
         "gflops": 2e-9 * multiply_adds as f64,
@@ -109,7 +109,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         return Ok(());
     }
     let name = report["name"].as_str().unwrap_or("checkpoint");
-    println!("{name}: uvit, {:.2} M parameters in {} tensors", parameters as f64 / 1e6, plan.weights.len());
+    println!("{name}: uvit, {:.2} M parameters in {} tensors", parameters as f64 / 1e6, plan.published().count());
     println!("  {}", report["params"]);
     println!(
         "one forward of {} items: {:.3} G multiply-adds ({:.2} GFLOP), {} dispatches, {:.2} MB of activations",
@@ -127,7 +127,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         println!("  {:4} {megabytes:8.2} MB in {} shards: {parts}", variant.dtype.as_str(), variant.shards.len());
     }
     if a.tensors {
-        for weight in &plan.weights {
+        for weight in plan.published() {
             println!("  {:50} {:?}", weight.name, weight.shape);
         }
     }

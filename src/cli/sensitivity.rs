@@ -101,10 +101,10 @@ fn measure(
     let mut recording = pipeline.network().record(Batch::plain(1))?;
     choose(&mut recording.plan, precision);
     let mut loading = Loading::new(&Device::cpu(Threads::all()), compute)?;
-    for (id, weight) in recording.plan.weight_ids() {
+    for (id, weight, form) in recording.plan.loads(compute) {
         let tensor = tensors.iter().find(|t| t.name == weight.name);
         let tensor = tensor.ok_or_else(|| Error::internal(format!("no tensor {}", weight.name)))?;
-        pollster::block_on(loading.load(id, weight, tensor))?;
+        pollster::block_on(loading.load(id, weight, form, tensor))?;
     }
     let weights = pollster::block_on(loading.finish())?;
     let program = lower(&recording.plan, &weights.capabilities(), &[])?;

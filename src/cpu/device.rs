@@ -2,7 +2,7 @@
 
 use super::{Memory, fast, plain};
 use crate::meter::{Meter, Metered};
-use crate::plan::{Arithmetic, Capabilities, Compute, Program, StateLayout, Weight, WeightId};
+use crate::plan::{Capabilities, Compute, Form, Program, StateLayout, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -107,6 +107,7 @@ pub struct Weights {
     device: Rc<Device>,
     compute: Compute,
     stored: Stored,
+    forms: Vec<Option<Form>>,
     metered: Vec<Metered>,
 }
 
@@ -122,7 +123,7 @@ impl Weights {
             Kernels::Plain => Stored::Plain(Vec::new()),
             Kernels::Fast { .. } => Stored::Fast(Vec::new()),
         };
-        Weights { device, compute, stored, metered: Vec::new() }
+        Weights { device, compute, stored, forms: Vec::new(), metered: Vec::new() }
     }
 
     /// The device that holds them.
@@ -135,27 +136,32 @@ impl Weights {
         self.compute
     }
 
-    /// Packs a weight for its kernels.
+    /// The form in which a weight was loaded, if it was.
+    pub fn form(&self, id: WeightId) -> Option<Form> {
+        self.forms.get(id.index()).copied().flatten()
+    }
+
+    /// Packs a weight for its kernels, in the form that Programs want it in.
     ///
     /// # Errors
     /// `OUT_OF_MEMORY` naming the weight and the need.
-    pub fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
-        let arithmetic: Arithmetic = weight.arithmetic(self.compute);
+    pub fn load(&mut self, id: WeightId, weight: &Weight, form: Form, tensor: &weights::Tensor) -> Result<()> {
         let bytes = match (&mut self.stored, &self.device.kernels) {
             (Stored::Plain(all), _) => {
-                let stored = plain::Stored::new(weight, arithmetic, tensor);
+                let stored = plain::Stored::new(weight, form, tensor);
                 let bytes = stored.bytes();
                 put(all, id, stored);
                 bytes
             }
             (Stored::Fast(all), Kernels::Fast { level, .. }) => {
-                let packed = fast::Packed::new(*level, weight, arithmetic, tensor)?;
+                let packed = fast::Packed::new(*level, weight, form, tensor)?;
                 let bytes = packed.bytes();
                 put(all, id, packed);
                 bytes
             }
             (Stored::Fast(_), Kernels::Plain) => return Err(Error::internal("packed weights beside plain kernels")),
         };
+        put(&mut self.forms, id, Some(form));
         self.metered.push(self.device.meter.count(bytes));
         Ok(())
     }
@@ -252,14 +258,14 @@ impl Session {
         &self.weights
     }
 
-    /// Runs kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or the
+    /// Runs kernels of a range for the first `items` items, all if none is given, until `budget` of work is spent or the
     /// range ends; returns the next kernel.
     ///
     /// # Errors
     /// `INTERNAL` if tensors of a kernel overlap, or another Session's run came between.
     pub fn run(&mut self, range: Range<usize>, items: Option<usize>, budget: u64) -> Result<usize> {
         let Session { weights, memory, kept } = self;
-        let (next, spent) = match (&weights.stored, &weights.device.kernels) {
+        let (next, multiply_adds) = match (&weights.stored, &weights.device.kernels) {
             (Stored::Fast(packed), Kernels::Fast { level, threads }) => {
                 let launcher = fast::Launcher { level: *level, threads, weights: packed };
                 memory.run(range, items, budget, |walk| {
@@ -271,7 +277,7 @@ impl Session {
             (Stored::Fast(_), Kernels::Plain) => Err(Error::internal("packed weights beside plain kernels")),
         }?;
         let device = &weights.device;
-        device.multiply_adds.set(device.multiply_adds.get() + spent);
+        device.multiply_adds.set(device.multiply_adds.get() + multiply_adds);
         Ok(next)
     }
 }

@@ -2,9 +2,7 @@
 
 use super::memory::Blocks;
 use super::{copy_tokens, embedding, resized_positions, unpatchify};
-use crate::plan::{
-    Arithmetic, Attention, Conv2d, Kernel, PatchEmbed, Position, Weight, WeightId, WeightUse, weight_limit,
-};
+use crate::plan::{Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, Weight, WeightId, weight_limit};
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
     AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Quantized,
@@ -39,25 +37,20 @@ impl Packed {
     ///
     /// # Errors
     /// `OUT_OF_MEMORY` naming the weight and the need.
-    pub(super) fn new(
-        level: Level,
-        weight: &Weight,
-        arithmetic: Arithmetic,
-        tensor: &weights::Tensor,
-    ) -> Result<Packed> {
+    pub(super) fn new(level: Level, weight: &Weight, form: Form, tensor: &weights::Tensor) -> Result<Packed> {
         let (n, k) = (tensor.rows(), tensor.columns());
         // At the worst, floats on the way and packed ones, the last panel filled up.
         room(&weight.name, n.next_multiple_of(level.panel()).saturating_mul(8 * k))?;
-        Ok(match (weight.usage, arithmetic) {
-            (WeightUse::Floats, _) => Packed::Floats(Floats::new(&tensor.to_f32())),
-            (WeightUse::Matrix, Arithmetic::Int { bits }) => {
+        Ok(match form {
+            Form::Floats => Packed::Floats(Floats::new(&tensor.to_f32())),
+            Form::Matrix(Arithmetic::Int { bits }) => {
                 let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
                 Packed::Int(IntMatrix::new(level, &values, &scales, n, k, bits))
             }
-            (WeightUse::Matrix, Arithmetic::F32) | (WeightUse::PatchKernel, _) => {
+            Form::Matrix(Arithmetic::F32) | Form::PatchKernel => {
                 Packed::F32(F32Matrix::new(level, &tensor.to_f32(), n, k))
             }
-            (WeightUse::Matrix, Arithmetic::F16 | Arithmetic::W8A8) => {
+            Form::Matrix(Arithmetic::F16 | Arithmetic::W8A8) => {
                 return Err(Error::internal("f16 and w8a8 are arithmetics of GPUs"));
             }
         })

@@ -56,11 +56,6 @@ impl Memory {
         &self.program
     }
 
-    /// Bytes of inputs, outputs and the scratch that this Program uses.
-    pub fn bytes(&self) -> usize {
-        self.program.activation_bytes()
-    }
-
     fn place(&self, id: TensorId) -> Result<(&Block, Range<usize>)> {
         let Some((block, range)) = &self.places[id.index()] else {
             return Err(Error::internal(format!("tensor {:?} has no place", self.program.view(id).name)));
@@ -105,8 +100,8 @@ impl Memory {
         }
     }
 
-    /// Walks kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or the
-    /// range ends. `walk` may go to another thread, which the memory itself may not.
+    /// Walks kernels of a range for the first `items` items, all if none is given, until `budget` of [`crate::plan::Cost::work`] is spent or
+    /// the range ends. `walk` may go to another thread, which the memory itself may not.
     ///
     /// # Errors
     /// Those of `walk`; `INTERNAL` if another Session's run came between two parts of this one's.
@@ -143,23 +138,25 @@ pub struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Launches one kernel after the other; returns the next kernel, and the multiply-adds that were spent.
+    /// Launches one kernel after the other; returns the next kernel, and the multiply-adds of those that ran.
     ///
     /// # Errors
     /// Those of `launch`.
     pub fn each(mut self, mut launch: impl FnMut(&mut Blocks<'_>, &Kernel) -> Result<()>) -> Result<(usize, u64)> {
         let program = self.blocks.program;
-        let mut spent = 0;
+        let (mut spent, mut multiply_adds) = (0, 0);
         let mut next = self.range.start;
         while next < self.range.end && (next == self.range.start || spent < self.budget) {
             let kernel = &program.kernels[next];
             let part = self.blocks.part.map(|(items, all)| kernel.of_items(items, all));
             let kernel = part.as_ref().unwrap_or(kernel);
-            spent += kernel.cost().multiply_adds;
+            let cost = kernel.cost();
+            spent += cost.work();
+            multiply_adds += cost.multiply_adds;
             launch(&mut self.blocks, kernel)?;
             next += 1;
         }
-        Ok((next, spent))
+        Ok((next, multiply_adds))
     }
 }
 

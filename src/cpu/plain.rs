@@ -5,7 +5,7 @@ use super::{
     attention, conv2d, copy_tokens, elementwise, embedding, int_attention, int_matmul, layer_norm, matmul, panels,
     patch_embed, resized_positions, transpose, unpatchify, w8a8_matmul,
 };
-use crate::plan::{Arithmetic, Kernel, PACK_GROUP, Position, Weight, WeightId, WeightUse, weight_limit};
+use crate::plan::{Arithmetic, Form, Kernel, PACK_GROUP, Position, Weight, WeightId, weight_limit};
 use crate::{Result, weights};
 
 /// A weight as the twins read it.
@@ -26,22 +26,22 @@ impl Default for Stored {
 
 impl Stored {
     /// Matrices become f32 [`panels`], or i8.
-    pub(super) fn new(weight: &Weight, arithmetic: Arithmetic, tensor: &weights::Tensor) -> Stored {
-        match (weight.usage, arithmetic) {
-            (WeightUse::Matrix, Arithmetic::Int { bits }) => {
+    pub(super) fn new(weight: &Weight, form: Form, tensor: &weights::Tensor) -> Stored {
+        match form {
+            Form::Matrix(Arithmetic::Int { bits }) => {
                 let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
                 Stored::Int(values, scales)
             }
-            (WeightUse::Matrix, Arithmetic::W8A8) => {
+            Form::Matrix(Arithmetic::W8A8) => {
                 let (values, scales, group) = tensor.to_i8_groups(PACK_GROUP);
                 Stored::Groups(values, scales, group)
             }
             // f16 is within its own error of f32: there is no twin for it alone.
-            (WeightUse::Matrix, Arithmetic::F32 | Arithmetic::F16) => {
+            Form::Matrix(Arithmetic::F32 | Arithmetic::F16) => {
                 Stored::Floats(panels(&tensor.to_f32(), weight.shape[0], weight.shape[1]))
             }
-            (WeightUse::Floats, _) => Stored::Floats(tensor.to_f32()),
-            (WeightUse::PatchKernel, _) => {
+            Form::Floats => Stored::Floats(tensor.to_f32()),
+            Form::PatchKernel => {
                 let values = tensor.to_f32();
                 Stored::Floats(transpose(&values, weight.shape[0], values.len() / weight.shape[0]))
             }

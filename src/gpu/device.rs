@@ -38,7 +38,7 @@ struct Pace {
     running: VecDeque<Run>,
     /// When the last run is known to have ended.
     ended: Instant,
-    /// Multiply-adds of a run that takes about [`RUN`].
+    /// Work ([`crate::plan::Cost::work`]) of a run that takes about [`RUN`].
     budget: u64,
 }
 
@@ -49,11 +49,11 @@ impl Pace {
     }
 
     /// Notes that a run has ended.
-    fn ended(&mut self, multiply_adds: u64, submitted: Instant) {
+    fn ended(&mut self, work: u64, submitted: Instant) {
         let took = submitted.max(self.ended).elapsed();
         self.ended = Instant::now();
         // What ends a Program may be short, and says little.
-        if 2 * multiply_adds >= self.budget {
+        if 2 * work >= self.budget {
             let factor = RUN.as_secs_f64() / took.as_secs_f64().max(1e-6);
             self.budget = (self.budget as f64 * factor.clamp(0.5, 2.0)).clamp(1e6, 1e13) as u64;
         }
@@ -63,7 +63,7 @@ impl Pace {
 /// A submission that may still be running.
 struct Run {
     ticket: Ticket,
-    multiply_adds: u64,
+    work: u64,
     submitted: Instant,
 }
 
@@ -200,15 +200,14 @@ impl Device {
         Ok(taken)
     }
 
-    /// Multiply-adds that one run should have, by the pace of the runs so far.
+    /// Work that one run should have, by the pace of the runs so far.
     pub fn budget(&self) -> u64 {
         self.pace.borrow().budget
     }
 
     /// Notes a run that was submitted.
-    pub(super) fn started(&self, ticket: Ticket, multiply_adds: u64, submitted: Instant) {
-        self.multiply_adds.set(self.multiply_adds.get() + multiply_adds);
-        self.pace.borrow_mut().running.push_back(Run { ticket, multiply_adds, submitted });
+    pub(super) fn started(&self, ticket: Ticket, work: u64, submitted: Instant) {
+        self.pace.borrow_mut().running.push_back(Run { ticket, work, submitted });
     }
 
     fn one_too_many(&self) -> Option<Run> {
@@ -220,9 +219,9 @@ impl Device {
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn keep_pace(&self) -> Result<()> {
-        while let Some(Run { ticket, multiply_adds, submitted }) = self.one_too_many() {
+        while let Some(Run { ticket, work, submitted }) = self.one_too_many() {
             self.backend.wait(ticket).await?;
-            self.pace.borrow_mut().ended(multiply_adds, submitted);
+            self.pace.borrow_mut().ended(work, submitted);
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Weights in the layouts that the shaders read, made at load from the stored form.
 
-use crate::plan::{Arithmetic, Compute, PACK_GROUP, Weight, WeightUse};
+use crate::plan::{Arithmetic, Form, PACK_GROUP, Weight};
 use crate::weights::{Data, Tensor};
+use crate::{Code, Error, Result};
 
 /// How a matrix's values lie on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +49,26 @@ pub struct Packed {
 }
 
 /// Packs a weight for the way it is read.
-pub fn pack(weight: &Weight, tensor: &Tensor, compute: Compute) -> Packed {
+///
+/// # Errors
+/// `LIMIT_TOO_SMALL` if its values or scales exceed the largest binding.
+pub fn pack(weight: &Weight, form: Form, tensor: &Tensor, max_binding: usize) -> Result<Packed> {
+    let packed = pack_any(weight, form, tensor);
+    let needed = packed.values.len().max(packed.scales.len());
+    if needed > max_binding {
+        return Err(Error::new(
+            Code::LimitTooSmall,
+            format!(
+                "weight {} {:?} needs {needed} bytes in one binding; maxStorageBufferBindingSize is {max_binding}",
+                weight.name, weight.shape
+            ),
+            "Load a smaller dtype or model, or use device \"cpu\"",
+        ));
+    }
+    Ok(packed)
+}
+
+fn pack_any(weight: &Weight, form: Form, tensor: &Tensor) -> Packed {
     let plain = |values: Vec<f32>| Packed {
         values: bytemuck::cast_slice(&padded(values)).to_vec(),
         scales: Vec::new(),
@@ -58,11 +78,11 @@ pub fn pack(weight: &Weight, tensor: &Tensor, compute: Compute) -> Packed {
     };
     let rows = weight.shape[0];
     let columns = weight.shape[1..].iter().product::<usize>();
-    match weight.usage {
-        WeightUse::Floats => plain(tensor.to_f32()),
-        WeightUse::PatchKernel => plain(crate::cpu::transpose(&tensor.to_f32(), rows, columns)),
-        WeightUse::Matrix if weight.arithmetic(compute) == Arithmetic::W8A8 => dot_matrix(tensor, rows, columns),
-        WeightUse::Matrix => matrix(tensor, rows, columns),
+    match form {
+        Form::Floats => plain(tensor.to_f32()),
+        Form::PatchKernel => plain(crate::cpu::transpose(&tensor.to_f32(), rows, columns)),
+        Form::Matrix(Arithmetic::W8A8) => dot_matrix(tensor, rows, columns),
+        Form::Matrix(_) => matrix(tensor, rows, columns),
     }
 }
 
@@ -184,4 +204,28 @@ fn pack_scales(rows: usize, groups: usize, at: impl Fn(usize, usize) -> f32) -> 
         }
     }
     bytemuck::cast_slice(&out).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Arithmetic, Plan, WeightUse};
+
+    #[test]
+    fn a_weight_beyond_the_binding_limit_is_named_with_what_is_needed_and_found() {
+        let mut plan = Plan::default();
+        let id = plan.weight("wte.weight", &[50, 30], WeightUse::Matrix);
+        let weight = &plan.weights[id.index()];
+        let data = Data::F32(vec![0.5; 1500]);
+        let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
+        let form = Form::Matrix(Arithmetic::F32);
+        assert!(pack(weight, form, &tensor, 52 * 32 * 4).is_ok());
+        let error = pack(weight, form, &tensor, 6000).unwrap_err();
+        assert_eq!(error.code, Code::LimitTooSmall);
+        assert!(error.cause.contains("wte.weight [50, 30] needs 6656 bytes"), "{error}");
+        assert!(error.cause.contains("maxStorageBufferBindingSize is 6000"), "{error}");
+        // Floats have no columns to fill up.
+        assert!(pack(weight, Form::Floats, &tensor, 6000).is_ok());
+        assert!(pack(weight, Form::Floats, &tensor, 5999).is_err());
+    }
 }

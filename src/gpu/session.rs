@@ -190,7 +190,7 @@ impl Session {
         Ok(())
     }
 
-    /// Submits kernels of a range for the first `items` items, all if none is given, until `budget` multiply-adds are spent or
+    /// Submits kernels of a range for the first `items` items, all if none is given, until `budget` of work is spent or
     /// the range ends; returns the next kernel.
     ///
     /// # Errors
@@ -205,10 +205,12 @@ impl Session {
             self.prepare_part(items)?;
         }
         let all = self.program.items();
-        let mut spent = 0;
+        let (mut spent, mut multiply_adds) = (0, 0);
         let mut next = range.start;
         while next < range.end && (next == range.start || spent < budget) {
-            spent += self.program.kernels[next].of_items(items.unwrap_or(all), all).cost().multiply_adds;
+            let cost = self.program.kernels[next].of_items(items.unwrap_or(all), all).cost();
+            spent += cost.work();
+            multiply_adds += cost.multiply_adds;
             next += 1;
         }
         if next == range.start {
@@ -223,6 +225,7 @@ impl Session {
         let ticket = device.backend.submit(&launches[range.start..next]);
         device.dispatches.set(device.dispatches.get() + (next - range.start) as u64);
         device.encode.set(device.encode.get() + submitted.elapsed());
+        device.multiply_adds.set(device.multiply_adds.get() + multiply_adds);
         device.started(ticket, spent, submitted);
         Ok(next)
     }

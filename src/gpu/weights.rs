@@ -4,8 +4,8 @@ use super::backend::{Buffer, Slice};
 use super::device::Device;
 use super::kernels::WeightLayouts;
 use super::pack::{Packed, Storage, pack};
-use crate::plan::{Compute, Weight, WeightId};
-use crate::{Code, Error, Result, weights};
+use crate::plan::{Compute, Form, Weight, WeightId};
+use crate::{Error, Result, weights};
 use std::rc::Rc;
 
 /// What is gathered on the host before a buffer is made; a tensor that is larger has one of its own.
@@ -25,6 +25,7 @@ struct Range {
 struct Placed {
     values: Range,
     scales: Option<Range>,
+    form: Form,
     storage: Storage,
     group4: usize,
     groups: usize,
@@ -60,20 +61,9 @@ impl Weights {
     ///
     /// # Errors
     /// `OUT_OF_MEMORY`, `LIMIT_TOO_SMALL` if it is larger than a binding may be.
-    pub async fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
-        let Packed { values, scales, storage, group4, groups } = pack(weight, tensor, self.compute);
-        let largest = values.len().max(scales.len());
-        if largest > self.device.backend.max_binding() {
-            return Err(Error::new(
-                Code::LimitTooSmall,
-                format!(
-                    "weight {} needs {largest} bytes in one binding; maxStorageBufferBindingSize is {}",
-                    weight.name,
-                    self.device.backend.max_binding()
-                ),
-                "Load a smaller dtype, or use device \"cpu\"",
-            ));
-        }
+    pub async fn load(&mut self, id: WeightId, weight: &Weight, form: Form, tensor: &weights::Tensor) -> Result<()> {
+        let packed = pack(weight, form, tensor, self.device.backend.max_binding())?;
+        let Packed { values, scales, storage, group4, groups } = packed;
         if self.gathered.len() + values.len() + scales.len() > SLAB_BYTES {
             self.flush().await?;
         }
@@ -82,7 +72,7 @@ impl Weights {
         if self.placed.len() <= id.index() {
             self.placed.resize_with(id.index() + 1, || None);
         }
-        self.placed[id.index()] = Some(Placed { values, scales, storage, group4, groups });
+        self.placed[id.index()] = Some(Placed { values, scales, form, storage, group4, groups });
         Ok(())
     }
 
@@ -103,6 +93,11 @@ impl Weights {
             self.slabs.push(self.device.backend.upload("weights", &contents).await?);
         }
         Ok(())
+    }
+
+    /// The form in which a weight was loaded, if it was.
+    pub fn form(&self, id: WeightId) -> Option<Form> {
+        self.placed(id).ok().map(|placed| placed.form)
     }
 
     fn placed(&self, id: WeightId) -> Result<&Placed> {

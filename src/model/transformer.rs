@@ -49,7 +49,8 @@ pub(super) fn unsupported(cause: String) -> Error {
 }
 
 impl Pictures {
-    /// Far beyond any published model; what fits can neither overflow 32-bit sizes nor take long to record.
+    /// Far beyond any published model; what fits can neither overflow 32-bit sizes nor take long to record or to test, which
+    /// happens before anybody knows whether the weights exist.
     pub fn validate(&self) -> Result<()> {
         within("img_size", self.img_size, 4096)?;
         within("patch_size", self.patch_size, 256)?;
@@ -57,6 +58,10 @@ impl Pictures {
         if !self.img_size.is_multiple_of(self.patch_size) {
             let Pictures { img_size, patch_size, .. } = self;
             return Err(unsupported(format!("img_size {img_size} is no multiple of patch_size {patch_size}")));
+        }
+        let patch = self.patch_size * self.patch_size * self.in_chans;
+        if patch > 1 << 14 {
+            return Err(unsupported(format!("a patch has {patch} values, at most 16384 are supported")));
         }
         Ok(())
     }
@@ -120,8 +125,8 @@ pub(super) fn time_token(plan: &mut Plan, name: &str, time: TensorId, dim: usize
 impl Transformer {
     /// As [`Pictures::validate`], for sequences of so many tokens.
     pub fn validate(&self, tokens: usize) -> Result<()> {
-        within("embed_dim", self.embed_dim, 8192)?;
-        within("depth", self.depth, 256)?;
+        within("embed_dim", self.embed_dim, 4096)?;
+        within("depth", self.depth, 128)?;
         within("num_heads", self.num_heads, 1024)?;
         let Transformer { embed_dim, num_heads, mlp_ratio, .. } = self;
         if !embed_dim.is_multiple_of(*num_heads) {
@@ -132,11 +137,21 @@ impl Transformer {
             return Err(unsupported(format!("the head dim {head_dim} is no multiple of 4 up to 128")));
         }
         let hidden = *embed_dim as f64 * mlp_ratio;
-        if !(1.0..65537.0).contains(&hidden) {
-            return Err(unsupported(format!("mlp_ratio {mlp_ratio} makes the MLP {hidden} wide, not 1 to 65536")));
+        if !(1.0..16385.0).contains(&hidden) {
+            return Err(unsupported(format!("mlp_ratio {mlp_ratio} makes the MLP {hidden} wide, not 1 to 16384")));
         }
         if tokens > 1 << 16 {
             return Err(unsupported(format!("an image has {tokens} tokens, at most 65536 are supported")));
+        }
+        let (d, tokens, blocks) = (*embed_dim as f64, tokens as f64, (self.depth | 1) as f64);
+        let parameters = blocks * d * (6.0 * d + 2.0 * hidden);
+        let work = tokens * (parameters + 2.0 * blocks * tokens * d);
+        for (what, found, most) in [("parameters", parameters, 8e9), ("multiply-adds an image", work, 4e13)] {
+            if found > most {
+                return Err(unsupported(format!(
+                    "the network has {found:.1e} {what}, at most {most:.0e} are supported"
+                )));
+            }
         }
         Ok(())
     }

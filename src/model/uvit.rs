@@ -160,3 +160,28 @@ impl Config {
         self.transformer().inner_blocks(outer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_far_too_large_is_refused_before_anything_is_recorded() {
+        let refused = |change: &dyn Fn(&mut Config)| {
+            let mut config = preset("imagenet512-h4").unwrap();
+            change(&mut config);
+            config.record(Batch::plain(1)).unwrap_err().cause
+        };
+        let cause = refused(&|c| (c.patch_size, c.img_size, c.in_chans) = (128, 256, 4));
+        assert!(cause.contains("a patch has 65536 values"), "{cause}");
+        let cause = refused(&|c| c.mlp_ratio = 15.0);
+        assert!(cause.contains("makes the MLP 17280 wide"), "{cause}");
+        let cause = refused(&|c| (c.embed_dim, c.num_heads, c.depth) = (4096, 32, 128));
+        assert!(cause.contains("3.0e10 parameters, at most 8e9"), "{cause}");
+        let cause = refused(&|c| c.img_size = 1000);
+        assert!(cause.contains("multiply-adds an image, at most 4e13"), "{cause}");
+        for name in preset_names() {
+            assert!(preset(name).unwrap().validate().is_ok());
+        }
+    }
+}

@@ -15,23 +15,23 @@ const MAX_ITEMS: usize = 128;
 pub struct Component {
     network: Network,
     weights: Weights,
-    forms: Vec<(Dtype, usize)>,
+    stored: Vec<(Dtype, usize)>,
     /// Kinds of kernels that have passed their test on the device.
     tested: Vec<Plan>,
     forward: Option<(Batch, Recording, Session)>,
 }
 
 /// How a network's weights are stored: dtype and columns a scale, by weight.
-pub fn forms_of(network: &Network, variant: &Variant) -> Result<Vec<(Dtype, usize)>> {
+pub fn stored_forms(network: &Network, variant: &Variant) -> Result<Vec<(Dtype, usize)>> {
     let plan = network.record(Batch::plain(1))?.plan;
     let form = |name: &String| variant.tensors.get(name).map_or((Dtype::F32, 0), |entry| (entry.dtype, entry.group));
     Ok(plan.weights.iter().map(|weight| form(&weight.name)).collect())
 }
 
 impl Component {
-    /// A network whose weights are loaded, in these stored forms; kinds of kernels that were tested on the device before.
-    pub fn new(network: Network, weights: Weights, forms: Vec<(Dtype, usize)>, tested: Vec<Plan>) -> Component {
-        Component { network, weights, forms, tested, forward: None }
+    /// A network whose weights are loaded, in these stored stored; kinds of kernels that were tested on the device before.
+    pub fn new(network: Network, weights: Weights, stored: Vec<(Dtype, usize)>, tested: Vec<Plan>) -> Component {
+        Component { network, weights, stored, tested, forward: None }
     }
 
     /// The network.
@@ -50,10 +50,10 @@ impl Component {
     /// As [`Session::new`], and `WRONG_RESULT`.
     pub async fn session(&mut self, program: Program, state: Option<&State>) -> Result<Session> {
         let (device, compute) = (self.weights.device(), self.weights.compute());
-        let forms = |id: WeightId| self.forms[id.index()];
-        let kinds = runtime::kinds(&program, &forms).plan;
+        let stored = |id: WeightId| self.stored[id.index()];
+        let kinds = runtime::kinds(&program, &stored).plan;
         if !self.tested.contains(&kinds) {
-            runtime::self_test(&device, compute, &program, &forms).await?;
+            runtime::self_test(&device, compute, &program, &stored).await?;
             self.tested.push(kinds);
         }
         Session::new(&self.weights, program, state).await

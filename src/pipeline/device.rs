@@ -120,29 +120,29 @@ pub struct Opened {
     pub program: Program,
 }
 
-/// Opens a device for a network whose weights are stored in these forms (dtype, columns a scale; by weight); it is tested before
+/// Opens a device for a network whose weights are stored in these stored (dtype, columns a scale; by weight); it is tested before
 /// it is trusted.
 ///
 /// # Errors
 /// With [`DeviceChoice::WebGpu`]: `NO_WEBGPU`, `INSECURE_CONTEXT`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`, `WRONG_RESULT`;
 /// `INVALID_ARGUMENT` for arithmetic that the device does not have. Else `WRONG_RESULT` where the CPU's kernels are wrong.
-pub async fn open(options: &LoadOptions, network: &Network, forms: &[(Dtype, usize)]) -> Result<Opened> {
+pub async fn open(options: &LoadOptions, network: &Network, stored: &[(Dtype, usize)]) -> Result<Opened> {
     let reason = match options.device {
         DeviceChoice::Cpu => options.reason.clone().unwrap_or_else(|| "the CPU was asked for".into()),
         DeviceChoice::WebGpu => {
             let why = "WebGPU was asked for, and computes correctly";
-            return open_gpu(false, why, network, forms, options).await.map_err(|refusal| refusal.0);
+            return open_gpu(false, why, network, stored, options).await.map_err(|refusal| refusal.0);
         }
-        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, network, forms, options).await {
+        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, network, stored, options).await {
             Ok(opened) => return Ok(opened),
             Err(refusal) => refusal.reason(),
         },
     };
     let threads = options.threads.map_or_else(Threads::all, Threads::new);
     let device = runtime::Device::cpu(threads);
-    let forms = |id: WeightId| forms[id.index()];
+    let stored = |id: WeightId| stored[id.index()];
     let compute = match options.compute {
-        ComputeChoice::Auto => measured(&device, network, &forms).await?,
+        ComputeChoice::Auto => measured(&device, network, &stored).await?,
         // With a choice of its own, "auto" takes what the CPU has in their place.
         ComputeChoice::Fixed(Compute::F16) if options.device == DeviceChoice::Auto => Compute::Quality,
         ComputeChoice::Fixed(Compute::W8A8) if options.device == DeviceChoice::Auto => Compute::Fast,
@@ -150,7 +150,7 @@ pub async fn open(options: &LoadOptions, network: &Network, forms: &[(Dtype, usi
     };
     device.supports(compute)?;
     let program = program(&device, compute, network)?;
-    runtime::self_test(&device, compute, &program, &forms).await?;
+    runtime::self_test(&device, compute, &program, &stored).await?;
     let info = DeviceInfo {
         device: "cpu",
         device_reason: reason,
@@ -166,14 +166,14 @@ pub async fn open(options: &LoadOptions, network: &Network, forms: &[(Dtype, usi
 const MOST_F32_BYTES: usize = 1 << 30;
 
 /// The faster of the arithmetics that keep a picture's quality.
-async fn measured(device: &runtime::Device, network: &Network, forms: runtime::Forms<'_>) -> Result<Compute> {
+async fn measured(device: &runtime::Device, network: &Network, stored: runtime::Stored<'_>) -> Result<Compute> {
     let quality = program(device, Compute::Quality, network)?;
     let parameters: usize = quality.weights.iter().map(|w| w.shape.iter().product::<usize>()).sum();
     if parameters > MOST_F32_BYTES / 4 {
         return Ok(Compute::Quality);
     }
     let floats = program(device, Compute::F32, network)?;
-    runtime::fastest(device, &[(Compute::Quality, &quality), (Compute::F32, &floats)], forms).await
+    runtime::fastest(device, &[(Compute::Quality, &quality), (Compute::F32, &floats)], stored).await
 }
 
 /// What one picture needs, guided if the network can be: what a device is tested and tuned with.
@@ -219,7 +219,7 @@ async fn open_gpu(
     real: bool,
     why: &str,
     network: &Network,
-    forms: &[(Dtype, usize)],
+    stored: &[(Dtype, usize)],
     options: &LoadOptions,
 ) -> std::result::Result<Opened, Refusal> {
     let wanted = match options.compute {
@@ -238,14 +238,14 @@ async fn open_gpu(
         let remedy = "Use device \"webgpu\" to run on it all the same";
         return Err(Refusal(Error::new(Code::NoWebGpu, SOFTWARE_ADAPTER, remedy)));
     }
-    let forms = |id: WeightId| forms[id.index()];
+    let stored = |id: WeightId| stored[id.index()];
     let program = program(&device, compute, network).map_err(Refusal)?;
     let records = options.records.as_deref();
-    let tuned = match choose(&device, compute, &program, &forms, options.tune, records).await {
+    let tuned = match choose(&device, compute, &program, &stored, options.tune, records).await {
         Err(lost) if lost.code == Code::DeviceLost && options.tune != Tune::Off => {
             // A candidate was too much for it, perhaps; the default need not be.
             device = runtime::Device::gpu().await.map_err(Refusal)?;
-            choose(&device, compute, &program, &forms, Tune::Off, None).await
+            choose(&device, compute, &program, &stored, Tune::Off, None).await
         }
         chosen => chosen,
     };

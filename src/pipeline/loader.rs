@@ -1,14 +1,14 @@
 //! A model on its way to a device.
 
-use super::component::{Component, forms_of};
+use super::component::{Component, stored_forms};
 use super::device::{DeviceInfo, LoadOptions, Opened, open};
 use super::{Info, Pipeline};
+use crate::Result;
 use crate::model::{Batch, Network};
-use crate::plan::Plan;
+use crate::plan::{Compute, Plan};
 use crate::runtime::{self, Loading};
 use crate::weights::manifest::{Dtype, Manifest, Shard};
 use crate::weights::{ShardReader, Tensor};
-use crate::{Error, Result};
 use sha2::{Digest, Sha256};
 use web_time::Instant;
 
@@ -18,8 +18,9 @@ pub struct Loader {
     network: Network,
     plan: Plan,
     reader: ShardReader,
-    forms: Vec<(Dtype, usize)>,
+    stored: Vec<(Dtype, usize)>,
     loading: Loading,
+    compute: Compute,
     device: runtime::Device,
     info: DeviceInfo,
     /// Kinds of kernels that were tested.
@@ -37,11 +38,11 @@ impl Loader {
         let network = manifest.network()?;
         let reader = ShardReader::new(&manifest, options.dtype)?;
         let plan = network.record(Batch::plain(1))?.plan;
-        let forms = forms_of(&network, reader.variant())?;
-        let Opened { device, compute, info, program } = open(&options, &network, &forms).await?;
-        let tested = runtime::kinds(&program, &|id| forms[id.index()]).plan;
+        let stored = stored_forms(&network, reader.variant())?;
+        let Opened { device, compute, info, program } = open(&options, &network, &stored).await?;
+        let tested = runtime::kinds(&program, &|id| stored[id.index()]).plan;
         let loading = Loading::new(&device, compute)?;
-        Ok(Loader { manifest, network, plan, reader, forms, loading, device, info, tested, began })
+        Ok(Loader { manifest, network, plan, reader, stored, loading, compute, device, info, tested, began })
     }
 
     /// The device that was chosen.
@@ -67,9 +68,13 @@ impl Loader {
     }
 
     async fn add_tensor(&mut self, tensor: &Tensor) -> Result<()> {
-        let found = self.plan.weight_ids().find(|(_, weight)| weight.name == tensor.name);
-        let (id, weight) = found.ok_or_else(|| Error::internal(format!("no weight is called {}", tensor.name)))?;
-        self.loading.load(id, weight, tensor).await
+        // One name may be read in several ways.
+        for (id, weight, form) in self.plan.loads(self.compute) {
+            if weight.name == tensor.name {
+                self.loading.load(id, weight, form, tensor).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The model, once all shards were brought.
@@ -94,7 +99,7 @@ impl Loader {
             load_ms: self.began.elapsed().as_secs_f64() * 1e3,
             device: self.info,
         };
-        let component = Component::new(self.network, weights, self.forms, vec![self.tested]);
+        let component = Component::new(self.network, weights, self.stored, vec![self.tested]);
         Ok(Pipeline::new(self.manifest, component, info))
     }
 }

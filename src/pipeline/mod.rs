@@ -16,7 +16,7 @@ pub mod sampling;
 mod savings;
 mod tensors;
 
-pub use component::{Component, forms_of};
+pub use component::{Component, stored_forms};
 pub use denoiser::{Denoiser, Guidance, Shape};
 #[cfg(feature = "gpu")]
 pub use device::automatic;

@@ -28,11 +28,12 @@ pub fn passes(
         Step::Eval { network_time, .. } => Some(network_time / time_scale),
         _ => None,
     });
+    let refreshed = cache.map(|cache| cache.refreshed(recipe.evaluations));
     let mut last: Option<Pass> = None;
     let mut all = Vec::with_capacity(recipe.evaluations);
     for (i, t) in times.enumerate() {
         let guided = guided && interval.is_none_or(|[low, high]| (low..=high).contains(&t));
-        let refreshed = cache.is_none_or(|cache| cache.refreshes(i, recipe.evaluations));
+        let refreshed = refreshed.as_ref().is_none_or(|refreshed| refreshed[i]);
         // The unconditional half cannot go on from what a pass without it has left.
         let whole = refreshed || last.is_none_or(|last| guided && !last.guided);
         let pass = Pass { guided, whole };
@@ -66,12 +67,20 @@ mod tests {
     #[test]
     fn a_schedule_serves_other_numbers_of_steps() {
         let cache = BlockCache { outer: 1, steps: 10, refresh: vec![0, 1, 2, 4, 7] };
-        let whole = |steps: usize| (0..steps).filter(|&i| cache.refreshes(i, steps)).collect::<Vec<_>>();
+        let whole = |steps: usize| {
+            let refreshed = cache.refreshed(steps);
+            (0..steps).filter(|&i| refreshed[i]).collect::<Vec<_>>()
+        };
         assert_eq!(whole(10), [0, 1, 2, 4, 7]);
         assert_eq!(whole(20), [0, 2, 4, 8, 14]);
         assert_eq!(whole(4), [0, 1]);
         assert_eq!(whole(6), [0, 1, 2]);
         assert_eq!(whole(1), [0]);
+        // Whatever a stranger's manifest holds.
+        let huge = BlockCache { outer: 1, steps: usize::MAX, refresh: vec![0, usize::MAX - 1] };
+        assert_eq!(huge.refreshed(10).iter().filter(|&&r| r).count(), 1);
+        let long = BlockCache { outer: 1, steps: 1 << 20, refresh: (0..1 << 20).collect() };
+        assert!(long.refreshed(1000).iter().all(|&r| r));
     }
 
     #[test]

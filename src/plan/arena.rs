@@ -12,7 +12,7 @@ pub(super) struct Interval {
     pub tensor: usize,
     pub first: usize,
     pub last: usize,
-    pub bytes: usize,
+    pub bytes: u64,
 }
 
 impl Interval {
@@ -25,13 +25,13 @@ impl Interval {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Arena {
     /// (slab, offset in bytes), in the order of the intervals.
-    pub places: Vec<(usize, usize)>,
-    pub slab_bytes: Vec<usize>,
-    pub peak_live_bytes: usize,
+    pub places: Vec<(usize, u64)>,
+    pub slab_bytes: Vec<u64>,
+    pub peak_live_bytes: u64,
 }
 
 /// Places every interval; slabs grow to at most `max_slab` bytes, so that any of them can be bound whole.
-pub(super) fn place(intervals: &[Interval], max_slab: usize) -> Arena {
+pub(super) fn place(intervals: &[Interval], max_slab: u64) -> Arena {
     let end = intervals.iter().map(|i| i.last + 1).max().unwrap_or(0);
     let live = |at: usize| intervals.iter().filter(|i| i.first <= at && at <= i.last).map(|i| i.bytes).sum();
     let peak_live_bytes = (0..end).map(live).max().unwrap_or(0);
@@ -39,11 +39,11 @@ pub(super) fn place(intervals: &[Interval], max_slab: usize) -> Arena {
     let mut by_size: Vec<usize> = (0..intervals.len()).collect();
     by_size.sort_by_key(|&i| (std::cmp::Reverse(intervals[i].bytes), intervals[i].first));
     let by_time: Vec<usize> = (0..intervals.len()).collect();
-    let mut best: Option<(usize, Arena)> = None;
+    let mut best: Option<(u64, Arena)> = None;
     for mut order in [by_size, by_time] {
         for _ in 0..ROUNDS {
             let arena = place_in_order(intervals, &order, max_slab);
-            let bytes = arena.slab_bytes.iter().sum();
+            let bytes: u64 = arena.slab_bytes.iter().sum();
             let top = order.iter().position(|&i| {
                 let (slab, offset) = arena.places[i];
                 offset + intervals[i].bytes == arena.slab_bytes[slab]
@@ -61,14 +61,14 @@ pub(super) fn place(intervals: &[Interval], max_slab: usize) -> Arena {
     Arena { peak_live_bytes, ..best.map(|(_, arena)| arena).unwrap_or_default() }
 }
 
-fn place_in_order(intervals: &[Interval], order: &[usize], max_slab: usize) -> Arena {
+fn place_in_order(intervals: &[Interval], order: &[usize], max_slab: u64) -> Arena {
     let mut arena = Arena { places: vec![(usize::MAX, 0); intervals.len()], ..Arena::default() };
     let mut placed: Vec<usize> = Vec::new();
     for &i in order {
         let wanted = &intervals[i];
         let (slab, offset) = (0..)
             .find_map(|slab| {
-                let mut taken: Vec<(usize, usize)> = placed
+                let mut taken: Vec<(u64, u64)> = placed
                     .iter()
                     .filter(|&&j| arena.places[j].0 == slab && intervals[j].overlaps(wanted))
                     .map(|&j| (arena.places[j].1, arena.places[j].1 + intervals[j].bytes))
@@ -100,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn intervals() -> impl Strategy<Value = Vec<Interval>> {
-        proptest::collection::vec((0usize..40, 0usize..12, 1usize..20), 1..60).prop_map(|list| {
+        proptest::collection::vec((0usize..40, 0usize..12, 1u64..20), 1..60).prop_map(|list| {
             list.into_iter()
                 .enumerate()
                 .map(|(tensor, (first, length, size))| Interval {
@@ -115,7 +115,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_two_live_tensors_share_a_byte(list in intervals(), max_slab in (20usize..60).prop_map(|n| n * 256)) {
+        fn no_two_live_tensors_share_a_byte(list in intervals(), max_slab in (20u64..60).prop_map(|n| n * 256)) {
             let arena = place(&list, max_slab);
             for i in 0..list.len() {
                 let (slab, offset) = arena.places[i];

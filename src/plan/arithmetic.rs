@@ -2,6 +2,7 @@
 
 pub use uvit_simd::{INT_CHUNK, LOW_BITS};
 
+use super::{Op, Plan, Weight, WeightId, WeightUse};
 use std::str::FromStr;
 
 /// The arithmetic of a model. On the CPU integers are several times faster than floats.
@@ -89,9 +90,57 @@ pub fn weight_limit(bits: u32) -> i8 {
     if bits == 8 { 63 } else { 127 }
 }
 
+/// How a weight lies on a device: what the kernels that read it need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// Read element by element.
+    Floats,
+    /// Of a patch embedding.
+    PatchKernel,
+    /// Of Linears in this arithmetic.
+    Matrix(Arithmetic),
+}
+
+impl Plan {
+    /// The form of every weight, by its id. All that decides is precisions, the weights' shapes and which operations there are:
+    /// Plans of one network agree, whatever their batches, and what was loaded for one serves all.
+    pub fn forms(&self, compute: Compute) -> Vec<Form> {
+        let form = |weight: &Weight| match weight.usage {
+            WeightUse::Floats => Form::Floats,
+            WeightUse::PatchKernel => Form::PatchKernel,
+            WeightUse::Matrix => Form::Matrix(match (compute, weight.precision) {
+                (Compute::W8A8, Precision::Narrow)
+                    if weight.shape.last().is_some_and(|k| k.is_multiple_of(PACK_GROUP)) =>
+                {
+                    Arithmetic::W8A8
+                }
+                _ => weight.precision.arithmetic(compute),
+            }),
+        };
+        let mut forms: Vec<Form> = self.weights.iter().map(form).collect();
+        // The kernel has one input.
+        for op in &self.ops {
+            if let Op::Linear { skip: Some(_), weight, .. } = *op
+                && let Some(form) = forms.get_mut(weight.0)
+                && *form == Form::Matrix(Arithmetic::W8A8)
+            {
+                *form = Form::Matrix(Arithmetic::F32);
+            }
+        }
+        forms
+    }
+}
+
+impl Plan {
+    /// Every weight with its id and its form: what an executor loads.
+    pub fn loads(&self, compute: Compute) -> impl Iterator<Item = (WeightId, &Weight, Form)> {
+        self.weight_ids().zip(self.forms(compute)).map(|((id, weight), form)| (id, weight, form))
+    }
+}
+
 impl Precision {
-    /// What a layer is computed in.
-    pub fn arithmetic(self, compute: Compute) -> Arithmetic {
+    /// What a layer is computed in, where its operands allow it.
+    fn arithmetic(self, compute: Compute) -> Arithmetic {
         match (compute, self) {
             (Compute::F32 | Compute::W8A8, _) | (_, Precision::Float) => Arithmetic::F32,
             (Compute::F16, _) => Arithmetic::F16,

@@ -7,27 +7,89 @@ use super::{Kernel, Program};
 pub struct Cost {
     /// Multiply-adds of matrix products and convolutions (1 multiply-add = 2 FLOPs).
     pub multiply_adds: u64,
+    /// Bytes read and written at least once, everything in f32.
+    pub bytes: u64,
+    /// How many kernels.
+    pub launches: u64,
+}
+
+impl Cost {
+    /// All of it as multiply-adds that take about as long: what the budget of a run counts. Rough, since every device has
+    /// ratios of its own; but nothing is free, so no chain of cheap kernels becomes one endless run.
+    pub fn work(&self) -> u64 {
+        self.multiply_adds.saturating_add(4 * self.bytes).saturating_add(self.launches << 17)
+    }
 }
 
 impl Kernel {
-    /// Multiply-adds of the kernel's matrix products; 0 for those that have none.
+    /// Of this kernel.
     pub fn cost(&self) -> Cost {
         // In u64: on wasm32 a large model's product would overflow usize.
         let product = |factors: &[usize]| factors.iter().map(|&n| n as u64).product::<u64>();
-        let multiply_adds = match self {
-            Kernel::Matmul(m) => product(&[m.rows, m.n, m.k + m.k2]),
-            Kernel::Attention(a) => product(&[2, a.batch, a.heads, a.tokens, a.tokens, a.head_dim]),
-            Kernel::PatchEmbed(p) => product(&[p.batch, p.channels, p.height, p.width, p.dim]),
-            Kernel::Conv2d(c) => product(&[9, c.batch, c.in_channels, c.out_channels, c.height, c.width]),
-            _ => 0,
+        let (multiply_adds, floats) = match self {
+            Kernel::Matmul(m) => {
+                let results = if m.residual.is_some() { 2 } else { 1 };
+                let k = m.k + m.k2;
+                let floats = product(&[m.rows, k]) + product(&[m.n, k]) + product(&[results, m.rows, m.n]);
+                (product(&[m.rows, m.n, k]), floats)
+            }
+            Kernel::Attention(a) => {
+                let products = product(&[2, a.batch, a.heads, a.tokens, a.tokens, a.head_dim]);
+                (products, product(&[4, a.batch, a.heads, a.tokens, a.head_dim]))
+            }
+            Kernel::PatchEmbed(p) => {
+                let image = product(&[p.batch, p.channels, p.height, p.width]);
+                let tokens = product(&[p.batch, p.height / p.patch, p.width / p.patch, p.dim]);
+                let weights = product(&[p.channels, p.patch, p.patch, p.dim]);
+                (image * p.dim as u64, image + weights + 2 * tokens)
+            }
+            Kernel::Conv2d(c) => {
+                let pixels = product(&[c.batch, c.height, c.width]);
+                let channels = product(&[c.in_channels, c.out_channels]);
+                (9 * pixels * channels, pixels * (c.in_channels + c.out_channels) as u64 + 9 * channels)
+            }
+            Kernel::LayerNorm(k) => (0, product(&[2, k.rows, k.dim])),
+            Kernel::Elementwise(k) => (0, product(&[if k.b.is_some() { 3 } else { 2 }, k.rows, k.dim])),
+            Kernel::Embedding(k) => (0, product(&[3, k.batch, k.dim])),
+            Kernel::CopyTokens(k) => (0, product(&[3, k.batch, k.count, k.dim])),
+            Kernel::ResizedPositions(k) => (0, product(&[6, k.batch, k.to[0], k.to[1], k.dim])),
+            Kernel::Unpatchify(k) => (0, product(&[2, k.batch, k.channels, k.height, k.width])),
         };
-        Cost { multiply_adds }
+        Cost { multiply_adds, bytes: 4 * floats, launches: 1 }
     }
 }
 
 impl Program {
     /// The sum over all kernels.
     pub fn cost(&self) -> Cost {
-        Cost { multiply_adds: self.kernels.iter().map(|k| k.cost().multiply_adds).sum() }
+        let add = |a: Cost, b: Cost| Cost {
+            multiply_adds: a.multiply_adds + b.multiply_adds,
+            bytes: a.bytes + b.bytes,
+            launches: a.launches + b.launches,
+        };
+        self.kernels.iter().map(Kernel::cost).fold(Cost::default(), add)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Capabilities, Plan, Role, lower};
+
+    #[test]
+    fn cheap_kernels_are_not_free() {
+        let mut plan = Plan::default();
+        let mut x = plan.tensor("", &[2, 64, 256], Role::Input);
+        for i in 0..10 {
+            x = plan.layer_norm(&format!("norm {i}"), x, 1e-5);
+            x = plan.add("", x, x);
+        }
+        let program = lower(&plan, &Capabilities::CPU, &[]).unwrap();
+        let cost = program.cost();
+        // A norm reads and writes; x + x is a copy and an addition.
+        assert_eq!((cost.multiply_adds, cost.launches), (0, 30));
+        assert_eq!(cost.bytes, 10 * (2 + 2 + 3) * 4 * 2 * 64 * 256);
+        assert!(program.kernels.iter().all(|kernel| kernel.cost().work() > 4 * 4 * 2 * 64 * 256));
+        let half: u64 = program.kernels.iter().map(|kernel| kernel.of_items(1, 2).cost().bytes).sum();
+        assert_eq!(2 * half, cost.bytes);
     }
 }

@@ -11,8 +11,8 @@ use super::{
 pub struct Isolated {
     /// What they compute.
     pub plan: Plan,
-    /// By weight of the Plan: the Program's weight whose stored form it has.
-    pub forms: Vec<WeightId>,
+    /// By weight of the Plan: the Program's weight that it stands for, and is stored like.
+    pub originals: Vec<WeightId>,
     /// Floats to be written.
     pub inputs: Vec<TensorId>,
     /// Indices to be written, and what they must stay below.
@@ -84,16 +84,16 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             let most = if k.arithmetic == (Arithmetic::Int { bits: 7 }) { INT_ATTENTION_TOKENS + 1 } else { 13 };
             (k.batch, k.tokens, k.heads) = (2, k.tokens.min(most), k.heads.min(2));
         }
-        Kernel::Elementwise(_) => {}
+        Kernel::Elementwise(k) => (k.rows, k.dim) = (6, width(k.dim)),
         Kernel::Embedding(k) => (k.batch, k.tokens, k.at, k.dim) = (2, 2, 1, width(k.dim)),
         Kernel::CopyTokens(k) => {
             k.count = k.count.min(3);
-            (k.x_tokens, k.x_at, k.out_tokens, k.out_at) = (k.count + 1, 1, k.count + 2, 1);
+            (k.x_tokens, k.x_at, k.out_tokens, k.out_at) = (k.count + 1, 1, k.count + 1, 1);
             (k.batch, k.dim) = (2, width(k.dim));
         }
         Kernel::ResizedPositions(k) => {
             (k.from, k.to) = ([2, 3], [3, 4]);
-            (k.batch, k.tokens, k.at, k.dim) = (2, 14, 1, width(k.dim));
+            (k.batch, k.tokens, k.at, k.dim) = (2, 13, 1, width(k.dim));
         }
         Kernel::PatchEmbed(k) => {
             [k.height, k.width] = grid(k.height, k.width, k.patch);
@@ -162,6 +162,14 @@ impl Isolated {
         id
     }
 
+    /// Tokens of which the first is written: the others are a kernel's.
+    fn first_token(&mut self, batch: usize, tokens: usize, dim: usize) -> TensorId {
+        let x = self.input(&[batch, 1, dim]);
+        let out = self.plan.scratch("", &[batch, tokens, dim]);
+        self.plan.push(Op::CopyTokens { x, from: 0, count: 1, position: None, out, at: 0 });
+        out
+    }
+
     fn indices(&mut self, batch: usize, below: usize) -> TensorId {
         let id = self.plan.tensor("", &[batch], Role::Indices);
         self.indices.push((id, below));
@@ -170,7 +178,7 @@ impl Isolated {
 
     /// A weight in the form of one of the Program's.
     fn weight(&mut self, shape: &[usize], usage: WeightUse, form: WeightId) -> WeightId {
-        self.forms.push(form);
+        self.originals.push(form);
         self.plan.weight(format!("w{}", self.plan.weights.len()), shape, usage)
     }
 
@@ -181,8 +189,8 @@ impl Isolated {
     /// `x W^T + b` as one of the Program's.
     fn linear(&mut self, program: &Program, m: &Matmul, x: TensorId, skip: Option<TensorId>) -> TensorId {
         let name = format!("w{}", self.plan.weights.len());
-        self.forms.push(m.weight);
-        self.forms.extend(m.bias);
+        self.originals.push(m.weight);
+        self.originals.extend(m.bias);
         let out = self.plan.linear(&name, x, skip, m.n, m.bias.is_some());
         self.plan.allow(&name, program.weights[m.weight.0].precision);
         out
@@ -209,30 +217,35 @@ impl Isolated {
                 out
             }
             Kernel::Elementwise(ref k) => {
-                let shape = [2, 3, 7];
+                let shape = [1, k.rows, k.dim];
                 let x = self.input(&shape);
-                let out = self.plan.scratch("", &shape);
-                let b = k.b.map(|_| self.input(&shape));
-                self.plan.push(match (k.activation, b) {
-                    (Activation::Gelu, _) => Op::Gelu { x, out },
-                    (Activation::Silu, _) => Op::Silu { x, out },
-                    (Activation::None, b) => Op::Add { a: x, b: b.unwrap_or(x), out },
-                });
-                out
+                if k.activation == Activation::None && k.b.is_none() {
+                    // A copy, which lowering makes where an operand is quantised for its reader alone, or read twice.
+                    if packed[1] { x } else { self.plan.add("", x, x) }
+                } else {
+                    let out = self.plan.scratch("", &shape);
+                    let b = k.b.map(|_| self.input(&shape));
+                    self.plan.push(match (k.activation, b) {
+                        (Activation::Gelu, _) => Op::Gelu { x, out },
+                        (Activation::Silu, _) => Op::Silu { x, out },
+                        (Activation::None, b) => Op::Add { a: x, b: b.unwrap_or(x), out },
+                    });
+                    out
+                }
             }
             Kernel::Embedding(ref k) => {
                 let rows = program.weights[k.table.0].shape[0].min(3);
                 let index = self.indices(k.batch, rows);
                 let table = self.weight(&[rows, k.dim], WeightUse::Floats, k.table);
                 let position = self.position(k.position, 1, k.dim);
-                let out = self.plan.scratch("", &[k.batch, k.tokens, k.dim]);
+                let out = self.first_token(k.batch, k.tokens, k.dim);
                 self.plan.push(Op::Embedding { table, index, position, out, at: k.at });
                 out
             }
             Kernel::CopyTokens(ref k) => {
                 let x = self.input(&[k.batch, k.x_tokens, k.dim]);
                 let position = self.position(k.position, k.count, k.dim);
-                let out = self.plan.scratch("", &[k.batch, k.out_tokens, k.dim]);
+                let out = self.first_token(k.batch, k.out_tokens, k.dim);
                 self.plan.push(Op::CopyTokens { x, from: k.x_at, count: k.count, position, out, at: k.out_at });
                 out
             }
@@ -253,7 +266,7 @@ impl Isolated {
                 let weight = self.weight(&shape, WeightUse::PatchKernel, k.weight);
                 let bias = self.weight(&[k.dim], WeightUse::Floats, k.bias);
                 let position = self.position(k.position, k.tokens - k.at, k.dim);
-                let out = self.plan.scratch("", &[k.batch, k.tokens, k.dim]);
+                let out = self.first_token(k.batch, k.tokens, k.dim);
                 self.plan.push(Op::PatchEmbed { image, weight, bias, position, patch: k.patch, out, at: k.at });
                 out
             }

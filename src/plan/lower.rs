@@ -2,7 +2,7 @@
 
 use super::arena::{Interval, place};
 use super::program::*;
-use super::{Arithmetic, Compute, Op, Plan, Role, TensorId};
+use super::{Arithmetic, Compute, Form, Op, PACK_GROUP, Plan, Role, Tensor, TensorId};
 use crate::{Code, Error, Result};
 
 /// Lowers a Plan. Tensors named in `keep` stay readable after the run, which costs fusion and memory: for tests.
@@ -11,86 +11,88 @@ use crate::{Code, Error, Result};
 /// `INTERNAL` for an inconsistent Plan, `LIMIT_TOO_SMALL` if a tensor exceeds the largest binding.
 pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<Program> {
     plan.validate()?;
+    let mut views: Vec<View> = plan.tensors.iter().map(|t| view(t, capabilities)).collect();
+    views.iter().try_for_each(|view| check_size(view, capabilities))?;
     let kept = |id: TensorId| {
-        let t = &plan.tensors[id.0];
-        t.role != Role::Scratch || keep.contains(&t.name.as_str())
+        plan.tensors.get(id.0).is_some_and(|t| t.role != Role::Scratch || keep.contains(&t.name.as_str()))
     };
-    let (kernels, time_embeddings) = fuse(plan, &kept, capabilities.compute);
+    let forms = plan.forms(capabilities.compute);
+    let (kernels, time_embeddings) = fuse(plan, &kept, &forms, capabilities.compute);
+    let kernels = if capabilities.packs { pack(kernels, &mut views, &kept) } else { kernels };
+    let kernels = unalias(kernels, &mut views);
 
-    let mut views: Vec<View> = plan
-        .tensors
-        .iter()
-        .map(|t| {
-            let dim = *t.shape.last().unwrap_or(&1);
-            let row_stride = if t.role == Role::Indices { dim } else { capabilities.row_stride(&t.shape) };
-            let (name, shape) = (t.name.clone(), t.shape.clone());
-            View { name, shape, role: t.role, row_stride, packed: false, place: Place::Nowhere }
-        })
-        .collect();
-    for id in quantised(&kernels, &kept)? {
-        let view = &mut views[id.0];
-        if capabilities.packs {
-            (view.packed, view.row_stride) = (true, View::packed_stride(view.dim()));
-        }
-    }
-
-    let mut program_io = 0;
+    let mut program_io = 0u64;
     let mut intervals = Vec::new();
     for (i, view) in views.iter_mut().enumerate() {
         let id = TensorId(i);
         let uses = |k: &Kernel| k.writes() == id || k.reads().contains(&id);
         let host_written = time_embeddings.iter().any(|&(_, out)| out == id);
-        // In u64: a large batch would overflow the usize of wasm32.
-        let needed = view.shape.iter().rev().skip(1).fold(4 * view.row_stride as u64, |n, &d| n * d as u64);
-        if needed > capabilities.max_binding as u64 {
-            return Err(Error::new(
-                Code::LimitTooSmall,
-                format!(
-                    "tensor {:?} {:?} needs {needed} bytes in one binding; maxStorageBufferBindingSize is {}",
-                    view.name, view.shape, capabilities.max_binding
-                ),
-                "Generate fewer images at once, or use a device with larger limits",
-            ));
-        }
-        let bytes = view.bytes().next_multiple_of(capabilities.offset_align);
+        let bytes = (view.bytes() as u64).next_multiple_of(capabilities.offset_align as u64);
         if view.role == Role::State {
             view.place = Place::State;
         } else if view.role != Role::Scratch || host_written {
-            view.place = Place::Io(program_io);
-            program_io = program_io.saturating_add(bytes);
+            view.place = Place::Io(usize::try_from(program_io).unwrap_or(usize::MAX));
+            program_io += bytes;
         } else if let Some(first) = kernels.iter().position(uses) {
             let last = if kept(id) { kernels.len() } else { kernels.iter().rposition(uses).unwrap_or(first) };
             intervals.push(Interval { tensor: i, first, last, bytes });
         }
     }
-    if program_io > capabilities.max_binding {
-        return Err(Error::new(
-            Code::LimitTooSmall,
-            format!(
-                "inputs and outputs need {program_io} bytes in one binding; \
-                 maxStorageBufferBindingSize is {}",
-                capabilities.max_binding
-            ),
-            "Generate fewer images at once, or use a device with larger limits",
-        ));
+    if program_io > capabilities.max_binding as u64 {
+        return Err(too_large("inputs and outputs need", program_io, capabilities));
     }
-    let arena = place(&intervals, capabilities.max_binding);
+    let arena = place(&intervals, capabilities.max_binding as u64);
+    // A slab, and so what lies in it, is no larger than a binding.
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     for (interval, &(slab, offset)) in intervals.iter().zip(&arena.places) {
-        views[interval.tensor].place = Place::Arena { slab, offset };
+        views[interval.tensor].place = Place::Arena { slab, offset: size(offset) };
     }
     Ok(Program {
         views,
         weights: plan.weights.clone(),
+        forms,
         kernels,
         time_embeddings,
-        io_bytes: program_io,
-        slab_bytes: arena.slab_bytes,
+        io_bytes: size(program_io),
+        slab_bytes: arena.slab_bytes.into_iter().map(size).collect(),
         peak_live_bytes: arena.peak_live_bytes,
     })
 }
 
+/// A tensor's view, placed nowhere so far.
+fn view(tensor: &Tensor, capabilities: &Capabilities) -> View {
+    let dim = *tensor.shape.last().unwrap_or(&1);
+    let row_stride = if tensor.role == Role::Indices { dim } else { capabilities.row_stride(&tensor.shape) };
+    let (name, shape) = (tensor.name.clone(), tensor.shape.clone());
+    View { name, shape, role: tensor.role, row_stride, packed: false, place: Place::Nowhere }
+}
+
+/// Whether one binding can hold a tensor; then usize holds its size.
+fn check_size(view: &View, capabilities: &Capabilities) -> Result<()> {
+    let rows = view.shape.iter().rev().skip(1);
+    let needed = rows.fold((view.row_stride as u64).saturating_mul(4), |n, &d| n.saturating_mul(d as u64));
+    if needed > capabilities.max_binding as u64 {
+        let what = format!("tensor {:?} {:?} needs", view.name, view.shape);
+        return Err(too_large(&what, needed, capabilities));
+    }
+    Ok(())
+}
+
+fn too_large(what: &str, bytes: u64, capabilities: &Capabilities) -> Error {
+    Error::new(
+        Code::LimitTooSmall,
+        format!("{what} {bytes} bytes in one binding; maxStorageBufferBindingSize is {}", capabilities.max_binding),
+        "Generate fewer images at once, or use a device with larger limits",
+    )
+}
+
 /// Walks the operations; an activation or addition that alone consumes a Linear's result joins its kernel.
-fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<Kernel>, Vec<(TensorId, TensorId)>) {
+fn fuse(
+    plan: &Plan,
+    kept: &dyn Fn(TensorId) -> bool,
+    forms: &[Form],
+    compute: Compute,
+) -> (Vec<Kernel>, Vec<(TensorId, TensorId)>) {
     let mut kernels = Vec::new();
     let mut time_embeddings = Vec::new();
     let mut done = vec![false; plan.ops.len()];
@@ -99,7 +101,11 @@ fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<
         let first = readers.next()?;
         (readers.next().is_none() && !kept(id)).then_some(first)
     };
-    let written_before = |id: TensorId, i: usize| !plan.ops[i..].iter().any(|op| op.writes() == id);
+    // Whether operation j, which also reads `other`, may as well take place at i: nobody between them notices.
+    let moves = |i: usize, j: usize, other: Option<TensorId>| {
+        let next = plan.ops[j].writes();
+        plan.ops[i..j].iter().all(|op| !op.reads().contains(&next) && Some(op.writes()) != other)
+    };
     for i in 0..plan.ops.len() {
         if done[i] {
             continue;
@@ -109,19 +115,27 @@ fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<
             Op::Linear { x, skip, weight, bias, mut out } => {
                 let mut activation = Activation::None;
                 let mut residual = None;
-                if let Some((j, &Op::Gelu { out: next, .. })) = sole_reader(out) {
-                    (activation, out, done[j]) = (Activation::Gelu, next, true);
-                } else if let Some((j, &Op::Silu { out: next, .. })) = sole_reader(out) {
-                    (activation, out, done[j]) = (Activation::Silu, next, true);
+                match sole_reader(out) {
+                    Some((j, &Op::Gelu { out: next, .. })) if moves(i, j, None) => {
+                        (activation, out, done[j]) = (Activation::Gelu, next, true);
+                    }
+                    Some((j, &Op::Silu { out: next, .. })) if moves(i, j, None) => {
+                        (activation, out, done[j]) = (Activation::Silu, next, true);
+                    }
+                    _ => {}
                 }
                 if let Some((j, &Op::Add { a, b, out: next })) = sole_reader(out) {
                     let other = if a == out { b } else { a };
-                    if other != out && written_before(other, i) {
+                    if other != out && moves(i, j, Some(other)) {
                         (residual, out, done[j]) = (Some(other), next, true);
                     }
                 }
                 let shape = plan.shape(x);
                 let rows = shape[..shape.len() - 1].iter().product();
+                let arithmetic = match forms[weight.0] {
+                    Form::Matrix(arithmetic) => arithmetic,
+                    Form::Floats | Form::PatchKernel => Arithmetic::F32,
+                };
                 kernels.push(Kernel::Matmul(Matmul {
                     x,
                     x2: skip,
@@ -131,11 +145,11 @@ fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<
                     residual,
                     out,
                     rows,
-                    tokens: shape[shape.len() - 2],
+                    tokens: shape[1..shape.len() - 1].iter().product(),
                     k: shape[shape.len() - 1],
                     k2: skip.map_or(0, |s| plan.shape(s)[plan.shape(s).len() - 1]),
                     n: plan.weights[weight.0].shape[0],
-                    arithmetic: plan.weights[weight.0].arithmetic(compute),
+                    arithmetic,
                     size: SizeClass::of(rows),
                 }));
             }
@@ -145,22 +159,93 @@ fn fuse(plan: &Plan, kept: &dyn Fn(TensorId) -> bool, compute: Compute) -> (Vec<
     (kernels, time_embeddings)
 }
 
-/// The tensors that [`Arithmetic::W8A8`] multiplies: read by nobody else, and made by a kernel that can quantise them.
-fn quantised(kernels: &[Kernel], kept: &dyn Fn(TensorId) -> bool) -> Result<Vec<TensorId>> {
-    let mut all = Vec::new();
-    for kernel in kernels {
-        let Kernel::Matmul(Matmul { x, arithmetic: Arithmetic::W8A8, .. }) = *kernel else { continue };
-        let makes = |kernel: &&Kernel| match kernel {
-            Kernel::Matmul(m) => m.arithmetic == Arithmetic::W8A8 && m.residual.is_none(),
-            kernel => matches!(kernel, Kernel::LayerNorm(_) | Kernel::Attention(_)),
-        };
-        let readers = kernels.iter().filter(|kernel| kernel.reads().contains(&x)).count();
-        if kept(x) || readers != 1 || !kernels.iter().filter(|k| k.writes() == x).all(|k| makes(&k)) {
-            return Err(Error::internal(format!("tensor {} cannot be quantised by the kernel that makes it", x.0)));
+/// What [`Arithmetic::W8A8`] multiplies lies quantised: where nobody else reads a tensor and the kernel that makes it can
+/// quantise it, nothing more is needed; else a kernel of its own makes a quantised copy.
+fn pack(kernels: Vec<Kernel>, views: &mut Vec<View>, kept: &dyn Fn(TensorId) -> bool) -> Vec<Kernel> {
+    let wants = |kernel: &Kernel| match *kernel {
+        Kernel::Matmul(Matmul { x, arithmetic: Arithmetic::W8A8, .. }) => Some(x),
+        _ => None,
+    };
+    let at_once = |x: TensorId| {
+        let mut makers = kernels.iter().filter(|kernel| kernel.writes() == x).peekable();
+        let only =
+            kernels.iter().all(|k| k.reads().iter().filter(|&&id| id == x).count() == usize::from(wants(k) == Some(x)));
+        !kept(x) && only && makers.peek().is_some() && makers.all(packs)
+    };
+    let mut wanted: Vec<TensorId> = kernels.iter().filter_map(wants).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let packed = |view: &View| View { packed: true, row_stride: View::packed_stride(view.dim()), ..view.clone() };
+    wanted.retain(|&x| {
+        let whole = at_once(x);
+        if whole {
+            views[x.0] = packed(&views[x.0]);
         }
-        all.push(x);
+        !whole
+    });
+
+    let mut all = Vec::with_capacity(kernels.len());
+    // Copies that are still right: Linears over one tensor follow each other.
+    let mut copies: Vec<(TensorId, TensorId)> = Vec::new();
+    for mut kernel in kernels {
+        match &mut kernel {
+            Kernel::Matmul(m) if m.arithmetic == Arithmetic::W8A8 && wanted.contains(&m.x) => {
+                let found = copies.iter().find(|(from, _)| *from == m.x).map(|&(_, copy)| copy);
+                m.x = found.unwrap_or_else(|| {
+                    let view = packed(&views[m.x.0]);
+                    let (to, kernel) = copy(m.x, view, views);
+                    copies.push((m.x, to));
+                    all.push(kernel);
+                    to
+                });
+                copies.retain(|(from, _)| *from != m.out);
+            }
+            _ => copies.clear(),
+        }
+        all.push(kernel);
     }
-    Ok(all)
+    all
+}
+
+/// Whether one invocation of the kernel has a whole [`PACK_GROUP`] of its result at hand.
+fn packs(kernel: &Kernel) -> bool {
+    match kernel {
+        Kernel::Matmul(m) => m.arithmetic == Arithmetic::W8A8 && m.residual.is_none(),
+        Kernel::Attention(a) => a.head_dim.is_multiple_of(PACK_GROUP),
+        Kernel::LayerNorm(_) | Kernel::Elementwise(_) => true,
+        _ => false,
+    }
+}
+
+/// A kernel binds a tensor once: where it reads it twice, the second is a copy.
+fn unalias(kernels: Vec<Kernel>, views: &mut Vec<View>) -> Vec<Kernel> {
+    let mut all = Vec::with_capacity(kernels.len());
+    for mut kernel in kernels {
+        let mut seen: Vec<TensorId> = Vec::new();
+        let operands = match &mut kernel {
+            Kernel::Matmul(m) => [Some(&mut m.x), m.x2.as_mut(), m.residual.as_mut()],
+            Kernel::Elementwise(k) => [Some(&mut k.a), k.b.as_mut(), None],
+            _ => [None, None, None],
+        };
+        for operand in operands.into_iter().flatten() {
+            if seen.contains(operand) {
+                let view = views[operand.0].clone();
+                let (to, kernel) = copy(*operand, view, views);
+                all.push(kernel);
+                *operand = to;
+            }
+            seen.push(*operand);
+        }
+        all.push(kernel);
+    }
+    all
+}
+
+/// A new tensor with the values of another, in the layout of `view`, and the kernel that makes it.
+fn copy(from: TensorId, view: View, views: &mut Vec<View>) -> (TensorId, Kernel) {
+    let (rows, dim, out) = (view.rows(), view.dim(), TensorId(views.len()));
+    views.push(View { name: String::new(), role: Role::Scratch, ..view });
+    (out, Kernel::Elementwise(Elementwise { a: from, b: None, activation: Activation::None, out, rows, dim }))
 }
 
 /// From so many tokens on, attention is worth integers where coarse ones are allowed.
@@ -170,13 +255,12 @@ pub(super) const INT_ATTENTION_TOKENS: usize = 128;
 fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
     match *op {
         Op::TimestepEmbedding { .. } | Op::Linear { .. } => unreachable!("handled by fuse"),
-        Op::Gelu { x, out } => Kernel::Elementwise(Elementwise { a: x, b: None, activation: Activation::Gelu, out }),
-        Op::Silu { x, out } => Kernel::Elementwise(Elementwise { a: x, b: None, activation: Activation::Silu, out }),
-        Op::Add { a, b, out } => Kernel::Elementwise(Elementwise { a, b: Some(b), activation: Activation::None, out }),
+        Op::Gelu { x, out } => elementwise(plan, x, None, Activation::Gelu, out),
+        Op::Silu { x, out } => elementwise(plan, x, None, Activation::Silu, out),
+        Op::Add { a, b, out } => elementwise(plan, a, Some(b), Activation::None, out),
         Op::LayerNorm { x, weight, bias, eps, out } => {
-            let s = plan.shape(x);
-            let dim = s[s.len() - 1];
-            Kernel::LayerNorm(LayerNorm { x, weight, bias, eps, out, rows: s.iter().product::<usize>() / dim, dim })
+            let (rows, dim) = rows_of(plan, x);
+            Kernel::LayerNorm(LayerNorm { x, weight, bias, eps, out, rows, dim })
         }
         Op::Attention { qkv, heads, out } => {
             let s = plan.shape(out);
@@ -261,6 +345,17 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             })
         }
     }
+}
+
+fn elementwise(plan: &Plan, a: TensorId, b: Option<TensorId>, activation: Activation, out: TensorId) -> Kernel {
+    let (rows, dim) = rows_of(plan, out);
+    Kernel::Elementwise(Elementwise { a, b, activation, out, rows, dim })
+}
+
+/// Rows of a tensor and what each holds.
+fn rows_of(plan: &Plan, id: TensorId) -> (usize, usize) {
+    let (dim, rows) = plan.shape(id).split_last().unwrap_or((&1, &[]));
+    (rows.iter().product(), *dim)
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ mod isolate;
 mod lower;
 mod program;
 mod state;
+mod validate;
 
-pub use arithmetic::{Arithmetic, Compute, INT_CHUNK, LOW_BITS, PACK_GROUP, Precision, weight_limit};
+pub use arithmetic::{Arithmetic, Compute, Form, INT_CHUNK, LOW_BITS, PACK_GROUP, Precision, weight_limit};
 pub use cost::Cost;
 pub use isolate::{Isolated, isolate};
 pub use lower::lower;
@@ -22,8 +23,6 @@ pub use program::{
 };
 
 pub use state::{Slot, StateLayout};
-
-use crate::{Error, Result};
 
 /// A tensor of one Plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,7 +72,8 @@ pub struct Tensor {
     pub role: Role,
 }
 
-/// How a weight is read, which decides how an executor may store it.
+/// How a weight is read, which decides how an executor may store it. What is read in two ways (a table that is a matrix too)
+/// is two weights of one name: [`Plan::published`] has it once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightUse {
     /// The matrix of a Linear, `[out, in]`: any stored dtype, packed by executors.
@@ -95,18 +95,6 @@ pub struct Weight {
     pub usage: WeightUse,
     /// How coarse the input of a matrix may become.
     pub precision: Precision,
-    /// Whether the kernel that makes a matrix's input can quantise it.
-    pub packs_input: bool,
-}
-
-impl Weight {
-    /// What a matrix is multiplied in.
-    pub fn arithmetic(&self, compute: Compute) -> Arithmetic {
-        match compute {
-            Compute::W8A8 if self.packs_input && self.precision == Precision::Narrow => Arithmetic::W8A8,
-            _ => self.precision.arithmetic(compute),
-        }
-    }
 }
 
 /// Rows of a table `[.., dim]` that are added to tokens, one each.
@@ -222,22 +210,31 @@ impl Plan {
         self.tensor(name, shape, Role::Scratch)
     }
 
-    /// Adds a weight, or finds the one of that name.
+    /// Adds a weight, or finds the one of that name that is read so.
     pub fn weight(&mut self, name: impl Into<String>, shape: &[usize], usage: WeightUse) -> WeightId {
         let name = name.into();
-        if let Some(found) = self.weights.iter().position(|w| w.name == name) {
+        let known = |w: &Weight| w.name == name && w.usage == usage && w.shape == shape;
+        if let Some(found) = self.weights.iter().position(known) {
             return WeightId(found);
         }
-        let (shape, precision) = (shape.to_vec(), Precision::Float);
-        self.weights.push(Weight { name, shape, usage, precision, packs_input: false });
+        self.weights.push(Weight { name, shape: shape.to_vec(), usage, precision: Precision::Float });
         WeightId(self.weights.len() - 1)
+    }
+
+    /// Every weight once, as files hold it: the matrix, where it is also read in another way.
+    pub fn published(&self) -> impl Iterator<Item = &Weight> {
+        let rank = |w: &Weight| w.usage != WeightUse::Matrix;
+        self.weights.iter().enumerate().filter_map(move |(i, w)| {
+            let of_name = self.weights.iter().enumerate().filter(|(_, other)| other.name == w.name);
+            let first = of_name.min_by_key(|&(j, other)| (rank(other), j)).map(|(j, _)| j);
+            (first == Some(i)).then_some(w)
+        })
     }
 
     /// States how coarse the input of the Linear `name` may become; without it, it stays in floats.
     pub fn allow(&mut self, name: &str, precision: Precision) {
-        if let Some(weight) = self.weights.iter_mut().find(|w| w.name.strip_suffix(".weight") == Some(name)) {
-            weight.precision = precision;
-        }
+        let is = |w: &&mut Weight| w.usage == WeightUse::Matrix && w.name.strip_suffix(".weight") == Some(name);
+        self.weights.iter_mut().filter(is).for_each(|weight| weight.precision = precision);
     }
 
     /// Gives a tensor a name of its own if it has none, so that lowering can be asked to keep it.
@@ -281,28 +278,10 @@ impl Plan {
         let in_features = shape[last] + skip.map_or(0, |s| *self.shape(s).last().unwrap_or(&0));
         shape[last] = out_features;
         let weight = self.weight(format!("{name}.weight"), &[out_features, in_features], WeightUse::Matrix);
-        self.weights[weight.0].packs_input = skip.is_none() && self.packs(x);
         let bias = bias.then(|| self.weight(format!("{name}.bias"), &[out_features], WeightUse::Floats));
         let out = self.scratch(name, &shape);
         self.push(Op::Linear { x, skip, weight, bias, out });
         out
-    }
-
-    /// Whether one invocation of the kernel that writes `x` has all of a group of values at hand.
-    fn packs(&self, x: TensorId) -> bool {
-        let writer = |x: TensorId| self.ops.iter().find(|op| op.writes() == x);
-        let dim = *self.shape(x).last().unwrap_or(&1);
-        let at_once = match writer(x) {
-            Some(Op::LayerNorm { .. }) => dim,
-            // Joins the Linear before it, which must compute so itself.
-            Some(Op::Gelu { x: from, .. } | Op::Silu { x: from, .. }) => match writer(*from) {
-                Some(Op::Linear { weight, .. }) if self.weights[weight.0].packs_input => dim,
-                _ => 1,
-            },
-            Some(Op::Attention { heads, .. }) => dim / heads,
-            _ => 1,
-        };
-        at_once.is_multiple_of(PACK_GROUP)
     }
 
     /// Records LayerNorm with the affine weights `name.weight`, `name.bias`.
@@ -324,96 +303,97 @@ impl Plan {
         out
     }
 
-    /// Checks that shapes agree, ids exist, and every tensor is written before it is read.
-    ///
-    /// # Errors
-    /// `INTERNAL` with the operation that contradicts itself: a network recorded a wrong Plan.
-    pub fn validate(&self) -> Result<()> {
-        let mut written: Vec<bool> =
-            self.tensors.iter().map(|t| !matches!(t.role, Role::Scratch | Role::Output)).collect();
-        for (i, op) in self.ops.iter().enumerate() {
-            let fail = |what: &str| Err(Error::internal(format!("plan: operation {i} ({op:?}): {what}")));
-            for id in op.reads() {
-                match written.get(id.0) {
-                    None => return fail("reads a tensor that does not exist"),
-                    Some(false) => return fail("reads a tensor before it is written"),
-                    Some(true) => {}
-                }
-            }
-            let Some(slot) = written.get_mut(op.writes().0) else { return fail("writes a tensor that does not exist") };
-            *slot = true;
-            if let Some(what) = self.mismatch(op) {
-                return fail(what);
-            }
-        }
-        Ok(())
-    }
-
     /// What is wrong with an operation's shapes, if anything.
     fn mismatch(&self, op: &Op) -> Option<&'static str> {
         let shape = |id: TensorId| self.shape(id);
         let last = |id: TensorId| shape(id).last().copied().unwrap_or(0);
         let wshape = |id: WeightId| self.weights[id.0].shape.as_slice();
         let check = |ok: bool, what: &'static str| (!ok).then_some(what);
-        let positions = |position: Option<Position>, out: TensorId, count: usize| {
-            let fits = |p: Position| {
-                let s = wshape(p.table);
-                s.last() == Some(&last(out)) && p.at + count <= s.iter().rev().skip(1).product::<usize>()
-            };
-            check(position.is_none_or(fits), "positions do not fit")
+        let positions = |position: Option<Position>, tokens: usize, dim: usize| {
+            position.is_none_or(|p| {
+                let rows = wshape(p.table).iter().product::<usize>() / dim.max(1);
+                wshape(p.table).last() == Some(&dim) && p.at + tokens <= rows
+            })
         };
         match *op {
-            Op::TimestepEmbedding { time, out } => check(shape(time)[0] == shape(out)[0], "batch differs"),
+            Op::TimestepEmbedding { time, out } => check(
+                self.tensors[time.0].role == Role::Input && shape(time) == [shape(out)[0]],
+                "time is not an input of one number an item",
+            )
+            .or(check(shape(out).len() == 3 && shape(out)[1] == 1 && last(out) % 2 == 0, "out is not [batch, 1, 2 h]")),
             Op::Linear { x, skip, weight, bias, out } => {
+                let rows = |id: TensorId| shape(id).split_last().map(|(_, rows)| rows);
                 let k = last(x) + skip.map_or(0, last);
                 check(wshape(weight) == [last(out), k], "weight is not [out, in]")
                     .or(check(bias.is_none_or(|b| wshape(b) == [last(out)]), "bias is not [out]"))
+                    .or(check(matches!(shape(x).len(), 2 | 3), "x is neither tokens nor a vector an item"))
+                    .or(check(rows(x) == rows(out) && skip.is_none_or(|s| rows(s) == rows(x)), "tokens differ"))
             }
             Op::Gelu { x, out } | Op::Silu { x, out } => check(shape(x) == shape(out), "shapes differ"),
             Op::Add { a, b, out } => check(shape(a) == shape(b) && shape(a) == shape(out), "shapes differ"),
             Op::LayerNorm { x, weight, bias, out, .. } => check(
-                shape(x) == shape(out) && wshape(weight) == [last(x)] && wshape(bias) == [last(x)],
+                shape(x) == shape(out)
+                    && matches!(shape(x).len(), 2 | 3)
+                    && wshape(weight) == [last(x)]
+                    && wshape(bias) == [last(x)],
                 "shapes differ",
             ),
             Op::Attention { qkv, heads, out } => {
                 let dim = last(out);
-                check(last(qkv) == 3 * dim && dim % heads == 0, "qkv is not 3 x heads x head_dim").or(check(
-                    dim / heads <= 128 && (dim / heads).is_multiple_of(4),
-                    "head_dim is not a multiple of 4 up to 128",
-                ))
+                let head_dim = dim.checked_div(heads).unwrap_or(0);
+                let fits = shape(out).len() == 3 && shape(qkv) == [shape(out)[0], shape(out)[1], 3 * dim];
+                check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
+                    .or(check(head_dim <= 128 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 128"))
             }
             Op::Embedding { table, index, position, out, at } => check(
-                wshape(table)[1] == last(out) && shape(index)[0] == shape(out)[0] && at < shape(out)[1],
+                shape(out).len() == 3
+                    && wshape(table).len() == 2
+                    && wshape(table)[1] == last(out)
+                    && shape(index) == [shape(out)[0]]
+                    && at < shape(out)[1],
                 "table or index does not fit",
             )
-            .or(positions(position, out, 1)),
-            Op::CopyTokens { x, from, count, position, out, at } => check(
-                last(x) == last(out)
-                    && shape(x)[0] == shape(out)[0]
-                    && from + count <= shape(x)[1]
-                    && at + count <= shape(out)[1],
-                "tokens do not fit",
-            )
-            .or(positions(position, out, count)),
-            Op::ResizedPositions { position, from, to, out, at } => check(
-                at + to[0] * to[1] <= shape(out)[1] && from[0] * from[1] > 0,
-                "tokens do not fit",
-            )
-            .or(positions(Some(position), out, from[0] * from[1])),
-            Op::PatchEmbed { image, weight, position, patch, out, at, .. } => {
-                let s = shape(image);
+            .or(check(positions(position, 1, last(out)), "there are too few positions")),
+            Op::CopyTokens { x, from, count, position, out, at } => {
+                let (s, o) = (shape(x), shape(out));
+                if s.len() != 3 || o.len() != 3 {
+                    return Some("not tokens");
+                }
+                let fit = s[0] == o[0] && s[2] == o[2] && count > 0 && from + count <= s[1] && at + count <= o[1];
+                check(fit, "tokens do not fit")
+                    .or(check(positions(position, count, last(out)), "there are too few positions"))
+            }
+            Op::ResizedPositions { position, from, to, out, at } => {
+                let o = shape(out);
+                check(o.len() == 3 && !from.contains(&0) && at + to[0] * to[1] <= o[1], "tokens do not fit")
+                    .or(check(positions(Some(position), from[0] * from[1], last(out)), "there are too few positions"))
+            }
+            Op::PatchEmbed { image, weight, bias, position, patch, out, at } => {
+                let (s, o) = (shape(image), shape(out));
+                if s.len() != 4 || o.len() != 3 || patch == 0 {
+                    return Some("not an image, tokens and patches");
+                }
                 let patches = (s[2] / patch) * (s[3] / patch);
-                check(wshape(weight) == [last(out), s[1], patch, patch], "weight is not [dim, channels, p, p]")
-                    .or(check(at + patches <= shape(out)[1] && shape(out)[0] % s[0] == 0, "patches do not fit"))
-                    .or(positions(position, out, patches))
+                check(wshape(weight) == [o[2], s[1], patch, patch], "weight is not [dim, channels, p, p]")
+                    .or(check(wshape(bias) == [o[2]], "bias is not [dim]"))
+                    .or(check(at + patches <= o[1] && o[0] % s[0] == 0, "patches do not fit"))
+                    .or(check(s[2] % patch == 0 && s[3] % patch == 0, "the image is no whole number of patches"))
+                    .or(check(positions(position, patches, o[2]), "there are too few positions"))
             }
             Op::Unpatchify { x, patch, skip_tokens, out } => {
-                let s = shape(out);
-                check(last(x) == patch * patch * s[1], "tokens are not p p C wide")
-                    .or(check(shape(x)[1] == skip_tokens + (s[2] / patch) * (s[3] / patch), "token count differs"))
+                let (s, o) = (shape(x), shape(out));
+                if s.len() != 3 || o.len() != 4 || patch == 0 {
+                    return Some("not tokens, an image and patches");
+                }
+                check(s[0] == o[0] && s[2] == patch * patch * o[1], "tokens are not p p C wide")
+                    .or(check(o[2] % patch == 0 && o[3] % patch == 0, "the image is no whole number of patches"))
+                    .or(check(s[1] == skip_tokens + (o[2] / patch) * (o[3] / patch), "token count differs"))
             }
-            Op::Conv2d { x, weight, out, .. } => {
-                check(wshape(weight) == [shape(out)[1], shape(x)[1], 3, 3], "weight is not [out, in, 3, 3]")
+            Op::Conv2d { x, weight, bias, out } => {
+                let (s, o) = (shape(x), shape(out));
+                let images = s.len() == 4 && o.len() == 4 && s[0] == o[0] && s[2..] == o[2..];
+                check(images && wshape(weight) == [o[1], s[1], 3, 3], "weight is not [out, in, 3, 3]")
+                    .or(check(images && wshape(bias) == [o[1]], "bias is not [out]"))
             }
         }
     }

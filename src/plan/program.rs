@@ -2,7 +2,7 @@
 
 pub use uvit_simd::Activation;
 
-use super::{Arithmetic, Compute, PACK_GROUP, Position, Role, TensorId, Weight, WeightId};
+use super::{Arithmetic, Compute, Form, PACK_GROUP, Position, Role, TensorId, Weight, WeightId};
 use std::ops::Range;
 
 /// What an executor can do, as far as lowering cares.
@@ -122,7 +122,7 @@ pub struct Matmul {
     pub out: TensorId,
     /// Batch times tokens.
     pub rows: usize,
-    /// Of an item of the batch.
+    /// Of an item of the batch; 1 where an item is a vector.
     pub tokens: usize,
     /// Input features of x.
     pub k: usize,
@@ -188,7 +188,7 @@ pub struct Attention {
     pub arithmetic: Arithmetic,
 }
 
-/// `out = activation(a) + b`: what could not be fused.
+/// `out = activation(a) + b`: what could not be fused; a copy, or a quantised one, where a kernel needs it.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct Elementwise {
@@ -196,6 +196,8 @@ pub struct Elementwise {
     pub b: Option<TensorId>,
     pub activation: Activation,
     pub out: TensorId,
+    pub rows: usize,
+    pub dim: usize,
 }
 
 /// See [`super::Op::Embedding`].
@@ -339,7 +341,7 @@ impl Kernel {
             Kernel::Embedding(k) => format!("{} x {}", k.batch, k.dim),
             Kernel::CopyTokens(k) => format!("{} x {} x {}", k.batch, k.count, k.dim),
             Kernel::ResizedPositions(k) => format!("{} x {} x {} x {}", k.batch, k.to[0], k.to[1], k.dim),
-            Kernel::Elementwise(_) => String::new(),
+            Kernel::Elementwise(k) => format!("{} x {}", k.rows, k.dim),
         }
     }
 
@@ -357,8 +359,7 @@ impl Kernel {
             Kernel::PatchEmbed(k) => k.batch = items,
             Kernel::Unpatchify(k) => k.batch = items,
             Kernel::Conv2d(k) => k.batch = items,
-            // As long as its tensors.
-            Kernel::Elementwise(_) => {}
+            Kernel::Elementwise(k) => k.rows = k.rows / all * items,
         }
         kernel
     }
@@ -403,6 +404,8 @@ pub struct Program {
     pub views: Vec<View>,
     /// By [`WeightId`].
     pub weights: Vec<Weight>,
+    /// By [`WeightId`]: how the kernels expect it.
+    pub forms: Vec<Form>,
     /// In order.
     pub kernels: Vec<Kernel>,
     /// `(time [batch], out [batch, 1, dim])`: filled by the host before a run.
@@ -412,7 +415,7 @@ pub struct Program {
     /// Bytes of each slab of the arena.
     pub slab_bytes: Vec<usize>,
     /// The largest sum of scratch bytes alive at one kernel: no arena can be smaller.
-    pub peak_live_bytes: usize,
+    pub peak_live_bytes: u64,
 }
 
 impl Program {
@@ -431,15 +434,19 @@ impl Program {
         self.kernels.last().map_or(1, |kernel| self.view(kernel.writes()).shape[0])
     }
 
-    /// The kernels between two tensors: from the one after `from` is written to the one that writes `to`.
+    /// The kernels between two tensors: from the one after `from` is written to the one that writes `to`. None if there are
+    /// none, or if what they leave in memory, but for `to`, is read by those behind them.
     pub fn between(&self, from: &str, to: &str) -> Option<Range<usize>> {
         let writes = |name: &str| self.kernels.iter().position(|kernel| self.view(kernel.writes()).name == name);
         let range = writes(from)? + 1..writes(to)? + 1;
-        (!range.is_empty()).then_some(range)
+        let behind = |id: TensorId| self.kernels[range.end..].iter().any(|kernel| kernel.reads().contains(&id));
+        let mut inside = range.clone().map(|i| self.kernels[i].writes());
+        let whole = !range.is_empty() && !inside.any(|id| self.view(id).name != to && behind(id));
+        whole.then_some(range)
     }
 
     /// Bytes of all activations, those of a State aside: arena, inputs and outputs.
-    pub fn activation_bytes(&self) -> usize {
-        self.io_bytes + self.slab_bytes.iter().sum::<usize>()
+    pub fn activation_bytes(&self) -> u64 {
+        self.slab_bytes.iter().fold(self.io_bytes as u64, |sum, &bytes| sum + bytes as u64)
     }
 }

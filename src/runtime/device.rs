@@ -106,7 +106,7 @@ impl Device {
         each!(&self.0, _d => Ok(()), device => device.finished().await)
     }
 
-    /// Multiply-adds that one run may spend before the caller gets a turn: a fraction of a second on slow devices.
+    /// Work that one run may spend before the caller gets a turn: a fraction of a second on slow devices.
     pub fn budget(&self) -> u64 {
         match &self.0 {
             Kind::Host(device) if device.is_plain() => 100_000_000,

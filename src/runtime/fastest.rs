@@ -1,7 +1,7 @@
 //! Which arithmetic a CPU runs a network fastest in: measured, since processors differ by several times in how they multiply
 //! integers, and nothing in a browser tells which one it is.
 
-use super::self_test::{Forms, load_random};
+use super::self_test::{Stored, load_random};
 use super::{Device, Session};
 use crate::plan::{Compute, Kernel, Program, isolate, lower};
 use crate::sampler::TorchGenerator;
@@ -22,7 +22,7 @@ const CLEARLY: f64 = 0.97;
 ///
 /// # Errors
 /// `OUT_OF_MEMORY`, `INTERNAL` without a choice.
-pub async fn fastest(device: &Device, choices: &[(Compute, &Program)], forms: Forms<'_>) -> Result<Compute> {
+pub async fn fastest(device: &Device, choices: &[(Compute, &Program)], stored: Stored<'_>) -> Result<Compute> {
     let mut sessions = Vec::with_capacity(choices.len());
     for &(compute, program) in choices {
         let largest = |is: fn(&Kernel) -> bool| {
@@ -41,9 +41,9 @@ pub async fn fastest(device: &Device, choices: &[(Compute, &Program)], forms: Fo
             }
         }
         let mut cases =
-            isolate(&program, None, &|kernel| timed.contains(&Some(kernel.writes())), &|a, b| forms(a) == forms(b));
+            isolate(&program, None, &|kernel| timed.contains(&Some(kernel.writes())), &|a, b| stored(a) == stored(b));
         cases.scratch_outputs();
-        let weights = load_random(device, compute, &cases, forms, &mut TorchGenerator::new(0)).await?;
+        let weights = load_random(device, compute, &cases, stored, &mut TorchGenerator::new(0)).await?;
         let program = lower(&cases.plan, &weights.capabilities(), &[])?;
         sessions.push(Session::new(&weights, program, None).await?);
     }

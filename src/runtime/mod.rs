@@ -16,7 +16,7 @@ mod weights;
 
 pub use device::Device;
 pub use fastest::fastest;
-pub use self_test::{Forms, kinds, self_test};
+pub use self_test::{Stored, kinds, self_test};
 pub use session::Session;
 pub use state::{State, Term};
 #[cfg(feature = "gpu")]

@@ -10,7 +10,7 @@ use crate::weights::random;
 use crate::{Code, Error, Result};
 
 /// How the Program's weights are stored: dtype and columns a scale.
-pub type Forms<'a> = &'a dyn Fn(WeightId) -> (Dtype, usize);
+pub type Stored<'a> = &'a dyn Fn(WeightId) -> (Dtype, usize);
 
 /// Rows of the shrunken kernels are as wide as this, or as two groups that share a scale.
 const WIDEST: usize = 128;
@@ -32,23 +32,23 @@ fn tolerance(compute: Compute, kernel: &Kernel) -> f32 {
 }
 
 /// Every kind of the Program's kernels, once and on little data. Programs of one network for other batches have the same.
-pub fn kinds(program: &Program, forms: Forms<'_>) -> Isolated {
+pub fn kinds(program: &Program, stored: Stored<'_>) -> Isolated {
     let group = |id: usize| match program.weights[id].usage {
-        WeightUse::Matrix => forms(WeightId(id)).1,
+        WeightUse::Matrix => stored(WeightId(id)).1,
         _ => 0,
     };
     let widest = (0..program.weights.len()).map(|id| 2 * group(id)).fold(WIDEST, usize::max).next_multiple_of(16);
-    isolate(program, Some(widest), &|_| true, &|a, b| forms(a) == forms(b))
+    isolate(program, Some(widest), &|_| true, &|a, b| stored(a) == stored(b))
 }
 
 /// Runs every kind of the Program's kernels on the device and on the reference.
 ///
 /// # Errors
 /// `WRONG_RESULT` naming the kernel and the error found, `SHADER_FAILED`, `DEVICE_LOST`.
-pub async fn self_test(device: &Device, compute: Compute, program: &Program, forms: Forms<'_>) -> Result<()> {
-    let cases = kinds(program, forms);
-    let got = run(device, compute, &cases, forms).await?;
-    let want = run(&Device::reference(), compute, &cases, forms).await?;
+pub async fn self_test(device: &Device, compute: Compute, program: &Program, stored: Stored<'_>) -> Result<()> {
+    let cases = kinds(program, stored);
+    let got = run(device, compute, &cases, stored).await?;
+    let want = run(&Device::reference(), compute, &cases, stored).await?;
     for ((&(_, kernel, _), got), want) in cases.outputs.iter().zip(&got).zip(&want) {
         let kernel = &program.kernels[kernel];
         compare(kernel.name(), got, want, tolerance(compute, kernel))?;
@@ -70,25 +70,25 @@ fn compare(kernel: &str, got: &[f32], want: &[f32], tolerance: f32) -> Result<()
     ))
 }
 
-/// Loads random weights in the forms of the Program's.
+/// Loads random weights in the stored of the Program's.
 pub(super) async fn load_random(
     device: &Device,
     compute: Compute,
     cases: &Isolated,
-    forms: Forms<'_>,
+    stored: Stored<'_>,
     generator: &mut TorchGenerator,
 ) -> Result<super::Weights> {
     let mut loading = Loading::new(device, compute)?;
-    for ((id, weight), &form) in cases.plan.weight_ids().zip(&cases.forms) {
-        let form = (weight.usage == WeightUse::Matrix).then(|| forms(form));
-        loading.load(id, weight, &random::tensor(&weight.name, &weight.shape, form, generator)).await?;
+    for ((id, weight, form), &original) in cases.plan.loads(compute).zip(&cases.originals) {
+        let kind = (weight.usage == WeightUse::Matrix).then(|| stored(original));
+        loading.load(id, weight, form, &random::tensor(&weight.name, &weight.shape, kind, generator)).await?;
     }
     loading.finish().await
 }
 
-async fn run(device: &Device, compute: Compute, cases: &Isolated, forms: Forms<'_>) -> Result<Vec<Vec<f32>>> {
+async fn run(device: &Device, compute: Compute, cases: &Isolated, stored: Stored<'_>) -> Result<Vec<Vec<f32>>> {
     let mut generator = TorchGenerator::new(0);
-    let weights = load_random(device, compute, cases, forms, &mut generator).await?;
+    let weights = load_random(device, compute, cases, stored, &mut generator).await?;
     let program = lower(&cases.plan, &weights.capabilities(), &[])?;
     let mut session = Session::new(&weights, program, None).await?;
     for &input in &cases.inputs {

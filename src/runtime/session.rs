@@ -19,6 +19,7 @@ impl Session {
     /// # Errors
     /// `OUT_OF_MEMORY`, `SHADER_FAILED`, `LIMIT_TOO_SMALL`; `INTERNAL` if the State lies on another device or lacks a tensor.
     pub async fn new(weights: &Weights, program: Program, state: Option<&State>) -> Result<Session> {
+        weights.check(&program)?;
         Ok(Session(match (&weights.0, state.map(|state| &state.0)) {
             (Kind::Host(weights), None) => Kind::Host(cpu::Session::new(weights.clone(), program, None)?),
             (Kind::Host(weights), Some(Kind::Host(state))) => {
@@ -68,7 +69,7 @@ impl Session {
 
     /// Bytes of activations; scratch that it shares with others is counted whole.
     pub fn activation_bytes(&self) -> usize {
-        each!(&self.0, session => session.program().activation_bytes(), session => session.activation_bytes())
+        each!(&self.0, session => session.program().activation_bytes() as usize, session => session.activation_bytes())
     }
 
     /// Writes a tensor (dense values) before all later runs, after all earlier ones.
@@ -103,8 +104,8 @@ impl Session {
         rows.into_iter().try_for_each(|(out, values)| self.write(out, &values))
     }
 
-    /// Runs kernels of a range for the first `items` items of the batch, all if none is given, until `budget` multiply-adds are
-    /// spent or the range ends; returns the next kernel.
+    /// Runs kernels of a range for the first `items` items of the batch, all if none is given, until `budget` of work
+    /// ([`crate::plan::Cost::work`]) is spent or the range ends; returns the next kernel.
     ///
     /// # Errors
     /// `DEVICE_LOST`; `INTERNAL` if another Session's run came between two parts of this one's.

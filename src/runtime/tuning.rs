@@ -1,7 +1,7 @@
 //! The tuner: which of a kernel's variants an adapter runs fastest, measured on the Program's own matmuls and attentions, each
 //! kind once, before any weight has come. What computes wrong numbers or does not compile is out, however fast.
 
-use super::self_test::{Forms, load_random, self_test};
+use super::self_test::{Stored, load_random, self_test};
 use super::{Device, Session, Weights};
 use crate::gpu::kernels::Tuning;
 use crate::gpu::{self, Adapter};
@@ -118,11 +118,11 @@ impl Records {
 }
 
 /// What a measurement holds for: this adapter, this browser or driver, these shaders, these kernels.
-fn key(adapter: &Adapter, compute: Compute, program: &Program, forms: Forms<'_>) -> String {
+fn key(adapter: &Adapter, compute: Compute, program: &Program, stored: Stored<'_>) -> String {
     let mut hash = Sha256::new();
     hash.update(format!("{adapter:?} {} {}", compute.as_str(), gpu::platform()));
     for kernel in program.kernels.iter().filter(|kernel| is_tuned(kernel)) {
-        let form = kernel.matrix().map(forms).map(|(dtype, group)| format!("{} {group}", dtype.as_str()));
+        let form = kernel.matrix().map(stored).map(|(dtype, group)| format!("{} {group}", dtype.as_str()));
         hash.update(format!("{} {} {}", kernel.name(), kernel.sizes(), form.unwrap_or_default()));
     }
     hash.update(gpu::kernels::sources());
@@ -146,7 +146,7 @@ pub async fn choose(
     device: &Device,
     compute: Compute,
     program: &Program,
-    forms: Forms<'_>,
+    stored: Stored<'_>,
     tune: Tune,
     records: Option<&str>,
 ) -> Result<Tuned> {
@@ -155,12 +155,12 @@ pub async fn choose(
     let adapter = gpu.backend().adapter().clone();
     let candidates = Tuning::candidates(&adapter);
     let records = Records::parse(records);
-    let key = key(&adapter, compute, program, forms);
+    let key = key(&adapter, compute, program, stored);
     let ms = || began.elapsed().as_secs_f64() * 1e3;
     let known = records.get(&key).filter(|tuning| tuning.is_of(&candidates));
     if let Some(tuning) = known.filter(|_| tune != Tune::Again) {
         gpu.set_tuning(tuning);
-        match self_test(device, compute, program, forms).await {
+        match self_test(device, compute, program, stored).await {
             Ok(()) => return Ok(Tuned { tuning, remembered: true, trials: Vec::new(), ms: ms(), records: None }),
             Err(error) if is_refusal(&error) => {}
             Err(error) => return Err(error),
@@ -180,12 +180,12 @@ pub async fn choose(
         gpu.set_tuning(tuning);
         let mut trial = Trial { tuning, ..Trial::default() };
         let measured = async {
-            self_test(device, compute, program, forms).await?;
+            self_test(device, compute, program, stored).await?;
             if tune == Tune::Off {
                 return Ok([None; 4]);
             }
             if sample.is_none() {
-                sample = Some(Sample::new(device, compute, program, forms).await?);
+                sample = Some(Sample::new(device, compute, program, stored).await?);
             }
             match &sample {
                 Some(sample) => sample.times().await.map(|times| times.map(Some)),
@@ -224,7 +224,7 @@ pub async fn choose(
     };
     gpu.set_tuning(tuning);
     if trials.last().is_none_or(|last| last.tuning != tuning) {
-        self_test(device, compute, program, forms).await?;
+        self_test(device, compute, program, stored).await?;
     }
     drop(sample);
     gpu.forget_unused();
@@ -245,11 +245,11 @@ struct Sample {
 }
 
 impl Sample {
-    async fn new(device: &Device, compute: Compute, program: &Program, forms: Forms<'_>) -> Result<Sample> {
-        let mut cases = isolate(program, None, &is_tuned, &|a, b| forms(a) == forms(b));
+    async fn new(device: &Device, compute: Compute, program: &Program, stored: Stored<'_>) -> Result<Sample> {
+        let mut cases = isolate(program, None, &is_tuned, &|a, b| stored(a) == stored(b));
         // Nobody reads them, so they share memory.
         cases.scratch_outputs();
-        let weights = load_random(device, compute, &cases, forms, &mut TorchGenerator::new(0)).await?;
+        let weights = load_random(device, compute, &cases, stored, &mut TorchGenerator::new(0)).await?;
         Ok(Sample { weights, cases, compute })
     }
 

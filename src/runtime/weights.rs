@@ -3,8 +3,8 @@
 use super::{Device, Kind, each};
 #[cfg(feature = "gpu")]
 use crate::gpu;
-use crate::plan::{Capabilities, Compute, Weight, WeightId};
-use crate::{Result, cpu, weights};
+use crate::plan::{Capabilities, Compute, Form, Program, Weight, WeightId};
+use crate::{Error, Result, cpu, weights};
 use std::rc::Rc;
 
 /// Weights on their way to a device.
@@ -34,12 +34,12 @@ impl Loading {
         }))
     }
 
-    /// Takes a weight.
+    /// Takes a weight in the form of [`crate::plan::Plan::forms`].
     ///
     /// # Errors
     /// `OUT_OF_MEMORY` naming the need, `LIMIT_TOO_SMALL`.
-    pub async fn load(&mut self, id: WeightId, weight: &Weight, tensor: &weights::Tensor) -> Result<()> {
-        each!(&mut self.0, all => all.load(id, weight, tensor), all => all.load(id, weight, tensor).await)
+    pub async fn load(&mut self, id: WeightId, weight: &Weight, form: Form, tensor: &weights::Tensor) -> Result<()> {
+        each!(&mut self.0, all => all.load(id, weight, form, tensor), all => all.load(id, weight, form, tensor).await)
     }
 
     /// All of them, on the device.
@@ -71,6 +71,20 @@ impl Weights {
     /// The arithmetic that they are packed for.
     pub fn compute(&self) -> Compute {
         each!(&self.0, weights => weights.compute())
+    }
+
+    /// Whether a Program finds its weights as it expects them: a matrix that was packed for another arithmetic would silently
+    /// give wrong numbers.
+    pub(super) fn check(&self, program: &Program) -> Result<()> {
+        for (i, (weight, &form)) in program.weights.iter().zip(&program.forms).enumerate() {
+            let found = each!(&self.0, weights => weights.form(WeightId(i)));
+            if found != Some(form) {
+                let found = found.map_or_else(|| "not".into(), |found| format!("as {found:?}"));
+                let cause = format!("weight {} was {found} loaded, the Program reads it as {form:?}", weight.name);
+                return Err(Error::internal(cause));
+            }
+        }
+        Ok(())
     }
 
     /// What Programs over them are lowered with.

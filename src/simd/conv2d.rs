@@ -22,6 +22,7 @@ pub fn conv2d(
 ) {
     let (size, stride) = (s.height * s.width, s.width + 2 + SLACK);
     let item_size = s.in_channels * (s.height + 2) * stride;
+    assert!(size > 0 && x.len() >= s.batch * s.in_channels * size && out.len() >= s.batch * s.out_channels * size);
     padded.resize(s.batch * item_size);
     padded.fill(0.0);
     for (plane, padded) in x.chunks_exact(size).zip(padded.chunks_exact_mut((s.height + 2) * stride)) {

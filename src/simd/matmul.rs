@@ -34,6 +34,11 @@ impl Finish<'_> {
         self.activation != Activation::None
     }
 
+    /// Whether bias and residual are as large as the result.
+    fn fits(&self, rows: usize, n: usize) -> bool {
+        self.bias.is_none_or(|bias| bias.values().len() == n) && self.residual.is_none_or(|r| r.len() >= rows * n)
+    }
+
     /// The activation of `len` values, a multiple of `LANES`.
     #[cfg_attr(target_arch = "wasm32", inline(never))]
     #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
@@ -61,9 +66,9 @@ pub fn f32_matmul(
     finish: Finish,
     out: &mut [f32],
 ) {
-    assert_eq!(w.k, k + k2);
+    assert!(w.k == k + k2 && w.level == level, "a matrix that was packed for something else");
     let rows = out.len() / w.n;
-    assert!(x.len() >= rows * k && x2.len() >= rows * k2 && out.len() == rows * w.n);
+    assert!(x.len() >= rows * k && x2.len() >= rows * k2 && out.len() == rows * w.n && finish.fits(rows, w.n));
     let out = Shared::of(out);
     threads.parts(w.n.div_ceil(level.panel()), |from, to| {
         f32_panels(level, x, k, x2, k2, w, finish, out, rows, from..to);
@@ -73,7 +78,8 @@ pub fn f32_matmul(
 /// In integers: x quantised, w `[n, k]` in i8, out `[rows, n]`.
 pub fn int_matmul(level: Level, threads: &Threads, x: &Quantized, w: &IntMatrix, finish: Finish, out: &mut [f32]) {
     let rows = out.len() / w.n;
-    assert!(x.steps == steps_for(level, w.k) && x.scales.len() >= rows && out.len() == rows * w.n);
+    assert!(w.level == level && x.made_for == Some((level, w.bits)), "operands that were packed for something else");
+    assert!(x.steps == steps_for(level, w.k) && x.rows == rows && out.len() == rows * w.n && finish.fits(rows, w.n));
     let out = Shared::of(out);
     threads.parts(w.n.div_ceil(level.panel()), |from, to| {
         int_panels(level, x, w, finish, out, rows, from..to);

@@ -35,6 +35,7 @@ impl Floats {
 
 /// `[n, k]` in f32 as `[n / panel][k][panel]`, the last panel filled up with zeros.
 pub struct F32Matrix {
+    pub(super) level: Level,
     pub(super) panels: Lines<f32>,
     pub(super) n: usize,
     pub(super) k: usize,
@@ -43,6 +44,7 @@ pub struct F32Matrix {
 impl F32Matrix {
     /// Packs `w [n, k]`.
     pub fn new(level: Level, w: &[f32], n: usize, k: usize) -> F32Matrix {
+        assert!(n > 0 && k > 0 && w.len() == n * k, "[n, k] values");
         let panel = level.panel();
         let mut panels = Lines::zeroed(n.next_multiple_of(panel) * k);
         for (r, row) in w.chunks_exact(k).enumerate() {
@@ -51,7 +53,7 @@ impl F32Matrix {
                 panels[base + c * panel] = v;
             }
         }
-        F32Matrix { panels, n, k }
+        F32Matrix { level, panels, n, k }
     }
 
     /// Bytes that it takes.
@@ -63,6 +65,8 @@ impl F32Matrix {
 /// `[n, k]` in i8 with one scale a row, as 32-bit words of four i8 (or two i16) along k: `[n / panel][steps][panel]`. Which
 /// values share a word is told at [`super::Quantized`].
 pub struct IntMatrix {
+    pub(super) level: Level,
+    pub(super) bits: u32,
     pub(super) words: Lines<u32>,
     /// A row's scale, zeros up to a whole panel.
     pub(super) scales: Vec<f32>,
@@ -90,6 +94,7 @@ impl IntMatrix {
     /// Packs `w [n, k]` and `scales [n]`, for activations of `bits` bits: w are -127 ..= 127 for 12 and -63 ..= 63 for 8,
     /// where they are the operand of the dot product that takes 7 bits without a sign.
     pub fn new(level: Level, w: &[i8], scales: &[f32], n: usize, k: usize, bits: u32) -> IntMatrix {
+        assert!(n > 0 && k > 0 && w.len() == n * k && scales.len() == n && [8, 12].contains(&bits), "[n, k] values");
         let (panel, lanes, per_word) = (level.panel(), level.lanes(), values_per_word(level));
         let steps = steps_for(level, k);
         let offset = if bits == 8 && per_word == 4 { WEIGHT_OFFSET } else { 0 };
@@ -112,7 +117,7 @@ impl IntMatrix {
             }
             sums[r] = row.iter().map(|&v| i32::from(v)).sum::<i32>() as f32 * scales[r];
         }
-        IntMatrix { words, scales: padded, sums, n, k }
+        IntMatrix { level, bits, words, scales: padded, sums, n, k }
     }
 
     /// Bytes that it takes.

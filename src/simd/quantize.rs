@@ -40,6 +40,10 @@ pub struct Quantized {
     pub(super) lead: usize,
     /// Tokens of an item.
     pub(super) tokens: usize,
+    /// Tokens of all items.
+    pub(super) rows: usize,
+    /// What they were quantised for.
+    pub(super) made_for: Option<(Level, u32)>,
     /// `[items][values of a register row]`.
     means: Lines<f32>,
 }
@@ -66,7 +70,8 @@ impl Quantized {
     pub fn fill(&mut self, level: Level, threads: &Threads, inputs: Inputs, bits: u32) {
         let Inputs { x, k, x2, k2, items, tokens } = inputs;
         let rows = items * tokens;
-        assert!(x.len() >= rows * k && x2.len() >= rows * k2 && [8, 12].contains(&bits));
+        assert!(tokens > 0 && x.len() >= rows * k && x2.len() >= rows * k2 && [8, 12].contains(&bits));
+        (self.rows, self.made_for) = (rows, Some((level, bits)));
         self.steps = steps_for(level, k + k2);
         self.tokens = tokens;
         (self.planes, self.lead) = match bits {

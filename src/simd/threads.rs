@@ -50,7 +50,7 @@ impl Threads {
         self.count
     }
 
-    /// Runs `work`, whose [`Threads::each`] are shared by all threads. Not to be called by two threads at once.
+    /// Runs `work`, whose [`Threads::each`] are shared by all threads. Where others are in it already, the caller works alone.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         #[cfg(all(feature = "threads", not(target_arch = "wasm32")))]
         if let Some(pool) = &self.pool {
@@ -66,7 +66,7 @@ impl Threads {
     /// `turn(i)` for every i below `turns`, in any order.
     pub fn each(&self, turns: usize, turn: impl Fn(usize) + Sync) {
         #[cfg(feature = "threads")]
-        if turns > 1 && self.crew.is_led() {
+        if turns > 1 && self.crew.shares() {
             return self.crew.share(turns, &turn);
         }
         (0..turns).for_each(turn);

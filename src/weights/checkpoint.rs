@@ -31,7 +31,7 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
 pub fn check(checkpoint: &Checkpoint, network: &Network) -> Result<()> {
     let plan = network.record(Batch::plain(1))?.plan;
     check_names(
-        plan.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice())),
+        plan.published().map(|w| (w.name.as_str(), w.shape.as_slice())),
         checkpoint.iter().map(|(name, (shape, _))| (name.as_str(), shape.as_slice())),
     )?;
     for (name, (_, values)) in checkpoint {

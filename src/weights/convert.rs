@@ -171,7 +171,7 @@ impl Storing {
 pub fn store(manifest: &Manifest, checkpoint: &Checkpoint, storing: &Storing) -> Result<Vec<Tensor>> {
     let plan = manifest.network()?.record(Batch::plain(1))?.plan;
     let mut tensors = Vec::with_capacity(plan.weights.len());
-    for weight in &plan.weights {
+    for weight in plan.published() {
         let (shape, values) = checkpoint.get(&weight.name).ok_or_else(|| {
             Error::new(Code::TensorMissing, format!("tensor {} is missing", weight.name), "Check the checkpoint")
         })?;

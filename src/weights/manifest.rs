@@ -88,23 +88,29 @@ pub struct BlockCache {
 }
 
 impl BlockCache {
-    /// Whether step `i` of `steps` runs all blocks. Of fewer steps than it was calibrated for the same share does, of more
-    /// the steps at the same times.
-    pub fn refreshes(&self, i: usize, steps: usize) -> bool {
+    /// Which of `steps` steps run all blocks. Of fewer steps than it was calibrated for the same share does, of more the
+    /// steps at the same times.
+    pub fn refreshed(&self, steps: usize) -> Vec<bool> {
         let (own, all) = (self.steps.max(1), self.refresh.len());
-        let count = (all * steps).div_ceil(own).min(all);
+        let mut refreshed = vec![false; steps];
+        // In u128: both numbers are a stranger's.
+        let scaled = |value: usize| value as u128 * steps as u128;
+        let count = scaled(all).div_ceil(own as u128).min(all as u128) as usize;
         let mut next = 0;
-        (0..count).any(|k| {
-            let step = next.max(self.refresh[k * all / count] * steps / own);
+        for k in 0..count {
+            let step = next.max((scaled(self.refresh[k * all / count]) / own as u128) as usize);
             next = step + 1;
-            step == i
-        })
+            if let Some(step) = refreshed.get_mut(step) {
+                *step = true;
+            }
+        }
+        refreshed
     }
 
     fn check(&self) -> std::result::Result<(), String> {
         let BlockCache { steps, refresh, .. } = self;
         let ends = (refresh.first(), refresh.last().is_some_and(|last| last < steps));
-        match refresh.is_sorted() && ends == (Some(&0), true) {
+        match refresh.is_sorted_by(|a, b| a < b) && ends == (Some(&0), true) {
             true => Ok(()),
             false => Err(format!("sampling: cache.refresh is {refresh:?}, not ascending from 0 to below {steps}")),
         }

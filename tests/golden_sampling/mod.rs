@@ -23,11 +23,11 @@ pub async fn draw(device: &Device) -> Vec<f32> {
     let stored = SafeTensors::deserialize(WEIGHTS).unwrap();
     let plan = network.record(Batch::plain(1)).unwrap().plan;
     let mut loading = Loading::new(device, Compute::F32).unwrap();
-    for (id, weight) in plan.weight_ids() {
+    for (id, weight, form) in plan.loads(Compute::F32) {
         let view = stored.tensor(&weight.name).unwrap();
         let values = view.data().as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect();
         let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data: Data::F32(values) };
-        loading.load(id, weight, &tensor).await.unwrap();
+        loading.load(id, weight, form, &tensor).await.unwrap();
     }
     let settings = SamplerSettings {
         sampler: SamplerKind::DpmppTwoM,

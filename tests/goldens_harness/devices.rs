@@ -67,7 +67,7 @@ pub fn load_network(device: &Device, case: &Case, network: &Network) -> Result<W
     let plan = network.record(Batch::plain(1))?.plan;
     let mut stored = read_tensors(&case.folder.join("weights.safetensors"))?;
     let mut loading = Loading::new(device, Compute::F32)?;
-    for (id, weight) in plan.weight_ids() {
+    for (id, weight, form) in plan.loads(Compute::F32) {
         let tensor = stored.remove(&weight.name).ok_or_else(|| format!("no weight {}", weight.name))?;
         if tensor.shape != weight.shape {
             return Err(Stop::Fail(format!("{} is {:?}, expected {:?}", weight.name, tensor.shape, weight.shape)));
@@ -75,7 +75,7 @@ pub fn load_network(device: &Device, case: &Case, network: &Network) -> Result<W
         let values = tensor.values.iter().map(|v| *v as f32).collect();
         let data = weights::Data::F32(values);
         let tensor = weights::Tensor { name: weight.name.clone(), shape: tensor.shape, data };
-        pollster::block_on(loading.load(id, weight, &tensor))?;
+        pollster::block_on(loading.load(id, weight, form, &tensor))?;
     }
     match stored.keys().next() {
         Some(name) => Err(Stop::Fail(format!("the network does not use the weight {name}"))),

@@ -69,14 +69,14 @@ pub async fn load(device: &Device, compute: Compute, network: Network) -> uvit_w
     let plan = network.record(Batch::plain(1))?.plan;
     let mut generator = TorchGenerator::new(3);
     let mut loading = Loading::new(device, compute)?;
-    let mut forms = Vec::new();
-    for (id, weight) in plan.weight_ids() {
-        let form = if weight.usage == WeightUse::Matrix { (Dtype::Q8, 0) } else { (Dtype::F32, 0) };
-        forms.push(form);
-        let tensor = random::tensor(&weight.name, &weight.shape, Some(form), &mut generator);
-        loading.load(id, weight, &tensor).await?;
+    let mut stored = Vec::new();
+    for (id, weight, form) in plan.loads(compute) {
+        let kind = if weight.usage == WeightUse::Matrix { (Dtype::Q8, 0) } else { (Dtype::F32, 0) };
+        stored.push(kind);
+        let tensor = random::tensor(&weight.name, &weight.shape, Some(kind), &mut generator);
+        loading.load(id, weight, form, &tensor).await?;
     }
-    Ok(Component::new(network, loading.finish().await?, forms, Vec::new()))
+    Ok(Component::new(network, loading.finish().await?, stored, Vec::new()))
 }
 
 /// Tensors for all ports of so many items.

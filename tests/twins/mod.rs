@@ -103,11 +103,11 @@ impl Case {
     /// A Linear whose input may be quantised by the kernel that makes it.
     fn narrow(&mut self, x: TensorId, n: usize, stored: (&str, usize), bias: bool) -> TensorId {
         let mut shape = self.plan.shape(x).to_vec();
-        let weight = self.matrix(n, shape[2], stored);
-        let recorded = &mut self.plan.weights[weight.index()];
-        (recorded.precision, recorded.packs_input) = (Precision::Narrow, true);
+        let last = shape.len() - 1;
+        let weight = self.matrix(n, shape[last], stored);
+        self.plan.weights[weight.index()].precision = Precision::Narrow;
         let bias = bias.then(|| self.floats(&[n], WeightUse::Floats));
-        shape[2] = n;
+        shape[last] = n;
         let out = self.plan.scratch("", &shape);
         self.plan.push(Op::Linear { x, skip: None, weight, bias, out });
         out
@@ -116,8 +116,10 @@ impl Case {
     async fn run(&self, device: &Device, compute: Compute) -> Result<Vec<f32>, String> {
         let text = |e: uvit_web::Error| format!("{}: {e}", self.name);
         let mut loading = Loading::new(device, compute).map_err(text)?;
-        for (id, tensor) in &self.weights {
-            loading.load(*id, &self.plan.weights[id.index()], tensor).await.map_err(text)?;
+        for (id, weight, form) in self.plan.loads(compute) {
+            if let Some((_, tensor)) = self.weights.iter().find(|(other, _)| *other == id) {
+                loading.load(id, weight, form, tensor).await.map_err(text)?;
+            }
         }
         let weights = loading.finish().await.map_err(text)?;
         let program = lower(&self.plan, &weights.capabilities(), &[]).map_err(text)?;
@@ -163,6 +165,7 @@ pub fn cases(compute: Compute) -> Vec<Case> {
     match compute {
         Compute::W8A8 => {
             quantised(&mut all);
+            quantised_copies(&mut all);
             return all;
         }
         Compute::F16 => {
@@ -253,6 +256,50 @@ fn quantised(all: &mut Vec<Case>) {
         case.plan.push(Op::Add { a: residual, b: projected, out });
         all.push(case);
     }
+}
+
+/// What a kernel of its own quantises: inputs, activations, sums, what others read too.
+fn quantised_copies(all: &mut Vec<Case>) {
+    for (shape, n) in [(vec![1, 3, 16], 5), (vec![3, 48], 36), (vec![2, 66, 144], 96)] {
+        for kind in ["input", "silu", "add", "norm with two readers"] {
+            let mut case = Case::new(format!("w8a8 of {kind} {shape:?} x {n}"));
+            let x = case.input(&shape);
+            let dim = shape[shape.len() - 1];
+            let made = case.plan.scratch("", &shape);
+            let from = match kind {
+                "input" => x,
+                "silu" => {
+                    case.plan.push(Op::Silu { x, out: made });
+                    made
+                }
+                "add" => {
+                    case.plan.push(Op::Add { a: x, b: x, out: made });
+                    made
+                }
+                _ => {
+                    let (weight, bias) =
+                        (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
+                    case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: made });
+                    made
+                }
+            };
+            let first = case.narrow(from, n, ("q8", 0), true);
+            let second = case.narrow(from, n, ("q4", 32), false);
+            let out_shape = case.plan.shape(first).to_vec();
+            let out = case.output(&out_shape);
+            case.plan.push(Op::Add { a: first, b: second, out });
+            all.push(case);
+        }
+    }
+    // Heads too small for a whole group.
+    let mut case = Case::new("w8a8 attention of small heads".into());
+    let qkv = case.input(&[2, 7, 96]);
+    let attended = case.plan.scratch("", &[2, 7, 32]);
+    case.plan.push(Op::Attention { qkv, heads: 4, out: attended });
+    let projected = case.narrow(attended, 9, ("q8", 0), true);
+    let out = case.output(&[2, 7, 9]);
+    case.plan.push(Op::Gelu { x: projected, out });
+    all.push(case);
 }
 
 fn layer_norms(all: &mut Vec<Case>) {

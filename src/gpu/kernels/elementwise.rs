@@ -1,7 +1,7 @@
 //! `shaders/elementwise.wgsl`; twin: `src/cpu/elementwise.rs`.
 
 use super::{Binding, Launch, Variant, folded};
-use crate::plan::{Activation, Elementwise, Program};
+use crate::plan::{Activation, Elementwise, PACK_GROUP, Program};
 
 const WORKGROUP: usize = 64;
 
@@ -17,30 +17,34 @@ pub(super) fn activation_name(activation: Activation) -> &'static str {
     }
 }
 
-fn variant(operands: usize, activation: Activation) -> Variant {
+fn variant(operands: usize, activation: Activation, packed: bool) -> Variant {
     Variant {
         kernel: "elementwise",
         variables: vec![
             ("OPERANDS", operands.to_string()),
             ("ACTIVATION", activation_name(activation).into()),
+            ("PACKED", u8::from(packed).to_string()),
             ("WORKGROUP", WORKGROUP.to_string()),
         ],
     }
 }
 
 pub(super) fn variants() -> impl Iterator<Item = Variant> {
-    ACTIVATIONS.into_iter().flat_map(|activation| [1, 2].map(|operands| variant(operands, activation)))
+    let kinds = [(1, false), (2, false), (1, true), (2, true)];
+    ACTIVATIONS.into_iter().flat_map(move |a| kinds.map(|(operands, packed)| variant(operands, a, packed)))
 }
 
 pub(super) fn launch(k: &Elementwise, program: &Program) -> Launch {
-    let count4 = program.view(k.out).bytes().div_ceil(16);
-    let params = [count4 as u32, 0, 0, 0];
+    let out = program.view(k.out);
+    let groups = k.dim / PACK_GROUP;
+    let count = if out.packed { k.rows * groups } else { (k.rows * out.row_stride).div_ceil(4) };
+    let params = [count, groups, 0, 0].map(|v| v as u32);
     let mut bindings = vec![(1, Binding::Tensor(k.a)), (2, Binding::Tensor(k.out))];
     bindings.extend(k.b.map(|b| (3, Binding::Tensor(b))));
     Launch {
-        variant: variant(bindings.len() - 1, k.activation),
+        variant: variant(bindings.len() - 1, k.activation, out.packed),
         params: bytemuck::cast_slice(&params).to_vec(),
         bindings,
-        workgroups: folded(count4, WORKGROUP),
+        workgroups: folded(count, WORKGROUP),
     }
 }

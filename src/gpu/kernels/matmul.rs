@@ -6,10 +6,10 @@ use crate::gpu::pack::Storage;
 use crate::plan::{Activation, Arithmetic, Matmul, SizeClass};
 
 const WORKGROUP: usize = 16;
-/// The template's names, for as many groups as any tile has.
-const LANES_OF_GROUP: [&str; 12] = [
+/// The template's names, for as many groups as a tile may have ([`MatmulTile::is_unrolled`]).
+const LANES_OF_GROUP: [&str; 16] = [
     "LANES_0", "LANES_1", "LANES_2", "LANES_3", "LANES_4", "LANES_5", "LANES_6", "LANES_7", "LANES_8", "LANES_9",
-    "LANES_10", "LANES_11",
+    "LANES_10", "LANES_11", "LANES_12", "LANES_13", "LANES_14", "LANES_15",
 ];
 
 #[repr(C)]
@@ -51,6 +51,12 @@ impl MatmulTile {
     /// In squares of `tile` x `tile` with workgroup memory.
     pub const fn tiled(rows: usize, columns: usize, tile: usize) -> MatmulTile {
         MatmulTile { rows, lanes: 1, columns, tile }
+    }
+
+    /// Whether the shader's template can write it out.
+    pub fn is_unrolled(&self) -> bool {
+        let some = self.rows > 0 && self.lanes > 0 && self.columns > 0;
+        some && self.rows.div_ceil(self.lanes) <= LANES_OF_GROUP.len()
     }
 
     /// Rows and vec4 columns of a workgroup.

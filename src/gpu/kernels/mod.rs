@@ -155,24 +155,46 @@ impl Tuning {
 
     /// Whether an adapter can run it.
     pub fn suits(&self, adapter: &Adapter) -> bool {
+        self.fits(adapter.subgroup_size)
+    }
+
+    /// Whether it asks for no more than subgroups of so many invocations, and no more than the shaders' templates unroll.
+    fn fits(&self, subgroup_size: u32) -> bool {
         let lanes = if self.attention.shared { self.attention.keys4 } else { 1 };
-        self.matmul.lanes.max(lanes) <= adapter.subgroup_size as usize
+        self.matmul.lanes.max(lanes) <= subgroup_size as usize && self.matmul.is_unrolled()
     }
 
     /// What is worth measuring on an adapter, its default first.
     pub fn candidates(adapter: &Adapter) -> Vec<Tuning> {
-        let first = Tuning::of(adapter);
+        Tuning::candidates_of(adapter.is_fallback_adapter, adapter.subgroup_size)
+    }
+
+    /// Whatever any adapter may be asked to run.
+    pub fn every() -> Vec<Tuning> {
+        let mut all = Tuning::ALL.to_vec();
+        for (is_software, subgroup_size) in [(true, 1), (true, 4), (true, 8), (false, 1), (false, 4), (false, 32)] {
+            for tuning in Tuning::candidates_of(is_software, subgroup_size) {
+                if !all.contains(&tuning) {
+                    all.push(tuning);
+                }
+            }
+        }
+        all
+    }
+
+    fn candidates_of(is_software: bool, subgroup_size: u32) -> Vec<Tuning> {
+        let first = Tuning::default_of(is_software, subgroup_size);
         let in_registers = [(11, 1, 4), (11, 4, 4), (16, 8, 4), (12, 4, 4), (8, 1, 4), (8, 4, 4), (4, 1, 4), (4, 1, 2)]
             .map(|(rows, lanes, columns)| MatmulTile::shared(rows, lanes, columns));
         // A software adapter emulates barriers: four times slower, and long to compile.
         let tiled = [(4, 1, 16), (8, 2, 8), (4, 2, 16), (4, 1, 8), (8, 2, 16)]
             .map(|(rows, columns, tile)| MatmulTile::tiled(rows, columns, tile));
-        let tiled = tiled.into_iter().filter(|_| !adapter.is_fallback_adapter);
+        let tiled = tiled.into_iter().filter(|_| !is_software);
         let matmuls = tiled.chain(in_registers);
         let attentions = [(6, 4, true), (6, 4, false), (2, 1, false), (4, 4, true), (4, 2, false), (1, 1, false)]
             .map(|(queries, keys4, shared)| AttentionTile { queries, keys4, shared })
             .into_iter()
-            .filter(|attention| Tuning { attention: *attention, ..first }.suits(adapter));
+            .filter(|attention| Tuning { attention: *attention, ..first }.fits(subgroup_size));
         let mut all = vec![first];
         let matmuls = matmuls.filter(|&matmul| matmul != first.matmul);
         let mut attentions = attentions.filter(|&attention| attention != first.attention);
@@ -186,7 +208,7 @@ impl Tuning {
                 matmul_few: few.next().unwrap_or(first.matmul_few),
                 matmul_one: one.next().unwrap_or(first.matmul_one),
             };
-            if tuning.suits(adapter) {
+            if tuning.fits(subgroup_size) {
                 all.push(tuning);
             }
         }
@@ -212,7 +234,11 @@ impl Tuning {
 
     /// Before anything was measured.
     pub fn of(adapter: &Adapter) -> Tuning {
-        match (adapter.is_fallback_adapter, adapter.subgroup_size) {
+        Tuning::default_of(adapter.is_fallback_adapter, adapter.subgroup_size)
+    }
+
+    fn default_of(is_software: bool, subgroup_size: u32) -> Tuning {
+        match (is_software, subgroup_size) {
             (true, 4..) => Tuning::SOFTWARE_SUBGROUPS,
             (true, _) => Tuning::SOFTWARE,
             (false, _) => Tuning::GPU,

@@ -97,9 +97,20 @@ pub unsafe trait Isa: Copy {
     }
 }
 
+/// An instruction set that this processor has; kernels are compiled for each. Only [`Level::all`] and [`Level::detect`] make
+/// one: with it kernels need not ask again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Level(pub(crate) Set);
+
+impl std::fmt::Debug for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The instruction sets that a kernel is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
+pub(crate) enum Set {
     /// Arrays that the compiler vectorises as it can: NEON on Arm, SSE2 on old x86.
     #[cfg(not(target_arch = "wasm32"))]
     Portable,
@@ -118,15 +129,15 @@ impl Level {
     /// All that this processor has, the best last; never empty.
     pub fn all() -> Vec<Level> {
         #[cfg(target_arch = "wasm32")]
-        return vec![Level::Wasm];
+        return vec![Level(Set::Wasm)];
         #[cfg(not(target_arch = "wasm32"))]
         {
             #[allow(unused_mut)]
-            let mut levels = vec![Level::Portable];
+            let mut levels = vec![Level(Set::Portable)];
             #[cfg(target_arch = "x86_64")]
             {
                 if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    levels.push(Level::Avx2);
+                    levels.push(Level(Set::Avx2));
                 }
                 let needed = is_x86_feature_detected!("avx512f")
                     && is_x86_feature_detected!("avx512bw")
@@ -134,7 +145,7 @@ impl Level {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni");
                 if needed {
-                    levels.push(Level::Avx512);
+                    levels.push(Level(Set::Avx512));
                 }
             }
             levels
@@ -149,43 +160,43 @@ impl Level {
 
     /// Columns of a panel of packed weights.
     pub fn panel(self) -> usize {
-        match self {
+        match self.0 {
             #[cfg(not(target_arch = "wasm32"))]
-            Level::Portable => Portable::LANES * Portable::COLUMNS,
+            Set::Portable => Portable::LANES * Portable::COLUMNS,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => Avx2::LANES * Avx2::COLUMNS,
+            Set::Avx2 => Avx2::LANES * Avx2::COLUMNS,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => Avx512::LANES * Avx512::COLUMNS,
+            Set::Avx512 => Avx512::LANES * Avx512::COLUMNS,
             #[cfg(target_arch = "wasm32")]
-            Level::Wasm => Wasm::LANES * Wasm::COLUMNS,
+            Set::Wasm => Wasm::LANES * Wasm::COLUMNS,
         }
     }
 
     /// Values of a vector.
     pub fn lanes(self) -> usize {
-        match self {
+        match self.0 {
             #[cfg(not(target_arch = "wasm32"))]
-            Level::Portable => Portable::LANES,
+            Set::Portable => Portable::LANES,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => Avx2::LANES,
+            Set::Avx2 => Avx2::LANES,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => Avx512::LANES,
+            Set::Avx512 => Avx512::LANES,
             #[cfg(target_arch = "wasm32")]
-            Level::Wasm => Wasm::LANES,
+            Set::Wasm => Wasm::LANES,
         }
     }
 
     /// Whether integer weights are packed as bytes, else as 16-bit numbers.
     pub fn bytes(self) -> bool {
-        match self {
+        match self.0 {
             #[cfg(not(target_arch = "wasm32"))]
-            Level::Portable => Portable::BYTES,
+            Set::Portable => Portable::BYTES,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => Avx2::BYTES,
+            Set::Avx2 => Avx2::BYTES,
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512 => Avx512::BYTES,
+            Set::Avx512 => Avx512::BYTES,
             #[cfg(target_arch = "wasm32")]
-            Level::Wasm => Wasm::BYTES,
+            Set::Wasm => Wasm::BYTES,
         }
     }
 }
@@ -197,13 +208,13 @@ macro_rules! kernels {
         #[allow(clippy::too_many_arguments)]
         #[inline(never)] // Chromium's compiler allots registers best in a function that has no other loops.
         $visibility fn $name(level: $crate::isa::Level, $($argument: $type),*) {
-            use $crate::isa::Level;
+            use $crate::isa::Set;
             // SAFETY: a Level is only made where its instruction set was detected, or compiled for.
-            match level {
+            match level.0 {
                 #[cfg(not(target_arch = "wasm32"))]
-                Level::Portable => unsafe { $generic::<$crate::isa::Portable>($($argument),*) },
+                Set::Portable => unsafe { $generic::<$crate::isa::Portable>($($argument),*) },
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx2 => {
+                Set::Avx2 => {
                     #[target_feature(enable = "avx2,fma")]
                     unsafe fn avx2($($argument: $type),*) {
                         unsafe { $generic::<$crate::isa::Avx2>($($argument),*) }
@@ -211,7 +222,7 @@ macro_rules! kernels {
                     unsafe { avx2($($argument),*) }
                 }
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 => {
+                Set::Avx512 => {
                     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
                     unsafe fn avx512($($argument: $type),*) {
                         unsafe { $generic::<$crate::isa::Avx512>($($argument),*) }
@@ -219,7 +230,7 @@ macro_rules! kernels {
                     unsafe { avx512($($argument),*) }
                 }
                 #[cfg(target_arch = "wasm32")]
-                Level::Wasm => unsafe { $generic::<$crate::isa::Wasm>($($argument),*) },
+                Set::Wasm => unsafe { $generic::<$crate::isa::Wasm>($($argument),*) },
             }
         }
     )*};

@@ -3,6 +3,16 @@
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
+thread_local! {
+    /// Its address tells one thread from another.
+    static ME: u8 = const { 0 };
+}
+
+/// Of this thread, never 0.
+fn me() -> usize {
+    ME.with(|me| std::ptr::from_ref(me).addr())
+}
+
 /// A loop to share.
 type Turn<'a> = &'a (dyn Fn(usize) + Sync);
 
@@ -11,7 +21,8 @@ type Turn<'a> = &'a (dyn Fn(usize) + Sync);
 /// comes too late takes none.
 #[derive(Default)]
 pub(super) struct Crew {
-    led: AtomicBool,
+    /// The thread that leads, 0 without one.
+    leader: AtomicUsize,
     open: AtomicBool,
     inside: AtomicUsize,
     next: AtomicUsize,
@@ -22,37 +33,43 @@ pub(super) struct Crew {
 unsafe impl Sync for Crew {}
 
 /// Ends what it guards even if a turn panics.
-struct Guard<'a>(&'a AtomicBool);
+struct Guard<'a>(&'a AtomicUsize);
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        self.0.store(false, SeqCst);
+        self.0.store(0, SeqCst);
     }
 }
 
 impl Crew {
-    /// Runs `work` with so many followers, in a pool of threads. Those that find no free thread are not missed.
+    /// Runs `work` with so many followers, in a pool of threads. Those that find no free thread are not missed; under
+    /// another leader, there are none.
     pub fn lead<T: Send>(&self, followers: usize, work: impl FnOnce() -> T + Send) -> T {
+        let leader = me();
+        if self.leader.compare_exchange(0, leader, SeqCst, SeqCst).is_err() {
+            return work();
+        }
+        let ends = Guard(&self.leader);
         rayon::in_place_scope(|scope| {
-            self.led.store(true, SeqCst);
-            let _ends = Guard(&self.led);
+            let _ends = ends;
             for _ in 0..followers {
-                scope.spawn(|_| self.follow());
+                scope.spawn(|_| self.follow(leader));
             }
             work()
         })
     }
 
-    /// Whether there are followers.
-    pub fn is_led(&self) -> bool {
-        self.led.load(SeqCst)
+    /// Whether this thread has followers that wait for a loop. Inside a loop they do not.
+    pub fn shares(&self) -> bool {
+        self.leader.load(SeqCst) == me() && !self.open.load(SeqCst)
     }
 
-    /// Shares the turns of a loop; returns when all are done.
+    /// Shares the turns of a loop; returns when all are done. Only where [`Crew::shares`].
     pub fn share(&self, turns: usize, turn: Turn<'_>) {
         // SAFETY: the reference is used by those inside only, and this function does not return while anyone is; no loop
         // is open, so nobody reads the place now.
         unsafe { *self.job.get() = Some((std::mem::transmute::<Turn<'_>, Turn<'static>>(turn), turns)) };
+        debug_assert!(self.shares());
         self.next.store(0, SeqCst);
         self.open.store(true, SeqCst);
         let close = Close(self);
@@ -70,9 +87,9 @@ impl Crew {
         }
     }
 
-    fn follow(&self) {
+    fn follow(&self, leader: usize) {
         let mut idle = 0u32;
-        while self.led.load(SeqCst) {
+        while self.leader.load(SeqCst) == leader {
             if !self.open.load(SeqCst) {
                 idle += 1;
                 // On a busy machine somebody else has a use for the core.

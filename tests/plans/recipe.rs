@@ -1,0 +1,185 @@
+//! Plans from lists of small numbers, as a property test draws them, and what they mean, operation by operation.
+
+use std::collections::HashMap;
+use uvit_web::cpu;
+use uvit_web::plan::{Activation, Op, Plan, Position, Precision, Role, TensorId, Weight, WeightId, WeightUse};
+use uvit_web::sampler::TorchGenerator;
+use uvit_web::weights::manifest::Dtype;
+use uvit_web::weights::{Tensor, random};
+
+/// What is recorded next: an operation, and which of the tensors so far it takes.
+pub type Step = (u8, usize, usize);
+
+/// Widths that tensors have: with whole groups of 16, and without.
+const WIDTHS: [usize; 5] = [16, 48, 12, 32, 20];
+
+/// A Plan of a batch with everything that is written before a run.
+pub struct Recorded {
+    pub plan: Plan,
+    /// Inputs and their values.
+    pub inputs: Vec<(TensorId, Vec<f32>)>,
+    /// Indices and their values.
+    pub indices: Vec<(TensorId, Vec<u32>)>,
+    /// By weight.
+    pub tensors: Vec<Tensor>,
+    /// What is read after a run.
+    pub outputs: Vec<TensorId>,
+}
+
+/// Records the steps for the items `items` of an endless batch: the same item always has the same values.
+pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
+    let mut plan = Plan::default();
+    let batch = items.len();
+    let mut pool = Vec::new();
+    let mut inputs = Vec::new();
+    for (i, shape) in [vec![batch, 3, 16], vec![batch, 32], vec![batch, 3, 16], vec![batch, 1, 48]].iter().enumerate() {
+        let id = plan.tensor(format!("in {i}"), shape, Role::Input);
+        let size = shape[1..].iter().product();
+        let of = |item: usize| TorchGenerator::new((16 * item + i) as u64).randn_f32(size);
+        inputs.push((id, items.clone().flat_map(of).collect()));
+        pool.push(id);
+    }
+    for (at, &(kind, first, second)) in steps.iter().enumerate() {
+        let x = pool[pool.len() - 1 - first % pool.len()];
+        let shape = plan.shape(x).to_vec();
+        let dim = shape[shape.len() - 1];
+        let like: Vec<TensorId> = pool.iter().copied().filter(|&id| plan.shape(id) == shape).collect();
+        let beside: Vec<TensorId> = pool
+            .iter()
+            .copied()
+            .filter(|&id| plan.shape(id).split_last().unwrap().1 == &shape[..shape.len() - 1])
+            .collect();
+        let n = WIDTHS[second % WIDTHS.len()];
+        let out = match kind % 9 {
+            0 => plan.linear(&format!("linear {at}"), x, None, n, second % 2 == 0),
+            1 => plan.linear(&format!("linear {at}"), x, Some(beside[second % beside.len()]), n, second % 2 == 0),
+            // One matrix for several Linears.
+            2 => plan.linear(&format!("shared {dim} {n}"), x, None, n, true),
+            3 => unary(&mut plan, x, |x, out| Op::Gelu { x, out }),
+            4 => unary(&mut plan, x, |x, out| Op::Silu { x, out }),
+            5 | 6 => plan.add("", x, like[second % like.len()]),
+            7 => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
+            _ => match (shape.len(), dim) {
+                (3, 48) => attention(&mut plan, x, &[shape[0], shape[1], 16], [1, 2, 4][second % 3]),
+                (3, _) => {
+                    let qkv = plan.linear(&format!("qkv {at}"), x, None, 48, false);
+                    attention(&mut plan, qkv, &[shape[0], shape[1], 16], [1, 2, 4][second % 3])
+                }
+                _ => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
+            },
+        };
+        if kind >= 128 {
+            plan.tensors[out.index()].role = [Role::Output, Role::State][second % 2];
+            plan.tensors[out.index()].name = format!("result {}", out.index());
+        }
+        pool.push(out);
+    }
+    let read = |&id: &TensorId| plan.ops.iter().any(|op| op.reads().contains(&id));
+    for id in pool.iter().filter(|id| !read(id)) {
+        if plan.tensors[id.index()].role == Role::Scratch {
+            plan.tensors[id.index()].role = Role::Output;
+        }
+    }
+    let written = |id: &TensorId| plan.ops.iter().any(|op| op.writes() == *id);
+    let outputs =
+        pool.iter().copied().filter(|id| plan.tensors[id.index()].role != Role::Scratch && written(id)).collect();
+    for (i, weight) in plan.weights.iter_mut().enumerate().filter(|(_, weight)| weight.usage == WeightUse::Matrix) {
+        weight.precision = [Precision::Narrow, Precision::Narrow, Precision::Wide, Precision::Float][i % 4];
+    }
+    let tensors = tensors(&plan);
+    Recorded { plan, inputs, indices: Vec::new(), tensors, outputs }
+}
+
+/// A token of an item from a table, through a norm, and its products with every row of the same table.
+pub fn tied(precision: Precision, items: std::ops::Range<usize>) -> Recorded {
+    let mut plan = Plan::default();
+    let (batch, classes, dim) = (items.len(), 10, 32);
+    let index = plan.tensor("index", &[batch], Role::Indices);
+    let table = plan.weight("wte.weight", &[classes, dim], WeightUse::Floats);
+    let position = plan.weight("wpe.weight", &[1, dim], WeightUse::Floats);
+    let tokens = plan.scratch("", &[batch, 1, dim]);
+    let position = Some(Position { table: position, at: 0 });
+    plan.push(Op::Embedding { table, index, position, out: tokens, at: 0 });
+    let normed = plan.layer_norm("norm", tokens, 1e-5);
+    let out = plan.linear("wte", normed, None, classes, false);
+    plan.allow("wte", precision);
+    plan.tensors[out.index()].role = Role::Output;
+    let tensors = tensors(&plan);
+    let indices = vec![(index, items.map(|item| [3, 0, 9][item % 3]).collect())];
+    Recorded { plan, inputs: Vec::new(), indices, tensors, outputs: vec![out] }
+}
+
+/// Random values for every weight, matrices in several stored forms.
+pub fn tensors(plan: &Plan) -> Vec<Tensor> {
+    const KINDS: [(Dtype, usize); 5] =
+        [(Dtype::F32, 0), (Dtype::Q8, 0), (Dtype::Q4, 32), (Dtype::F16, 0), (Dtype::Q8, 16)];
+    let published: Vec<&Weight> = plan.published().collect();
+    let of = |weight: &Weight| {
+        let i = published.iter().position(|other| other.name == weight.name).unwrap();
+        let kind = (published[i].usage == WeightUse::Matrix).then(|| KINDS[i % KINDS.len()]);
+        random::tensor(&weight.name, &weight.shape, kind, &mut TorchGenerator::new(i as u64))
+    };
+    plan.weights.iter().map(of).collect()
+}
+
+fn unary(plan: &mut Plan, x: TensorId, op: fn(TensorId, TensorId) -> Op) -> TensorId {
+    let shape = plan.shape(x).to_vec();
+    let out = plan.scratch("", &shape);
+    plan.push(op(x, out));
+    out
+}
+
+fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], heads: usize) -> TensorId {
+    let out = plan.scratch("", shape);
+    plan.push(Op::Attention { qkv, heads, out });
+    out
+}
+
+/// What every operation writes, in f32, one after the other and each into memory of its own.
+pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
+    let Recorded { plan, inputs, indices, tensors, .. } = recorded;
+    let mut values: HashMap<TensorId, Vec<f32>> = inputs.iter().cloned().collect();
+    for (id, indices) in indices {
+        values.insert(*id, indices.iter().map(|&i| f32::from_bits(i)).collect());
+    }
+    let weight = |id: WeightId| tensors[id.index()].to_f32();
+    for op in &plan.ops {
+        let shape = plan.shape(op.writes());
+        let mut result = vec![0.0; shape.iter().product()];
+        let dim = |id: TensorId| plan.shape(id)[plan.shape(id).len() - 1];
+        match *op {
+            Op::Linear { x, skip, weight: w, bias, out } => {
+                let (w, bias) = (weight(w), bias.map(weight));
+                let (k, k2, n) = (dim(x), skip.map_or(0, dim), dim(out));
+                for (r, row) in result.chunks_mut(n).enumerate() {
+                    let second = skip.map_or(&[][..], |skip| &values[&skip][r * k2..][..k2]);
+                    let input = [&values[&x][r * k..][..k], second].concat();
+                    for (c, value) in row.iter_mut().enumerate() {
+                        let products = input.iter().zip(&w[c * (k + k2)..]).map(|(a, b)| a * b);
+                        *value = products.sum::<f32>() + bias.as_ref().map_or(0.0, |bias| bias[c]);
+                    }
+                }
+            }
+            Op::Gelu { x, .. } => cpu::elementwise(&values[&x], None, Activation::Gelu, &mut result),
+            Op::Silu { x, .. } => cpu::elementwise(&values[&x], None, Activation::Silu, &mut result),
+            Op::Add { a, b, .. } => {
+                cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, &mut result);
+            }
+            Op::LayerNorm { x, weight: w, bias, eps, .. } => {
+                let rows = result.len() / dim(x);
+                cpu::layer_norm(&values[&x], &weight(w), &weight(bias), eps, &mut result, rows, dim(x));
+            }
+            Op::Attention { qkv, heads, .. } => {
+                cpu::attention(&values[&qkv], &mut result, shape[0], shape[1], heads, shape[2] / heads);
+            }
+            Op::Embedding { table, index, position, at, .. } => {
+                let [batch, tokens, dim] = *shape else { panic!("tokens") };
+                let (table, position) = (weight(table), position.map(|p| weight(p.table)));
+                cpu::embedding(&table, &values[&index], position.as_deref(), &mut result, at, batch, tokens, dim);
+            }
+            ref other => panic!("{other:?} is not recorded here"),
+        }
+        values.insert(op.writes(), result);
+    }
+    values
+}
