@@ -9,13 +9,12 @@ use std::time::Instant;
 use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
 use uvit_web::gpu::{Profile, roofline};
 use uvit_web::model::{Batch, Network};
+use uvit_web::package::{DENOISER, describe, read_manifest};
 use uvit_web::pipeline::sampling::forward;
 use uvit_web::pipeline::{Executor, LoadOptions, Tuned, open_device};
 use uvit_web::plan::{WeightUse, lower};
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::weights::convert::describe;
-use uvit_web::weights::manifest::Dtype;
-use uvit_web::weights::{random, read_manifest};
+use uvit_web::weights::{Dtype, random};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
@@ -49,13 +48,13 @@ pub fn run(a: &Arguments) -> Result<()> {
     let options = a.place.options();
     let (network, mut executor, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
-            let network = read_manifest(path)?.0.network()?;
+            let network = read_manifest(path)?.0.network(DENOISER)?;
             let pipeline = load(path, options)?;
             let tuned = pipeline.info().device.tuned.clone();
             (network, pipeline.into_executor(), tuned)
         }
         (None, Some(name), _) => unloaded(Network::Uvit(preset(name)?), &options)?,
-        (None, None, Some(path)) => unloaded(describe(&read_text(path)?, None, None)?.network()?, &options)?,
+        (None, None, Some(path)) => unloaded(describe(&read_text(path)?, None, None)?.network(DENOISER)?, &options)?,
         (None, None, None) => return Err(Error::internal("neither a model nor an architecture")),
     };
     let batch = a.batch as usize;

@@ -4,14 +4,14 @@ use super::png_out;
 use super::records;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
+use uvit_web::package::read_manifest;
 use uvit_web::pipeline::sampling::{Control, StepEvent};
 use uvit_web::pipeline::{
     Device, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request, Tune,
 };
 use uvit_web::plan::Compute;
 use uvit_web::sampler::SamplerKind;
-use uvit_web::weights::manifest::Dtype;
-use uvit_web::weights::read_manifest;
+use uvit_web::weights::Dtype;
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]

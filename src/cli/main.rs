@@ -10,6 +10,7 @@ mod png_out;
 mod quality;
 mod records;
 mod sensitivity;
+mod upgrade;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -38,6 +39,8 @@ enum Command {
     BlockCache(block_cache::Arguments),
     /// Measure which layers bear coarse activations
     Sensitivity(sensitivity::Arguments),
+    /// Write a model's manifest anew in the current version of the format; the shards stay as they are
+    Upgrade(upgrade::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Quality(arguments) => quality::run(&arguments),
         Command::BlockCache(arguments) => block_cache::run(&arguments),
         Command::Sensitivity(arguments) => sensitivity::run(&arguments),
+        Command::Upgrade(arguments) => upgrade::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,11 +1,10 @@
 //! wasm-bindgen types: convert, forward, nothing else. `web/src/worker.ts` is their one caller; the options and results
 //! that cross as JSON are described in `web/src/types.ts`.
 
-use crate::model::Network;
+use crate::package::{DENOISER, Manifest};
 use crate::pipeline::sampling::{Control, StepEvent};
 use crate::pipeline::{self, Generated, Helpers, LoadOptions, Part, Request, pixels};
 use crate::sampler::SamplerKind;
-use crate::weights::Manifest;
 use crate::{Code, Error};
 use js_sys::{Array, Float32Array, Float64Array, Function, Promise, Reflect, Uint8Array, Uint32Array};
 use serde_json::json;
@@ -79,7 +78,7 @@ pub async fn capabilities() -> String {
 #[wasm_bindgen]
 pub fn shards(manifest: &str, dtype: Option<String>) -> Result<String, JsValue> {
     let dtype = dtype.map(|name| parse("dtype", &json!(name).to_string())).transpose()?;
-    Ok(json!(Manifest::parse(manifest)?.variant(dtype)?.shards).to_string())
+    Ok(json!(Manifest::parse(manifest)?.variant(DENOISER, dtype)?.shards).to_string())
 }
 
 /// A model on its way to a device.
@@ -117,12 +116,9 @@ impl Loader {
 fn describe(pipeline: &pipeline::Pipeline) -> String {
     let (manifest, sampling) = (pipeline.manifest(), &pipeline.manifest().sampling);
     let [channels, height, _] = pipeline.network().image_shape();
-    let architecture = match pipeline.network() {
-        Network::Uvit(_) => "uvit",
-    };
     let mut info = json!(pipeline.info());
     let more = json!({
-        "architecture": architecture,
+        "architecture": pipeline.network().architecture(),
         "labels": manifest.labels,
         "licences": manifest.licences,
         "nullClass": manifest.null_class,

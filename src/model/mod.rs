@@ -3,8 +3,9 @@
 
 pub mod uvit;
 
-use crate::Result;
 use crate::plan::{Plan, TensorId};
+use crate::{Code, Error, Result};
+use serde_json::{Value, json};
 
 /// How many items one forward holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -50,7 +51,45 @@ pub enum Network {
     Uvit(uvit::Config),
 }
 
+/// The networks by name, and what makes one of its parameters.
+type Make = fn(Value) -> serde_json::Result<Network>;
+const REGISTRY: [(&str, Make); 1] = [("uvit", |params| serde_json::from_value(params).map(Network::Uvit))];
+
 impl Network {
+    /// The network of that name with its constructor's arguments; fields that it does not know are ignored.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED_MODEL` naming the networks that there are, `INVALID_ARGUMENT` for a parameter that is missing or of
+    /// another type.
+    pub fn of(architecture: &str, params: &Value) -> Result<Network> {
+        let Some((_, make)) = REGISTRY.iter().find(|(name, _)| *name == architecture) else {
+            let known = REGISTRY.map(|(name, _)| name).join(", ");
+            return Err(Error::new(
+                Code::UnsupportedModel,
+                format!("the architecture is {architecture:?}, this build knows {known}"),
+                "Use a version of uvit-web that knows this architecture",
+            ));
+        };
+        make(params.clone()).map_err(|e| {
+            let cause = format!("the parameters of {architecture}: {e}");
+            Error::new(Code::InvalidArgument, cause, "Give the published constructor's arguments under their names")
+        })
+    }
+
+    /// Its name.
+    pub fn architecture(&self) -> &'static str {
+        match self {
+            Network::Uvit(_) => "uvit",
+        }
+    }
+
+    /// Its constructor's arguments.
+    pub fn params(&self) -> Value {
+        match self {
+            Network::Uvit(config) => json!(config),
+        }
+    }
+
     /// Records the network for a batch.
     ///
     /// # Errors

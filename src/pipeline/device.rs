@@ -9,7 +9,7 @@ use crate::gpu::Adapter;
 use crate::model::Network;
 use crate::plan::Compute;
 use crate::simd::Threads;
-use crate::weights::manifest::Dtype;
+use crate::weights::Dtype;
 use crate::{Code, Error, Result};
 
 /// What the caller asks for.

@@ -26,15 +26,14 @@ pub use tuning::{Trial, Tune, Tuned};
 
 use crate::model::Batch;
 use crate::model::Network;
+use crate::package::{self, DENOISER, Manifest};
 use crate::plan::{Compute, Plan};
 use crate::sampler::{SamplerKind, SamplerSettings, guidance, recipe};
-use crate::weights::manifest::{Dtype, Manifest, Shard};
-use crate::weights::{ShardReader, Tensor};
+use crate::weights::{Dtype, ShardReader, StoredFile, Tensor};
 use crate::{Code, Error, Result};
 use sampling::{Control, Inputs, Prepared, Readback, batch, finite, noise_for, sample};
 use self_test::matrix_kinds;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use web_time::Instant;
 
 /// The most images of one call.
@@ -46,6 +45,7 @@ pub struct Loader {
     network: Network,
     plan: Plan,
     reader: ShardReader,
+    model_hash: String,
     executor: Executor,
     device: Device,
     began: Instant,
@@ -55,14 +55,16 @@ impl Loader {
     /// Checks the manifest against its network and opens a device, which is tested before it is trusted.
     ///
     /// # Errors
-    /// Those of [`ShardReader::new`] and of opening the device.
+    /// Those of [`Manifest::check_task`], [`package::reader`] and of opening the device.
     pub async fn new(manifest: Manifest, options: LoadOptions) -> Result<Loader> {
         let began = Instant::now();
-        let network = manifest.network()?;
-        let reader = ShardReader::new(&manifest, options.dtype)?;
+        manifest.check_task()?;
+        let network = manifest.network(DENOISER)?;
+        let reader = package::reader(&manifest, DENOISER, options.dtype)?;
+        let model_hash = manifest.model_hash(options.dtype)?;
         let plan = network.record(crate::model::Batch::plain(1))?.plan;
         let (executor, device) = open_device(&options, &network, &matrix_kinds(reader.variant())).await?;
-        Ok(Loader { manifest, network, plan, reader, executor, device, began })
+        Ok(Loader { manifest, network, plan, reader, model_hash, executor, device, began })
     }
 
     /// The device that was chosen.
@@ -71,7 +73,7 @@ impl Loader {
     }
 
     /// The files to bring, in order.
-    pub fn shards(&self) -> &[Shard] {
+    pub fn shards(&self) -> &[StoredFile] {
         self.reader.shards()
     }
 
@@ -99,9 +101,6 @@ impl Loader {
     /// `TENSOR_MISSING`.
     pub async fn finish(self) -> Result<Pipeline> {
         self.reader.finish()?;
-        let mut hash = Sha256::new();
-        self.reader.shards().iter().for_each(|shard| hash.update(shard.sha256.to_ascii_lowercase()));
-        let model_hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let variant = self.reader.variant();
         let info = Info {
             name: self.manifest.name.clone(),
@@ -110,7 +109,7 @@ impl Loader {
             threads: self.executor.threads(),
             bytes: variant.bytes,
             parameters: variant.tensors.values().map(|e| e.shape.iter().product::<usize>() as u64).sum(),
-            model_hash,
+            model_hash: self.model_hash,
             load_ms: self.began.elapsed().as_secs_f64() * 1e3,
             device: self.device,
         };
@@ -134,7 +133,7 @@ pub struct Info {
     pub bytes: u64,
     /// Numbers of the model.
     pub parameters: u64,
-    /// SHA-256 over the shards' hashes.
+    /// SHA-256 of everything that decides a picture ([`Manifest::model_hash`]).
     pub model_hash: String,
     /// From opening the device to the last shard.
     pub load_ms: f64,

@@ -6,8 +6,7 @@ use super::{Executor, sampling::forward};
 use crate::model::{Batch, Network, uvit};
 use crate::plan::{Compute, Plan, WeightUse, lower};
 use crate::sampler::TorchGenerator;
-use crate::weights::manifest::{Dtype, Variant};
-use crate::weights::random;
+use crate::weights::{Dtype, Variant, random};
 use crate::{Code, Error, Result};
 
 /// Largest error over largest value. Kernels that are right stay below 1e-5 in floats, and near 2^-11 in f16. In integers, an

@@ -8,7 +8,7 @@ use crate::gpu::{self, Adapter, Weights};
 use crate::model::{Batch, Network, uvit};
 use crate::plan::{Compute, Plan, lower};
 use crate::sampler::TorchGenerator;
-use crate::weights::manifest::Dtype;
+use crate::weights::Dtype;
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
