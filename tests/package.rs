@@ -224,6 +224,55 @@ fn a_manifest_for_another_network_is_refused_before_any_shard_is_read() {
     }
 }
 
+/// Every value of the manifest in turn, the names of fields aside, and what anybody might write there.
+#[test]
+fn whatever_stands_in_a_manifest_is_read_or_refused_but_never_a_panic() {
+    fn pointers(value: &Value, at: String, found: &mut Vec<String>) {
+        match value {
+            Value::Object(fields) => fields.iter().for_each(|(key, v)| pointers(v, format!("{at}/{key}"), found)),
+            Value::Array(list) => list.iter().enumerate().for_each(|(i, v)| pointers(v, format!("{at}/{i}"), found)),
+            _ => {}
+        }
+        found.push(at);
+    }
+    let out = fresh("anything");
+    convert(&out, Dtype::Q4, 32, 8000).unwrap();
+    let mut sound = json_of(&out);
+    sound["labels"] = json!([{ "index": 0, "name": "a" }]);
+    sound["sampling"]["cache"] = json!({ "outer": 1, "steps": 5, "refresh": [0, 2] });
+    sound["assets"] = json!({ "tokenizer": { "file": "m", "bytes": 1, "sha256": "0".repeat(64) } });
+    let mut found = Vec::new();
+    pointers(&sound, String::new(), &mut found);
+    assert!(found.len() > 300);
+    let anything = [
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(4),
+        json!(0.5),
+        json!(u32::MAX),
+        json!(u64::MAX),
+        json!(1e300),
+        json!(""),
+        json!("\u{0}/../"),
+        json!([]),
+        json!({}),
+        json!([0, u64::MAX]),
+    ];
+    let mut read = 0;
+    for pointer in found.iter().filter(|pointer| !pointer.is_empty()) {
+        for value in &anything {
+            let Ok(manifest) = parse(&with(&sound, pointer, value.clone())) else { continue };
+            let _ = reader(&manifest, DENOISER, None);
+            manifest.model_hash(None).unwrap();
+            assert_eq!(Manifest::parse(&manifest.to_json()).unwrap(), manifest, "{pointer} {value}");
+            read += 1;
+        }
+    }
+    assert!(read > 50, "{read}");
+}
+
 #[test]
 fn a_dtype_is_taken_where_it_is_stored_and_elsewhere_the_default_one() {
     let out = fresh("dtypes");
@@ -359,4 +408,58 @@ fn an_asset_is_handed_out_only_if_it_is_the_one_that_the_manifest_means() {
     broken.components.clear();
     assert_eq!(write_manifest(&out, &broken).unwrap_err().code, Code::BadManifest);
     assert_eq!(read_manifest(&out).unwrap().0, read);
+}
+
+#[test]
+fn the_tool_shows_what_a_model_holds_and_draws_only_what_it_can() {
+    let folder = fresh("tool");
+    convert(&folder, Dtype::Q8, 0, 32 << 20).unwrap();
+    let sound = json_of(&folder);
+    let run = |command: &str, manifest: &Value, more: &[&str]| {
+        std::fs::write(folder.join(MANIFEST), manifest.to_string()).unwrap();
+        let tool = std::process::Command::new(env!("CARGO_BIN_EXE_uvit")).arg(command).arg(&folder).args(more).output();
+        let output = tool.unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let out = folder.join("../picture.png");
+    let draw = ["--device", "cpu", "--steps", "1", "--out", out.to_str().unwrap()];
+
+    let mut upscaler = sound["components"][DENOISER].clone();
+    upscaler["architecture"] = json!("upscaler");
+    upscaler["variants"][0]["shards"][0]["file"] = json!("upscaler.safetensors");
+    let more = with(&sound, "/components/upscaler", upscaler);
+    let bytes = b"t h";
+    let asset = json!({ "file": "merges.txt", "bytes": bytes.len(), "sha256": uvit_web::weights::sha256(bytes) });
+    let more = with(&more, "/assets/tokenizer", asset);
+    let (status, said) = run("inspect", &more, &[]);
+    assert_eq!(status, Some(0), "{said}");
+    let hash = parse(&more).unwrap().model_hash(None).unwrap();
+    for line in [
+        "task class",
+        "component denoiser: uvit",
+        "component upscaler: upscaler (this build does not use it)",
+        "asset tokenizer: merges.txt, 0.00 MB",
+        &format!("model hash as q8: {hash}"),
+    ] {
+        assert!(said.lines().any(|said| said == line), "{line}: {said}");
+    }
+    let report: Value = serde_json::from_str(&run("inspect", &more, &["--json"]).1).unwrap();
+    assert_eq!(report["stored"]["modelHash"]["q8"], hash);
+    assert_eq!(report["stored"]["components"]["upscaler"]["used"], false);
+
+    // The asset is missing, then another one, then the right one.
+    let (status, said) = run("generate", &more, &draw);
+    assert!(status == Some(3) && said.contains("error[IO]") && said.contains("merges.txt"), "{said}");
+    std::fs::write(folder.join("merges.txt"), "t a").unwrap();
+    let (status, said) = run("generate", &more, &draw);
+    assert!(status == Some(3) && said.contains("error[SHARD_CORRUPT]: asset tokenizer: merges.txt"), "{said}");
+    std::fs::write(folder.join("merges.txt"), bytes).unwrap();
+    let (status, said) = run("generate", &more, &draw);
+    assert_eq!(status, Some(0), "{said}");
+
+    std::fs::remove_file(&out).unwrap();
+    let (status, said) = run("generate", &with(&sound, "/task", json!("video")), &draw);
+    assert!(status == Some(3) && said.contains("error[UNSUPPORTED_MODEL]: the model's task is \"video\""), "{said}");
+    assert!(!out.exists());
 }

@@ -4,7 +4,7 @@ use super::png_out;
 use super::records;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
-use uvit_web::package::read_manifest;
+use uvit_web::package::{read_asset, read_manifest};
 use uvit_web::pipeline::sampling::{Control, StepEvent};
 use uvit_web::pipeline::{
     Device, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request, Tune,
@@ -85,6 +85,7 @@ impl Place {
 /// Loads a model from files.
 pub fn load(model: &Path, options: LoadOptions) -> Result<Pipeline> {
     let (manifest, folder) = read_manifest(model)?;
+    manifest.assets.keys().try_for_each(|name| read_asset(&folder, &manifest, name).map(drop))?;
     pollster::block_on(async {
         let mut loader = Loader::new(manifest, options).await?;
         if let Some(new) = loader.device().tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
