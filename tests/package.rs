@@ -64,7 +64,12 @@ fn a_manifest_that_contradicts_itself_is_refused() {
         ("/format_version", json!(-1), Code::BadManifest, "format_version"),
         ("/format_version", json!(1.5), Code::BadManifest, "format_version"),
         ("/labels", json!([label(4, "a")]), Code::BadManifest, "index 4"),
-        ("/labels", json!([label(0, "a"), label(1, "a")]), Code::BadManifest, "two labels"),
+        (
+            "/labels",
+            json!([label(0, "a"), label(1, "a")]),
+            Code::BadManifest,
+            "several labels are called \"a\", those of index [0, 1]",
+        ),
         ("/null_class", json!(4), Code::BadManifest, "null_class"),
         ("/sampling/steps", json!(0), Code::BadManifest, "steps is 0"),
         ("/sampling/steps", json!(100_000), Code::BadManifest, "steps is 100000"),

@@ -17,13 +17,16 @@ impl Manifest {
         for (name, component) in &self.components {
             components.insert(name.clone(), describe(component, self.variant(name, dtype)?));
         }
-        let assets = self.assets.iter().map(|(name, asset)| (name.clone(), asset.sha256.to_ascii_lowercase().into()));
+        let mut assets = Map::new();
+        for (name, asset) in &self.assets {
+            assets.insert(name.clone(), asset.sha256.to_ascii_lowercase().into());
+        }
         let model = json!({
             "task": self.task,
             "sampling": self.sampling,
             "null_class": self.null_class,
             "components": components,
-            "assets": assets.collect::<Map<String, Value>>(),
+            "assets": assets,
         });
         let mut text = String::new();
         canonical(&model, &mut text);
@@ -48,7 +51,7 @@ fn canonical(value: &Value, text: &mut String) {
     match value {
         Value::Object(fields) => {
             let mut names: Vec<&String> = fields.keys().collect();
-            names.sort();
+            names.sort_unstable();
             text.push('{');
             for (i, name) in names.into_iter().enumerate() {
                 separate(i, text);

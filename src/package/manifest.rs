@@ -263,8 +263,12 @@ impl Manifest {
         let component = self.component(name)?;
         if let Some(dtype) = dtype.filter(|_| self.components.values().all(|other| other.variant(dtype).is_none())) {
             let variants = self.components.values().flat_map(|other| &other.variants);
-            let known: BTreeSet<&str> = variants.map(|variant| variant.dtype.as_str()).collect();
-            let known: Vec<&str> = known.into_iter().collect();
+            let mut known: Vec<&str> = Vec::new();
+            for name in variants.map(|variant| variant.dtype.as_str()) {
+                if !known.contains(&name) {
+                    known.push(name);
+                }
+            }
             return Err(Error::new(
                 Code::InvalidArgument,
                 format!("the model is not stored as {}", dtype.as_str()),
@@ -311,13 +315,14 @@ impl Manifest {
     /// Whether labels, null class and sampling fit the denoiser and each other: known before there are any weights.
     pub(super) fn check_description(&self) -> Result<()> {
         let classes = self.network(DENOISER)?.classes();
-        let mut indices = BTreeMap::new();
+        let mut names = BTreeSet::new();
         for Label { index, name, .. } in &self.labels {
             if *index as usize >= classes {
                 return Err(bad(format!("label {name:?} has index {index}, the network has {classes} classes")));
             }
-            if let Some(other) = indices.insert(name.as_str(), index) {
-                return Err(bad(format!("two labels are called {name:?}, those of index {other} and {index}")));
+            if !names.insert(name.as_str()) {
+                let indices: Vec<u32> = self.labels.iter().filter(|l| l.name == *name).map(|l| l.index).collect();
+                return Err(bad(format!("several labels are called {name:?}, those of index {indices:?}")));
             }
         }
         if let Some(null) = self.null_class.filter(|null| *null as usize >= classes) {
@@ -337,13 +342,12 @@ impl Manifest {
             asset.check().map_err(|what| format!("asset {name}: {what}"))?;
         }
         // Some file systems do not tell cases apart.
-        let mut files = BTreeSet::from([MANIFEST.to_owned()]);
-        for StoredFile { file, .. } in self.files() {
-            if !files.insert(file.to_ascii_lowercase()) {
-                return Err(format!("the file name {file} is used twice"));
-            }
+        let names: Vec<String> = self.files().map(|stored| stored.file.to_ascii_lowercase()).collect();
+        let mut files = BTreeSet::new();
+        match [MANIFEST].into_iter().chain(names.iter().map(String::as_str)).find(|name| !files.insert(*name)) {
+            Some(name) => Err(format!("the file name {name} is used twice")),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

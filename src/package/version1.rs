@@ -6,8 +6,12 @@ use serde_json::{Map, Value, json};
 /// A manifest of version 1 as one of version 2. What is missing stays missing.
 pub fn upgrade(mut manifest: Value) -> Value {
     if let Some(fields) = manifest.as_object_mut() {
-        let of_network = ["architecture", "params", "variants"];
-        let component: Map<String, Value> = of_network.iter().filter_map(|name| fields.remove_entry(*name)).collect();
+        let mut component = Map::new();
+        for name in ["architecture", "params", "variants"] {
+            if let Some(value) = fields.remove(name) {
+                component.insert(name.into(), value);
+            }
+        }
         fields.insert("format_version".into(), json!(FORMAT_VERSION));
         fields.insert("task".into(), json!("class"));
         fields.insert("components".into(), json!({ DENOISER: component }));

@@ -8,7 +8,6 @@ use crate::plan::Weight;
 use crate::{Code, Error, Result};
 use half::f16;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
-use std::collections::BTreeMap;
 
 /// A shard that was verified.
 pub struct OpenShard<'a> {
@@ -141,18 +140,20 @@ pub(super) fn check_names<'a>(
     found: impl Iterator<Item = (&'a str, &'a [usize])>,
 ) -> Result<()> {
     const REMEDY: &str = "Check that the architecture's parameters are those of the weights";
-    let mut found: BTreeMap<&str, &[usize]> = found.collect();
+    let mut found: Vec<(&str, &[usize])> = found.collect();
+    found.sort_unstable();
+    let mut taken = vec![false; found.len()];
     for (name, shape) in expected {
-        match found.remove(name) {
-            None => return Err(Error::new(Code::TensorMissing, format!("tensor {name} {shape:?} is missing"), REMEDY)),
-            Some(other) if other != shape => {
-                let cause = format!("tensor {name} is {other:?}, the network needs {shape:?}");
-                return Err(Error::new(Code::TensorShape, cause, REMEDY));
-            }
-            Some(_) => {}
+        let Ok(at) = found.binary_search_by(|(other, _)| (*other).cmp(name)) else {
+            return Err(Error::new(Code::TensorMissing, format!("tensor {name} {shape:?} is missing"), REMEDY));
+        };
+        if found[at].1 != shape {
+            let cause = format!("tensor {name} is {:?}, the network needs {shape:?}", found[at].1);
+            return Err(Error::new(Code::TensorShape, cause, REMEDY));
         }
+        taken[at] = true;
     }
-    match found.first_key_value() {
+    match taken.iter().position(|taken| !taken).map(|at| found[at]) {
         None => Ok(()),
         Some((name, shape)) => {
             Err(Error::new(Code::TensorUnexpected, format!("tensor {name} {shape:?} is none of the network's"), REMEDY))
