@@ -283,9 +283,9 @@ fn a_dtype_is_taken_where_it_is_stored_and_elsewhere_the_default_one() {
     let out = fresh("dtypes");
     convert(&out, Dtype::Q8, 0, 32 << 20).unwrap();
     let mut manifest = read_manifest(&out).unwrap().0;
-    let mut autoencoder = manifest.components[DENOISER].clone();
+    let mut autoencoder = manifest.component(DENOISER).unwrap().clone();
     autoencoder.variants[0].dtype = Dtype::F16;
-    manifest.components.insert("autoencoder".into(), autoencoder);
+    manifest.components.insert("autoencoder", autoencoder);
     let dtype = |name: &str, asked| manifest.variant(name, asked).map(|variant| variant.dtype);
     assert_eq!(dtype(DENOISER, None), Ok(Dtype::Q8));
     assert_eq!(dtype(DENOISER, Some(Dtype::F16)), Ok(Dtype::Q8));
@@ -381,7 +381,7 @@ fn an_asset_is_handed_out_only_if_it_is_the_one_that_the_manifest_means() {
     let mut manifest = uvit_web::package::describe(&config.to_string(), None, None).unwrap();
     let mut writer = Writer::new(&out, &[], false).unwrap();
     assert_eq!(writer.add(&mut manifest, "autoencoder", &storing, &tensors).unwrap_err().code, Code::BadManifest);
-    manifest.components.insert("autoencoder".into(), Component::new(&network));
+    manifest.components.insert("autoencoder", Component::new(&network));
     writer.add(&mut manifest, "autoencoder", &storing, &tensors).unwrap();
     writer.add(&mut manifest, DENOISER, &storing, &tensors).unwrap();
     writer.add_asset(&mut manifest, "tokenizer", "txt", b"t h\nth e\n").unwrap();
@@ -410,7 +410,7 @@ fn an_asset_is_handed_out_only_if_it_is_the_one_that_the_manifest_means() {
 
     // What does not parse is not written over what does.
     let mut broken = read.clone();
-    broken.components.clear();
+    broken.components = Default::default();
     assert_eq!(write_manifest(&out, &broken).unwrap_err().code, Code::BadManifest);
     assert_eq!(read_manifest(&out).unwrap().0, read);
 }

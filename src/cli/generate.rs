@@ -85,7 +85,7 @@ impl Place {
 /// Loads a model from files.
 pub fn load(model: &Path, options: LoadOptions) -> Result<Pipeline> {
     let (manifest, folder) = read_manifest(model)?;
-    manifest.assets.keys().try_for_each(|name| read_asset(&folder, &manifest, name).map(drop))?;
+    manifest.assets.iter().try_for_each(|(name, _)| read_asset(&folder, &manifest, name).map(drop))?;
     pollster::block_on(async {
         let mut loader = Loader::new(manifest, options).await?;
         if let Some(new) = loader.device().tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {

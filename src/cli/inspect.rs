@@ -60,13 +60,13 @@ fn in_json(manifest: &Manifest) -> Result<serde_json::Value> {
         })
     };
     let unused: Vec<&str> = manifest.unused().collect();
-    let component = |(name, c): (&String, &Component)| {
+    let component = |(name, c): (&str, &Component)| {
         let variants: Vec<serde_json::Value> = c.variants.iter().map(variant).collect();
-        let used = !unused.contains(&name.as_str());
+        let used = !unused.contains(&name);
         let described = serde_json::json!({
             "architecture": c.architecture, "params": c.params, "used": used, "variants": variants,
         });
-        (name.clone(), described)
+        (name.to_owned(), described)
     };
     Ok(serde_json::json!({
         "task": manifest.task,
@@ -78,15 +78,15 @@ fn in_json(manifest: &Manifest) -> Result<serde_json::Value> {
 
 /// The model hash by the dtype that is asked for.
 fn hashes(manifest: &Manifest) -> Result<BTreeMap<&'static str, String>> {
-    let variants = manifest.components.values().flat_map(|component| &component.variants);
+    let variants = manifest.components.iter().flat_map(|(_, component)| &component.variants);
     variants.map(|variant| Ok((variant.dtype.as_str(), manifest.model_hash(Some(variant.dtype))?))).collect()
 }
 
 fn print_stored(manifest: &Manifest) -> Result<()> {
     println!("task {}", manifest.task.as_str());
     let unused: Vec<&str> = manifest.unused().collect();
-    for (name, component) in &manifest.components {
-        let note = if unused.contains(&name.as_str()) { " (this build does not use it)" } else { "" };
+    for (name, component) in manifest.components.iter() {
+        let note = if unused.contains(&name) { " (this build does not use it)" } else { "" };
         println!("component {name}: {}{note}", component.architecture);
         for variant in &component.variants {
             let megabytes = variant.bytes as f64 / 1e6;
@@ -96,7 +96,7 @@ fn print_stored(manifest: &Manifest) -> Result<()> {
             println!("  {:4} {megabytes:8.2} MB in {} shards: {parts}", variant.dtype.as_str(), variant.shards.len());
         }
     }
-    for (name, asset) in &manifest.assets {
+    for (name, asset) in manifest.assets.iter() {
         println!("asset {name}: {}, {:.2} MB", asset.file, asset.bytes as f64 / 1e6);
     }
     for (dtype, hash) in hashes(manifest)? {

@@ -1,10 +1,9 @@
 //! `uvit quality`: what quantisation costs, against the same model in f32.
 
 use super::generate::load;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
-use uvit_web::package::{Component, DENOISER, Storing, Writer, read_manifest, store};
+use uvit_web::package::{Component, DENOISER, Named, Storing, Writer, read_manifest, store};
 use uvit_web::pipeline::sampling::{Control, forward};
 use uvit_web::pipeline::{DeviceChoice, LabelChoice, LoadOptions, Pipeline, Preset, Request};
 use uvit_web::plan::{Compute, lower};
@@ -62,8 +61,8 @@ pub fn run(a: &Arguments) -> Result<()> {
     let scratch = std::env::temp_dir().join(format!("uvit-quality-{}", std::process::id()));
     let network = manifest.network(DENOISER)?;
     let mut reference = manifest.clone();
-    reference.components = BTreeMap::from([(DENOISER.into(), Component::new(&network))]);
-    reference.assets.clear();
+    reference.components = Named::of(DENOISER, Component::new(&network));
+    reference.assets = Named::default();
     let weights = checkpoint::read(&a.reference.clone().unwrap_or_else(|| beside(&manifest.name)))?;
     checkpoint::check(&weights, &network)?;
     let storing = Storing::plain(Dtype::F32);

@@ -1,6 +1,7 @@
 //! Checkpoint to manifest and tensors in their stored form; [`super::Writer`] makes files of them.
 
 use super::manifest::{BlockCache, Component, DENOISER, FORMAT_VERSION, Label, Licence, Manifest, Sampling};
+use super::named::Named;
 use super::task::Task;
 use crate::model::{Batch, Network};
 use crate::plan::WeightUse;
@@ -100,8 +101,8 @@ pub fn describe(config: &str, labels: Option<&str>, licences: Option<&str>) -> R
         null_class: config.null_class,
         labels,
         licences,
-        components: BTreeMap::from([(DENOISER.to_owned(), Component::new(&network))]),
-        assets: BTreeMap::new(),
+        components: Named::of(DENOISER, Component::new(&network)),
+        assets: Named::default(),
     };
     manifest.check_description().map_err(|e| Error::new(Code::InvalidArgument, e.cause, REMEDY))?;
     Ok(manifest)

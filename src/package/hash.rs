@@ -14,12 +14,12 @@ impl Manifest {
     /// Those of [`Manifest::variant`].
     pub fn model_hash(&self, dtype: Option<Dtype>) -> Result<String> {
         let mut components = Map::new();
-        for (name, component) in &self.components {
-            components.insert(name.clone(), describe(component, self.variant(name, dtype)?));
+        for (name, component) in self.components.iter() {
+            components.insert(name.into(), describe(component, self.variant(name, dtype)?));
         }
         let mut assets = Map::new();
-        for (name, asset) in &self.assets {
-            assets.insert(name.clone(), asset.sha256.to_ascii_lowercase().into());
+        for (name, asset) in self.assets.iter() {
+            assets.insert(name.into(), asset.sha256.to_ascii_lowercase().into());
         }
         let model = json!({
             "task": self.task,

@@ -1,6 +1,7 @@
 //! `manifest.json`: what a model is and where its tensors lie. A model is one or several networks, its components, each in
 //! one or several stored variants; shards and assets lie beside the manifest. `docs/format.md` specifies it.
 
+use super::named::Named;
 use super::task::Task;
 use super::version1;
 use crate::model::Network;
@@ -9,7 +10,7 @@ use crate::weights::{Dtype, StoredFile, Variant};
 use crate::{Code, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 /// The format version that this build writes. It also reads version 1.
 pub const FORMAT_VERSION: u32 = 2;
@@ -41,10 +42,10 @@ pub struct Manifest {
     #[serde(default)]
     pub licences: Vec<Licence>,
     /// The networks by what they do: [`Task::needs`] names those that this build knows a use for.
-    pub components: BTreeMap<String, Component>,
+    pub components: Named<Component>,
     /// Data that is no tensor, such as a tokenizer's merges.
     #[serde(default)]
-    pub assets: BTreeMap<String, StoredFile>,
+    pub assets: Named<StoredFile>,
 }
 
 /// A network with its weights.
@@ -261,8 +262,8 @@ impl Manifest {
     /// `INVALID_ARGUMENT` naming the dtypes that exist, `BAD_MANIFEST` for a component that does not.
     pub fn variant(&self, name: &str, dtype: Option<Dtype>) -> Result<&Variant> {
         let component = self.component(name)?;
-        if let Some(dtype) = dtype.filter(|_| self.components.values().all(|other| other.variant(dtype).is_none())) {
-            let variants = self.components.values().flat_map(|other| &other.variants);
+        if let Some(dtype) = dtype.filter(|_| self.components.iter().all(|(_, other)| other.variant(dtype).is_none())) {
+            let variants = self.components.iter().flat_map(|(_, other)| &other.variants);
             let mut known: Vec<&str> = Vec::new();
             for name in variants.map(|variant| variant.dtype.as_str()) {
                 if !known.contains(&name) {
@@ -289,24 +290,24 @@ impl Manifest {
 
     /// All files beside the manifest.
     pub fn files(&self) -> impl Iterator<Item = &StoredFile> {
-        let variants = self.components.values().flat_map(|component| &component.variants);
-        variants.flat_map(|variant| &variant.shards).chain(self.assets.values())
+        let variants = self.components.iter().flat_map(|(_, component)| &component.variants);
+        variants.flat_map(|variant| &variant.shards).chain(self.assets.iter().map(|(_, asset)| asset))
     }
 
     /// Components that this build has no use for in this task.
     pub fn unused(&self) -> impl Iterator<Item = &str> {
-        self.components.keys().map(String::as_str).filter(|name| !self.task.uses(name))
+        self.components.iter().map(|(name, _)| name).filter(|name| !self.task.uses(name))
     }
 
     /// Whether every component is there that the task needs, and of a known architecture.
     fn check_components(&self) -> Result<()> {
         let missing: Vec<&str> =
-            self.task.needs().iter().copied().filter(|name| !self.components.contains_key(*name)).collect();
+            self.task.needs().iter().copied().filter(|name| self.components.get(name).is_none()).collect();
         if !missing.is_empty() {
             let (task, missing) = (self.task.as_str(), missing.join(", "));
             return Err(bad(format!("the manifest lacks components that task {task:?} needs: {missing}")));
         }
-        for name in self.components.keys().filter(|name| self.task.uses(name)) {
+        for (name, _) in self.components.iter().filter(|(name, _)| self.task.uses(name)) {
             self.network(name)?;
         }
         Ok(())
@@ -333,11 +334,11 @@ impl Manifest {
 
     /// What contradicts itself in components and assets.
     fn check_files(&self) -> std::result::Result<(), String> {
-        for (name, component) in &self.components {
+        for (name, component) in self.components.iter() {
             plain_name(name)?;
             component.check().map_err(|what| format!("component {name}: {what}"))?;
         }
-        for (name, asset) in &self.assets {
+        for (name, asset) in self.assets.iter() {
             plain_name(name)?;
             asset.check().map_err(|what| format!("asset {name}: {what}"))?;
         }

@@ -100,7 +100,9 @@ impl Writer {
         let variant = write_shards((dtype, storing.group), tensors, shard_bytes, |number, bytes| {
             self.save(&format!("{name}-{}-{number:05}", dtype.as_str()), "safetensors", bytes)
         })?;
-        manifest.components.entry(name.into()).and_modify(|component| component.variants.push(variant));
+        if let Some(component) = manifest.components.get_mut(name) {
+            component.variants.push(variant);
+        }
         Ok(())
     }
 
@@ -110,7 +112,7 @@ impl Writer {
     /// `IO`.
     pub fn add_asset(&mut self, manifest: &mut Manifest, name: &str, ending: &str, bytes: &[u8]) -> Result<()> {
         let stored = self.save(name, ending, bytes)?;
-        manifest.assets.insert(name.into(), stored);
+        manifest.assets.insert(name, stored);
         Ok(())
     }
 
