@@ -2,13 +2,14 @@
 //!
 //! A picture's way through the house, one module a room:
 //!
-//! 1. [`weights`] reads checkpoints, quantises them, and reads and writes `manifest.json` with its shards.
-//! 2. [`model`] knows each network's configuration and records it as a [`plan::Plan`]: what to compute.
-//! 3. [`plan`] lowers a Plan to a [`plan::Program`]: fused operations, memory, cost; still no device.
-//! 4. [`cpu`] and [`gpu`] run a Program. The CPU kernels are the reference that every shader is compared with.
-//! 5. [`sampler`] turns a noise schedule and a solver into a list of steps with coefficients in f64.
-//! 6. [`pipeline`] loads a model, walks the steps, reports progress, can be stopped, and returns pixels.
-//! 7. [`js`](https://docs.rs/wasm-bindgen) (wasm only) and the tool `uvit` (`src/cli`) are thin shells around the pipeline.
+//! 1. [`weights`] reads checkpoints, quantises tensors, and reads and writes shards.
+//! 2. [`package`] is a model's folder: it reads and writes `manifest.json`, converts checkpoints, checks what is loaded.
+//! 3. [`model`] knows each network's configuration and records it as a [`plan::Plan`]: what to compute.
+//! 4. [`plan`] lowers a Plan to a [`plan::Program`]: fused operations, memory, cost; still no device.
+//! 5. [`cpu`] and [`gpu`] run a Program. The CPU kernels are the reference that every shader is compared with.
+//! 6. [`sampler`] turns a noise schedule and a solver into a list of steps with coefficients in f64.
+//! 7. [`pipeline`] loads a model, walks the steps, reports progress, can be stopped, and returns pixels.
+//! 8. [`js`](https://docs.rs/wasm-bindgen) (wasm only) and the tool `uvit` (`src/cli`) are thin shells around the pipeline.
 //!
 //! Conventions: tensors are row-major; images and latents `[batch, channels, height, width]`, tokens
 //! `[batch, tokens, dim]`; pixel values lie in [-1, 1]; `guidance_scale` s means `uncond + s (cond - uncond)`.
@@ -21,6 +22,7 @@ pub mod gpu;
 mod js;
 pub mod meter;
 pub mod model;
+pub mod package;
 pub mod pipeline;
 pub mod plan;
 pub mod runtime;

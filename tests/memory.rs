@@ -129,9 +129,9 @@ proptest! {
 #[cfg(feature = "gpu")]
 #[test]
 fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
+    use uvit_web::package::{DENOISER, read_manifest};
     use uvit_web::pipeline::sampling::Control;
     use uvit_web::pipeline::{DeviceChoice, Loader, Request};
-    use uvit_web::weights::read_manifest;
 
     let (manifest, folder) =
         read_manifest(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/web/models/emoji"))).unwrap();
@@ -163,7 +163,7 @@ fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
     // One: the readback of the finished picture.
     assert_eq!((made(2), made(5)), (1, 1));
     // What else a device holds now and then (the tuner's sample, readbacks, parameters) is little.
-    let weights: usize = pipeline.manifest().variant(None).unwrap().bytes as usize;
+    let weights: usize = pipeline.manifest().variant(DENOISER, None).unwrap().bytes as usize;
     let denoiser = pipeline.denoiser().unwrap();
     let program = denoiser.session().program();
     let needed = weights + denoiser.state_bytes() + program.io_bytes + program.peak_live_bytes as usize;

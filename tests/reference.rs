@@ -12,13 +12,13 @@ use safetensors::{Dtype as Stored, SafeTensors, tensor::TensorView};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::model::Batch;
+use uvit_web::package::{DENOISER, Storing, Writer, describe, read_manifest, store};
 use uvit_web::pipeline::sampling::Control;
 use uvit_web::pipeline::{ComputeChoice, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Request};
 use uvit_web::plan::{Compute, lower};
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::weights::convert::{SHARD_BYTES, Storing, describe, store, write};
-use uvit_web::weights::manifest::Dtype;
-use uvit_web::weights::{checkpoint, read_manifest};
+use uvit_web::weights::Dtype;
+use uvit_web::weights::checkpoint;
 
 const DEVICES: [DeviceChoice; 2] = [DeviceChoice::Cpu, DeviceChoice::WebGpu];
 
@@ -60,11 +60,13 @@ fn load_in(compute: Compute, folder: &Path, device: DeviceChoice, dtype: Dtype) 
 fn converted(emoji: &Path, name: &str) -> PathBuf {
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("reference-{name}"));
     let _ = std::fs::remove_dir_all(&out);
-    let manifest = describe(&std::fs::read_to_string(emoji.join("config.json")).unwrap(), None, None).unwrap();
+    let mut manifest = describe(&std::fs::read_to_string(emoji.join("config.json")).unwrap(), None, None).unwrap();
     let weights = checkpoint::read(&emoji.join("emoji.safetensors")).unwrap();
     let storing = Storing::plain(Dtype::F32);
-    let tensors = store(&manifest, &weights, &storing).unwrap();
-    write(manifest, &[(storing, tensors)], &out, SHARD_BYTES, false).unwrap();
+    let tensors = store(&manifest.network(DENOISER).unwrap(), &weights, &storing).unwrap();
+    let mut writer = Writer::new(&out, &[], false).unwrap();
+    writer.add(&mut manifest, DENOISER, &storing, &tensors).unwrap();
+    writer.finish(&manifest).unwrap();
     out
 }
 

@@ -5,10 +5,10 @@
 mod devices;
 
 use uvit_web::Code;
+use uvit_web::package::{Manifest, read_manifest};
 use uvit_web::pipeline::sampling::Control;
 use uvit_web::pipeline::{DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request};
 use uvit_web::sampler::SamplerKind;
-use uvit_web::weights::{Manifest, read_manifest};
 
 /// The emoji model with a changed manifest.
 fn load(device: DeviceChoice, change: impl Fn(&mut Manifest)) -> uvit_web::Result<Pipeline> {

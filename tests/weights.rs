@@ -2,76 +2,24 @@
 //! temporary folders; the `.pth` fixtures are PyTorch's own (`tests/weights/make_fixtures.py`).
 #![cfg(feature = "cli")]
 
-use serde_json::{Value, json};
+mod odd_model;
+
+use odd_model::{config, convert, fresh, load, network};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use uvit_web::Code;
-use uvit_web::model::{Network, uvit};
-use uvit_web::sampler::TorchGenerator;
+use uvit_web::package::{DENOISER, Manifest, Storing, read_manifest, store};
+use uvit_web::weights::Dtype;
 use uvit_web::weights::checkpoint::{self, Checkpoint};
-use uvit_web::weights::convert::{Storing, describe, store, write};
-use uvit_web::weights::manifest::{Dtype, MAX_SHARD_BYTES, Manifest};
-use uvit_web::weights::{ShardReader, Tensor, read_manifest, read_shards};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
 }
 
-/// A path in a fresh folder of one test's own.
-fn fresh(test: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("weights-{test}"));
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::create_dir_all(&folder).unwrap();
-    folder.join("model")
-}
-
-/// A configuration with odd widths: groups of 32 and 64 end short, and q4 rows have an odd number of columns.
-fn odd_config() -> Value {
-    json!({
-        "name": "odd", "img_size": 6, "patch_size": 3, "in_chans": 3, "embed_dim": 36, "depth": 2, "num_heads": 3,
-        "mlp_ratio": 1.25, "qkv_bias": true, "mlp_time_embed": false, "num_classes": 4, "conv": true, "skip": true,
-        "schedule": { "type": "vp_linear", "beta_min": 0.1, "beta_max": 20.0 }, "prediction": "noise",
-        "time_scale": 999.0, "null_class": 3, "sampler": "dpmpp_2m", "steps": 5, "guidance_scale": 1.5
-    })
-}
-
-fn network(config: &Value) -> Network {
-    Network::Uvit(serde_json::from_value::<uvit::Config>(config.clone()).unwrap())
-}
-
-/// Random weights under the network's names and shapes.
-fn random_checkpoint(config: &Value) -> Checkpoint {
-    let mut random = TorchGenerator::new(1);
-    let plan = network(config).record(uvit_web::model::Batch::plain(1)).unwrap().plan;
-    let tensor = |w: &uvit_web::plan::Weight| (w.shape.clone(), random.randn_f32(w.shape.iter().product()));
-    let names: Vec<String> = plan.weights.iter().map(|w| w.name.clone()).collect();
-    names.into_iter().zip(plan.weights.iter().map(tensor)).collect()
-}
-
-/// Writes the odd model in one dtype.
-fn convert(out: &Path, dtype: Dtype, group: usize, shard_bytes: usize) -> uvit_web::Result<Manifest> {
-    let config = odd_config();
-    let manifest = describe(&config.to_string(), None, None)?;
-    let storing = Storing { group, ..Storing::plain(dtype) };
-    let tensors = store(&manifest, &random_checkpoint(&config), &storing)?;
-    write(manifest, &[(storing, tensors)], out, shard_bytes, false)
-}
-
-fn load(folder: &Path) -> uvit_web::Result<BTreeMap<String, Tensor>> {
-    let (manifest, folder) = read_manifest(folder)?;
-    let mut tensors = BTreeMap::new();
-    read_shards(&folder, &mut ShardReader::new(&manifest, None)?, |tensor| {
-        tensors.insert(tensor.name.clone(), tensor);
-        Ok(())
-    })?;
-    Ok(tensors)
-}
-
 #[test]
 fn every_dtype_comes_back_within_half_a_step_from_one_shard_and_from_many() {
-    let want = random_checkpoint(&odd_config());
+    let want = odd_model::checkpoint(&config());
     for (dtype, group, step) in [
         (Dtype::F32, 0, 0.0),
         (Dtype::F16, 0, 1.0 / 1024.0),
@@ -81,11 +29,12 @@ fn every_dtype_comes_back_within_half_a_step_from_one_shard_and_from_many() {
     ] {
         let name = format!("round-trip-{}-{group}", dtype.as_str());
         let (one, many) = (fresh(&name), fresh(&format!("{name}-many")));
-        assert_eq!(convert(&one, dtype, group, 32 << 20).unwrap().variants[0].shards.len(), 1);
-        let split = convert(&many, dtype, group, 2000).unwrap();
-        assert!(split.variants[0].shards.len() > 5);
-        assert!(split.variants[0].shards.iter().all(|shard| shard.bytes <= 2000), "{:?}", split.variants[0].shards);
-        let in_parts = split.variants[0].tensors.values().filter(|entry| entry.parts.len() > 1).count();
+        let variant = |manifest: Manifest| manifest.variant(DENOISER, None).unwrap().clone();
+        assert_eq!(variant(convert(&one, dtype, group, 32 << 20).unwrap()).shards.len(), 1);
+        let split = variant(convert(&many, dtype, group, 2000).unwrap());
+        assert!(split.shards.len() > 5);
+        assert!(split.shards.iter().all(|shard| shard.bytes <= 2000), "{:?}", split.shards);
+        let in_parts = split.tensors.values().filter(|entry| entry.parts.len() > 1).count();
         assert!(in_parts > 0, "{dtype:?}: no tensor was split by rows");
 
         let (one, many) = (load(&one).unwrap(), load(&many).unwrap());
@@ -164,8 +113,8 @@ proptest::proptest! {
 
 #[test]
 fn a_checkpoint_must_hold_the_networks_tensors_all_of_them_finite_and_no_others() {
-    let config = odd_config();
-    let sound = random_checkpoint(&config);
+    let config = config();
+    let sound = odd_model::checkpoint(&config);
     checkpoint::check(&sound, &network(&config)).unwrap();
     type Spoil = fn(&mut Checkpoint);
     let cases: [(Code, Spoil); 5] = [
@@ -184,104 +133,22 @@ fn a_checkpoint_must_hold_the_networks_tensors_all_of_them_finite_and_no_others(
 
 #[test]
 fn a_value_that_f16_cannot_hold_is_refused_not_stored_as_infinity() {
-    let config = odd_config();
-    let manifest = describe(&config.to_string(), None, None).unwrap();
-    let mut weights = random_checkpoint(&config);
+    let config = config();
+    let network = network(&config);
+    let mut weights = odd_model::checkpoint(&config);
     weights.get_mut("norm.bias").unwrap().1[0] = 1e6; // a vector: f32 in every variant
-    store(&manifest, &weights, &Storing::plain(Dtype::F16)).unwrap();
+    store(&network, &weights, &Storing::plain(Dtype::F16)).unwrap();
     weights.get_mut("pos_embed").unwrap().1[0] = 1e6;
-    store(&manifest, &weights, &Storing::plain(Dtype::Q8)).unwrap();
-    assert_eq!(store(&manifest, &weights, &Storing::plain(Dtype::F16)).unwrap_err().code, Code::NotFinite);
-}
-
-#[test]
-fn a_manifest_that_contradicts_itself_is_refused() {
-    let out = fresh("manifest");
-    convert(&out, Dtype::Q8, 0, 32 << 20).unwrap();
-    let sound: Value = serde_json::from_str(&std::fs::read_to_string(out.join("manifest.json")).unwrap()).unwrap();
-    Manifest::parse(&sound.to_string()).unwrap();
-    let label = |index: u32, name: &str| json!({ "index": index, "name": name });
-    let cache = |refresh: &[usize]| json!({ "outer": 1, "steps": 10, "refresh": refresh });
-    let twice = json!([sound["variants"][0], sound["variants"][0]]);
-    let shard = &sound["variants"][0]["shards"][0];
-    for (pointer, value, code, cause) in [
-        ("/format_version", json!(2), Code::UnsupportedVersion, "version 2"),
-        ("/format_version", json!("1"), Code::BadManifest, "format_version"),
-        ("/architecture", json!("dit"), Code::UnsupportedModel, "dit"),
-        ("/variants", json!([]), Code::BadManifest, "no variants"),
-        ("/variants", twice, Code::BadManifest, "two variants"),
-        ("/labels", json!([label(4, "a")]), Code::BadManifest, "index 4"),
-        ("/labels", json!([label(0, "a"), label(1, "a")]), Code::BadManifest, "two labels"),
-        ("/null_class", json!(4), Code::BadManifest, "null_class"),
-        ("/sampling/steps", json!(0), Code::BadManifest, "steps is 0"),
-        ("/sampling/steps", json!(100_000), Code::BadManifest, "steps is 100000"),
-        ("/sampling/t_min", json!(1.0), Code::BadManifest, "t_min"),
-        ("/sampling/time_scale", json!(-1.0), Code::BadManifest, "time_scale"),
-        ("/sampling/schedule/beta_max", json!(0.01), Code::BadManifest, "beta"),
-        ("/sampling/cache", cache(&[0, 3, 3]), Code::BadManifest, "ascending"),
-        ("/sampling/cache", cache(&[1, 3]), Code::BadManifest, "ascending"),
-        ("/sampling/cache", cache(&[0, 10]), Code::BadManifest, "below 10"),
-        ("/sampling/prediction", json!("score"), Code::BadManifest, "score"),
-        ("/variants/0/bytes", json!(1), Code::BadManifest, "it says 1"),
-        ("/variants/0/shards/0/file", json!("../q8.safetensors"), Code::BadManifest, "plain file name"),
-        ("/variants/0/shards/0/bytes", json!(MAX_SHARD_BYTES + 1), Code::BadManifest, "at most"),
-        ("/variants/0/shards/0/sha256", json!("12"), Code::BadManifest, "SHA-256"),
-        ("/variants/0/shards", json!([shard, shard]), Code::BadManifest, "twice"),
-        ("/variants/0/tensors/norm.bias/shape", json!([0]), Code::BadManifest, "norm.bias"),
-        (
-            "/variants/0/tensors/norm.bias/shape",
-            json!([4_294_967_295u64, 4_294_967_295u64]),
-            Code::BadManifest,
-            "large",
-        ),
-        ("/variants/0/tensors/norm.bias/group", json!(32), Code::BadManifest, "group"),
-        ("/variants/0/tensors/norm.bias/dtype", json!("q8"), Code::BadManifest, "two axes"),
-        ("/variants/0/tensors/norm.bias/parts/0/shard", json!(1), Code::BadManifest, "no shard 1"),
-        ("/variants/0/tensors/norm.bias/parts/0/rows", json!([0, 35]), Code::BadManifest, "35 rows"),
-        ("/variants/0/tensors/norm.bias/parts", json!([]), Code::BadManifest, "0 rows"),
-    ] {
-        let mut spoiled = sound.clone();
-        let (parent, key) = pointer.rsplit_once('/').unwrap();
-        match spoiled.pointer_mut(parent).unwrap() {
-            Value::Array(list) => list[key.parse::<usize>().unwrap()] = value,
-            object => object[key] = value,
-        }
-        let error = Manifest::parse(&spoiled.to_string()).unwrap_err();
-        assert_eq!(error.code, code, "{pointer}: {error}");
-        assert!(error.cause.contains(cause), "{pointer}: {error}");
-    }
-    assert_eq!(Manifest::parse("<html>").unwrap_err().code, Code::BadManifest);
-}
-
-#[test]
-fn a_manifest_for_another_network_is_refused_before_any_shard_is_read() {
-    let out = fresh("network");
-    let sound = serde_json::to_value(convert(&out, Dtype::F32, 0, 32 << 20).unwrap()).unwrap();
-    let wrong = |pointer: &str, value: Value| {
-        let mut spoiled = sound.clone();
-        *spoiled.pointer_mut(pointer).unwrap() = value;
-        Manifest::parse(&spoiled.to_string()).and_then(|manifest| ShardReader::new(&manifest, None).map(|_| ()))
-    };
-    assert_eq!(wrong("/params/depth", json!(4)).unwrap_err().code, Code::TensorMissing);
-    assert_eq!(wrong("/params/conv", json!(false)).unwrap_err().code, Code::TensorUnexpected);
-    assert_eq!(wrong("/params/num_classes", json!(9)).unwrap_err().code, Code::TensorShape);
-    for (pointer, value) in [
-        ("/params/num_heads", json!(5)),
-        ("/params/patch_size", json!(4)),
-        ("/params/embed_dim", json!(4_000_000_000u32)),
-        ("/params/depth", json!(1_000_000)),
-        ("/params/img_size", json!(3_000)),
-        ("/params/mlp_ratio", json!(1e9)),
-    ] {
-        assert_eq!(wrong(pointer, value).unwrap_err().code, Code::UnsupportedModel, "{pointer}");
-    }
+    store(&network, &weights, &Storing::plain(Dtype::Q8)).unwrap();
+    assert_eq!(store(&network, &weights, &Storing::plain(Dtype::F16)).unwrap_err().code, Code::NotFinite);
 }
 
 /// Replaces a shard's bytes and makes the manifest believe them.
 fn forge(folder: &Path, spoil: impl Fn(&mut BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>)) {
     let (manifest, _) = read_manifest(folder).unwrap();
     let mut manifest = serde_json::to_value(manifest).unwrap();
-    let path = folder.join(manifest["variants"][0]["shards"][0]["file"].as_str().unwrap());
+    let variant = &mut manifest["components"][DENOISER]["variants"][0];
+    let path = folder.join(variant["shards"][0]["file"].as_str().unwrap());
     let bytes = std::fs::read(&path).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let mut tensors: BTreeMap<_, _> = file
@@ -295,9 +162,9 @@ fn forge(folder: &Path, spoil: impl Fn(&mut BTreeMap<String, (safetensors::Dtype
     });
     let bytes = safetensors::serialize(views, None).unwrap();
     let hash: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
-    manifest["variants"][0]["shards"][0]["sha256"] = hash.into();
-    manifest["variants"][0]["shards"][0]["bytes"] = bytes.len().into();
-    manifest["variants"][0]["bytes"] = bytes.len().into();
+    variant["shards"][0]["sha256"] = hash.into();
+    variant["shards"][0]["bytes"] = bytes.len().into();
+    variant["bytes"] = bytes.len().into();
     std::fs::write(path, bytes).unwrap();
     std::fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
 }
@@ -305,8 +172,8 @@ fn forge(folder: &Path, spoil: impl Fn(&mut BTreeMap<String, (safetensors::Dtype
 #[test]
 fn shards_that_do_not_hold_what_the_manifest_says_are_refused() {
     let out = fresh("shards");
-    convert(&out, Dtype::Q8, 0, 32 << 20).unwrap();
-    let path = out.join("q8-00001.safetensors");
+    let manifest = convert(&out, Dtype::Q8, 0, 32 << 20).unwrap();
+    let path = out.join(&manifest.variant(DENOISER, None).unwrap().shards[0].file);
     let sound = std::fs::read(&path).unwrap();
     let (mut flipped, mut longer) = (sound.clone(), sound.clone());
     flipped[sound.len() / 2] ^= 1;
@@ -334,65 +201,5 @@ fn shards_that_do_not_hold_what_the_manifest_says_are_refused() {
         forge(&out, spoil);
         let error = load(&out).unwrap_err();
         assert_eq!(error.code, code, "{error}");
-    }
-}
-
-/// Names of everything in a folder, hidden files included.
-fn listing(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
-    names.sort();
-    names
-}
-
-#[test]
-fn converting_replaces_only_models_and_leaves_nothing_half_written() {
-    let out = fresh("force");
-    let parent = out.parent().unwrap().to_owned();
-    let config = parent.join("config.json");
-    let mut golden: Value =
-        serde_json::from_slice(&std::fs::read(fixture("goldens/uvit_small_activations/config.json")).unwrap()).unwrap();
-    let mut odd = odd_config();
-    odd.as_object_mut().unwrap().extend(golden["params"].as_object_mut().unwrap().clone());
-    odd.as_object_mut().unwrap().remove("null_class");
-    odd["guidance_scale"] = json!(1.0);
-    std::fs::write(&config, odd.to_string()).unwrap();
-    let run = |more: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_uvit"))
-            .args(["convert", fixture("weights/tiny.pth").to_str().unwrap(), "--config", config.to_str().unwrap()])
-            .args(["--dtype", "f16", "--out"])
-            .args(more)
-            .output()
-            .unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
-    };
-    let model = out.to_str().unwrap();
-    assert_eq!(run(&[model]).0, Some(0));
-    assert_eq!(listing(&out), ["f16-00001.safetensors", "manifest.json"]);
-    assert_eq!(load(&out).unwrap().len(), checkpoint::read(&fixture("weights/tiny.pth")).unwrap().len());
-
-    // A model is replaced when asked to, not otherwise.
-    let before = std::fs::read(out.join("manifest.json")).unwrap();
-    let (status, said) = run(&[model]);
-    assert!(status == Some(2) && said.contains("--force"), "{said}");
-    assert_eq!(run(&[model, "--force", "--dtype", "f32"]).0, Some(0));
-    assert_ne!(std::fs::read(out.join("manifest.json")).unwrap(), before);
-    assert_eq!(listing(&out), ["f16-00001.safetensors", "f32-00001.safetensors", "manifest.json"]);
-
-    // A folder with anything else in it never is.
-    std::fs::write(out.join("thesis.txt"), "irreplaceable").unwrap();
-    let (status, said) = run(&[model, "--force"]);
-    assert!(status == Some(2) && said.contains("thesis.txt"), "{said}");
-    assert!(out.join("thesis.txt").exists());
-
-    // Whatever fails on the way leaves what was there, and nothing beside it.
-    let elsewhere = parent.join("elsewhere");
-    for (key, value) in [("depth", json!(3)), ("embed_dim", json!(33)), ("steps", json!(0)), ("prediction", json!(1))] {
-        let mut spoiled = odd.clone();
-        spoiled[key] = value;
-        std::fs::write(&config, spoiled.to_string()).unwrap();
-        let (status, said) = run(&[elsewhere.to_str().unwrap()]);
-        assert!(matches!(status, Some(2 | 3)) && said.contains("remedy"), "{key}: {status:?} {said}");
-        assert_eq!(listing(&parent), ["config.json", "model"], "{key}");
     }
 }

@@ -9,13 +9,12 @@ use std::time::Instant;
 use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
 use uvit_web::gpu::{Profile, roofline};
 use uvit_web::model::{Batch, Network, PortKind};
+use uvit_web::package::{DENOISER, describe};
 use uvit_web::pipeline::{Component, LoadOptions, Opened, open_device};
 use uvit_web::plan::WeightUse;
 use uvit_web::runtime::{Loading, Tuned};
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::weights::convert::describe;
-use uvit_web::weights::manifest::Dtype;
-use uvit_web::weights::random;
+use uvit_web::weights::{Dtype, random};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
@@ -54,7 +53,7 @@ pub fn run(a: &Arguments) -> Result<()> {
             (pipeline.into_component(), tuned)
         }
         (None, Some(name), _) => unloaded(Network::Uvit(preset(name)?), &options)?,
-        (None, None, Some(path)) => unloaded(describe(&read_text(path)?, None, None)?.network()?, &options)?,
+        (None, None, Some(path)) => unloaded(describe(&read_text(path)?, None, None)?.network(DENOISER)?, &options)?,
         (None, None, None) => return Err(Error::internal("neither a model nor an architecture")),
     };
     let batch = a.batch as usize;

@@ -2,13 +2,11 @@
 
 use super::calibrate::walk;
 use super::generate::{Place, load};
-use super::write_text;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
+use uvit_web::package::{BlockCache, DENOISER, read_manifest, write_manifest};
 use uvit_web::plan::{Role, lower};
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::weights::manifest::BlockCache;
-use uvit_web::weights::read_manifest;
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
@@ -35,8 +33,8 @@ pub struct Arguments {
 const BATCH: usize = 4;
 
 pub fn run(a: &Arguments) -> Result<()> {
-    let (mut manifest, folder) = read_manifest(&a.model)?;
-    let network = manifest.network()?;
+    let (mut manifest, _) = read_manifest(&a.model)?;
+    let network = manifest.network(DENOISER)?;
     let invalid = |cause: String, remedy: &str| Error::new(Code::InvalidArgument, cause, remedy);
     let Some([_, last]) = network.inner_blocks(a.outer) else {
         return Err(invalid(format!("--outer is {}", a.outer), "Give 1 or more, and fewer than half of the blocks"));
@@ -76,7 +74,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     println!("{}", serde_json::json!(cache));
     if a.write {
         manifest.sampling.cache = Some(cache);
-        write_text(&folder.join("manifest.json"), &manifest.to_json())?;
+        write_manifest(&a.model, &manifest)?;
     }
     Ok(())
 }

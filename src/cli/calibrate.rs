@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use uvit_web::model::Batch;
+use uvit_web::package::{DENOISER, Manifest};
 use uvit_web::plan::{Activation, Compute, Op, TensorId, lower};
 use uvit_web::runtime::{Device, Loading, Session};
 use uvit_web::sampler::{SamplerSettings, TorchGenerator};
 use uvit_web::simd::{F32Matrix, Finish, Level, Threads, f32_matmul};
 use uvit_web::weights::checkpoint::Checkpoint;
-use uvit_web::weights::{Data, Manifest, Tensor};
+use uvit_web::weights::{Data, Tensor};
 use uvit_web::{Error, Result};
 
 /// `X^T X` by weight name over `pictures` sampling runs of a few steps, labels in turn, unguided. Every linear layer's
 /// input is kept readable, so this runs on the CPU.
 pub fn hessians(manifest: &Manifest, weights: &Checkpoint, pictures: usize) -> Result<BTreeMap<String, Vec<f64>>> {
     const BATCH: usize = 6;
-    let network = manifest.network()?;
+    let network = manifest.network(DENOISER)?;
     let mut recording = network.record(Batch::plain(BATCH))?;
     // Which tensors feed which matrix; unnamed ones get a name, so that lowering keeps them.
     let mut feeds: Vec<(String, Vec<TensorId>)> = Vec::new();

@@ -1,10 +1,9 @@
 //! `uvit convert`.
 
 use super::{calibrate, read_text};
-use std::path::PathBuf;
-use uvit_web::weights::checkpoint;
-use uvit_web::weights::convert::{SHARD_BYTES, Storing, describe, store, write};
-use uvit_web::weights::manifest::Dtype;
+use std::path::{Path, PathBuf};
+use uvit_web::package::{DENOISER, MANIFEST, Storing, Writer, describe, store};
+use uvit_web::weights::{Dtype, checkpoint};
 use uvit_web::{Error, Result};
 
 #[derive(clap::Args)]
@@ -20,7 +19,7 @@ pub struct Arguments {
     /// Licences of the weights and of what they learned from (JSON)
     #[arg(long)]
     licences: Option<PathBuf>,
-    /// The folder to write
+    /// The folder to write: new or empty
     #[arg(long)]
     out: PathBuf,
     /// Stored dtypes, the default one first: f32, f16, q8, q4
@@ -36,7 +35,7 @@ pub struct Arguments {
     /// 60 for q4, for q8 fewer the more tokens a picture has, 48 for 66]
     #[arg(long)]
     calibration: Option<usize>,
-    /// Replace a folder that is not empty
+    /// Replace the model in the folder; never anything else
     #[arg(long)]
     force: bool,
 }
@@ -44,11 +43,13 @@ pub struct Arguments {
 pub fn run(a: &Arguments) -> Result<()> {
     let labels = a.labels.as_deref().map(read_text).transpose()?;
     let licences = a.licences.as_deref().map(read_text).transpose()?;
-    let manifest = describe(&read_text(&a.config)?, labels.as_deref(), licences.as_deref())?;
+    let mut manifest = describe(&read_text(&a.config)?, labels.as_deref(), licences.as_deref())?;
+    let inputs = [Some(&a.checkpoint), Some(&a.config), a.labels.as_ref(), a.licences.as_ref()];
+    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
+    let mut writer = Writer::new(&a.out, &inputs, a.force)?;
     let weights = checkpoint::read(&a.checkpoint)?;
-    let network = manifest.network()?;
+    let network = manifest.network(DENOISER)?;
     checkpoint::check(&weights, &network)?;
-    let mut variants = Vec::new();
     for &dtype in &a.dtype {
         let mut storing = Storing::plain(dtype);
         match dtype {
@@ -73,13 +74,12 @@ pub fn run(a: &Arguments) -> Result<()> {
         if pictures > 0 {
             storing.hessians = calibrate::hessians(&manifest, &weights, pictures)?;
         }
-        let tensors = store(&manifest, &weights, &storing)?;
-        variants.push((storing, tensors));
+        writer.add(&mut manifest, DENOISER, &storing, &store(&network, &weights, &storing)?)?;
     }
-    let manifest = write(manifest, &variants, &a.out, SHARD_BYTES, a.force)?;
-    for variant in &manifest.variants {
+    writer.finish(&manifest)?;
+    for variant in &manifest.component(DENOISER)?.variants {
         println!("{} {:>12} bytes in {} shards", variant.dtype.as_str(), variant.bytes, variant.shards.len());
     }
-    println!("wrote {}", a.out.join("manifest.json").display());
+    println!("wrote {}", a.out.join(MANIFEST).display());
     Ok(())
 }

@@ -4,14 +4,14 @@ use super::png_out;
 use super::records;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
+use uvit_web::package::{read_asset, read_manifest};
 use uvit_web::pipeline::sampling::{Control, StepEvent};
 use uvit_web::pipeline::{
     ComputeChoice, DeviceChoice, DeviceInfo, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request,
 };
 use uvit_web::runtime::Tune;
 use uvit_web::sampler::SamplerKind;
-use uvit_web::weights::manifest::Dtype;
-use uvit_web::weights::read_manifest;
+use uvit_web::weights::Dtype;
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
@@ -86,6 +86,7 @@ impl Place {
 /// Loads a model from files.
 pub fn load(model: &Path, options: LoadOptions) -> Result<Pipeline> {
     let (manifest, folder) = read_manifest(model)?;
+    manifest.assets.iter().try_for_each(|(name, _)| read_asset(&folder, &manifest, name).map(drop))?;
     pollster::block_on(async {
         let mut loader = Loader::new(manifest, options).await?;
         if let Some(new) = loader.device().tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {

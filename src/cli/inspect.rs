@@ -4,10 +4,9 @@ use super::read_text;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::model::{Batch, Network, uvit};
+use uvit_web::package::{Component, DENOISER, Manifest, describe, read_manifest};
 use uvit_web::plan::{Capabilities, lower};
-use uvit_web::weights::convert::describe;
-use uvit_web::weights::manifest::{Manifest, Variant};
-use uvit_web::weights::{checkpoint, read_manifest};
+use uvit_web::weights::{Variant, checkpoint};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
@@ -53,6 +52,59 @@ fn by_dtype(variant: &Variant) -> BTreeMap<&'static str, u64> {
     sums
 }
 
+/// What lies in a model's folder.
+fn in_json(manifest: &Manifest) -> Result<serde_json::Value> {
+    let variant = |v: &Variant| {
+        serde_json::json!({
+            "dtype": v.dtype, "group": v.group, "bytes": v.bytes, "shards": v.shards.len(), "bytesByDtype": by_dtype(v),
+        })
+    };
+    let unused: Vec<&str> = manifest.unused().collect();
+    let component = |(name, c): (&str, &Component)| {
+        let variants: Vec<serde_json::Value> = c.variants.iter().map(variant).collect();
+        let used = !unused.contains(&name);
+        let described = serde_json::json!({
+            "architecture": c.architecture, "params": c.params, "used": used, "variants": variants,
+        });
+        (name.to_owned(), described)
+    };
+    Ok(serde_json::json!({
+        "task": manifest.task,
+        "components": manifest.components.iter().map(component).collect::<serde_json::Map<_, _>>(),
+        "assets": manifest.assets,
+        "modelHash": hashes(manifest)?,
+    }))
+}
+
+/// The model hash by the dtype that is asked for.
+fn hashes(manifest: &Manifest) -> Result<BTreeMap<&'static str, String>> {
+    let variants = manifest.components.iter().flat_map(|(_, component)| &component.variants);
+    variants.map(|variant| Ok((variant.dtype.as_str(), manifest.model_hash(Some(variant.dtype))?))).collect()
+}
+
+fn print_stored(manifest: &Manifest) -> Result<()> {
+    println!("task {}", manifest.task.as_str());
+    let unused: Vec<&str> = manifest.unused().collect();
+    for (name, component) in manifest.components.iter() {
+        let note = if unused.contains(&name) { " (this build does not use it)" } else { "" };
+        println!("component {name}: {}{note}", component.architecture);
+        for variant in &component.variants {
+            let megabytes = variant.bytes as f64 / 1e6;
+            let parts = by_dtype(variant);
+            let parts = parts.iter().map(|(dtype, bytes)| format!("{dtype} {:.2} MB", *bytes as f64 / 1e6));
+            let parts = parts.collect::<Vec<_>>().join(", ");
+            println!("  {:4} {megabytes:8.2} MB in {} shards: {parts}", variant.dtype.as_str(), variant.shards.len());
+        }
+    }
+    for (name, asset) in manifest.assets.iter() {
+        println!("asset {name}: {}, {:.2} MB", asset.file, asset.bytes as f64 / 1e6);
+    }
+    for (dtype, hash) in hashes(manifest)? {
+        println!("model hash as {dtype}: {hash}");
+    }
+    Ok(())
+}
+
 fn is_manifest(path: &Path) -> bool {
     path.is_dir() || path.extension().is_some_and(|e| e == "json")
 }
@@ -61,13 +113,13 @@ pub fn run(a: &Arguments) -> Result<()> {
     let mut manifest: Option<Manifest> = None;
     let network = match (&a.preset, &a.path) {
         (Some(name), _) => Network::Uvit(preset(name)?),
-        (None, Some(path)) if is_manifest(path) => manifest.insert(read_manifest(path)?.0).network()?,
+        (None, Some(path)) if is_manifest(path) => manifest.insert(read_manifest(path)?.0).network(DENOISER)?,
         (None, Some(path)) => {
             let config = a.config.as_ref().ok_or_else(|| {
                 let remedy = "Give --config FILE with the architecture's parameters";
                 Error::new(Code::InvalidArgument, "a checkpoint does not say its architecture", remedy)
             })?;
-            let network = describe(&read_text(config)?, None, None)?.network()?;
+            let network = describe(&read_text(config)?, None, None)?.network(DENOISER)?;
             checkpoint::check(&checkpoint::read(path)?, &network)?;
             network
         }
@@ -78,20 +130,11 @@ pub fn run(a: &Arguments) -> Result<()> {
     let program = lower(&plan, &Capabilities::WEBGPU, &[])?;
     let parameters: usize = plan.published().map(|w| w.shape.iter().product::<usize>()).sum();
     let multiply_adds = program.cost().multiply_adds;
-    let variants: Vec<serde_json::Value> = manifest
-        .iter()
-        .flat_map(|m| &m.variants)
-        .map(|v| {
-            serde_json::json!({
-                "dtype": v.dtype, "group": v.group, "bytes": v.bytes, "shards": v.shards.len(), "bytesByDtype": by_dtype(v),
-            })
-        })
-        .collect();
-    let Network::Uvit(params) = &network else { return Err(Error::internal("an unknown network")) };
+    let stored = manifest.as_ref().map(in_json).transpose()?.unwrap_or_default();
     let report = serde_json::json!({
         "name": manifest.as_ref().map(|m| m.name.clone()).or(a.preset.clone()),
-        "architecture": "uvit",
-        "params": params,
+        "architecture": network.architecture(),
+        "params": network.params(),
         "parameters": parameters,
         "tensors": plan.published().count(),
         "items": batch.items(),
@@ -102,14 +145,16 @@ pub fn run(a: &Arguments) -> Result<()> {
         "arenaBytes": program.slab_bytes.iter().sum::<usize>(),
         "largestLiveBytes": program.peak_live_bytes,
         "bytes": { "f32": 4 * parameters, "f16": 2 * parameters },
-        "variants": variants,
+        "variants": stored["components"][DENOISER]["variants"],
+        "stored": stored,
     });
     if a.json {
         println!("{report}");
         return Ok(());
     }
     let name = report["name"].as_str().unwrap_or("checkpoint");
-    println!("{name}: uvit, {:.2} M parameters in {} tensors", parameters as f64 / 1e6, plan.published().count());
+    let (architecture, millions) = (network.architecture(), parameters as f64 / 1e6);
+    println!("{name}: {architecture}, {millions:.2} M parameters in {} tensors", plan.published().count());
     println!("  {}", report["params"]);
     println!(
         "one forward of {} items: {:.3} G multiply-adds ({:.2} GFLOP), {} dispatches, {:.2} MB of activations",
@@ -119,12 +164,8 @@ pub fn run(a: &Arguments) -> Result<()> {
         program.kernels.len(),
         program.activation_bytes() as f64 / 1e6
     );
-    for variant in manifest.iter().flat_map(|m| &m.variants) {
-        let megabytes = variant.bytes as f64 / 1e6;
-        let parts = by_dtype(variant);
-        let parts = parts.iter().map(|(dtype, bytes)| format!("{dtype} {:.2} MB", *bytes as f64 / 1e6));
-        let parts = parts.collect::<Vec<_>>().join(", ");
-        println!("  {:4} {megabytes:8.2} MB in {} shards: {parts}", variant.dtype.as_str(), variant.shards.len());
+    if let Some(manifest) = &manifest {
+        print_stored(manifest)?;
     }
     if a.tensors {
         for weight in plan.published() {

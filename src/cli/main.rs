@@ -11,6 +11,7 @@ mod png_out;
 mod quality;
 mod records;
 mod sensitivity;
+mod upgrade;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -41,6 +42,8 @@ enum Command {
     BlockCache(block_cache::Arguments),
     /// Measure which layers bear coarse activations
     Sensitivity(sensitivity::Arguments),
+    /// Write a model's manifest anew in the current version of the format; the shards stay as they are
+    Upgrade(upgrade::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Quality(arguments) => quality::run(&arguments),
         Command::BlockCache(arguments) => block_cache::run(&arguments),
         Command::Sensitivity(arguments) => sensitivity::run(&arguments),
+        Command::Upgrade(arguments) => upgrade::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

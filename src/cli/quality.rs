@@ -3,12 +3,12 @@
 use super::generate::load;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
+use uvit_web::package::{Component, DENOISER, Named, Storing, Writer, read_manifest, store};
 use uvit_web::pipeline::sampling::Control;
 use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LabelChoice, LoadOptions, Pipeline, Preset, Request};
 use uvit_web::plan::Compute;
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::weights::manifest::Dtype;
-use uvit_web::weights::{checkpoint, convert, read_manifest};
+use uvit_web::weights::{Dtype, checkpoint};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
@@ -59,13 +59,16 @@ pub fn run(a: &Arguments) -> Result<()> {
     let (manifest, _) = read_manifest(&a.model)?;
     // The reference goes through the same loader: converted to an f32 variant in a temporary folder.
     let scratch = std::env::temp_dir().join(format!("uvit-quality-{}", std::process::id()));
-    let mut reference_manifest = manifest.clone();
-    reference_manifest.variants.clear();
+    let network = manifest.network(DENOISER)?;
+    let mut reference = manifest.clone();
+    reference.components = Named::of(DENOISER, Component::new(&network));
+    reference.assets = Named::default();
     let weights = checkpoint::read(&a.reference.clone().unwrap_or_else(|| beside(&manifest.name)))?;
-    checkpoint::check(&weights, &manifest.network()?)?;
-    let storing = convert::Storing::plain(Dtype::F32);
-    let tensors = convert::store(&reference_manifest, &weights, &storing)?;
-    convert::write(reference_manifest, &[(storing, tensors)], &scratch, convert::SHARD_BYTES, true)?;
+    checkpoint::check(&weights, &network)?;
+    let storing = Storing::plain(Dtype::F32);
+    let mut writer = Writer::new(&scratch, &[], true)?;
+    writer.add(&mut reference, DENOISER, &storing, &store(&network, &weights, &storing)?)?;
+    writer.finish(&reference)?;
     let loaded = load(&scratch, options(a.device, Dtype::F32, Compute::F32));
     let _ = std::fs::remove_dir_all(&scratch);
     let mut reference = loaded?;
@@ -76,7 +79,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     if !a.json {
         println!("| dtype | compute | MB | PSNR mean | median | worst | worst cosine |\n|---|---|---|---|---|---|---|");
     }
-    for variant in &manifest.variants {
+    for variant in &manifest.component(DENOISER)?.variants {
         if !a.dtype.is_empty() && !a.dtype.contains(&variant.dtype) {
             continue;
         }

@@ -5,11 +5,12 @@ use super::quality::{cosine, draw_pictures, noised};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
+use uvit_web::package::{DENOISER, read_manifest, read_shards, reader};
 use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LoadOptions, Pipeline};
 use uvit_web::plan::{Compute, Plan, Precision, WeightUse, lower};
 use uvit_web::runtime::{Device, Loading, Session};
 use uvit_web::simd::Threads;
-use uvit_web::weights::{ShardReader, Tensor, read_manifest, read_shards};
+use uvit_web::weights::Tensor;
 use uvit_web::{Error, Result};
 
 #[derive(clap::Args)]
@@ -36,7 +37,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     };
     let mut pipeline = load(&a.model, options)?;
     let pictures = draw_pictures(&mut pipeline, a.forwards)?;
-    let mut reader = ShardReader::new(&manifest, None)?;
+    let mut reader = reader(&manifest, DENOISER, None)?;
     let mut tensors = Vec::new();
     read_shards(&folder, &mut reader, |tensor| {
         tensors.push(tensor);

@@ -1,11 +1,11 @@
 //! wasm-bindgen types: convert, forward, nothing else. `web/src/worker.ts` is their one caller; the options and results
 //! that cross as JSON are described in `web/src/types.ts`.
 
-use crate::model::{Batch, Network, Port, PortKind};
+use crate::model::{Batch, Port, PortKind};
+use crate::package::{DENOISER, Manifest};
 use crate::pipeline::sampling::{Control, StepEvent};
 use crate::pipeline::{self, Generated, Helpers, LoadOptions, NamedTensor, Request, Values, pixels};
 use crate::sampler::SamplerKind;
-use crate::weights::Manifest;
 use crate::{Code, Error};
 use js_sys::{Array, Float32Array, Float64Array, Function, Object, Promise, Reflect, Uint8Array, Uint32Array};
 use serde_json::json;
@@ -79,7 +79,7 @@ pub async fn capabilities() -> String {
 #[wasm_bindgen]
 pub fn shards(manifest: &str, dtype: Option<String>) -> Result<String, JsValue> {
     let dtype = dtype.map(|name| parse("dtype", &json!(name).to_string())).transpose()?;
-    Ok(json!(Manifest::parse(manifest)?.variant(dtype)?.shards).to_string())
+    Ok(json!(Manifest::parse(manifest)?.variant(DENOISER, dtype)?.shards).to_string())
 }
 
 /// A model on its way to a device.
@@ -117,11 +117,6 @@ impl Loader {
 fn describe(pipeline: &pipeline::Pipeline) -> String {
     let (manifest, sampling) = (pipeline.manifest(), &pipeline.manifest().sampling);
     let [channels, height, _] = pipeline.network().image_shape();
-    let architecture = match pipeline.network() {
-        Network::Uvit(_) => "uvit",
-        Network::UvitT2i(_) => "uvit_t2i",
-        Network::UniDiffuser(_) => "unidiffuser",
-    };
     let recording = pipeline.network().record(Batch::plain(1)).unwrap_or_default();
     let port = |port: &Port| {
         let kind = match port.kind {
@@ -134,7 +129,7 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
     };
     let mut info = json!(pipeline.info());
     let more = json!({
-        "architecture": architecture,
+        "architecture": pipeline.network().architecture(),
         "ports": recording.ports.iter().map(port).collect::<Vec<_>>(),
         "labels": manifest.labels,
         "licences": manifest.licences,

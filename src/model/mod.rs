@@ -9,7 +9,8 @@ pub mod uvit_t2i;
 
 pub use ports::{Port, PortKind, Recording, Sampled};
 
-use crate::Result;
+use crate::{Code, Error, Result};
+use serde_json::{Value, json};
 
 /// How many items one forward holds, and of what size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +52,16 @@ pub enum Network {
     UniDiffuser(unidiffuser::Config),
 }
 
+/// Makes a network of its parameters.
+type Make = fn(Value) -> serde_json::Result<Network>;
+
+/// The networks by name.
+const REGISTRY: [(&str, Make); 3] = [
+    ("uvit", |params| serde_json::from_value(params).map(Network::Uvit)),
+    ("uvit_t2i", |params| serde_json::from_value(params).map(Network::UvitT2i)),
+    ("unidiffuser", |params| serde_json::from_value(params).map(Network::UniDiffuser)),
+];
+
 /// One expression for all networks.
 macro_rules! each {
     ($network:expr, $config:ident => $body:expr) => {
@@ -63,6 +74,40 @@ macro_rules! each {
 }
 
 impl Network {
+    /// The network of that name with its constructor's arguments; fields that it does not know are ignored.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED_MODEL` naming the networks that there are, `INVALID_ARGUMENT` for a parameter that is missing or of
+    /// another type.
+    pub fn of(architecture: &str, params: &Value) -> Result<Network> {
+        let Some((_, make)) = REGISTRY.iter().find(|(name, _)| *name == architecture) else {
+            let known = REGISTRY.map(|(name, _)| name).join(", ");
+            return Err(Error::new(
+                Code::UnsupportedModel,
+                format!("the architecture is {architecture:?}, this build knows {known}"),
+                "Use a version of uvit-web that knows this architecture",
+            ));
+        };
+        make(params.clone()).map_err(|e| {
+            let cause = format!("the parameters of {architecture}: {e}");
+            Error::new(Code::InvalidArgument, cause, "Give the published constructor's arguments under their names")
+        })
+    }
+
+    /// Its name.
+    pub fn architecture(&self) -> &'static str {
+        match self {
+            Network::Uvit(_) => "uvit",
+            Network::UvitT2i(_) => "uvit_t2i",
+            Network::UniDiffuser(_) => "unidiffuser",
+        }
+    }
+
+    /// Its constructor's arguments.
+    pub fn params(&self) -> Value {
+        each!(self, config => json!(config))
+    }
+
     /// Records the network for a batch.
     ///
     /// # Errors

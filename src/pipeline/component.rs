@@ -5,7 +5,7 @@ use super::tensors::{self, NamedTensor, Values};
 use crate::model::{Batch, Network, PortKind, Recording};
 use crate::plan::{Plan, Program, WeightId, lower};
 use crate::runtime::{self, Session, State, Weights};
-use crate::weights::manifest::{Dtype, Variant};
+use crate::weights::{Dtype, Variant};
 use crate::{Code, Error, Result};
 
 /// The most items of a forward.

@@ -8,7 +8,7 @@ use crate::runtime;
 #[cfg(feature = "gpu")]
 use crate::runtime::{Tune, Tuned, choose};
 use crate::simd::Threads;
-use crate::weights::manifest::Dtype;
+use crate::weights::Dtype;
 use crate::{Code, Error, Result};
 
 /// What the caller asks for.

@@ -5,11 +5,10 @@ use super::device::{DeviceInfo, LoadOptions, Opened, open};
 use super::{Info, Pipeline};
 use crate::Result;
 use crate::model::{Batch, Network};
+use crate::package::{self, DENOISER, Manifest};
 use crate::plan::{Compute, Plan};
 use crate::runtime::{self, Loading};
-use crate::weights::manifest::{Dtype, Manifest, Shard};
-use crate::weights::{ShardReader, Tensor};
-use sha2::{Digest, Sha256};
+use crate::weights::{Dtype, ShardReader, StoredFile, Tensor};
 use web_time::Instant;
 
 /// A model on its way to a device.
@@ -18,6 +17,7 @@ pub struct Loader {
     network: Network,
     plan: Plan,
     reader: ShardReader,
+    model_hash: String,
     stored: Vec<(Dtype, usize)>,
     loading: Loading,
     compute: Compute,
@@ -32,17 +32,32 @@ impl Loader {
     /// Checks the manifest against its network and opens a device, which is tested before it is trusted.
     ///
     /// # Errors
-    /// Those of [`ShardReader::new`] and of opening the device.
+    /// Those of [`Manifest::check_task`], [`package::reader`] and of opening the device.
     pub async fn new(manifest: Manifest, options: LoadOptions) -> Result<Loader> {
         let began = Instant::now();
-        let network = manifest.network()?;
-        let reader = ShardReader::new(&manifest, options.dtype)?;
+        manifest.check_task()?;
+        let network = manifest.network(DENOISER)?;
+        let reader = package::reader(&manifest, DENOISER, options.dtype)?;
+        let model_hash = manifest.model_hash(options.dtype)?;
         let plan = network.record(Batch::plain(1))?.plan;
         let stored = stored_forms(&network, reader.variant())?;
         let Opened { device, compute, info, program } = open(&options, &network, &stored).await?;
         let tested = runtime::kinds(&program, &|id| stored[id.index()]).plan;
         let loading = Loading::new(&device, compute)?;
-        Ok(Loader { manifest, network, plan, reader, stored, loading, compute, device, info, tested, began })
+        Ok(Loader {
+            manifest,
+            network,
+            plan,
+            reader,
+            model_hash,
+            stored,
+            loading,
+            compute,
+            device,
+            info,
+            tested,
+            began,
+        })
     }
 
     /// The device that was chosen.
@@ -51,7 +66,7 @@ impl Loader {
     }
 
     /// The files to bring, in order.
-    pub fn shards(&self) -> &[Shard] {
+    pub fn shards(&self) -> &[StoredFile] {
         self.reader.shards()
     }
 
@@ -83,9 +98,6 @@ impl Loader {
     /// `TENSOR_MISSING`, `OUT_OF_MEMORY`.
     pub async fn finish(self) -> Result<Pipeline> {
         self.reader.finish()?;
-        let mut hash = Sha256::new();
-        self.reader.shards().iter().for_each(|shard| hash.update(shard.sha256.to_ascii_lowercase()));
-        let model_hash = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let weights = self.loading.finish().await?;
         let variant = self.reader.variant();
         let info = Info {
@@ -95,7 +107,7 @@ impl Loader {
             threads: self.device.threads(),
             bytes: variant.bytes,
             parameters: variant.tensors.values().map(|e| e.shape.iter().product::<usize>() as u64).sum(),
-            model_hash,
+            model_hash: self.model_hash,
             load_ms: self.began.elapsed().as_secs_f64() * 1e3,
             device: self.info,
         };

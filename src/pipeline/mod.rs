@@ -32,8 +32,8 @@ pub use tensors::{NamedTensor, Values};
 #[cfg(feature = "gpu")]
 use crate::model::Batch;
 use crate::model::Network;
+use crate::package::Manifest;
 use crate::sampler::{SamplerKind, SamplerSettings, recipe};
-use crate::weights::manifest::Manifest;
 use crate::{Code, Error, Result};
 use sampling::{Control, Inputs, Readback, noise_for, sample};
 use web_time::Instant;

@@ -3,7 +3,7 @@
 use super::{DeviceInfo, pixels};
 use crate::plan::Compute;
 use crate::sampler::SamplerKind;
-use crate::weights::manifest::Dtype;
+use crate::weights::Dtype;
 use serde::Serialize;
 
 /// What a loaded model is and runs on.

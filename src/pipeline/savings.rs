@@ -1,8 +1,8 @@
 //! What a generation may leave out, none of it by default: each saving has a cost in quality that was measured
 //! (`docs/savings.md`).
 
+use crate::package::BlockCache;
 use crate::sampler::{Recipe, Step};
-use crate::weights::manifest::BlockCache;
 
 /// How much of a forward one evaluation runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use super::{Device, Loading, Session, State, Term};
 use crate::plan::{Arithmetic, Compute, Isolated, Kernel, Program, WeightId, WeightUse, isolate, lower};
 use crate::sampler::TorchGenerator;
-use crate::weights::manifest::Dtype;
+use crate::weights::Dtype;
 use crate::weights::random;
 use crate::{Code, Error, Result};
 

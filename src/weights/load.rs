@@ -2,13 +2,12 @@
 //! what is missing. At no time is more than one shard and one tensor of it in memory, beside tensors whose other parts lie in
 //! shards to come.
 
-use super::manifest::{Dtype, Entry, Manifest, Shard, Variant};
+use super::stored::{Dtype, Entry, StoredFile, Variant};
 use super::{Data, Tensor};
-use crate::model::Batch;
+use crate::plan::Weight;
 use crate::{Code, Error, Result};
 use half::f16;
 use safetensors::{Dtype as StoredDtype, SafeTensors};
-use sha2::{Digest, Sha256};
 
 /// A shard that was verified.
 pub struct OpenShard<'a> {
@@ -30,11 +29,9 @@ impl ShardReader {
     /// Checks that the variant holds the network's tensors, all of them, no others, in their shapes.
     ///
     /// # Errors
-    /// `TENSOR_MISSING`, `TENSOR_UNEXPECTED`, `TENSOR_SHAPE`, `INVALID_ARGUMENT` for a dtype that is not stored.
-    pub fn new(manifest: &Manifest, dtype: Option<Dtype>) -> Result<ShardReader> {
-        let variant = manifest.variant(dtype)?.clone();
-        let plan = manifest.network()?.record(Batch::plain(1))?.plan;
-        let expected = plan.published().map(|w| (w.name.as_str(), w.shape.as_slice()));
+    /// `TENSOR_MISSING`, `TENSOR_UNEXPECTED`, `TENSOR_SHAPE`.
+    pub fn new<'a>(variant: Variant, weights: impl Iterator<Item = &'a Weight>) -> Result<ShardReader> {
+        let expected = weights.map(|w| (w.name.as_str(), w.shape.as_slice()));
         let found = variant.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()));
         check_names(expected, found)?;
         let seen = vec![false; variant.shards.len()];
@@ -42,7 +39,7 @@ impl ShardReader {
     }
 
     /// The files to bring, in order.
-    pub fn shards(&self) -> &[Shard] {
+    pub fn shards(&self) -> &[StoredFile] {
         &self.variant.shards
     }
 
@@ -57,7 +54,7 @@ impl ShardReader {
     /// `SHARD_CORRUPT` if length or hash differ, `TENSOR_UNEXPECTED`.
     pub fn open<'a>(&self, index: usize, bytes: &'a [u8]) -> Result<OpenShard<'a>> {
         let shard = self.variant.shards.get(index).ok_or_else(|| Error::internal(format!("no shard {index}")))?;
-        verify(shard, bytes)?;
+        shard.verify(bytes)?;
         let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(shard, &e.to_string()))?;
         let mut strangers = file.names();
         let mut parts = Vec::new();
@@ -144,18 +141,19 @@ pub(super) fn check_names<'a>(
 ) -> Result<()> {
     const REMEDY: &str = "Check that the architecture's parameters are those of the weights";
     let mut found: Vec<(&str, &[usize])> = found.collect();
+    found.sort_unstable();
+    let mut taken = vec![false; found.len()];
     for (name, shape) in expected {
-        let at = found.iter().position(|(other, _)| *other == name);
-        match at.map(|at| found.remove(at).1) {
-            None => return Err(Error::new(Code::TensorMissing, format!("tensor {name} {shape:?} is missing"), REMEDY)),
-            Some(other) if other != shape => {
-                let cause = format!("tensor {name} is {other:?}, the network needs {shape:?}");
-                return Err(Error::new(Code::TensorShape, cause, REMEDY));
-            }
-            Some(_) => {}
+        let Ok(at) = found.binary_search_by(|(other, _)| (*other).cmp(name)) else {
+            return Err(Error::new(Code::TensorMissing, format!("tensor {name} {shape:?} is missing"), REMEDY));
+        };
+        if found[at].1 != shape {
+            let cause = format!("tensor {name} is {:?}, the network needs {shape:?}", found[at].1);
+            return Err(Error::new(Code::TensorShape, cause, REMEDY));
         }
+        taken[at] = true;
     }
-    match found.first() {
+    match taken.iter().position(|taken| !taken).map(|at| found[at]) {
         None => Ok(()),
         Some((name, shape)) => {
             Err(Error::new(Code::TensorUnexpected, format!("tensor {name} {shape:?} is none of the network's"), REMEDY))
@@ -163,26 +161,12 @@ pub(super) fn check_names<'a>(
     }
 }
 
-fn corrupt(shard: &Shard, what: &str) -> Error {
+fn corrupt(shard: &StoredFile, what: &str) -> Error {
     Error::new(
         Code::ShardCorrupt,
         format!("shard {}: {what}", shard.file),
         "Convert the model again with `uvit convert`",
     )
-}
-
-fn verify(shard: &Shard, bytes: &[u8]) -> Result<()> {
-    let remedy = "Reload the page without the cache, or copy the model's files again";
-    if bytes.len() as u64 != shard.bytes {
-        let cause = format!("shard {} has {} bytes, the manifest says {}", shard.file, bytes.len(), shard.bytes);
-        return Err(Error::new(Code::ShardCorrupt, cause, remedy));
-    }
-    let hash: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
-    if hash != shard.sha256.to_ascii_lowercase() {
-        let cause = format!("shard {} has SHA-256 {hash}, the manifest says {}", shard.file, shard.sha256);
-        return Err(Error::new(Code::ShardCorrupt, cause, remedy));
-    }
-    Ok(())
 }
 
 /// `rows` rows of a tensor under the name `stored` in a shard.
@@ -254,42 +238,4 @@ fn join(a: Data, b: Data) -> Data {
         }
         (a, _) => a,
     }
-}
-
-/// Reads and parses `manifest.json`, given its path or its folder's.
-///
-/// # Errors
-/// `IO`, and as [`Manifest::parse`].
-#[cfg(not(target_arch = "wasm32"))]
-pub fn read_manifest(path: &std::path::Path) -> Result<(Manifest, std::path::PathBuf)> {
-    let path = if path.is_dir() { path.join("manifest.json") } else { path.to_owned() };
-    let json = std::fs::read_to_string(&path).map_err(|e| io(&path, &e))?;
-    let folder = path.parent().map(std::path::Path::to_owned).unwrap_or_default();
-    Ok((Manifest::parse(&json)?, folder))
-}
-
-/// Reads all shards of a variant from a folder and hands out the tensors one by one.
-///
-/// # Errors
-/// `IO`, as [`ShardReader`], and whatever `take` returns.
-#[cfg(not(target_arch = "wasm32"))]
-pub fn read_shards(
-    folder: &std::path::Path,
-    reader: &mut ShardReader,
-    mut take: impl FnMut(Tensor) -> Result<()>,
-) -> Result<()> {
-    for index in 0..reader.shards().len() {
-        let path = folder.join(&reader.shards()[index].file);
-        let bytes = std::fs::read(&path).map_err(|e| io(&path, &e))?;
-        let mut open = reader.open(index, &bytes)?;
-        while let Some(tensor) = reader.next_tensor(&mut open)? {
-            take(tensor)?;
-        }
-    }
-    reader.finish()
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-fn io(path: &std::path::Path, error: &std::io::Error) -> Error {
-    Error::new(Code::Io, format!("{}: {error}", path.display()), "Check that the file exists and can be read")
 }

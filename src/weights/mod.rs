@@ -1,19 +1,17 @@
-//! Files: checkpoints, quantised blocks, shards and the manifest. `docs/format.md` specifies the stored form. Nothing
-//! here knows a network's maths or a device.
+//! Tensors: stored dtypes, quantised blocks, shards, checkpoint readers. `docs/format.md` specifies the stored form. Nothing
+//! here knows a network's maths, a manifest or a device.
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod checkpoint;
-#[cfg(not(target_arch = "wasm32"))]
-pub mod convert;
 mod load;
-pub mod manifest;
 pub mod quantize;
 pub mod random;
+mod stored;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod write;
 
 pub use load::ShardReader;
-#[cfg(not(target_arch = "wasm32"))]
-pub use load::{read_manifest, read_shards};
-pub use manifest::Manifest;
+pub use stored::{Dtype, Entry, MAX_FILE_BYTES, Part, StoredFile, Variant, sha256};
 
 use half::f16;
 

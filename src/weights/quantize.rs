@@ -2,8 +2,7 @@
 //! compensation: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
 //! 2022 (arXiv:2210.17323), algorithm 1.
 
-use super::manifest::Dtype;
-use super::{Data, Tensor};
+use super::{Data, Dtype, Tensor};
 use half::f16;
 
 /// Largest magnitude of int8 values; -128 is not used.

@@ -1,7 +1,6 @@
 //! Random weights: for tests of devices and for measurements, where only sizes and stored forms matter.
 
-use super::manifest::Dtype;
-use super::{Data, Tensor};
+use super::{Data, Dtype, Tensor};
 use crate::sampler::TorchGenerator;
 use half::f16;
 

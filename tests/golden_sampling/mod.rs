@@ -9,7 +9,7 @@ use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Valu
 use uvit_web::plan::Compute;
 use uvit_web::runtime::{Device, Loading};
 use uvit_web::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
-use uvit_web::weights::manifest::Dtype;
+use uvit_web::weights::Dtype;
 use uvit_web::weights::{Data, Tensor};
 
 const CONFIG: &str = include_str!("../goldens/uvit_p8_hd16/config.json");

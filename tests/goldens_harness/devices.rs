@@ -53,13 +53,7 @@ pub fn network_of(case: &Case) -> Result<Network, Stop> {
     if let Some(version) = case.config.get("version") {
         params["version"] = version.clone();
     }
-    let broken = |e: serde_json::Error| Stop::Fail(format!("params: {e}"));
-    Ok(match case.kind.as_str() {
-        "uvit" => Network::Uvit(serde_json::from_value(params).map_err(broken)?),
-        "uvit_t2i" => Network::UvitT2i(serde_json::from_value(params).map_err(broken)?),
-        "unidiffuser" => Network::UniDiffuser(serde_json::from_value(params).map_err(broken)?),
-        other => return Err(Stop::Fail(format!("no network is called {other}"))),
-    })
+    Ok(Network::of(&case.kind, &params)?)
 }
 
 /// The weights of a case's network.

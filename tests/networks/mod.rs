@@ -5,7 +5,7 @@ use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Valu
 use uvit_web::plan::{Compute, WeightUse, lower};
 use uvit_web::runtime::{Device, Loading, Session};
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::weights::manifest::Dtype;
+use uvit_web::weights::Dtype;
 use uvit_web::weights::random;
 
 /// Class-conditional, 18 tokens.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use uvit_web::cpu;
 use uvit_web::plan::{Activation, Op, Plan, Position, Precision, Role, TensorId, Weight, WeightId, WeightUse};
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::weights::manifest::Dtype;
+use uvit_web::weights::Dtype;
 use uvit_web::weights::{Tensor, random};
 
 /// What is recorded next: an operation, and which of the tensors so far it takes.

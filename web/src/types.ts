@@ -268,7 +268,7 @@ export interface GenerateSettings {
   count: number;
   dtype: Dtype;
   compute: Compute;
-  /** Identifies the model's weights. */
+  /** Identifies everything in the model that decides a picture: its weights, parameters and sampling. */
   modelHash: string;
 }
 

@@ -56,6 +56,24 @@ test('loading reports bytes, and the pipeline says what it is', async () => {
   assert.ok(info.licences.length >= 3);
 });
 
+test('a manifest of version 2 is the same model as its version 1', async () => {
+  const draw = (uvit, model) =>
+    uvit.load(model, { device: 'cpu', tune: 'off' }).then(async (pipeline) => {
+      const { images, settings } = await pipeline.generate({ label: 6, seed: 3, steps: 1 });
+      return { hash: settings.modelHash, pixels: [...images[0].rgba] };
+    });
+  const old = await withPackage(page, draw, MODEL);
+  server.spoil = (path, bytes) => {
+    if (path !== MODEL) return bytes;
+    const { architecture, params, variants, ...rest } = JSON.parse(bytes);
+    assert.equal(rest.format_version, 1);
+    const components = { denoiser: { architecture, params, variants } };
+    return Buffer.from(JSON.stringify({ ...rest, format_version: 2, task: 'class', components }));
+  };
+  assert.deepEqual(await withPackage(page, draw, MODEL), old);
+  server.spoil = undefined;
+});
+
 test('generations run one after the other, in the order of the calls', async () => {
   const { order, seeds } = await withPackage(
     page,

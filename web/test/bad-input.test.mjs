@@ -51,6 +51,28 @@ const FILES = [
   ['a manifest that is no JSON', 'BAD_MANIFEST', (path, bytes) => (path === MODEL ? Buffer.from('<html>') : bytes)],
   ['an empty manifest', 'BAD_MANIFEST', (path, bytes) => (path === MODEL ? Buffer.from('{}') : bytes)],
   [
+    'a manifest without the component that its task needs',
+    'BAD_MANIFEST',
+    (path, bytes) => {
+      if (path !== MODEL) return bytes;
+      return changed(bytes, (manifest) => {
+        Object.assign(manifest, { format_version: 2, task: 'class', components: {} });
+      });
+    },
+  ],
+  [
+    'a model whose task this build cannot do',
+    'UNSUPPORTED_MODEL',
+    (path, bytes) => {
+      if (path !== MODEL) return bytes;
+      return changed(bytes, (manifest) => {
+        const { architecture, params, variants } = manifest;
+        const components = { denoiser: { architecture, params, variants } };
+        Object.assign(manifest, { format_version: 2, task: 'video', components });
+      });
+    },
+  ],
+  [
     'a manifest of another version',
     'UNSUPPORTED_VERSION',
     (path, bytes) => {

@@ -7,7 +7,7 @@ use uvit_web::pipeline::sampling::{Control, Inputs, Readback, sample};
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Noise, Shape, Values};
 use uvit_web::sampler::guidance::GuidanceForm;
 use uvit_web::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, TorchGenerator, recipe};
-use uvit_web::weights::manifest::Dtype;
+use uvit_web::weights::Dtype;
 
 /// The whole run on every device.
 pub fn judge(case: &Case, report: &mut Report) {

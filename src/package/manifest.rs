@@ -1,0 +1,395 @@
+//! `manifest.json`: what a model is and where its tensors lie. A model is one or several networks, its components, each in
+//! one or several stored variants; shards and assets lie beside the manifest. `docs/format.md` specifies it.
+
+use super::named::Named;
+use super::task::Task;
+use super::version1;
+use crate::model::Network;
+use crate::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
+use crate::weights::{Dtype, StoredFile, Variant};
+use crate::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+
+/// The format version that this build writes. It also reads version 1.
+pub const FORMAT_VERSION: u32 = 2;
+
+/// The file's name.
+pub const MANIFEST: &str = "manifest.json";
+
+/// The component that is sampled: every model has one.
+pub const DENOISER: &str = "denoiser";
+
+/// A model: its networks, how to sample it, labels, licences.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// A short name for people.
+    pub name: String,
+    /// What it makes, and out of what.
+    pub task: Task,
+    /// How to sample.
+    pub sampling: Sampling,
+    /// The unconditional label, for guidance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub null_class: Option<u32>,
+    /// What the labels mean.
+    #[serde(default)]
+    pub labels: Vec<Label>,
+    /// Licences of the weights and of what they learned from.
+    #[serde(default)]
+    pub licences: Vec<Licence>,
+    /// The networks by what they do: [`Task::needs`] names those that this build knows a use for.
+    pub components: Named<Component>,
+    /// Data that is no tensor, such as a tokenizer's merges.
+    #[serde(default)]
+    pub assets: Named<StoredFile>,
+}
+
+/// A network with its weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Component {
+    /// The network's name, [`Network::of`].
+    pub architecture: String,
+    /// Its constructor's arguments.
+    pub params: Value,
+    /// The stored forms, the default one first.
+    pub variants: Vec<Variant>,
+}
+
+/// The noise schedule that the model was trained on, and the settings that it is best sampled with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Sampling {
+    /// Noise schedule.
+    pub schedule: Schedule,
+    /// What the network's output means.
+    pub prediction: Prediction,
+    /// The network is handed this times t.
+    pub time_scale: f64,
+    /// Where sampling ends.
+    pub t_min: f64,
+    /// Where sampling starts.
+    pub t_max: f64,
+    /// Default sampler.
+    pub sampler: SamplerKind,
+    /// Default number of steps.
+    pub steps: usize,
+    /// Default guidance scale, `uncond + s (cond - uncond)`.
+    pub guidance_scale: f64,
+    /// Whether x0 estimates are clipped to [-1, 1].
+    pub clip_x0: bool,
+    /// Whether the last step of multistep solvers is of order 1.
+    pub lower_order_final: bool,
+    /// Where inner blocks may be left out, if that was calibrated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<BlockCache>,
+}
+
+/// Steps that need not run all blocks: what lies between the outer ones changes little from one step to the next.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockCache {
+    /// Blocks at either end that every step runs.
+    pub outer: usize,
+    /// The number of steps that it was calibrated for.
+    pub steps: usize,
+    /// Those of them that run all blocks, counted from 0, ascending, 0 first.
+    pub refresh: Vec<usize>,
+}
+
+impl BlockCache {
+    /// Which of `steps` steps run all blocks. Of fewer steps than it was calibrated for the same share does, of more the
+    /// steps at the same times.
+    pub fn refreshed(&self, steps: usize) -> Vec<bool> {
+        let (own, all) = (self.steps.max(1), self.refresh.len());
+        let mut refreshed = vec![false; steps];
+        // In u128: both numbers are a stranger's.
+        let scaled = |value: usize| value as u128 * steps as u128;
+        let count = scaled(all).div_ceil(own as u128).min(all as u128) as usize;
+        let mut next = 0;
+        for k in 0..count {
+            let nearest = (k as u128 * all as u128 / count as u128) as usize;
+            let step = next.max((scaled(self.refresh[nearest]) / own as u128) as usize);
+            next = step + 1;
+            if let Some(step) = refreshed.get_mut(step) {
+                *step = true;
+            }
+        }
+        refreshed
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        let BlockCache { steps, refresh, .. } = self;
+        let ends = (refresh.first(), refresh.last().is_some_and(|last| last < steps));
+        match refresh.is_sorted_by(|a, b| a < b) && ends == (Some(&0), true) {
+            true => Ok(()),
+            false => Err(format!("sampling: cache.refresh is {refresh:?}, not ascending from 0 to below {steps}")),
+        }
+    }
+}
+
+/// What one label means.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Map<String, Value>")]
+pub struct Label {
+    /// The number that the network is given.
+    pub index: u32,
+    /// Unique.
+    pub name: String,
+    /// Anything else that a page may want to group by, e.g. `kind`, `style`.
+    #[serde(flatten)]
+    pub facets: Map<String, Value>,
+}
+
+impl TryFrom<Map<String, Value>> for Label {
+    type Error = String;
+
+    fn try_from(mut fields: Map<String, Value>) -> std::result::Result<Label, String> {
+        let index = fields.remove("index").and_then(|index| u32::try_from(index.as_u64()?).ok());
+        let index = index.ok_or("a label has no index")?;
+        if let Some((name, value)) = fields.iter().find(|(_, value)| !value.is_string()) {
+            return Err(format!("label {index}: {name} is {value}, no text"));
+        }
+        match fields.remove("name") {
+            Some(Value::String(name)) => Ok(Label { index, name, facets: fields }),
+            _ => Err(format!("label {index} has no name")),
+        }
+    }
+}
+
+/// A licence of the weights or of what they learned from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Licence {
+    /// What it covers.
+    pub name: String,
+    /// SPDX identifier.
+    pub spdx: String,
+    /// Whom to credit, and for what.
+    pub attribution: String,
+}
+
+fn bad(cause: String) -> Error {
+    Error::new(Code::BadManifest, cause, "Convert the model again with `uvit convert`")
+}
+
+impl Component {
+    /// A network that is not stored yet.
+    pub fn new(network: &Network) -> Component {
+        Component { architecture: network.architecture().into(), params: network.params(), variants: Vec::new() }
+    }
+
+    /// The network.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED_MODEL` for an architecture that this build does not know, `BAD_MANIFEST` if a parameter is missing or of
+    /// another type.
+    pub fn network(&self) -> Result<Network> {
+        Network::of(&self.architecture, &self.params).map_err(|error| match error.code {
+            Code::InvalidArgument => bad(error.cause),
+            _ => error,
+        })
+    }
+
+    /// The variant of a dtype, or the default one.
+    pub fn variant(&self, dtype: Option<Dtype>) -> Option<&Variant> {
+        match dtype {
+            None => self.variants.first(),
+            Some(dtype) => self.variants.iter().find(|v| v.dtype == dtype),
+        }
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.variants.is_empty() {
+            return Err("it has no variants".into());
+        }
+        for (i, variant) in self.variants.iter().enumerate() {
+            let dtype = variant.dtype.as_str();
+            if self.variants[..i].iter().any(|other| other.dtype == variant.dtype) {
+                return Err(format!("two variants are {dtype}"));
+            }
+            variant.check().map_err(|what| format!("{dtype}: {what}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Manifest {
+    /// Parses and checks a manifest of any version that this build reads.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED_VERSION`, `UNSUPPORTED_MODEL` for an unknown task or architecture, `BAD_MANIFEST` naming what is wrong.
+    pub fn parse(json: &str) -> Result<Manifest> {
+        let mut value: Value = serde_json::from_str(json).map_err(|e| bad(format!("the manifest is no JSON ({e})")))?;
+        match value.get("format_version").and_then(Value::as_u64) {
+            Some(1) => value = version1::upgrade(value),
+            Some(version) if version == u64::from(FORMAT_VERSION) => {}
+            Some(version) => {
+                return Err(Error::new(
+                    Code::UnsupportedVersion,
+                    format!("the manifest has format version {version}, this build reads 1 and {FORMAT_VERSION}"),
+                    "Use the version of uvit-web that wrote it, or convert the model again",
+                ));
+            }
+            None => return Err(bad("the manifest has no format_version".into())),
+        }
+        Task::check_known(value.get("task"))?;
+        let manifest: Manifest = serde_json::from_value(value).map_err(|e| bad(format!("the manifest: {e}")))?;
+        manifest.check_components()?;
+        manifest.check_description()?;
+        manifest.check_files().map_err(bad)?;
+        Ok(manifest)
+    }
+
+    /// The manifest as JSON, indented; always of version [`FORMAT_VERSION`].
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
+    }
+
+    /// A component.
+    ///
+    /// # Errors
+    /// `BAD_MANIFEST` if there is none of that name.
+    pub fn component(&self, name: &str) -> Result<&Component> {
+        self.components.get(name).ok_or_else(|| bad(format!("the manifest has no component {name:?}")))
+    }
+
+    /// A component's network.
+    ///
+    /// # Errors
+    /// Those of [`Component::network`], naming the component.
+    pub fn network(&self, name: &str) -> Result<Network> {
+        self.component(name)?.network().map_err(|e| Error { cause: format!("component {name}: {}", e.cause), ..e })
+    }
+
+    /// The stored form of a component: the one asked for, or else its default one. A model may hold an autoencoder in f16
+    /// beside a denoiser in q4, so what is asked for need not be there for every component, only for one.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` naming the dtypes that exist, `BAD_MANIFEST` for a component that does not.
+    pub fn variant(&self, name: &str, dtype: Option<Dtype>) -> Result<&Variant> {
+        let component = self.component(name)?;
+        if let Some(dtype) = dtype.filter(|_| self.components.iter().all(|(_, other)| other.variant(dtype).is_none())) {
+            let variants = self.components.iter().flat_map(|(_, other)| &other.variants);
+            let mut known: Vec<&str> = Vec::new();
+            for name in variants.map(|variant| variant.dtype.as_str()) {
+                if !known.contains(&name) {
+                    known.push(name);
+                }
+            }
+            return Err(Error::new(
+                Code::InvalidArgument,
+                format!("the model is not stored as {}", dtype.as_str()),
+                format!("Give one of {}", known.join(", ")),
+            ));
+        }
+        let found = component.variant(dtype).or(component.variant(None));
+        found.ok_or_else(|| bad(format!("component {name}: it has no variants")))
+    }
+
+    /// An asset.
+    ///
+    /// # Errors
+    /// `BAD_MANIFEST` if there is none of that name.
+    pub fn asset(&self, name: &str) -> Result<&StoredFile> {
+        self.assets.get(name).ok_or_else(|| bad(format!("the manifest has no asset {name:?}")))
+    }
+
+    /// All files beside the manifest.
+    pub fn files(&self) -> impl Iterator<Item = &StoredFile> {
+        let variants = self.components.iter().flat_map(|(_, component)| &component.variants);
+        variants.flat_map(|variant| &variant.shards).chain(self.assets.iter().map(|(_, asset)| asset))
+    }
+
+    /// Components that this build has no use for in this task.
+    pub fn unused(&self) -> impl Iterator<Item = &str> {
+        self.components.iter().map(|(name, _)| name).filter(|name| !self.task.uses(name))
+    }
+
+    /// Whether every component is there that the task needs, and of a known architecture.
+    fn check_components(&self) -> Result<()> {
+        let missing: Vec<&str> =
+            self.task.needs().iter().copied().filter(|name| self.components.get(name).is_none()).collect();
+        if !missing.is_empty() {
+            let (task, missing) = (self.task.as_str(), missing.join(", "));
+            return Err(bad(format!("the manifest lacks components that task {task:?} needs: {missing}")));
+        }
+        for (name, _) in self.components.iter().filter(|(name, _)| self.task.uses(name)) {
+            self.network(name)?;
+        }
+        Ok(())
+    }
+
+    /// Whether labels, null class and sampling fit the denoiser and each other: known before there are any weights.
+    pub(super) fn check_description(&self) -> Result<()> {
+        let classes = self.network(DENOISER)?.classes();
+        let mut names = BTreeSet::new();
+        for Label { index, name, .. } in &self.labels {
+            if *index as usize >= classes {
+                return Err(bad(format!("label {name:?} has index {index}, the network has {classes} classes")));
+            }
+            if !names.insert(name.as_str()) {
+                let indices: Vec<u32> = self.labels.iter().filter(|l| l.name == *name).map(|l| l.index).collect();
+                return Err(bad(format!("several labels are called {name:?}, those of index {indices:?}")));
+            }
+        }
+        if let Some(null) = self.null_class.filter(|null| *null as usize >= classes) {
+            return Err(bad(format!("null_class is {null}, the network has {classes} classes")));
+        }
+        self.sampling.check().map_err(bad)
+    }
+
+    /// What contradicts itself in components and assets.
+    fn check_files(&self) -> std::result::Result<(), String> {
+        for (name, component) in self.components.iter() {
+            plain_name(name)?;
+            component.check().map_err(|what| format!("component {name}: {what}"))?;
+        }
+        for (name, asset) in self.assets.iter() {
+            plain_name(name)?;
+            asset.check().map_err(|what| format!("asset {name}: {what}"))?;
+        }
+        // Some file systems do not tell cases apart.
+        let names: Vec<String> = self.files().map(|stored| stored.file.to_ascii_lowercase()).collect();
+        let mut files = BTreeSet::new();
+        match [MANIFEST].into_iter().chain(names.iter().map(String::as_str)).find(|name| !files.insert(*name)) {
+            Some(name) => Err(format!("the file name {name} is used twice")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Names of components and assets become parts of file names.
+fn plain_name(name: &str) -> std::result::Result<(), String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    match !name.is_empty() && name.len() <= 64 && name.chars().all(plain) {
+        true => Ok(()),
+        false => Err(format!("{name:?} is no name of a component or asset: lower-case letters, digits and _")),
+    }
+}
+
+impl Sampling {
+    /// The settings that the model is best sampled with.
+    pub fn settings(&self) -> SamplerSettings {
+        SamplerSettings {
+            sampler: self.sampler,
+            steps: self.steps,
+            schedule: self.schedule,
+            prediction: self.prediction,
+            time_scale: self.time_scale,
+            clip_x0: self.clip_x0,
+            lower_order_final: self.lower_order_final,
+            t_min: self.t_min,
+            t_max: self.t_max,
+            eta: 0.0,
+        }
+    }
+
+    fn check(&self) -> std::result::Result<(), String> {
+        recipe(&self.settings()).map_err(|error| format!("sampling: {}", error.cause))?;
+        if !self.guidance_scale.is_finite() {
+            return Err(format!("sampling: guidance_scale is {}", self.guidance_scale));
+        }
+        self.cache.as_ref().map_or(Ok(()), BlockCache::check)
+    }
+}

@@ -1,0 +1,24 @@
+//! A model as a folder: the manifest, conversion, loading. Knows networks by name, and what [`crate::weights`] stores; no
+//! network's maths and no device. `docs/format.md` specifies all of it.
+
+#[cfg(not(target_arch = "wasm32"))]
+mod convert;
+mod hash;
+mod load;
+mod manifest;
+mod named;
+mod task;
+mod version1;
+#[cfg(not(target_arch = "wasm32"))]
+mod writer;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use convert::{Storing, describe, store};
+pub use load::reader;
+#[cfg(not(target_arch = "wasm32"))]
+pub use load::{read_asset, read_manifest, read_shards};
+pub use manifest::{BlockCache, Component, DENOISER, FORMAT_VERSION, Label, Licence, MANIFEST, Manifest, Sampling};
+pub use named::Named;
+pub use task::Task;
+#[cfg(not(target_arch = "wasm32"))]
+pub use writer::{Writer, write_manifest};

@@ -1,0 +1,107 @@
+//! What a model makes, and which networks that takes.
+
+use super::manifest::{DENOISER, Manifest};
+use crate::{Code, Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a model makes. Starting from a picture, or filling in a part of one, is a request's business: every task can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// Pictures of a class, or of no class if the network has none.
+    Class,
+    /// Pictures of a text.
+    Text,
+    /// Pictures and texts, of each other or of nothing.
+    Any,
+    /// Texts of a picture.
+    Caption,
+    /// Videos.
+    Video,
+}
+
+/// A task's name, the components that it cannot do without, and those that it uses if they are there.
+struct Row(Task, &'static str, &'static [&'static str], &'static [&'static str]);
+
+const AUTOENCODER: &str = "autoencoder";
+const TEXT_ENCODER: &str = "text_encoder";
+const IMAGE_ENCODER: &str = "image_encoder";
+const CAPTION_DECODER: &str = "caption_decoder";
+
+/// Without an autoencoder, what a network in latent space draws stays latents.
+#[rustfmt::skip]
+const TASKS: [Row; 5] = [
+    Row(Task::Class, "class", &[DENOISER], &[AUTOENCODER]),
+    Row(Task::Text, "text", &[DENOISER, TEXT_ENCODER], &[AUTOENCODER]),
+    Row(Task::Any, "any", &[DENOISER, AUTOENCODER, TEXT_ENCODER, IMAGE_ENCODER, CAPTION_DECODER], &[]),
+    Row(Task::Caption, "caption", &[DENOISER, AUTOENCODER, IMAGE_ENCODER, CAPTION_DECODER], &[]),
+    Row(Task::Video, "video", &[DENOISER], &[AUTOENCODER, TEXT_ENCODER]),
+];
+
+/// The tasks that this build can do.
+const GENERATED: [Task; 1] = [Task::Class];
+
+impl Task {
+    fn row(self) -> &'static Row {
+        // Every task has one, as the test below says.
+        TASKS.iter().find(|row| row.0 == self).unwrap_or(&TASKS[0])
+    }
+
+    /// The name in manifests.
+    pub fn as_str(self) -> &'static str {
+        self.row().1
+    }
+
+    /// The components that it cannot do without.
+    pub fn needs(self) -> &'static [&'static str] {
+        self.row().2
+    }
+
+    /// Whether it has a use for a component.
+    pub fn uses(self, component: &str) -> bool {
+        self.row().2.contains(&component) || self.row().3.contains(&component)
+    }
+
+    /// Refuses tasks that this build does not know: better than what a parser says.
+    pub(super) fn check_known(task: Option<&Value>) -> Result<()> {
+        let known = |task: &Value| TASKS.iter().any(|row| task == row.1);
+        match task {
+            Some(task) if !known(task) => {
+                let names = TASKS.map(|row| row.1).join(", ");
+                let cause = format!("the task is {task}, this build knows {names}");
+                Err(Error::new(Code::UnsupportedModel, cause, "Use a version of uvit-web that knows this task"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Manifest {
+    /// Checks that this build can do the model's task.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED_MODEL`.
+    pub fn check_task(&self) -> Result<()> {
+        if GENERATED.contains(&self.task) {
+            return Ok(());
+        }
+        let names = GENERATED.map(Task::as_str).join(", ");
+        let cause = format!("the model's task is {:?}, this build generates {names}", self.task.as_str());
+        Err(Error::new(Code::UnsupportedModel, cause, "Use a version of uvit-web that does this task"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_has_its_row() {
+        for Row(task, name, ..) in &TASKS {
+            assert_eq!(task.as_str(), *name);
+            assert_eq!(serde_json::to_value(task).unwrap(), *name);
+            assert!(task.needs().contains(&DENOISER), "{name}");
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! Version 1 of the manifest knew one network: its architecture, params and variants stood at the top.
+
+use super::manifest::{DENOISER, FORMAT_VERSION};
+use serde_json::{Map, Value, json};
+
+/// A manifest of version 1 as one of version 2. What is missing stays missing.
+pub fn upgrade(mut manifest: Value) -> Value {
+    if let Some(fields) = manifest.as_object_mut() {
+        let mut component = Map::new();
+        for name in ["architecture", "params", "variants"] {
+            if let Some(value) = fields.remove(name) {
+                component.insert(name.into(), value);
+            }
+        }
+        fields.insert("format_version".into(), json!(FORMAT_VERSION));
+        fields.insert("task".into(), json!("class"));
+        fields.insert("components".into(), json!({ DENOISER: component }));
+        fields.remove("assets");
+    }
+    manifest
+}
