@@ -362,7 +362,8 @@ impl Sampling {
         }
     }
 
-    fn check(&self) -> std::result::Result<(), String> {
+    /// What is wrong with them, if anything is.
+    pub fn check(&self) -> std::result::Result<(), String> {
         recipe(&self.settings()).map_err(|error| format!("sampling: {}", error.cause))?;
         if !self.guidance_scale.is_finite() {
             return Err(format!("sampling: guidance_scale is {}", self.guidance_scale));

@@ -1,0 +1,412 @@
+//! Checkpoints as training scripts leave them: which of their weights are taken, what is said, and what is refused.
+
+use super::pth::{Py, dict, save};
+use super::{fixture, fresh, network};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use uvit_web::model::Network;
+use uvit_web::weights::checkpoint::{self, Checkpoint, Weights};
+use uvit_web::{Code, Error};
+
+/// The golden network that all these files are for.
+fn small() -> (Network, Checkpoint) {
+    let config = std::fs::read(fixture("goldens/uvit_small_activations/config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    let weights = checkpoint::read(&fixture("goldens/uvit_small_activations/weights.safetensors")).unwrap();
+    (network(&config["params"]), weights)
+}
+
+/// Its weights times a factor, each name after a prefix.
+fn scaled(prefix: &str, factor: f32) -> Vec<(String, Py)> {
+    let scale = |values: Vec<f32>| values.into_iter().map(|value| factor * value).collect();
+    small().1.into_iter().map(|(name, (shape, v))| (format!("{prefix}{name}"), Py::Tensor(shape, scale(v)))).collect()
+}
+
+fn state(prefix: &str, factor: f32) -> Py {
+    Py::StateDict(scaled(prefix, factor))
+}
+
+fn joined(parts: Vec<Vec<(String, Py)>>) -> Py {
+    Py::StateDict(parts.concat())
+}
+
+fn optimizer() -> Py {
+    let moment = || Py::Tensor(vec![32], vec![0.5; 32]);
+    let one = Py::Dict(vec![(Py::Text("exp_avg".into()), moment()), (Py::Text("exp_avg_sq".into()), moment())]);
+    let group = dict([("lr", Py::Float(1e-4)), ("betas", Py::List(vec![Py::Float(0.9), Py::Float(0.999)]))]);
+    dict([("state", Py::Dict(vec![(Py::Int(0), one)])), ("param_groups", Py::List(vec![group]))])
+}
+
+fn pth(name: &str, value: &Py) -> PathBuf {
+    let path = fresh(&format!("checkpoint-{name}")).with_file_name("checkpoint.pth");
+    save(&path, value, 2);
+    path
+}
+
+/// Takes the weights; by what factor they are the golden ones, and what is said.
+fn take(path: &Path, weights: &str) -> Result<(f32, String), Error> {
+    let (network, golden) = small();
+    let taken = checkpoint::take(path, &network, &weights.parse()?)?;
+    assert_eq!(taken.tensors.len(), golden.len());
+    let factor = taken.tensors["norm.weight"].1[0] / golden["norm.weight"].1[0];
+    for (name, (shape, values)) in &taken.tensors {
+        assert_eq!(shape, &golden[name].0);
+        assert!(values.iter().zip(&golden[name].1).all(|(a, b)| *a == factor * b), "{name}");
+    }
+    Ok((factor, taken.report.unwrap_or_default()))
+}
+
+#[test]
+fn moving_averages_are_preferred_and_said_wherever_they_lie() {
+    let args = Py::Object("argparse", "Namespace", vec![("lr".into(), Py::Float(1e-4)), ("tag".into(), Py::None)]);
+    let lightning = joined(vec![scaled("model.", 1.0), scaled("ema_model.", 2.0)]);
+    let undotted =
+        small().1.into_keys().zip(scaled("", 2.0)).map(|(n, (_, t))| (format!("model_ema.{}", n.replace('.', "")), t));
+    let lit_ema =
+        [("model_ema.decay".to_owned(), Py::Tensor(vec![], vec![0.9999]))].into_iter().chain(undotted).collect();
+    let both = joined(vec![scaled("ema_model.", 2.0), scaled("online_model.", 1.0)]);
+    for (name, file, key) in [
+        (
+            "dit",
+            dict([("model", state("", 1.0)), ("ema", state("", 2.0)), ("opt", optimizer()), ("args", args)]),
+            "ema",
+        ),
+        ("ddp", dict([("model", state("module.", 1.0)), ("ema", state("module.", 2.0))]), "ema"),
+        ("u-vit", dict([("nnet", state("", 1.0)), ("nnet_ema", state("", 2.0)), ("step", Py::Int(7))]), "nnet_ema"),
+        ("sd", dict([("state_dict", state("", 1.0)), ("ema_state_dict", state("", 2.0))]), "ema_state_dict"),
+        ("basicsr", dict([("params", state("", 1.0)), ("params_ema", state("", 2.0))]), "params_ema"),
+        ("timm", dict([("state_dict", state("", 1.0)), ("state_dict_ema", state("", 2.0))]), "state_dict_ema"),
+        ("lightning", dict([("epoch", Py::Int(3)), ("state_dict", lightning)]), "state_dict.ema_model"),
+        ("lit-ema", dict([("state_dict", joined(vec![scaled("model.", 1.0), lit_ema]))]), "state_dict.model_ema"),
+        (
+            "shadow",
+            dict([("model", state("", 1.0)), ("ema", dict([("decay", Py::Float(0.9)), ("shadow", state("", 2.0))]))]),
+            "ema.shadow",
+        ),
+        ("pytorch", dict([("model", state("", 1.0)), ("ema", both)]), "ema.ema_model"),
+    ] {
+        let path = pth(name, &file);
+        let (factor, said) = take(&path, "auto").unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(factor, 2.0, "{name}");
+        assert!(said.contains(&format!("took \"{key}")) && said.contains("(EMA)"), "{name}: {said}");
+        assert!(said.contains("not taken"), "{name}: {said}");
+        assert_eq!(take(&path, "model").unwrap().0, 1.0, "{name}");
+        assert_eq!(take(&path, "ema").unwrap().0, 2.0, "{name}");
+        assert_eq!(take(&path, key).unwrap().0, 2.0, "{name}");
+    }
+    // A list without names, in the order of the trained weights.
+    let list = |count: usize| Py::List(scaled("", 2.0).into_iter().take(count).map(|(_, tensor)| tensor).collect());
+    let file = |count| {
+        dict([
+            ("model", state("module.", 1.0)),
+            ("ema", dict([("decay", Py::Float(0.9)), ("shadow_params", list(count))])),
+        ])
+    };
+    let path = pth("list-ema", &file(20));
+    assert_eq!((take(&path, "auto").unwrap().0, take(&path, "model").unwrap().0), (2.0, 1.0));
+    let error = take(&pth("list-short", &file(18)), "auto").unwrap_err();
+    assert!(error.cause.contains("18 tensors in \"ema.shadow_params\""), "{error}");
+
+    let (_, said) = take(&pth("rest", &dict([("ema", state("", 2.0)), ("opt", optimizer())])), "auto").unwrap();
+    assert!(said.contains("opt (2)"), "{said}");
+}
+
+#[test]
+fn a_key_that_is_not_there_is_refused_with_those_that_are() {
+    let path = pth("keys", &dict([("model", state("", 1.0)), ("best", state("", 3.0))]));
+    assert_eq!(take(&path, "best").unwrap().0, 3.0);
+    for wish in ["ema", "worst"] {
+        let error = take(&path, wish).unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+        assert!(error.cause.contains("\"model\"") && error.cause.contains("\"best\""), "{error}");
+    }
+    // Several with nothing to choose by.
+    let error =
+        take(&pth("rivals", &dict([("first", state("", 1.0)), ("second", state("", 2.0))])), "auto").unwrap_err();
+    assert!(error.cause.contains("\"first\", \"second\"") && error.remedy.contains("--weights"), "{error}");
+    // An average that lacks something is told, not passed over.
+    let Py::StateDict(mut entries) = state("", 2.0) else { unreachable!() };
+    entries.retain(|(name, _)| name != "norm.bias");
+    let path = pth("half", &dict([("model", state("", 1.0)), ("ema", Py::StateDict(entries))]));
+    let error = take(&path, "auto").unwrap_err();
+    assert_eq!(error.code, Code::TensorMissing);
+    assert!(error.cause.contains("norm.bias") && error.remedy.contains("--weights model"), "{error}");
+    assert_eq!(take(&path, "model").unwrap().0, 1.0);
+}
+
+#[test]
+fn weights_are_found_whatever_lies_beside_them() {
+    let rng = || Py::Bytes(vec![7; 16]);
+    let loss = || Py::Tensor(vec![3], vec![1.0; 3]);
+    let shared = || Py::Shared("weights", Box::new(state("", 1.0)));
+    for (name, file) in [
+        ("rng", dict([("rng_state", rng()), ("step", Py::Tensor(vec![], vec![7.0])), ("model", state("", 1.0))])),
+        (
+            "losses",
+            dict([("losses", loss()), ("state_dict", state("module._orig_mod.", 1.0)), ("optimizer", optimizer())]),
+        ),
+        ("deep", dict([("epoch", Py::Int(1)), ("train", dict([("nets", dict([("net", state("", 1.0))]))]))])),
+        ("list", Py::List(vec![Py::Int(5), state("model.", 1.0)])),
+        ("flat", Py::StateDict([scaled("", 1.0), vec![("rng_state".into(), rng())]].concat())),
+        ("outside", Py::StateDict([scaled("net.", 1.0), vec![("betas".into(), loss())]].concat())),
+        ("twice", dict([("model", shared()), ("model_state_dict", shared())])),
+    ] {
+        assert_eq!(take(&pth(name, &file), "auto").unwrap_or_else(|e| panic!("{name}: {e}")).0, 1.0, "{name}");
+    }
+    // Another protocol, and another ending.
+    let path = fresh("checkpoint-protocol").with_file_name("model.pth.tar");
+    save(&path, &dict([("model", state("module.", 1.0)), ("args", Py::Object("a", "B", vec![]))]), 4);
+    assert_eq!(take(&path, "auto").unwrap().0, 1.0);
+}
+
+#[test]
+fn a_whole_module_gives_the_names_of_its_state_dict() {
+    let module = |parameters: Vec<(String, Py)>, modules: Vec<(String, Py)>| {
+        let attributes = vec![
+            ("training".into(), Py::Int(0)),
+            ("_parameters".into(), Py::StateDict(parameters)),
+            ("_modules".into(), Py::StateDict(modules)),
+        ];
+        Py::Object("libs.uvit", "UViT", attributes)
+    };
+    // One level a dot.
+    fn nest(entries: Vec<(String, Py)>, module: &dyn Fn(Vec<(String, Py)>, Vec<(String, Py)>) -> Py) -> Py {
+        let mut parameters = Vec::new();
+        let mut children: Vec<(String, Vec<(String, Py)>)> = Vec::new();
+        for (name, value) in entries {
+            match name.split_once('.') {
+                None => parameters.push((name, value)),
+                Some((child, rest)) => match children.iter_mut().find(|(name, _)| name == child) {
+                    Some((_, entries)) => entries.push((rest.into(), value)),
+                    None => children.push((child.into(), vec![(rest.into(), value)])),
+                },
+            }
+        }
+        module(parameters, children.into_iter().map(|(name, entries)| (name, nest(entries, module))).collect())
+    }
+    let whole = nest(scaled("", 1.0), &module);
+    assert_eq!(take(&pth("module", &whole), "auto").unwrap().0, 1.0);
+    let averaged = nest(scaled("", 2.0), &module);
+    assert_eq!(take(&pth("modules", &dict([("net", whole), ("ema", averaged)])), "auto").unwrap().0, 2.0);
+}
+
+#[test]
+fn prefixes_are_dropped_in_safetensors_too() {
+    let (_, golden) = small();
+    let write = |name: &str, entries: &[(String, Vec<usize>, Vec<u8>, safetensors::Dtype)]| {
+        let path = fresh(&format!("checkpoint-{name}")).with_file_name("model.bin");
+        let view = |(name, shape, bytes, dtype): &'static (String, Vec<usize>, Vec<u8>, safetensors::Dtype)| {
+            (name.clone(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
+        };
+        let entries: &'static _ = entries.to_vec().leak();
+        std::fs::write(&path, safetensors::serialize(entries.iter().map(view), None).unwrap()).unwrap();
+        path
+    };
+    let all = |prefix: &str, factor: f32| -> Vec<_> {
+        let bytes = |values: &[f32]| values.iter().flat_map(|v| (factor * v).to_le_bytes()).collect();
+        golden
+            .iter()
+            .map(|(n, (s, v))| (format!("{prefix}{n}"), s.clone(), bytes(v), safetensors::Dtype::F32))
+            .collect()
+    };
+    for prefix in ["module.", "_orig_mod.", "ema_model.", "model.", "module._orig_mod.", "_orig_mod.module.", "a.b.c."]
+    {
+        let mut entries = all(prefix, 1.0);
+        entries.push(("step".into(), vec![1], vec![7; 8], safetensors::Dtype::I64));
+        let (factor, said) = take(&write("prefix", &entries), "auto").unwrap();
+        assert!(factor == 1.0 && said.contains(&format!("without {prefix:?}")), "{prefix}: {said}");
+    }
+    let path = write("pair", &[all("", 1.0), all("ema.", 2.0)].concat());
+    assert_eq!((take(&path, "auto").unwrap().0, take(&path, "model").unwrap().0), (2.0, 1.0));
+    assert_eq!(take(&write("plain", &all("", 1.0)), "auto").unwrap(), (1.0, String::new()));
+
+    // What lies behind the prefix belongs to the network, or should.
+    for stranger in ["model.head.weight", "model.norm.scale"] {
+        let mut entries = all("model.", 1.0);
+        entries.push((stranger.into(), vec![1], vec![0; 4], safetensors::Dtype::F32));
+        let error = take(&write("stranger", &entries), "auto").unwrap_err();
+        assert!(error.code == Code::TensorUnexpected && error.cause.contains(stranger), "{error}");
+    }
+    // Whole numbers are no weights.
+    let mut entries = all("model.", 1.0);
+    entries.iter_mut().for_each(|(_, shape, bytes, dtype)| {
+        bytes.truncate(shape.iter().product());
+        *dtype = safetensors::Dtype::I8;
+    });
+    let error = take(&write("integers", &entries), "auto").unwrap_err();
+    assert!(error.code == Code::BadCheckpoint && error.cause.contains("I8, no float"), "{error}");
+}
+
+#[test]
+fn two_names_that_become_one_are_refused_by_name() {
+    let one = |name: &str| vec![(name.to_owned(), Py::Tensor(vec![32], vec![0.5; 32]))];
+    for (name, file) in [
+        ("clash", joined(vec![scaled("module.", 1.0), one("norm.weight")])),
+        ("clash-all", joined(vec![scaled("module.", 1.0), scaled("", 2.0)])),
+        ("clash-model", joined(vec![scaled("model.", 1.0), one("norm.weight")])),
+        ("clash-models", joined(vec![scaled("model.", 1.0), scaled("", 2.0)])),
+        ("clash-wrappers", joined(vec![scaled("_orig_mod.", 1.0), one("module.norm.weight")])),
+        ("clash-same", joined(vec![scaled("", 1.0), one("norm.weight")])),
+    ] {
+        let error = take(&pth(name, &file), "auto").unwrap_err();
+        assert_eq!(error.code, Code::BadCheckpoint, "{name}: {error}");
+        assert!(error.cause.contains("would both be"), "{name}: {error}");
+        assert!(
+            name == "clash-all" || name == "clash-models" || error.cause.contains("norm.weight"),
+            "{name}: {error}"
+        );
+    }
+}
+
+#[test]
+fn what_is_missing_is_told_with_what_is_there() {
+    let tensor = || Py::Tensor(vec![2, 3], vec![0.0; 6]);
+    let other =
+        dict([("generator", dict([("conv1.weight", tensor()), ("conv2.weight", tensor())])), ("opt", optimizer())]);
+    let error = take(&pth("other", &other), "auto").unwrap_err();
+    assert_eq!(error.code, Code::TensorMissing);
+    for word in ["conv1.weight [2, 3]", "\"generator\" with 2 tensors", "\"opt\""] {
+        assert!(error.cause.contains(word), "{error}");
+    }
+    let mut entries = scaled("module.", 1.0);
+    entries.retain(|(name, _)| name != "module.norm.bias");
+    let error = take(&pth("lacks", &dict([("model", Py::StateDict(entries))])), "auto").unwrap_err();
+    assert!(error.code == Code::TensorMissing && error.cause.contains("norm.bias [32]"), "{error}");
+    assert!(error.cause.contains("\"model.module\" (which has 19 of 20)"), "{error}");
+    let error = take(&pth("no-tensors", &dict([("epoch", Py::Int(3)), ("args", Py::None)])), "auto").unwrap_err();
+    assert!(error.code == Code::BadCheckpoint && error.cause.contains("epoch, args"), "{error}");
+}
+
+#[test]
+fn a_file_is_what_it_holds_not_what_it_is_called() {
+    let zipped = |entries: &[(&str, &[u8])]| {
+        let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        for (name, bytes) in entries {
+            zip.start_file(
+                *name,
+                zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored),
+            )
+            .unwrap();
+            std::io::Write::write_all(&mut zip, bytes).unwrap();
+        }
+        zip.finish().unwrap().into_inner()
+    };
+    let index = json!({"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}});
+    let old = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.".to_vec();
+    let golden = std::fs::read(fixture("goldens/uvit_small_activations/weights.safetensors")).unwrap();
+    let torch = std::fs::read(fixture("weights/tiny.pth")).unwrap();
+    let mut tar = vec![b'a'; 1024];
+    tar[257..262].copy_from_slice(b"ustar");
+    let lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 178412345\n";
+    let cases: Vec<(&str, Vec<u8>, &str, &str)> = vec![
+        ("model.safetensors", b"<!DOCTYPE html>\n<html><head><title>Sign in</title>".into(), "web page", "/resolve/"),
+        ("model.pth", b"\xef\xbb\xbf\n <HTML lang=en>".into(), "web page", "Download"),
+        (
+            "model.pth",
+            b"<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>".into(),
+            "AccessDenied",
+            "Download",
+        ),
+        ("model.pth", b"Entry not found".into(), "Entry not found", "Download"),
+        ("model.pth", lfs.into(), "Git LFS pointer, which stands for a file of 178412345 bytes", "git lfs pull"),
+        ("model.safetensors", lfs.into(), "Git LFS pointer", "git lfs pull"),
+        ("old.pth", old.clone(), "before 1.6", "torch.save(torch.load("),
+        ("old.safetensors", old, "before 1.6", "torch.save(torch.load("),
+        (
+            "model.safetensors.index.json",
+            index.to_string().into(),
+            "index of a checkpoint in 2 files (model-00001-of-00002.safetensors",
+            "Join",
+        ),
+        ("config.json", b"{\"img_size\": 8}".into(), "JSON text, not weights", "--config"),
+        ("model.gguf", b"GGUF\x03\x00\x00\x00".into(), "GGUF", "made from"),
+        ("model.onnx", b"\x08\x07\x12\x07pytorch\x1a\x052.0.0\xff".into(), "ONNX", "exported from"),
+        ("model.h5", b"\x89HDF\r\n\x1a\n\x00".into(), "HDF5", "safetensors"),
+        ("model.npz", zipped(&[("a.npy", b"\x93NUMPY")]), "NumPy", "safetensors"),
+        ("model.zip", zipped(&[("run/model.pth", &torch)]), "checkpoint inside", "Unpack"),
+        ("model.zip", zipped(&[("readme.txt", b"hi")]), "readme.txt", "torch.save"),
+        ("model.tar", tar, "tar archive", "Unpack"),
+        ("model.pth.gz", b"\x1f\x8b\x08\x00".into(), "gzip", "Unpack"),
+        (
+            "model.pkl",
+            b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00}\x94.".into(),
+            "pickle that torch.save did not write",
+            "torch.save",
+        ),
+        ("empty.pth", Vec::new(), "empty", "again"),
+        ("zeros.pth", vec![0; 4096], "zeros", "again"),
+        ("cut.safetensors", golden[..golden.len() / 2].into(), "damaged", "again"),
+        ("cut.safetensors", golden[..100].into(), "cut short", "again"),
+        ("cut.pth", torch[..torch.len() / 2].into(), "cut short", "again"),
+        ("noise", (0..255u8).rev().collect(), "first bytes, fe fd fc", "state_dict"),
+    ];
+    let folder = fresh("checkpoint-kinds").with_file_name("");
+    for (name, bytes, cause, remedy) in cases {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).unwrap();
+        let error = take(&path, "auto").unwrap_err();
+        assert_eq!(error.code, Code::BadCheckpoint, "{name}: {error}");
+        assert!(error.cause.contains(cause) && error.cause.contains(name), "{name}: {error}");
+        assert!(error.remedy.contains(remedy), "{name}: {error}");
+    }
+    // Sound files under any name.
+    for (name, bytes) in
+        [("weights", &golden), ("weights.pth", &golden), ("weights.tar", &torch), ("w.safetensors", &torch)]
+    {
+        std::fs::write(folder.join(name), bytes).unwrap();
+        assert_eq!(take(&folder.join(name), "auto").unwrap().0, 1.0, "{name}");
+    }
+    let error = take(&folder, "auto").unwrap_err();
+    assert!(error.code == Code::BadCheckpoint && error.cause.contains("folder; it holds cut.pth"), "{error}");
+}
+
+#[test]
+fn hostile_pickles_end() {
+    let file = |name: &str, pickle: &[u8]| {
+        let path = fresh(&format!("checkpoint-hostile-{name}")).with_file_name("hostile.pth");
+        let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+        let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        zip.start_file("a/data.pkl", stored).unwrap();
+        std::io::Write::write_all(&mut zip, pickle).unwrap();
+        zip.finish().unwrap();
+        take(&path, "auto").unwrap_err()
+    };
+    // Lists of the same list twice, 60 deep: 2^60 values, were they all visited.
+    let mut laughs = b"\x80\x02]q\x00".to_vec();
+    for level in 0..60u8 {
+        laughs.extend([b']', b'q', level + 1, b'(', b'h', level, b'h', level, b'e']);
+    }
+    laughs.push(b'.');
+    // A list in a list, a million deep, and one that holds itself.
+    let deep = [b"\x80\x02".to_vec(), b"](".repeat(1_000_000), b"e".repeat(1_000_000), b".".to_vec()].concat();
+    let circle = b"\x80\x02]q\x00(h\x00h\x00e.";
+    // Lengths and numbers beyond the file.
+    let long = b"\x80\x02X\xff\xff\xff\xffabc.";
+    let memo = b"\x80\x02]r\xff\xff\xff\xff.";
+    let endless = b"\x80\x02(((";
+    for (name, pickle) in [
+        ("laughs", &laughs[..]),
+        ("deep", &deep),
+        ("circle", circle),
+        ("long", long),
+        ("memo", memo),
+        ("endless", endless),
+    ] {
+        let error = file(name, pickle);
+        assert_eq!(error.code, Code::BadCheckpoint, "{name}: {error}");
+    }
+}
+
+#[test]
+fn a_damaged_value_is_noticed() {
+    let path = pth("damaged", &dict([("model", state("", 1.0))]));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let golden = &small().1["pos_embed"].1;
+    let value: Vec<u8> = golden[..4].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let at = bytes.windows(16).position(|window| window == value).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = take(&path, "auto").unwrap_err();
+    assert!(error.code == Code::BadCheckpoint && error.cause.contains("damaged"), "{error}");
+    assert_eq!("ema".parse::<Weights>().unwrap(), Weights::Ema);
+}
