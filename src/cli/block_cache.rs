@@ -2,7 +2,8 @@
 
 use super::calibrate::walk;
 use super::generate::{Place, load};
-use super::write_text;
+use super::output::{self, say};
+use super::refusal;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
 use uvit_web::plan::{Role, lower};
@@ -12,18 +13,19 @@ use uvit_web::weights::read_manifest;
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// The model: a manifest.json or its folder
     model: PathBuf,
     /// Blocks at either end that every step runs
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = refusal::count)]
     outer: usize,
     /// Steps of the model's default number that run all blocks (half of them if not given)
-    #[arg(long)]
+    #[arg(long, value_parser = refusal::count)]
     refresh: Option<usize>,
     /// Pictures to watch
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
-    pictures: u32,
+    #[arg(long, default_value_t = 12, value_parser = refusal::some)]
+    pictures: usize,
     #[command(flatten)]
     place: Place,
     /// Write the schedule into the manifest
@@ -46,6 +48,10 @@ pub fn run(a: &Arguments) -> Result<()> {
     if !(1..=settings.steps).contains(&refresh) {
         return Err(invalid(format!("--refresh is {refresh}"), "Give 1 to the model's number of steps"));
     }
+    let file = if a.model.is_dir() { folder.join("manifest.json") } else { a.model.clone() };
+    if a.write {
+        output::check(&file)?;
+    }
     let mut executor = load(&a.model, a.place.options())?.into_executor();
     let mut recording = network.record(Batch::plain(BATCH))?;
     let feature = recording.plan.find(&last).ok_or_else(|| Error::internal(format!("no tensor is called {last}")))?;
@@ -54,11 +60,11 @@ pub fn run(a: &Arguments) -> Result<()> {
 
     // How far what the inner blocks make at step j lies from what they made at step i.
     let mut distances = vec![vec![0.0; settings.steps]; settings.steps];
-    let classes = network.classes().max(1) as u32;
-    let progress = indicatif::ProgressBar::new(u64::from(a.pictures)).with_message("watching");
+    let classes = network.classes().max(1);
+    let progress = indicatif::ProgressBar::new(a.pictures as u64).with_message("watching");
     for first in (0..a.pictures).step_by(BATCH) {
-        let labels: Vec<u32> = (first..first + BATCH as u32).map(|i| i * 7 % classes).collect();
-        let noise = TorchGenerator::new(700_000 + u64::from(first));
+        let labels: Vec<u32> = (first..first + BATCH).map(|i| (i * 7 % classes) as u32).collect();
+        let noise = TorchGenerator::new(700_000 + first as u64);
         let mut seen: Vec<Vec<f32>> = Vec::new();
         walk(&mut executor, &recording, &settings, &labels, noise, &mut |executor| {
             let now = pollster::block_on(executor.read(feature))?;
@@ -72,12 +78,11 @@ pub fn run(a: &Arguments) -> Result<()> {
     }
     progress.finish_and_clear();
     let cache = BlockCache { outer: a.outer, steps: settings.steps, refresh: schedule(&distances, refresh) };
-    println!("{}", serde_json::json!(cache));
     if a.write {
-        manifest.sampling.cache = Some(cache);
-        write_text(&folder.join("manifest.json"), &manifest.to_json())?;
+        manifest.sampling.cache = Some(cache.clone());
+        output::write(&file, manifest.to_json().as_bytes())?;
     }
-    Ok(())
+    say!("{}", serde_json::json!(cache))
 }
 
 /// ||a - b|| over ||b||.

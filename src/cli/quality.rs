@@ -1,27 +1,35 @@
 //! `uvit quality`: what quantisation costs, against the same model in f32.
 
 use super::generate::load;
+use super::output::say;
+use super::refusal;
+use std::io::Write;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
 use uvit_web::pipeline::sampling::{Control, forward};
 use uvit_web::pipeline::{DeviceChoice, LabelChoice, LoadOptions, Pipeline, Preset, Request};
 use uvit_web::plan::{Compute, lower};
 use uvit_web::sampler::TorchGenerator;
+use uvit_web::weights::checkpoint::{self, Weights};
 use uvit_web::weights::manifest::Dtype;
-use uvit_web::weights::{checkpoint, convert, read_manifest};
+use uvit_web::weights::{convert, read_manifest};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// The model: a manifest.json or its folder
     #[arg(default_value = "web/models/emoji")]
     model: PathBuf,
     /// The f32 checkpoint that it was converted from; if not given, NAME/NAME.safetensors in the folder UVIT_MODELS
     /// (../shared/models if unset), NAME being the model's
-    #[arg(long)]
+    #[arg(long, conflicts_with = "savings")]
     reference: Option<PathBuf>,
+    /// Which weights of a reference that holds several: auto (EMA if there are some), ema, model or a key
+    #[arg(long, default_value = "auto", value_name = "auto|ema|model|KEY")]
+    weights: Weights,
     /// Pictures to draw, seeds 0 .., labels spread evenly
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 24, value_parser = refusal::some)]
     pictures: usize,
     /// Which stored dtypes (all of the manifest's if not given)
     #[arg(long)]
@@ -57,14 +65,18 @@ pub fn run(a: &Arguments) -> Result<()> {
         return savings(a);
     }
     let (manifest, _) = read_manifest(&a.model)?;
+    a.dtype.iter().try_for_each(|&dtype| manifest.variant(Some(dtype)).map(|_| ()))?;
     // The reference goes through the same loader: converted to an f32 variant in a temporary folder.
     let scratch = std::env::temp_dir().join(format!("uvit-quality-{}", std::process::id()));
     let mut reference_manifest = manifest.clone();
     reference_manifest.variants.clear();
-    let weights = checkpoint::read(&a.reference.clone().unwrap_or_else(|| beside(&manifest.name)))?;
-    checkpoint::check(&weights, &manifest.network()?)?;
+    let file = a.reference.clone().unwrap_or_else(|| beside(&manifest.name));
+    let taken = checkpoint::take(&file, &manifest.network()?, &a.weights)?;
+    if let Some(report) = &taken.report {
+        let _ = writeln!(std::io::stderr(), "{}: {report}", file.display());
+    }
     let storing = convert::Storing::plain(Dtype::F32);
-    let tensors = convert::store(&reference_manifest, &weights, &storing)?;
+    let tensors = convert::store(&reference_manifest, &taken.tensors, &storing)?;
     convert::write(reference_manifest, &[(storing, tensors)], &scratch, convert::SHARD_BYTES, true)?;
     let loaded = load(&scratch, options(a.device, Dtype::F32, Compute::F32));
     let _ = std::fs::remove_dir_all(&scratch);
@@ -74,7 +86,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     drop(reference);
 
     if !a.json {
-        println!("| dtype | compute | MB | PSNR mean | median | worst | worst cosine |\n|---|---|---|---|---|---|---|");
+        say!("| dtype | compute | MB | PSNR mean | median | worst | worst cosine |\n|---|---|---|---|---|---|---|")?;
     }
     for variant in &manifest.variants {
         if !a.dtype.is_empty() && !a.dtype.contains(&variant.dtype) {
@@ -94,14 +106,14 @@ pub fn run(a: &Arguments) -> Result<()> {
                     "dtype": dtype, "compute": compute.as_str(), "bytes": variant.bytes, "psnr_db": mean, "psnr_median_db": median,
                     "psnr_worst_db": psnr[0], "worst_cosine": cosine,
                 });
-                println!("{row}");
+                say!("{row}")?;
             } else {
                 let megabytes = variant.bytes as f64 / 1e6;
-                println!(
+                say!(
                     "| {dtype} | {} | {megabytes:.2} | {mean:.2} dB | {median:.2} dB | {:.2} dB | {cosine:.6} |",
                     compute.as_str(),
                     psnr[0]
-                );
+                )?;
             }
         }
     }
@@ -125,6 +137,10 @@ fn computes(a: &Arguments) -> Vec<Compute> {
 fn savings(a: &Arguments) -> Result<()> {
     let (manifest, _) = read_manifest(&a.model)?;
     let labels: Vec<u32> = manifest.labels.iter().map(|l| l.index).collect();
+    if a.dtype.len() > 1 || a.compute.len() > 1 {
+        let cause = "--savings compares with one dtype and one compute, and several are given";
+        return Err(Error::new(Code::InvalidArgument, cause, "Give one of each, or none"));
+    }
     let (dtype, compute) = (a.dtype.first().copied(), a.compute.first().copied());
     let mut pipeline = load(&a.model, LoadOptions { device: a.device, dtype, compute, ..LoadOptions::default() })?;
     let mut draw = |saving: &Request| {
@@ -160,7 +176,7 @@ fn savings(a: &Arguments) -> Result<()> {
         all.push(("all, preset fast", Request { cache: true, preset, ..interval(0.2, 0.8) }));
     }
     if !a.json {
-        println!("| saving | multiply-adds | time | PSNR mean | median | worst |\n|---|---|---|---|---|---|");
+        say!("| saving | multiply-adds | time | PSNR mean | median | worst |\n|---|---|---|---|---|---|")?;
     }
     for (name, request) in all {
         let (got, ms, work) = draw(&request)?;
@@ -174,9 +190,9 @@ fn savings(a: &Arguments) -> Result<()> {
                 "saving": name, "multiply_adds": work, "time": time, "psnr_db": mean, "psnr_median_db": median,
                 "psnr_worst_db": psnr[0],
             });
-            println!("{row}");
+            say!("{row}")?;
         } else {
-            println!("| {name} | {work:.2} | {time:.2} | {mean:.1} dB | {median:.1} dB | {:.1} dB |", psnr[0]);
+            say!("| {name} | {work:.2} | {time:.2} | {mean:.1} dB | {median:.1} dB | {:.1} dB |", psnr[0])?;
         }
     }
     Ok(())
@@ -199,9 +215,6 @@ fn draw(pipeline: &mut Pipeline, count: usize, labels: &[u32], clean: Option<&[V
         }
         pollster::block_on(forward(executor, &|| false))?;
         forwards.push(pollster::block_on(executor.read(recording.out))?);
-    }
-    if forwards.is_empty() {
-        return Err(Error::new(Code::InvalidArgument, "no pictures were asked for", "Give --pictures 1 or more"));
     }
     Ok(Drawn { pictures, forwards })
 }

@@ -519,7 +519,7 @@ impl Pipeline {
             seed: request.seed,
             sampler: settings.sampler,
             eta: settings.eta,
-            guidance_interval: request.guidance_interval,
+            guidance_interval: request.guidance_interval.filter(|_| guidance::needs_uncond(guidance_scale)),
             cache: request.cache,
             workers: self.prepared.as_ref().map_or(1, Prepared::workers),
             timings: Timings {
