@@ -4,8 +4,6 @@
 
 #[path = "weights/checkpoints.rs"]
 mod checkpoints;
-#[path = "weights/pth.rs"]
-mod pth;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};

@@ -1,8 +1,13 @@
 //! Checkpoints as training scripts leave them: which of their weights are taken, what is said, and what is refused.
 
-use super::pth::{Py, dict, save};
+#[path = "kinds.rs"]
+mod kinds;
+#[path = "pth.rs"]
+mod pth;
+
 use super::{fixture, fresh, network};
-use serde_json::{Value, json};
+use pth::{Py, dict, save};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use uvit_web::model::Network;
 use uvit_web::weights::checkpoint::{self, Checkpoint, Weights};
@@ -93,6 +98,8 @@ fn moving_averages_are_preferred_and_said_wherever_they_lie() {
         assert_eq!(take(&path, "model").unwrap().0, 1.0, "{name}");
         assert_eq!(take(&path, "ema").unwrap().0, 2.0, "{name}");
         assert_eq!(take(&path, key).unwrap().0, 2.0, "{name}");
+        let outer = key.split('.').next().unwrap();
+        assert_eq!(take(&path, outer).unwrap().0, 2.0, "{name}: {outer}");
     }
     // A list without names, in the order of the trained weights.
     let list = |count: usize| Py::List(scaled("", 2.0).into_iter().take(count).map(|(_, tensor)| tensor).collect());
@@ -161,16 +168,8 @@ fn weights_are_found_whatever_lies_beside_them() {
 
 #[test]
 fn a_whole_module_gives_the_names_of_its_state_dict() {
-    let module = |parameters: Vec<(String, Py)>, modules: Vec<(String, Py)>| {
-        let attributes = vec![
-            ("training".into(), Py::Int(0)),
-            ("_parameters".into(), Py::StateDict(parameters)),
-            ("_modules".into(), Py::StateDict(modules)),
-        ];
-        Py::Object("libs.uvit", "UViT", attributes)
-    };
     // One level a dot.
-    fn nest(entries: Vec<(String, Py)>, module: &dyn Fn(Vec<(String, Py)>, Vec<(String, Py)>) -> Py) -> Py {
+    fn nest(entries: Vec<(String, Py)>) -> Py {
         let mut parameters = Vec::new();
         let mut children: Vec<(String, Vec<(String, Py)>)> = Vec::new();
         for (name, value) in entries {
@@ -182,11 +181,17 @@ fn a_whole_module_gives_the_names_of_its_state_dict() {
                 },
             }
         }
-        module(parameters, children.into_iter().map(|(name, entries)| (name, nest(entries, module))).collect())
+        let modules = children.into_iter().map(|(name, entries)| (name, nest(entries))).collect();
+        let attributes = vec![
+            ("training".into(), Py::Int(0)),
+            ("_parameters".into(), Py::StateDict(parameters)),
+            ("_modules".into(), Py::StateDict(modules)),
+        ];
+        Py::Object("libs.uvit", "UViT", attributes)
     }
-    let whole = nest(scaled("", 1.0), &module);
+    let whole = nest(scaled("", 1.0));
     assert_eq!(take(&pth("module", &whole), "auto").unwrap().0, 1.0);
-    let averaged = nest(scaled("", 2.0), &module);
+    let averaged = nest(scaled("", 2.0));
     assert_eq!(take(&pth("modules", &dict([("net", whole), ("ema", averaged)])), "auto").unwrap().0, 2.0);
 }
 
@@ -275,89 +280,6 @@ fn what_is_missing_is_told_with_what_is_there() {
     assert!(error.cause.contains("\"model.module\" (which has 19 of 20)"), "{error}");
     let error = take(&pth("no-tensors", &dict([("epoch", Py::Int(3)), ("args", Py::None)])), "auto").unwrap_err();
     assert!(error.code == Code::BadCheckpoint && error.cause.contains("epoch, args"), "{error}");
-}
-
-#[test]
-fn a_file_is_what_it_holds_not_what_it_is_called() {
-    let zipped = |entries: &[(&str, &[u8])]| {
-        let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-        for (name, bytes) in entries {
-            zip.start_file(
-                *name,
-                zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored),
-            )
-            .unwrap();
-            std::io::Write::write_all(&mut zip, bytes).unwrap();
-        }
-        zip.finish().unwrap().into_inner()
-    };
-    let index = json!({"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}});
-    let old = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.".to_vec();
-    let golden = std::fs::read(fixture("goldens/uvit_small_activations/weights.safetensors")).unwrap();
-    let torch = std::fs::read(fixture("weights/tiny.pth")).unwrap();
-    let mut tar = vec![b'a'; 1024];
-    tar[257..262].copy_from_slice(b"ustar");
-    let lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 178412345\n";
-    let cases: Vec<(&str, Vec<u8>, &str, &str)> = vec![
-        ("model.safetensors", b"<!DOCTYPE html>\n<html><head><title>Sign in</title>".into(), "web page", "/resolve/"),
-        ("model.pth", b"\xef\xbb\xbf\n <HTML lang=en>".into(), "web page", "Download"),
-        (
-            "model.pth",
-            b"<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>".into(),
-            "AccessDenied",
-            "Download",
-        ),
-        ("model.pth", b"Entry not found".into(), "Entry not found", "Download"),
-        ("model.pth", lfs.into(), "Git LFS pointer, which stands for a file of 178412345 bytes", "git lfs pull"),
-        ("model.safetensors", lfs.into(), "Git LFS pointer", "git lfs pull"),
-        ("old.pth", old.clone(), "before 1.6", "torch.save(torch.load("),
-        ("old.safetensors", old, "before 1.6", "torch.save(torch.load("),
-        (
-            "model.safetensors.index.json",
-            index.to_string().into(),
-            "index of a checkpoint in 2 files (model-00001-of-00002.safetensors",
-            "Join",
-        ),
-        ("config.json", b"{\"img_size\": 8}".into(), "JSON text, not weights", "--config"),
-        ("model.gguf", b"GGUF\x03\x00\x00\x00".into(), "GGUF", "made from"),
-        ("model.onnx", b"\x08\x07\x12\x07pytorch\x1a\x052.0.0\xff".into(), "ONNX", "exported from"),
-        ("model.h5", b"\x89HDF\r\n\x1a\n\x00".into(), "HDF5", "safetensors"),
-        ("model.npz", zipped(&[("a.npy", b"\x93NUMPY")]), "NumPy", "safetensors"),
-        ("model.zip", zipped(&[("run/model.pth", &torch)]), "checkpoint inside", "Unpack"),
-        ("model.zip", zipped(&[("readme.txt", b"hi")]), "readme.txt", "torch.save"),
-        ("model.tar", tar, "tar archive", "Unpack"),
-        ("model.pth.gz", b"\x1f\x8b\x08\x00".into(), "gzip", "Unpack"),
-        (
-            "model.pkl",
-            b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00}\x94.".into(),
-            "pickle that torch.save did not write",
-            "torch.save",
-        ),
-        ("empty.pth", Vec::new(), "empty", "again"),
-        ("zeros.pth", vec![0; 4096], "zeros", "again"),
-        ("cut.safetensors", golden[..golden.len() / 2].into(), "damaged", "again"),
-        ("cut.safetensors", golden[..100].into(), "cut short", "again"),
-        ("cut.pth", torch[..torch.len() / 2].into(), "cut short", "again"),
-        ("noise", (0..255u8).rev().collect(), "first bytes, fe fd fc", "state_dict"),
-    ];
-    let folder = fresh("checkpoint-kinds").with_file_name("");
-    for (name, bytes, cause, remedy) in cases {
-        let path = folder.join(name);
-        std::fs::write(&path, bytes).unwrap();
-        let error = take(&path, "auto").unwrap_err();
-        assert_eq!(error.code, Code::BadCheckpoint, "{name}: {error}");
-        assert!(error.cause.contains(cause) && error.cause.contains(name), "{name}: {error}");
-        assert!(error.remedy.contains(remedy), "{name}: {error}");
-    }
-    // Sound files under any name.
-    for (name, bytes) in
-        [("weights", &golden), ("weights.pth", &golden), ("weights.tar", &torch), ("w.safetensors", &torch)]
-    {
-        std::fs::write(folder.join(name), bytes).unwrap();
-        assert_eq!(take(&folder.join(name), "auto").unwrap().0, 1.0, "{name}");
-    }
-    let error = take(&folder, "auto").unwrap_err();
-    assert!(error.code == Code::BadCheckpoint && error.cause.contains("folder; it holds cut.pth"), "{error}");
 }
 
 #[test]

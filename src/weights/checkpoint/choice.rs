@@ -1,7 +1,6 @@
-//! Which of a file's tensors are a network's weights. Training scripts save several sets of them (the trained ones, their
-//! moving average), in dicts of dicts and under prefixes of wrappers: a set is whatever has all of the network's names in
-//! one dict behind one prefix.
+//! Which of a file's sets of weights a network gets, and what is said about it.
 
+use super::sets::{Set, USUAL, WRAPPERS, is_ema, sets, without_wrappers};
 use super::{Checkpoint, Code, Error, File, Listed, Result, bad};
 use std::collections::BTreeMap;
 
@@ -43,78 +42,8 @@ pub struct Taken {
 
 const CHOICES: &str = "Give ema, model or a key of the checkpoint";
 const CHECK: &str = "Check that the architecture's parameters are those of the weights";
-/// What compiling and distributing put before every name.
-const WRAPPERS: [&str; 2] = ["module", "_orig_mod"];
-/// What the weights that are meant are usually called.
-const USUAL: [&str; 14] = [
-    "state_dict",
-    "model",
-    "model_state_dict",
-    "model_state",
-    "nnet",
-    "net",
-    "network",
-    "unet",
-    "params",
-    "weights",
-    "diffusion_model",
-    "denoiser",
-    "backbone",
-    "generator",
-];
 /// What averages keep beside the weights.
 const BOOKKEEPING: [&str; 6] = ["decay", "num_updates", "n_averaged", "initted", "step", "steps"];
-
-/// All of the network's names in one dict, behind one prefix, or some of them.
-struct Set<'a> {
-    dict: &'a str,
-    prefix: &'a str,
-    ema: bool,
-    /// Position in the file by the network's name.
-    found: BTreeMap<&'a str, usize>,
-}
-
-impl Set<'_> {
-    /// What `--weights` calls it.
-    fn key(&self) -> String {
-        let parts = [self.dict, self.prefix.trim_end_matches('.')];
-        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
-    }
-
-    fn called(&self) -> String {
-        match self.key().as_str() {
-            "" => "the outermost dict".into(),
-            key => format!("{key:?}"),
-        }
-    }
-
-    fn usual(&self) -> bool {
-        self.key().split('.').all(|part| part.is_empty() || WRAPPERS.contains(&part) || USUAL.contains(&part))
-    }
-
-    fn matches(&self, key: &str) -> bool {
-        let own = self.key();
-        own == key || own.starts_with(&format!("{key}.")) || own.ends_with(&format!(".{key}"))
-    }
-}
-
-/// Whether a key says that what is under it is an average: `ema`, `nnet_ema`, `params_ema`, `ema_model`, `modelEMA`, `shadow`.
-fn is_ema(key: &str) -> bool {
-    let mut ema = false;
-    for word in key.split(|c: char| !c.is_ascii_alphanumeric()) {
-        let word = word.to_ascii_lowercase();
-        let other = matches!(word.as_str(), "email" | "schema" | "cinema");
-        ema |= !other && (word.starts_with("ema") || word.ends_with("ema") || word == "shadow" || word == "averaged");
-        if word == "online" {
-            return false; // the other half of an average that keeps both
-        }
-    }
-    ema
-}
-
-fn without_wrappers(prefix: &str) -> String {
-    prefix.split('.').filter(|part| !WRAPPERS.contains(part)).collect::<Vec<_>>().join(".")
-}
 
 /// The first few of some names.
 pub fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
@@ -125,74 +54,6 @@ pub fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.join(", ")
 }
 
-fn sets<'a>(file: &'a File, expected: &[(&'a str, &[usize])], weights: &Weights) -> Result<Vec<Set<'a>>> {
-    let undotted: Vec<String> = expected.iter().map(|(name, _)| name.replace('.', "")).collect();
-    let mut sets: BTreeMap<(&str, &str, bool), Set<'a>> = BTreeMap::new();
-    let clash = |first: &Listed, second: &Listed, name: &str| {
-        let cause = format!("{} and {} would both be {name}", first.full_name(), second.full_name());
-        bad(&file.path, cause, "Save the network's state_dict alone")
-    };
-    for (i, tensor) in file.tensors.iter().enumerate() {
-        let mut add = |prefix: &'a str, merged: bool, name: &'a str| {
-            let ema = is_ema(&format!("{}.{prefix}", tensor.dict));
-            let new = || Set { dict: &tensor.dict, prefix, ema, found: BTreeMap::new() };
-            let set = sets.entry((&tensor.dict, prefix, merged)).or_insert_with(new);
-            match set.found.insert(name, i) {
-                Some(other) => Err(clash(&file.tensors[other], tensor, name)),
-                None => Ok(()),
-            }
-        };
-        let merged = is_ema(&tensor.name);
-        for (&(name, _), undotted) in expected.iter().zip(&undotted) {
-            match tensor.name.strip_suffix(name) {
-                Some(prefix) if prefix.is_empty() || prefix.ends_with('.') => add(prefix, false, name)?,
-                _ => {}
-            }
-            // LitEma, of latent diffusion, drops the dots of the names that it averages.
-            if merged && let Some(prefix) = tensor.name.strip_suffix(undotted.as_str()) {
-                add(prefix, true, name)?;
-            }
-        }
-    }
-    let mut sets: Vec<Set> = sets.into_values().collect();
-    if *weights != Weights::Model {
-        sets.extend(unnamed(file, &sets, expected)?);
-    }
-    Ok(sets)
-}
-
-/// Averages that keep a list of tensors without names (torch_ema, score_sde): in the order of the trained ones.
-fn unnamed<'a>(file: &'a File, sets: &[Set<'a>], expected: &[(&'a str, &[usize])]) -> Result<Vec<Set<'a>>> {
-    let mut lists: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-    let numbered = |tensor: &Listed| tensor.name.bytes().all(|b| b.is_ascii_digit());
-    for (i, tensor) in file.tensors.iter().enumerate().filter(|(_, t)| numbered(t) && is_ema(&t.dict)) {
-        lists.entry(&tensor.dict).or_default().push(i);
-    }
-    let trained = sets.iter().find(|set| !set.ema && set.found.len() == expected.len());
-    let mut found = Vec::new();
-    for (dict, list) in lists.into_iter().filter(|(_, list)| 2 * list.len() >= expected.len()) {
-        let Some(trained) = trained else { continue };
-        let mut order: Vec<(usize, &str)> = trained.found.iter().map(|(&name, &i)| (i, name)).collect();
-        order.sort_unstable();
-        let pairs = || order.iter().zip(&list);
-        if order.len() != list.len() || pairs().any(|(&(i, _), &j)| file.tensors[i].shape != file.tensors[j].shape) {
-            let cause = format!(
-                "the {} tensors in {dict:?} have no names, and are not those of {}",
-                list.len(),
-                trained.called()
-            );
-            return Err(bad(
-                &file.path,
-                cause,
-                "Save the average under its names: copy it into the network, and save its state_dict",
-            ));
-        }
-        let found_by_name = pairs().map(|(&(_, name), &j)| (name, j)).collect();
-        found.push(Set { dict, prefix: "", ema: true, found: found_by_name });
-    }
-    Ok(found)
-}
-
 /// A file's tensors by the network's names, and what to say about them.
 pub fn choose(
     file: &File,
@@ -200,27 +61,7 @@ pub fn choose(
     weights: &Weights,
 ) -> Result<(BTreeMap<String, usize>, Option<String>)> {
     let all = sets(file, expected, weights)?;
-    let most = |set: &&Set| 2 * set.found.len() >= expected.len();
-    let mut pool: Vec<&Set> = match weights {
-        Weights::Auto => all.iter().filter(|set| set.ema).filter(most).collect(),
-        Weights::Ema => all.iter().filter(|set| set.ema).collect(),
-        Weights::Model => all.iter().filter(|set| !set.ema).collect(),
-        Weights::Key(key) => all.iter().filter(|set| set.matches(key)).collect(),
-    };
-    // A broken average is told, not passed over.
-    let average = *weights == Weights::Auto && !pool.is_empty();
-    if *weights == Weights::Auto && pool.is_empty() {
-        pool = all.iter().collect();
-    }
-    if pool.is_empty() && *weights != Weights::Model {
-        let what = match weights {
-            Weights::Key(key) => format!("no weights of the network are under {key:?}"),
-            Weights::Ema => "no EMA weights of the network are in it".into(),
-            Weights::Auto | Weights::Model => return Err(missing(file, expected, None, false)),
-        };
-        let cause = format!("{}: {what}; {}", file.path.display(), holds(file, &all, expected.len()));
-        return Err(Error::new(Code::InvalidArgument, cause, CHOICES));
-    }
+    let (pool, average) = pool(file, &all, weights, expected)?;
     let mut fitting: Vec<&Set> = pool.iter().copied().filter(|set| set.found.len() == expected.len()).collect();
     if fitting.is_empty() {
         let best = pool.iter().copied().max_by_key(|set| set.found.len());
@@ -241,26 +82,11 @@ pub fn choose(
         fitting.retain(|set| set.usual());
     }
     let chosen = fitting[0];
-    let tensor = |set: &Set, name: &str| &file.tensors[set.found[name]];
-    for other in all.iter().filter(|set| set.dict == chosen.dict && set.prefix != chosen.prefix) {
-        let wrapped = without_wrappers(other.prefix) == without_wrappers(chosen.prefix);
-        // Dropping the prefix makes names that are there already.
-        let there = !chosen.ema && other.prefix.is_empty()
-            || chosen.prefix.is_empty()
-                && other.found.len() == expected.len()
-                && other.ema == chosen.ema
-                && other.usual();
-        let clash = wrapped || there && !matches!(weights, Weights::Key(_));
-        if let (true, Some(&name)) = (clash, other.found.keys().next()) {
-            let (a, b) = (tensor(chosen, name).full_name(), tensor(other, name).full_name());
-            let remedy = "Save the network's state_dict alone, or choose with --weights KEY";
-            return Err(bad(&file.path, format!("{a} and {b} would both be {name}"), remedy));
-        }
-    }
+    clash(file, chosen, &all, weights, expected.len())?;
     // One dict under two keys is no choice.
     let same = |set: &Set| {
-        set.dict != chosen.dict
-            && expected.iter().all(|(name, _)| tensor(set, name).place == tensor(chosen, name).place)
+        let place = |set: &Set, name: &str| file.tensors[set.found[name]].place.clone();
+        set.dict != chosen.dict && expected.iter().all(|(name, _)| place(set, name) == place(chosen, name))
     };
     let rivals: Vec<String> = fitting[1..].iter().filter(|set| !same(set)).map(|set| set.called()).collect();
     if !rivals.is_empty() {
@@ -270,6 +96,61 @@ pub fn choose(
     strangers(file, chosen, &all, expected)?;
     let names = chosen.found.iter().map(|(&name, &i)| (name.to_owned(), i)).collect();
     Ok((names, report(file, chosen, &all, expected.len())))
+}
+
+/// The sets that the wish leaves, and whether they are averages that nobody asked for by name.
+fn pool<'a, 'b>(
+    file: &File,
+    all: &'b [Set<'a>],
+    weights: &Weights,
+    expected: &[(&str, &[usize])],
+) -> Result<(Vec<&'b Set<'a>>, bool)> {
+    let most = |set: &&Set| 2 * set.found.len() >= expected.len();
+    let mut pool: Vec<&Set> = match weights {
+        Weights::Auto => all.iter().filter(|set| set.ema).filter(most).collect(),
+        Weights::Ema => all.iter().filter(|set| set.ema).collect(),
+        Weights::Model => all.iter().filter(|set| !set.ema).collect(),
+        Weights::Key(key) => all.iter().filter(|set| set.matches(key)).collect(),
+    };
+    if let Weights::Key(key) = weights {
+        // Under a key that leads to several sets, the average counts too.
+        let exact = pool.iter().any(|set| set.key() == *key);
+        let average = pool.iter().any(|set| set.ema && most(set));
+        pool.retain(|set| if exact { set.key() == *key } else { set.ema || !average });
+    }
+    // A broken average is told, not passed over.
+    let average = *weights == Weights::Auto && !pool.is_empty();
+    if *weights == Weights::Auto && pool.is_empty() {
+        pool = all.iter().collect();
+    }
+    if pool.is_empty() && *weights != Weights::Model {
+        let what = match weights {
+            Weights::Key(key) => format!("no weights of the network are under {key:?}"),
+            Weights::Ema => "no EMA weights of the network are in it".into(),
+            Weights::Auto | Weights::Model => return Err(missing(file, expected, None, false)),
+        };
+        let cause = format!("{}: {what}; {}", file.path.display(), holds(file, all, expected.len()));
+        return Err(Error::new(Code::InvalidArgument, cause, CHOICES));
+    }
+    Ok((pool, average))
+}
+
+/// Two tensors of one dict that would get one name.
+fn clash(file: &File, chosen: &Set, all: &[Set], weights: &Weights, size: usize) -> Result<()> {
+    let tensor = |set: &Set, name: &str| &file.tensors[set.found[name]];
+    for other in all.iter().filter(|set| set.dict == chosen.dict && set.prefix != chosen.prefix) {
+        let wrapped = without_wrappers(other.prefix) == without_wrappers(chosen.prefix);
+        // Dropping the prefix makes names that are there already.
+        let there = !chosen.ema && other.prefix.is_empty()
+            || chosen.prefix.is_empty() && other.found.len() == size && other.ema == chosen.ema && other.usual();
+        let clash = wrapped || there && !matches!(weights, Weights::Key(_));
+        if let (true, Some(&name)) = (clash, other.found.keys().next()) {
+            let (a, b) = (tensor(chosen, name).full_name(), tensor(other, name).full_name());
+            let remedy = "Save the network's state_dict alone, or choose with --weights KEY";
+            return Err(bad(&file.path, format!("{a} and {b} would both be {name}"), remedy));
+        }
+    }
+    Ok(())
 }
 
 fn remedy(average: bool) -> &'static str {

@@ -4,7 +4,10 @@
 mod choice;
 mod kind;
 #[cfg(feature = "cli")]
+mod opcodes;
+#[cfg(feature = "cli")]
 mod pickle;
+mod sets;
 #[cfg(feature = "cli")]
 mod torch;
 
@@ -73,6 +76,7 @@ impl Dtype {
     }
 
     /// Bytes a value; at least 1.
+    #[cfg(feature = "cli")]
     fn bytes(&self) -> usize {
         match self {
             Dtype::F64 | Dtype::I64 => 8,

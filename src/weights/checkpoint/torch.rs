@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// Dicts in dicts, at most.
 const DEPTH: usize = 32;
 /// Nodes that are visited, at most: a pickle may name one value many times.
-const VISITS: usize = 20_000_000;
+const VISITS: usize = 2_000_000;
 
 /// An open `.pth` file.
 pub struct Archive {
