@@ -2,9 +2,6 @@
 //! temporary folders; the `.pth` fixtures are PyTorch's own (`tests/weights/make_fixtures.py`).
 #![cfg(feature = "cli")]
 
-#[path = "weights/checkpoints.rs"]
-mod checkpoints;
-
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;

@@ -1,7 +1,6 @@
 //! Files that people give for checkpoints: each is what it holds, whatever it is called.
 
-use super::take;
-use crate::{fixture, fresh};
+use super::{fixture, fresh, take};
 use serde_json::json;
 use uvit_web::Code;
 
@@ -68,7 +67,7 @@ fn a_file_is_what_it_holds_not_what_it_is_called() {
         ("cut.pth", torch[..torch.len() / 2].into(), "cut short", "again"),
         ("noise", (0..255u8).rev().collect(), "first bytes, fe fd fc", "state_dict"),
     ];
-    let folder = fresh("checkpoint-kinds").with_file_name("");
+    let folder = fresh("kinds");
     for (name, bytes, cause, remedy) in cases {
         let path = folder.join(name);
         std::fs::write(&path, bytes).unwrap();

@@ -1,24 +1,36 @@
 //! Checkpoints as training scripts leave them: which of their weights are taken, what is said, and what is refused.
 
-#[path = "kinds.rs"]
+#![cfg(feature = "cli")]
+
 mod kinds;
-#[path = "pth.rs"]
 mod pth;
 
-use super::{fixture, fresh, network};
 use pth::{Py, dict, save};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
-use uvit_web::model::Network;
+use uvit_web::model::{Network, uvit};
 use uvit_web::weights::checkpoint::{self, Checkpoint, Weights};
 use uvit_web::{Code, Error};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+}
+
+/// A fresh folder of one file's own.
+fn fresh(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("checkpoints-{name}"));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
+}
 
 /// The golden network that all these files are for.
 fn small() -> (Network, Checkpoint) {
     let config = std::fs::read(fixture("goldens/uvit_small_activations/config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
     let weights = checkpoint::read(&fixture("goldens/uvit_small_activations/weights.safetensors")).unwrap();
-    (network(&config["params"]), weights)
+    let params = serde_json::from_value::<uvit::Config>(config["params"].clone()).unwrap();
+    (Network::Uvit(params), weights)
 }
 
 /// Its weights times a factor, each name after a prefix.
@@ -43,7 +55,7 @@ fn optimizer() -> Py {
 }
 
 fn pth(name: &str, value: &Py) -> PathBuf {
-    let path = fresh(&format!("checkpoint-{name}")).with_file_name("checkpoint.pth");
+    let path = fresh(name).join("checkpoint.pth");
     save(&path, value, 2);
     path
 }
@@ -161,7 +173,7 @@ fn weights_are_found_whatever_lies_beside_them() {
         assert_eq!(take(&pth(name, &file), "auto").unwrap_or_else(|e| panic!("{name}: {e}")).0, 1.0, "{name}");
     }
     // Another protocol, and another ending.
-    let path = fresh("checkpoint-protocol").with_file_name("model.pth.tar");
+    let path = fresh("protocol").join("model.pth.tar");
     save(&path, &dict([("model", state("module.", 1.0)), ("args", Py::Object("a", "B", vec![]))]), 4);
     assert_eq!(take(&path, "auto").unwrap().0, 1.0);
 }
@@ -199,7 +211,7 @@ fn a_whole_module_gives_the_names_of_its_state_dict() {
 fn prefixes_are_dropped_in_safetensors_too() {
     let (_, golden) = small();
     let write = |name: &str, entries: &[(String, Vec<usize>, Vec<u8>, safetensors::Dtype)]| {
-        let path = fresh(&format!("checkpoint-{name}")).with_file_name("model.bin");
+        let path = fresh(name).join("model.bin");
         let view = |(name, shape, bytes, dtype): &'static (String, Vec<usize>, Vec<u8>, safetensors::Dtype)| {
             (name.clone(), safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes).unwrap())
         };
@@ -285,7 +297,7 @@ fn what_is_missing_is_told_with_what_is_there() {
 #[test]
 fn hostile_pickles_end() {
     let file = |name: &str, pickle: &[u8]| {
-        let path = fresh(&format!("checkpoint-hostile-{name}")).with_file_name("hostile.pth");
+        let path = fresh(&format!("hostile-{name}")).join("hostile.pth");
         let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
         let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
         zip.start_file("a/data.pkl", stored).unwrap();
