@@ -294,17 +294,39 @@ fn what_is_missing_is_told_with_what_is_there() {
     assert!(error.code == Code::BadCheckpoint && error.cause.contains("epoch, args"), "{error}");
 }
 
+/// What is said of a pickle without weights.
+fn pickled(name: &str, pickle: &[u8]) -> Error {
+    let path = fresh(&format!("pickle-{name}")).join("pickle.pth");
+    let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    zip.start_file("a/data.pkl", stored).unwrap();
+    std::io::Write::write_all(&mut zip, pickle).unwrap();
+    zip.finish().unwrap();
+    take(&path, "auto").unwrap_err()
+}
+
+/// By protocol.
+#[rustfmt::skip]
+const PICKLES: [(&str, &[u8]); 6] = [
+    ("0", b"(dp0\x0aVepoch\x0ap1\x0aI3\x0asVt\xe9\x0ap2\x0a(lp3\x0aL1180591620717411303424L\x0aaI-5\x0aaF1.5\x0aaI01\x0aaNac__builtin__\x0aset\x0ap4\x0a((lp5\x0aI1\x0aatp6\x0aRp7\x0aac_codecs\x0aencode\x0ap8\x0a(Vx\x0ap9\x0aVlatin1\x0ap10\x0atp11\x0aRp12\x0aasVp\x0ap13\x0acpathlib\x0aPurePosixPath\x0ap14\x0a(V/\x0ap15\x0aVa\x0ap16\x0atp17\x0aRp18\x0as."),
+    ("1", b"}q\x00(X\x05\x00\x00\x00epochq\x01K\x03X\x03\x00\x00\x00t\xc3\xa9q\x02]q\x03(L1180591620717411303424L\x0aJ\xfb\xff\xff\xffG?\xf8\x00\x00\x00\x00\x00\x00I01\x0aNc__builtin__\x0aset\x0aq\x04(]q\x05K\x01atq\x06Rq\x07c_codecs\x0aencode\x0aq\x08(X\x01\x00\x00\x00xq\x09X\x06\x00\x00\x00latin1q\x0atq\x0bRq\x0ceX\x01\x00\x00\x00pq\x0dcpathlib\x0aPurePosixPath\x0aq\x0e(X\x01\x00\x00\x00/q\x0fX\x01\x00\x00\x00aq\x10tq\x11Rq\x12u."),
+    ("2", b"\x80\x02}q\x00(X\x05\x00\x00\x00epochq\x01K\x03X\x03\x00\x00\x00t\xc3\xa9q\x02]q\x03(\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00@J\xfb\xff\xff\xffG?\xf8\x00\x00\x00\x00\x00\x00\x88Nc__builtin__\x0aset\x0aq\x04]q\x05K\x01a\x85q\x06Rq\x07c_codecs\x0aencode\x0aq\x08X\x01\x00\x00\x00xq\x09X\x06\x00\x00\x00latin1q\x0a\x86q\x0bRq\x0ceX\x01\x00\x00\x00pq\x0dcpathlib\x0aPurePosixPath\x0aq\x0eX\x01\x00\x00\x00/q\x0fX\x01\x00\x00\x00aq\x10\x86q\x11Rq\x12u."),
+    ("3", b"\x80\x03}q\x00(X\x05\x00\x00\x00epochq\x01K\x03X\x03\x00\x00\x00t\xc3\xa9q\x02]q\x03(\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00@J\xfb\xff\xff\xffG?\xf8\x00\x00\x00\x00\x00\x00\x88Ncbuiltins\x0aset\x0aq\x04]q\x05K\x01a\x85q\x06Rq\x07C\x01xq\x08eX\x01\x00\x00\x00pq\x09cpathlib\x0aPurePosixPath\x0aq\x0aX\x01\x00\x00\x00/q\x0bX\x01\x00\x00\x00aq\x0c\x86q\x0dRq\x0eu."),
+    ("4", b"\x80\x04\x95j\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x05epoch\x94K\x03\x8c\x03t\xc3\xa9\x94]\x94(\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00@J\xfb\xff\xff\xffG?\xf8\x00\x00\x00\x00\x00\x00\x88N\x8f\x94(K\x01\x90C\x01x\x94e\x8c\x01p\x94\x8c\x07pathlib\x94\x8c\x0dPurePosixPath\x94\x93\x94\x8c\x01/\x94\x8c\x01a\x94\x86\x94R\x94u."),
+    ("5", b"\x80\x05\x95j\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x05epoch\x94K\x03\x8c\x03t\xc3\xa9\x94]\x94(\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00@J\xfb\xff\xff\xffG?\xf8\x00\x00\x00\x00\x00\x00\x88N\x8f\x94(K\x01\x90C\x01x\x94e\x8c\x01p\x94\x8c\x07pathlib\x94\x8c\x0dPurePosixPath\x94\x93\x94\x8c\x01/\x94\x8c\x01a\x94\x86\x94R\x94u."),
+];
+
+/// `pickle.dumps({"epoch": 3, "t\u00e9": [2**70, -5, 1.5, True, None, {1}, b"x"], "p": PurePosixPath("/a")}, protocol)`.
+#[test]
+fn every_protocol_is_read() {
+    for (protocol, pickle) in PICKLES {
+        let error = pickled(protocol, pickle);
+        assert!(error.code == Code::BadCheckpoint && error.cause.contains("only epoch, t"), "{protocol}: {error}");
+    }
+}
+
 #[test]
 fn hostile_pickles_end() {
-    let file = |name: &str, pickle: &[u8]| {
-        let path = fresh(&format!("hostile-{name}")).join("hostile.pth");
-        let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
-        let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-        zip.start_file("a/data.pkl", stored).unwrap();
-        std::io::Write::write_all(&mut zip, pickle).unwrap();
-        zip.finish().unwrap();
-        take(&path, "auto").unwrap_err()
-    };
     // Lists of the same list twice, 60 deep: 2^60 values, were they all visited.
     let mut laughs = b"\x80\x02]q\x00".to_vec();
     for level in 0..60u8 {
@@ -326,7 +348,7 @@ fn hostile_pickles_end() {
         ("memo", memo),
         ("endless", endless),
     ] {
-        let error = file(name, pickle);
+        let error = pickled(name, pickle);
         assert_eq!(error.code, Code::BadCheckpoint, "{name}: {error}");
     }
 }

@@ -39,11 +39,12 @@ impl<'a> Machine<'a> {
         usize::try_from(value).map_err(|_| "a length in the pickle is too large".into())
     }
 
-    fn line(&mut self) -> Result<&'a str, String> {
+    fn line(&mut self) -> Result<String, String> {
         let rest = &self.bytes[self.at..];
         let length = rest.iter().position(|&b| b == b'\n').ok_or("the pickle ends in the middle of a line")?;
         self.at += length + 1;
-        std::str::from_utf8(&rest[..length]).map(str::trim_end).map_err(|_| "a line of the pickle is no text".into())
+        // Protocol 0 writes Latin-1.
+        Ok(String::from_utf8_lossy(&rest[..length]).trim_end().to_owned())
     }
 
     fn push(&mut self, node: Node) {
