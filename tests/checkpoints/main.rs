@@ -126,6 +126,14 @@ fn moving_averages_are_preferred_and_said_wherever_they_lie() {
     let error = take(&pth("list-short", &file(18)), "auto").unwrap_err();
     assert!(error.cause.contains("18 tensors in \"ema.shadow_params\""), "{error}");
 
+    // In a file of its own.
+    let path = pth("beside", &state("", 1.0));
+    assert_eq!(take(&path, "auto").unwrap(), (1.0, String::new()));
+    save(&path.with_file_name("checkpoint_ema.pth"), &state("", 2.0), 2);
+    let (factor, said) = take(&path, "auto").unwrap();
+    assert!(factor == 1.0 && said.contains("checkpoint_ema.pth lies beside it"), "{said}");
+    assert_eq!(take(&path.with_file_name("checkpoint_ema.pth"), "auto").unwrap(), (2.0, String::new()));
+
     let (_, said) = take(&pth("rest", &dict([("ema", state("", 2.0)), ("opt", optimizer())])), "auto").unwrap();
     assert!(said.contains("opt (2)"), "{said}");
 }

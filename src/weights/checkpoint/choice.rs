@@ -3,6 +3,7 @@
 use super::sets::{Set, USUAL, WRAPPERS, is_ema, sets, without_wrappers};
 use super::{Checkpoint, Code, Error, File, Listed, Result, bad};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Which set of weights to take from a file that holds several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -235,7 +236,8 @@ fn report(file: &File, chosen: &Set, all: &[Set], size: usize) -> Option<String>
             *rest.entry(key).or_default() += 1;
         }
     }
-    if chosen.key().is_empty() && others.is_empty() && rest.is_empty() {
+    let beside = if chosen.ema { None } else { average_beside(&file.path) };
+    if chosen.key().is_empty() && others.is_empty() && rest.is_empty() && beside.is_none() {
         return None;
     }
     let mut said = format!("took {}{}", chosen.called(), if chosen.ema { " (EMA)" } else { "" });
@@ -249,7 +251,22 @@ fn report(file: &File, chosen: &Set, all: &[Set], size: usize) -> Option<String>
         let rest: Vec<String> = rest.iter().map(|(key, count)| format!("{key} ({count})")).collect();
         said += &format!("; no weights of this network: {}", few(rest.iter().map(String::as_str)));
     }
+    if let Some(name) = beside {
+        said += &format!("; {name} lies beside it");
+    }
     Some(said)
+}
+
+/// A file whose name says that it holds the average of this one's weights, as `nnet_ema.pth` beside `nnet.pth`.
+fn average_beside(path: &Path) -> Option<String> {
+    let stem = path.file_stem()?.to_string_lossy().into_owned();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let names = std::fs::read_dir(folder)
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
+    let average =
+        |name: &String| is_ema(name) && name.contains(&stem) && Path::new(name).extension() == path.extension();
+    if is_ema(&stem) { None } else { names.filter(average).min() }
 }
 
 /// Names and positions of a file's weights when no network says which they are: the dict of an average, else the largest.
