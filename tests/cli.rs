@@ -2,6 +2,10 @@
 #![cfg(feature = "cli")]
 
 mod devices;
+#[path = "cli/given.rs"]
+mod given;
+#[path = "cli/written.rs"]
+mod written;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -2,8 +2,8 @@
 
 use super::generate::{Place, load};
 use super::inspect::preset;
-use super::records;
-use super::{read_text, write_text};
+use super::output::{self, say};
+use super::{read_text, records, refusal};
 use std::path::PathBuf;
 use std::time::Instant;
 use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
@@ -18,6 +18,7 @@ use uvit_web::weights::{Dtype, random};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// A manifest.json or its folder
     #[arg(required_unless_present_any = ["preset", "config"])]
@@ -29,13 +30,13 @@ pub struct Arguments {
     #[arg(long, conflicts_with = "model")]
     config: Option<PathBuf>,
     /// Images a forward
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    batch: u32,
+    #[arg(long, default_value_t = 1, value_parser = refusal::images)]
+    batch: usize,
     #[command(flatten)]
     place: Place,
     /// Forwards; the median counts
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
-    repeats: u32,
+    #[arg(long, default_value_t = 5, value_parser = refusal::some)]
+    repeats: usize,
     /// Also draw the profile's roofline into this SVG file
     #[arg(long)]
     roofline: Option<PathBuf>,
@@ -45,6 +46,9 @@ pub struct Arguments {
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
+    if let Some(path) = &a.roofline {
+        output::check(path)?;
+    }
     let options = a.place.options();
     let (mut component, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
@@ -56,8 +60,12 @@ pub fn run(a: &Arguments) -> Result<()> {
         (None, None, Some(path)) => unloaded(describe(&read_text(path)?, None, None)?.network(DENOISER)?, &options)?,
         (None, None, None) => return Err(Error::internal("neither a model nor an architecture")),
     };
-    let batch = a.batch as usize;
     let (device, compute) = (component.weights().device(), component.weights().compute());
+    if a.roofline.is_some() && device.as_gpu().is_none() {
+        let cause = "only GPUs are profiled, and this runs on the CPU";
+        return Err(Error::new(Code::InvalidArgument, cause, "Give --device gpu, or leave --roofline out"));
+    }
+    let batch = a.batch;
     let (kernels, multiply_adds, times, profile) = pollster::block_on(async {
         let (recording, session) = component.prepare(Batch::plain(batch)).await?;
         for port in &recording.ports {
@@ -92,13 +100,8 @@ pub fn run(a: &Arguments) -> Result<()> {
     let ms = times[times.len() / 2];
     let gflops = 2e-6 * multiply_adds as f64 / ms;
     let adapter = device.as_gpu().map(|gpu| gpu.backend().adapter().clone());
-    match (&a.roofline, &profile) {
-        (Some(path), Some(profile)) => write_text(path, &roofline(profile))?,
-        (Some(_), None) => {
-            let cause = "only GPUs are profiled, and this ran on the CPU";
-            return Err(Error::new(Code::InvalidArgument, cause, "Give --device gpu, or leave --roofline out"));
-        }
-        (None, _) => {}
+    if let (Some(path), Some(profile)) = (&a.roofline, &profile) {
+        output::write(path, roofline(profile).as_bytes())?;
     }
     if a.json {
         let row = serde_json::json!({
@@ -106,19 +109,19 @@ pub fn run(a: &Arguments) -> Result<()> {
             "kernels": kernels, "multiplyAdds": multiply_adds, "firstMs": first_ms, "ms": ms, "allMs": times,
             "gflops": gflops, "tuned": tuned, "profile": profile,
         });
-        println!("{row}");
+        say!("{row}")?;
         return Ok(());
     }
     match &adapter {
-        Some(adapter) => println!("{}, {} ({})", adapter.vendor, adapter.architecture, adapter.description),
-        None => println!("cpu, {}, {} threads", compute.as_str(), device.threads()),
+        Some(adapter) => say!("{}, {} ({})", adapter.vendor, adapter.architecture, adapter.description)?,
+        None => say!("cpu, {}, {} threads", compute.as_str(), device.threads())?,
     }
     if let Some(tuned) = tuned {
-        trials(&tuned);
+        trials(&tuned)?;
     }
-    println!("batch {}: {ms:.1} ms a forward, {gflops:.1} GFLOP/s; the first took {first_ms:.0} ms", batch);
+    say!("batch {}: {ms:.1} ms a forward, {gflops:.1} GFLOP/s; the first took {first_ms:.0} ms", batch)?;
     if let Some(profile) = profile {
-        table(&profile);
+        table(&profile)?;
     }
     Ok(())
 }
@@ -131,7 +134,7 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Component, Optio
     };
     let plan = network.record(Batch::plain(1))?.plan;
     let stored: Vec<(Dtype, usize)> =
-        plan.weights.iter().map(|w| if w.usage == WeightUse::Matrix { kind } else { (Dtype::F32, 0) }).collect();
+        plan.published().map(|w| if w.usage == WeightUse::Matrix { kind } else { (Dtype::F32, 0) }).collect();
     pollster::block_on(async {
         let Opened { device, compute, info, .. } = open_device(options, &network, &stored).await?;
         if let Some(new) = info.tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
@@ -149,20 +152,21 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Component, Optio
 }
 
 /// What the tuner tried.
-fn trials(tuned: &Tuned) {
+fn trials(tuned: &Tuned) -> Result<()> {
     let Tuning { matmul, attention, .. } = tuned.tuning;
     let (chosen, how) = (tile(&matmul, &attention), if tuned.remembered { "remembered" } else { "chosen" });
-    println!("{how}: matmul {}, attention {}, in {:.0} ms", chosen.0, chosen.1, tuned.ms);
+    say!("{how}: matmul {}, attention {}, in {:.0} ms", chosen.0, chosen.1, tuned.ms)?;
     if tuned.trials.is_empty() {
-        return;
+        return Ok(());
     }
-    println!("| matmul | ms | attention | ms | |\n|---|---|---|---|---|");
+    say!("| matmul | ms | attention | ms | |\n|---|---|---|---|---|")?;
     let ms = |time: Option<f64>| time.map_or_else(|| "-".into(), |ms| format!("{ms:.3}"));
     for trial in &tuned.trials {
         let (matmul, attention) = tile(&trial.tuning.matmul, &trial.tuning.attention);
         let error = trial.error.as_deref().unwrap_or_default();
-        println!("| {matmul} | {} | {attention} | {} | {error} |", ms(trial.matmul_ms), ms(trial.attention_ms));
+        say!("| {matmul} | {} | {attention} | {} | {error} |", ms(trial.matmul_ms), ms(trial.attention_ms))?;
     }
+    Ok(())
 }
 
 /// Tiles in words: rows x columns.
@@ -184,16 +188,16 @@ fn tile(matmul: &MatmulTile, attention: &AttentionTile) -> (String, String) {
 }
 
 /// Kernels of one kind and size together, the most expensive first.
-fn table(profile: &Profile) {
+fn table(profile: &Profile) -> Result<()> {
     let rows = profile.rows();
     let total: f64 = rows.iter().map(|row| row.nanoseconds).sum();
-    println!("{} clock; peak in registers {:.1} GFLOP/s", profile.clock, 2e-9 * profile.peak);
-    println!(
+    say!("{} clock; peak in registers {:.1} GFLOP/s", profile.clock, 2e-9 * profile.peak)?;
+    say!(
         "| kernel | sizes | launches | ms | share | GFLOP/s | of the peak | GB/s |\n|---|---|---|---|---|---|---|---|"
-    );
+    )?;
     for row in &rows {
         let gflops = 2.0 * row.multiply_adds as f64 / row.nanoseconds;
-        println!(
+        say!(
             "| {} | {} | {} | {:.3} | {:.1}% | {gflops:.1} | {:.1}% | {:.2} |",
             row.kernel,
             row.shape,
@@ -202,7 +206,7 @@ fn table(profile: &Profile) {
             100.0 * row.nanoseconds / total,
             100e9 * gflops / (2.0 * profile.peak),
             row.bytes as f64 / row.nanoseconds,
-        );
+        )?;
     }
-    println!("| all | | {} | {:.3} | | | | |", profile.kernels.len(), total * 1e-6);
+    say!("| all | | {} | {:.3} | | | | |", profile.kernels.len(), total * 1e-6)
 }

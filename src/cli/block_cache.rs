@@ -2,26 +2,29 @@
 
 use super::calibrate::walk;
 use super::generate::{Place, load};
+use super::output::{self, say};
+use super::refusal;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
-use uvit_web::package::{BlockCache, DENOISER, read_manifest, write_manifest};
+use uvit_web::package::{BlockCache, DENOISER, MANIFEST, read_manifest, write_manifest};
 use uvit_web::plan::{Role, lower};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// The model: a manifest.json or its folder
     model: PathBuf,
     /// Blocks at either end that every step runs
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = refusal::count)]
     outer: usize,
     /// Steps of the model's default number that run all blocks (half of them if not given)
-    #[arg(long)]
+    #[arg(long, value_parser = refusal::count)]
     refresh: Option<usize>,
     /// Pictures to watch
-    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..))]
-    pictures: u32,
+    #[arg(long, default_value_t = 12, value_parser = refusal::some)]
+    pictures: usize,
     #[command(flatten)]
     place: Place,
     /// Write the schedule into the manifest
@@ -33,7 +36,7 @@ pub struct Arguments {
 const BATCH: usize = 4;
 
 pub fn run(a: &Arguments) -> Result<()> {
-    let (mut manifest, _) = read_manifest(&a.model)?;
+    let (mut manifest, folder) = read_manifest(&a.model)?;
     let network = manifest.network(DENOISER)?;
     let invalid = |cause: String, remedy: &str| Error::new(Code::InvalidArgument, cause, remedy);
     let Some([_, last]) = network.inner_blocks(a.outer) else {
@@ -44,6 +47,9 @@ pub fn run(a: &Arguments) -> Result<()> {
     if !(1..=settings.steps).contains(&refresh) {
         return Err(invalid(format!("--refresh is {refresh}"), "Give 1 to the model's number of steps"));
     }
+    if a.write {
+        output::check(&if a.model.is_dir() { folder.join(MANIFEST) } else { a.model.clone() })?;
+    }
     let mut component = load(&a.model, a.place.options())?.into_component();
     let mut recording = network.record(Batch::plain(BATCH))?;
     let feature = recording.plan.find(&last).ok_or_else(|| Error::internal(format!("no tensor is called {last}")))?;
@@ -53,11 +59,11 @@ pub fn run(a: &Arguments) -> Result<()> {
 
     // How far what the inner blocks make at step j lies from what they made at step i.
     let mut distances = vec![vec![0.0; settings.steps]; settings.steps];
-    let classes = network.classes().max(1) as u32;
-    let progress = indicatif::ProgressBar::new(u64::from(a.pictures)).with_message("watching");
+    let classes = network.classes().max(1);
+    let progress = indicatif::ProgressBar::new(a.pictures as u64).with_message("watching");
     for first in (0..a.pictures).step_by(BATCH) {
-        let labels: Vec<u32> = (first..first + BATCH as u32).map(|i| i * 7 % classes).collect();
-        let noise = TorchGenerator::new(700_000 + u64::from(first));
+        let labels: Vec<u32> = (first..first + BATCH).map(|i| (i * 7 % classes) as u32).collect();
+        let noise = TorchGenerator::new(700_000 + first as u64);
         let mut seen: Vec<Vec<f32>> = Vec::new();
         walk(&mut session, &recording, &settings, &labels, noise, &mut |session| {
             let now = pollster::block_on(session.read(feature))?;
@@ -71,12 +77,11 @@ pub fn run(a: &Arguments) -> Result<()> {
     }
     progress.finish_and_clear();
     let cache = BlockCache { outer: a.outer, steps: settings.steps, refresh: schedule(&distances, refresh) };
-    println!("{}", serde_json::json!(cache));
     if a.write {
-        manifest.sampling.cache = Some(cache);
+        manifest.sampling.cache = Some(cache.clone());
         write_manifest(&a.model, &manifest)?;
     }
-    Ok(())
+    say!("{}", serde_json::json!(cache))
 }
 
 /// ||a - b|| over ||b||.

@@ -1,11 +1,12 @@
 //! `uvit forward`: one call of the network with tensors from a file, the way to check a model against PyTorch.
 
 use super::generate::{Place, load};
+use super::output::{self, say};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use uvit_web::model::{Batch, PortKind};
 use uvit_web::pipeline::{NamedTensor, Values};
 use uvit_web::{Code, Error, Result};
@@ -22,22 +23,12 @@ pub struct Arguments {
     place: Place,
 }
 
-fn io(path: &Path, error: &std::io::Error) -> Error {
-    Error::new(
-        Code::Io,
-        format!("{}: {error}", path.display()),
-        "Check that the folder exists and the file can be used",
-    )
-}
-
 pub fn run(a: &Arguments) -> Result<()> {
-    // Known before the model is loaded, not after.
-    let folder = a.outputs.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        let cause = format!("the folder {} does not exist", folder.display());
-        return Err(Error::new(Code::Io, cause, "Create it, or give another file"));
-    }
-    let bytes = std::fs::read(&a.inputs).map_err(|e| io(&a.inputs, &e))?;
+    output::check(&a.outputs)?;
+    let bytes = std::fs::read(&a.inputs).map_err(|e| {
+        let cause = format!("{}: {e}", a.inputs.display());
+        Error::new(Code::Io, cause, "Check that the file exists and can be read")
+    })?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| {
         let cause = format!("{}: {e}", a.inputs.display());
         Error::new(Code::InvalidArgument, cause, "Give a .safetensors file")
@@ -60,12 +51,11 @@ pub fn run(a: &Arguments) -> Result<()> {
     for (name, (shape, bytes)) in &stored {
         let view = TensorView::new(Dtype::F32, shape.clone(), bytes);
         views.insert(name.clone(), view.map_err(|e| Error::internal(format!("{name}: {e}")))?);
-        println!("{name} {shape:?}");
     }
     let bytes = safetensors::serialize(views, None).map_err(|e| Error::internal(format!("the outputs: {e}")))?;
-    std::fs::write(&a.outputs, bytes).map_err(|e| io(&a.outputs, &e))?;
-    println!("wrote {}", a.outputs.display());
-    Ok(())
+    output::write(&a.outputs, &bytes)?;
+    stored.iter().try_for_each(|(name, (shape, _))| say!("{name} {shape:?}"))?;
+    say!("wrote {}", a.outputs.display())
 }
 
 /// A stored tensor as its port takes it; floats for ports that do not exist, which are refused later by name.

@@ -1,13 +1,14 @@
 //! `uvit generate`.
 
-use super::png_out;
-use super::records;
+use super::output::say;
+use super::pictures::Files;
+use super::{records, refusal};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
-use uvit_web::package::{read_asset, read_manifest};
+use uvit_web::package::{DENOISER, read_asset, read_manifest};
 use uvit_web::pipeline::sampling::{Control, StepEvent};
 use uvit_web::pipeline::{
-    ComputeChoice, DeviceChoice, DeviceInfo, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request,
+    ComputeChoice, DeviceChoice, DeviceInfo, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request,
 };
 use uvit_web::runtime::Tune;
 use uvit_web::sampler::SamplerKind;
@@ -15,6 +16,7 @@ use uvit_web::weights::Dtype;
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// The model: a manifest.json or its folder
     model: PathBuf,
@@ -22,35 +24,36 @@ pub struct Arguments {
     #[arg(long)]
     label: Option<String>,
     /// How often the network runs, 1 to 1000
-    #[arg(long)]
+    #[arg(long, value_parser = refusal::count)]
     steps: Option<usize>,
     /// uncond + s (cond - uncond); 1 is off
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     guidance_scale: Option<f64>,
     /// Image k has seed + k; 0 to 4294967295; random if not given
-    #[arg(long)]
+    #[arg(long, value_parser = refusal::seed)]
     seed: Option<u32>,
     /// How many pictures
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = refusal::count)]
     count: usize,
     /// dpmpp_2m, euler_maruyama_sde, euler_maruyama_ode, ddim
     #[arg(long)]
     sampler: Option<SamplerKind>,
     /// ddim: 0 is deterministic, 1 draws as much noise as DDPM
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     eta: f64,
     /// Fewer steps with a solver that bears them: fast (12) or draft (6)
     #[arg(long)]
     preset: Option<Preset>,
     /// Guidance only while t lies between these two, from 0 (the picture) to 1 (noise)
-    #[arg(long, num_args = 2, value_names = ["LOW", "HIGH"])]
+    #[arg(long, num_args = 2, allow_hyphen_values = true, value_names = ["LOW", "HIGH"])]
     guidance_interval: Vec<f64>,
     /// Leave out inner blocks in some steps, as the manifest's calibrated schedule says
     #[arg(long)]
     cache: bool,
     #[command(flatten)]
     place: Place,
-    /// The file to write; with --count N, NAME-SEED.png each and a contact sheet NAME.png
+    /// The file or folder to write into; with --count N, NAME-SEED.png each and a contact sheet NAME.png. A name that ends in
+    /// .npy or .safetensors takes the floats [count, channels, height, width] of all, as latents need
     #[arg(long, short, default_value = "uvit.png")]
     out: PathBuf,
 }
@@ -72,7 +75,7 @@ pub struct Place {
     #[arg(long, default_value = "auto")]
     tune: Tune,
     /// Threads on the CPU (all cores if not given)
-    #[arg(long)]
+    #[arg(long, value_parser = refusal::threads)]
     threads: Option<usize>,
 }
 
@@ -120,12 +123,10 @@ fn random_seed() -> u32 {
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
+    let seed = a.seed.unwrap_or_else(random_seed);
     // Known before minutes of drawing, not after.
-    let folder = a.out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-        let cause = format!("the folder {} does not exist", folder.display());
-        return Err(Error::new(Code::Io, cause, "Create it, or give another --out"));
-    }
+    let shape = read_manifest(&a.model)?.0.network(DENOISER)?.image_shape();
+    let files = Files::plan(&a.out, shape, seed, a.count)?;
     let mut pipeline = load(&a.model, a.place.options())?;
     let info = pipeline.info().clone();
     let adapter = info.device.adapter.as_ref().map_or(String::new(), |a| format!(" ({})", a.vendor));
@@ -134,12 +135,13 @@ pub fn run(a: &Arguments) -> Result<()> {
         _ => String::new(),
     };
     let DeviceInfo { device, device_reason, .. } = &info.device;
-    println!("{} {} on {device}{adapter}{arithmetic}: {device_reason}", info.name, info.dtype.as_str());
+    // Whoever reads this may go away: the picture is drawn all the same.
+    let _ = say!("{} {} on {device}{adapter}{arithmetic}: {device_reason}", info.name, info.dtype.as_str());
     let request = Request {
         label: a.label.clone().map(|text| text.parse().map_or(LabelChoice::Name(text), LabelChoice::Index)),
         steps: a.steps,
         guidance_scale: a.guidance_scale,
-        seed: a.seed.unwrap_or_else(random_seed),
+        seed,
         count: Some(a.count),
         sampler: a.sampler,
         eta: a.eta,
@@ -161,50 +163,13 @@ pub fn run(a: &Arguments) -> Result<()> {
 
     let steps = &pictures.timings.step_ms;
     let mean = steps.iter().sum::<f64>() / steps.len().max(1) as f64;
-    println!(
+    let written = files.write(&pictures)?;
+    say!(
         "label {}, seed {}, {} steps of {mean:.0} ms, {:.2} s in all",
         pictures.label_name.as_deref().unwrap_or("none"),
         pictures.seed,
         pictures.steps,
         pictures.timings.total_ms / 1e3
-    );
-    save(&pictures, &a.out)
-}
-
-/// One file, or one a picture and a contact sheet.
-fn save(pictures: &Generated, out: &Path) -> Result<()> {
-    let (width, height) = (pictures.width, pictures.height);
-    let texts = |seed: u64| {
-        let mut settings = serde_json::json!(pictures);
-        settings["seed"] = seed.into();
-        settings["count"] = 1.into();
-        vec![("Software", format!("uvit-web {}", env!("CARGO_PKG_VERSION"))), ("Settings", settings.to_string())]
-    };
-    let seed = u64::from(pictures.seed);
-    if pictures.count == 1 {
-        png_out::write(out, &pictures.rgba(0), width, height, &texts(seed))?;
-        println!("wrote {}", out.display());
-        return Ok(());
-    }
-    let stem = out.file_stem().unwrap_or_default().to_string_lossy();
-    for k in 0..pictures.count {
-        let path = out.with_file_name(format!("{stem}-{}.png", seed + k as u64));
-        png_out::write(&path, &pictures.rgba(k), width, height, &texts(seed + k as u64))?;
-        println!("wrote {}", path.display());
-    }
-    let columns = (pictures.count as f64).sqrt().ceil() as usize;
-    let rows = pictures.count.div_ceil(columns);
-    let gap = 4;
-    let (sheet_width, sheet_height) = (columns * (width + gap) + gap, rows * (height + gap) + gap);
-    let mut sheet = vec![255u8; 4 * sheet_width * sheet_height];
-    for k in 0..pictures.count {
-        let (left, top) = (gap + k % columns * (width + gap), gap + k / columns * (height + gap));
-        for (y, line) in pictures.rgba(k).chunks(4 * width).enumerate() {
-            let at = 4 * ((top + y) * sheet_width + left);
-            sheet[at..at + line.len()].copy_from_slice(line);
-        }
-    }
-    png_out::write(out, &sheet, sheet_width, sheet_height, &texts(seed))?;
-    println!("wrote {}", out.display());
-    Ok(())
+    )?;
+    written.iter().try_for_each(|path| say!("wrote {}", path.display()))
 }

@@ -1,15 +1,18 @@
 //! `uvit inspect`.
 
-use super::read_text;
+use super::output::say;
+use super::{read_text, refusal};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::model::{Batch, Network, uvit};
 use uvit_web::package::{Component, DENOISER, Manifest, describe, read_manifest};
 use uvit_web::plan::{Capabilities, lower};
-use uvit_web::weights::{Variant, checkpoint};
+use uvit_web::weights::Variant;
+use uvit_web::weights::checkpoint::{self, Weights};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// A manifest.json or its folder, or a checkpoint (with --config)
     #[arg(required_unless_present = "preset")]
@@ -17,12 +20,15 @@ pub struct Arguments {
     /// The checkpoint's configuration
     #[arg(long)]
     config: Option<PathBuf>,
+    /// Which weights of a checkpoint that holds several: auto (EMA if there are some), ema, model or a key
+    #[arg(long, default_value = "auto", value_name = "auto|ema|model|KEY", requires = "config")]
+    weights: Weights,
     /// A published model without any file: cifar10-s2, celeba64-s4, imagenet64-m4, imagenet64-l4, imagenet256-l2,
     /// imagenet256-h2, imagenet512-l4, imagenet512-h4
     #[arg(long, conflicts_with_all = ["path", "config"])]
     preset: Option<String>,
     /// Images a forward
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = refusal::images)]
     batch: usize,
     /// Count guidance: every image twice
     #[arg(long)]
@@ -83,24 +89,24 @@ fn hashes(manifest: &Manifest) -> Result<BTreeMap<&'static str, String>> {
 }
 
 fn print_stored(manifest: &Manifest) -> Result<()> {
-    println!("task {}", manifest.task.as_str());
+    say!("task {}", manifest.task.as_str())?;
     let unused: Vec<&str> = manifest.unused().collect();
     for (name, component) in manifest.components.iter() {
         let note = if unused.contains(&name) { " (this build does not use it)" } else { "" };
-        println!("component {name}: {}{note}", component.architecture);
+        say!("component {name}: {}{note}", component.architecture)?;
         for variant in &component.variants {
             let megabytes = variant.bytes as f64 / 1e6;
             let parts = by_dtype(variant);
             let parts = parts.iter().map(|(dtype, bytes)| format!("{dtype} {:.2} MB", *bytes as f64 / 1e6));
             let parts = parts.collect::<Vec<_>>().join(", ");
-            println!("  {:4} {megabytes:8.2} MB in {} shards: {parts}", variant.dtype.as_str(), variant.shards.len());
+            say!("  {:4} {megabytes:8.2} MB in {} shards: {parts}", variant.dtype.as_str(), variant.shards.len())?;
         }
     }
     for (name, asset) in manifest.assets.iter() {
-        println!("asset {name}: {}, {:.2} MB", asset.file, asset.bytes as f64 / 1e6);
+        say!("asset {name}: {}, {:.2} MB", asset.file, asset.bytes as f64 / 1e6)?;
     }
     for (dtype, hash) in hashes(manifest)? {
-        println!("model hash as {dtype}: {hash}");
+        say!("model hash as {dtype}: {hash}")?;
     }
     Ok(())
 }
@@ -111,16 +117,19 @@ fn is_manifest(path: &Path) -> bool {
 
 pub fn run(a: &Arguments) -> Result<()> {
     let mut manifest: Option<Manifest> = None;
+    let mut taken = None;
     let network = match (&a.preset, &a.path) {
         (Some(name), _) => Network::Uvit(preset(name)?),
-        (None, Some(path)) if is_manifest(path) => manifest.insert(read_manifest(path)?.0).network(DENOISER)?,
+        (None, Some(path)) if a.config.is_none() && is_manifest(path) => {
+            manifest.insert(read_manifest(path)?.0).network(DENOISER)?
+        }
         (None, Some(path)) => {
             let config = a.config.as_ref().ok_or_else(|| {
                 let remedy = "Give --config FILE with the architecture's parameters";
                 Error::new(Code::InvalidArgument, "a checkpoint does not say its architecture", remedy)
             })?;
             let network = describe(&read_text(config)?, None, None)?.network(DENOISER)?;
-            checkpoint::check(&checkpoint::read(path)?, &network)?;
+            taken = checkpoint::take(path, &network, &a.weights)?.report;
             network
         }
         (None, None) => return Err(Error::internal("neither a path nor a preset")),
@@ -147,29 +156,32 @@ pub fn run(a: &Arguments) -> Result<()> {
         "bytes": { "f32": 4 * parameters, "f16": 2 * parameters },
         "variants": stored["components"][DENOISER]["variants"],
         "stored": stored,
+        "weights": taken,
     });
     if a.json {
-        println!("{report}");
-        return Ok(());
+        return say!("{report}");
     }
     let name = report["name"].as_str().unwrap_or("checkpoint");
     let (architecture, millions) = (network.architecture(), parameters as f64 / 1e6);
-    println!("{name}: {architecture}, {millions:.2} M parameters in {} tensors", plan.published().count());
-    println!("  {}", report["params"]);
-    println!(
+    say!("{name}: {architecture}, {millions:.2} M parameters in {} tensors", plan.published().count())?;
+    if let Some(taken) = taken {
+        say!("  {taken}")?;
+    }
+    say!("  {}", report["params"])?;
+    say!(
         "one forward of {} items: {:.3} G multiply-adds ({:.2} GFLOP), {} dispatches, {:.2} MB of activations",
         batch.items(),
         multiply_adds as f64 / 1e9,
         2e-9 * multiply_adds as f64,
         program.kernels.len(),
         program.activation_bytes() as f64 / 1e6
-    );
+    )?;
     if let Some(manifest) = &manifest {
         print_stored(manifest)?;
     }
     if a.tensors {
         for weight in plan.published() {
-            println!("  {:50} {:?}", weight.name, weight.shape);
+            say!("  {:50} {:?}", weight.name, weight.shape)?;
         }
     }
     Ok(())

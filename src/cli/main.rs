@@ -7,14 +7,19 @@ mod convert;
 mod forward;
 mod generate;
 mod inspect;
-mod png_out;
+mod output;
+mod pictures;
 mod quality;
 mod records;
+mod refusal;
 mod sensitivity;
 mod upgrade;
 
 use clap::{Parser, Subcommand};
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
+use uvit_web::{Code, Error, Result};
 
 /// Diffusion with U-ViT models: convert, inspect, generate.
 #[derive(Parser)]
@@ -47,7 +52,14 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => match refusal::of(&error) {
+            Some(ours) => return report(&ours),
+            None => error.exit(),
+        },
+    };
+    let result = match command {
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
@@ -59,25 +71,21 @@ fn main() -> ExitCode {
         Command::Upgrade(arguments) => upgrade::run(&arguments),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error[{}]: {}\n  remedy: {}", error.code, error.cause, error.remedy);
-            ExitCode::from(error.code.exit_status())
-        }
+        Err(error) if !output::closed(&error) => report(&error),
+        _ => ExitCode::SUCCESS,
     }
 }
 
-/// Reads a text file.
-fn write_text(path: &std::path::Path, text: &str) -> uvit_web::Result<()> {
-    std::fs::write(path, text).map_err(|e| {
-        let cause = format!("{}: {e}", path.display());
-        uvit_web::Error::new(uvit_web::Code::Io, cause, "Check that the folder exists and can be written to")
-    })
+fn report(error: &Error) -> ExitCode {
+    // A closed standard error is no reason to panic.
+    let _ = writeln!(std::io::stderr(), "error[{}]: {}\n  remedy: {}", error.code, error.cause, error.remedy);
+    ExitCode::from(error.code.exit_status())
 }
 
-fn read_text(path: &std::path::Path) -> uvit_web::Result<String> {
+/// Reads a text file.
+fn read_text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| {
         let cause = format!("{}: {e}", path.display());
-        uvit_web::Error::new(uvit_web::Code::Io, cause, "Check that the file exists and can be read")
+        Error::new(Code::Io, cause, "Check that the file exists and can be read")
     })
 }

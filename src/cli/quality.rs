@@ -1,6 +1,9 @@
 //! `uvit quality`: what quantisation costs, against the same model in f32.
 
 use super::generate::load;
+use super::output::say;
+use super::refusal;
+use std::io::Write;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
 use uvit_web::package::{Component, DENOISER, Named, Storing, Writer, read_manifest, store};
@@ -8,20 +11,25 @@ use uvit_web::pipeline::sampling::Control;
 use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LabelChoice, LoadOptions, Pipeline, Preset, Request};
 use uvit_web::plan::Compute;
 use uvit_web::sampler::TorchGenerator;
-use uvit_web::weights::{Dtype, checkpoint};
+use uvit_web::weights::Dtype;
+use uvit_web::weights::checkpoint::{self, Weights};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// The model: a manifest.json or its folder
     #[arg(default_value = "web/models/emoji")]
     model: PathBuf,
     /// The f32 checkpoint that it was converted from; if not given, NAME/NAME.safetensors in the folder UVIT_MODELS
     /// (../shared/models if unset), NAME being the model's
-    #[arg(long)]
+    #[arg(long, conflicts_with = "savings")]
     reference: Option<PathBuf>,
+    /// Which weights of a reference that holds several: auto (EMA if there are some), ema, model or a key
+    #[arg(long, default_value = "auto", value_name = "auto|ema|model|KEY")]
+    weights: Weights,
     /// Pictures to draw, seeds 0 .., labels spread evenly
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 24, value_parser = refusal::some)]
     pictures: usize,
     /// Which stored dtypes (all of the manifest's if not given)
     #[arg(long)]
@@ -57,17 +65,21 @@ pub fn run(a: &Arguments) -> Result<()> {
         return savings(a);
     }
     let (manifest, _) = read_manifest(&a.model)?;
+    a.dtype.iter().try_for_each(|&dtype| manifest.variant(DENOISER, Some(dtype)).map(|_| ()))?;
     // The reference goes through the same loader: converted to an f32 variant in a temporary folder.
     let scratch = std::env::temp_dir().join(format!("uvit-quality-{}", std::process::id()));
     let network = manifest.network(DENOISER)?;
     let mut reference = manifest.clone();
     reference.components = Named::of(DENOISER, Component::new(&network));
     reference.assets = Named::default();
-    let weights = checkpoint::read(&a.reference.clone().unwrap_or_else(|| beside(&manifest.name)))?;
-    checkpoint::check(&weights, &network)?;
+    let file = a.reference.clone().unwrap_or_else(|| beside(&manifest.name));
+    let taken = checkpoint::take(&file, &network, &a.weights)?;
+    if let Some(report) = &taken.report {
+        let _ = writeln!(std::io::stderr(), "{}: {report}", file.display());
+    }
     let storing = Storing::plain(Dtype::F32);
     let mut writer = Writer::new(&scratch, &[], true)?;
-    writer.add(&mut reference, DENOISER, &storing, &store(&network, &weights, &storing)?)?;
+    writer.add(&mut reference, DENOISER, &storing, &store(&network, &taken.tensors, &storing)?)?;
     writer.finish(&reference)?;
     let loaded = load(&scratch, options(a.device, Dtype::F32, Compute::F32));
     let _ = std::fs::remove_dir_all(&scratch);
@@ -77,7 +89,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     drop(reference);
 
     if !a.json {
-        println!("| dtype | compute | MB | PSNR mean | median | worst | worst cosine |\n|---|---|---|---|---|---|---|");
+        say!("| dtype | compute | MB | PSNR mean | median | worst | worst cosine |\n|---|---|---|---|---|---|---|")?;
     }
     for variant in &manifest.component(DENOISER)?.variants {
         if !a.dtype.is_empty() && !a.dtype.contains(&variant.dtype) {
@@ -97,14 +109,14 @@ pub fn run(a: &Arguments) -> Result<()> {
                     "dtype": dtype, "compute": compute.as_str(), "bytes": variant.bytes, "psnr_db": mean, "psnr_median_db": median,
                     "psnr_worst_db": psnr[0], "worst_cosine": cosine,
                 });
-                println!("{row}");
+                say!("{row}")?;
             } else {
                 let megabytes = variant.bytes as f64 / 1e6;
-                println!(
+                say!(
                     "| {dtype} | {} | {megabytes:.2} | {mean:.2} dB | {median:.2} dB | {:.2} dB | {cosine:.6} |",
                     compute.as_str(),
                     psnr[0]
-                );
+                )?;
             }
         }
     }
@@ -128,10 +140,12 @@ fn computes(a: &Arguments) -> Vec<Compute> {
 fn savings(a: &Arguments) -> Result<()> {
     let (manifest, _) = read_manifest(&a.model)?;
     let labels: Vec<u32> = manifest.labels.iter().map(|l| l.index).collect();
-    let (dtype, compute) = (
-        a.dtype.first().copied(),
-        a.compute.first().map_or(ComputeChoice::Auto, |&compute| ComputeChoice::Fixed(compute)),
-    );
+    if a.dtype.len() > 1 || a.compute.len() > 1 {
+        let cause = "--savings compares with one dtype and one compute, and several are given";
+        return Err(Error::new(Code::InvalidArgument, cause, "Give one of each, or none"));
+    }
+    let dtype = a.dtype.first().copied();
+    let compute = a.compute.first().map_or(ComputeChoice::Auto, |&compute| ComputeChoice::Fixed(compute));
     let mut pipeline = load(&a.model, LoadOptions { device: a.device, dtype, compute, ..LoadOptions::default() })?;
     let mut draw = |saving: &Request| {
         let mut pictures = Vec::new();
@@ -166,7 +180,7 @@ fn savings(a: &Arguments) -> Result<()> {
         all.push(("all, preset fast", Request { cache: true, preset, ..interval(0.2, 0.8) }));
     }
     if !a.json {
-        println!("| saving | multiply-adds | time | PSNR mean | median | worst |\n|---|---|---|---|---|---|");
+        say!("| saving | multiply-adds | time | PSNR mean | median | worst |\n|---|---|---|---|---|---|")?;
     }
     for (name, request) in all {
         let (got, ms, work) = draw(&request)?;
@@ -180,9 +194,9 @@ fn savings(a: &Arguments) -> Result<()> {
                 "saving": name, "multiply_adds": work, "time": time, "psnr_db": mean, "psnr_median_db": median,
                 "psnr_worst_db": psnr[0],
             });
-            println!("{row}");
+            say!("{row}")?;
         } else {
-            println!("| {name} | {work:.2} | {time:.2} | {mean:.1} dB | {median:.1} dB | {:.1} dB |", psnr[0]);
+            say!("| {name} | {work:.2} | {time:.2} | {mean:.1} dB | {median:.1} dB | {:.1} dB |", psnr[0])?;
         }
     }
     Ok(())
@@ -204,9 +218,6 @@ fn draw(pipeline: &mut Pipeline, count: usize, labels: &[u32], clean: Option<&[V
         }
         pollster::block_on(session.forward(&|| false))?;
         forwards.push(pollster::block_on(session.read(network.output))?);
-    }
-    if forwards.is_empty() {
-        return Err(Error::new(Code::InvalidArgument, "no pictures were asked for", "Give --pictures 1 or more"));
     }
     Ok(Drawn { pictures, forwards })
 }

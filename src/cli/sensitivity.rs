@@ -1,7 +1,9 @@
 //! `uvit sensitivity`: what coarse activations cost, one kind of layer at a time. `docs/arithmetic.md` holds its table.
 
 use super::generate::load;
+use super::output::say;
 use super::quality::{cosine, draw_pictures, noised};
+use super::refusal;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
@@ -14,12 +16,13 @@ use uvit_web::weights::Tensor;
 use uvit_web::{Error, Result};
 
 #[derive(clap::Args)]
+#[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// The model: a manifest.json or its folder
     #[arg(default_value = "web/models/emoji")]
     model: PathBuf,
     /// Forwards to compare, at times spread evenly
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 24, value_parser = refusal::some)]
     forwards: usize,
 }
 
@@ -54,14 +57,11 @@ pub fn run(a: &Arguments) -> Result<()> {
         measure(&mut pipeline, &tensors, &pictures, compute, precision)
     };
     let exact = measure(Compute::F32, &|_| Precision::Wide)?;
-    println!(
-        "| 8 bits for the inputs of | share of multiply-adds | relative error | worst cosine |\n|---|---|---|---|"
-    );
+    say!("| 8 bits for the inputs of | share of multiply-adds | relative error | worst cosine |\n|---|---|---|---|")?;
     let mut row = |name: &str, share: f64, precision: &dyn Fn(&str) -> Precision| -> Result<()> {
         let got = measure(Compute::Fast, precision)?;
         let (error, worst) = got.against(&exact);
-        println!("| {name} | {:.0}% | {:.2}% | {worst:.6} |", 100.0 * share, 100.0 * error);
-        Ok(())
+        say!("| {name} | {:.0}% | {:.2}% | {worst:.6} |", 100.0 * share, 100.0 * error)
     };
     row("none (12 bits everywhere)", 0.0, &|_| Precision::Wide)?;
     for (name, share) in &shares {

@@ -1,5 +1,6 @@
 //! `uvit upgrade`.
 
+use super::output::say;
 use std::path::PathBuf;
 use uvit_web::Result;
 use uvit_web::package::{FORMAT_VERSION, read_manifest, write_manifest};
@@ -13,6 +14,5 @@ pub struct Arguments {
 pub fn run(a: &Arguments) -> Result<()> {
     let (manifest, _) = read_manifest(&a.model)?;
     let path = write_manifest(&a.model, &manifest)?;
-    println!("wrote {} in version {FORMAT_VERSION}", path.display());
-    Ok(())
+    say!("wrote {} in version {FORMAT_VERSION}", path.display())
 }

@@ -1,5 +1,6 @@
 //! Checkpoint to manifest and tensors in their stored form; [`super::Writer`] makes files of them.
 
+use super::given;
 use super::manifest::{BlockCache, Component, DENOISER, FORMAT_VERSION, Label, Licence, Manifest, Sampling};
 use super::named::Named;
 use super::task::Task;
@@ -104,7 +105,7 @@ pub fn describe(config: &str, labels: Option<&str>, licences: Option<&str>) -> R
         components: Named::of(DENOISER, Component::new(&network)),
         assets: Named::default(),
     };
-    manifest.check_description().map_err(|e| Error::new(Code::InvalidArgument, e.cause, REMEDY))?;
+    given::check(&manifest)?;
     Ok(manifest)
 }
 

@@ -321,7 +321,7 @@ impl Manifest {
     }
 
     /// Whether labels, null class and sampling fit the denoiser and each other: known before there are any weights.
-    pub(super) fn check_description(&self) -> Result<()> {
+    fn check_description(&self) -> Result<()> {
         let classes = self.network(DENOISER)?.classes();
         let mut names = BTreeSet::new();
         for Label { index, name, .. } in &self.labels {
@@ -385,7 +385,8 @@ impl Sampling {
         }
     }
 
-    fn check(&self) -> std::result::Result<(), String> {
+    /// What contradicts itself.
+    pub(super) fn check(&self) -> std::result::Result<(), String> {
         recipe(&self.settings()).map_err(|error| format!("sampling: {}", error.cause))?;
         if !self.guidance_scale.is_finite() {
             return Err(format!("sampling: guidance_scale is {}", self.guidance_scale));

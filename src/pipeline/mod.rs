@@ -33,7 +33,7 @@ pub use tensors::{NamedTensor, Values};
 use crate::model::Batch;
 use crate::model::Network;
 use crate::package::Manifest;
-use crate::sampler::{SamplerKind, SamplerSettings, recipe};
+use crate::sampler::{SamplerKind, SamplerSettings, guidance::needs_uncond, recipe};
 use crate::{Code, Error, Result};
 use sampling::{Control, Inputs, Readback, noise_for, sample};
 use web_time::Instant;
@@ -225,7 +225,7 @@ impl Pipeline {
             seed: request.seed,
             sampler: settings.sampler,
             eta: settings.eta,
-            guidance_interval: request.guidance_interval,
+            guidance_interval: request.guidance_interval.filter(|_| needs_uncond(guidance_scale)),
             cache: request.cache,
             workers,
             timings: Timings {

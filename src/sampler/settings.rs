@@ -37,6 +37,11 @@ impl SamplerKind {
             SamplerKind::Ddim => "ddim",
         }
     }
+
+    /// Whether [`SamplerSettings::eta`] means something to it.
+    pub fn takes_eta(self) -> bool {
+        self == SamplerKind::Ddim
+    }
 }
 
 impl std::str::FromStr for SamplerKind {
@@ -99,6 +104,12 @@ pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
     if !(0.0..=1.0).contains(&eta) {
         return refuse(format!("eta is {eta}"), "Give a number from 0 to 1");
     }
+    if eta != 0.0 && !settings.sampler.takes_eta() {
+        let takers = SamplerKind::ALL.into_iter().filter(|sampler| sampler.takes_eta()).map(SamplerKind::as_str);
+        let takers = takers.collect::<Vec<_>>().join(", ");
+        let cause = format!("eta is {eta}, and the sampler {} takes none", settings.sampler.as_str());
+        return refuse(cause, &format!("Leave eta out, or give a sampler that takes it: {takers}"));
+    }
     match settings.sampler {
         SamplerKind::DpmppTwoM => dpmpp_2m::continuous(
             &schedule,
@@ -148,7 +159,8 @@ mod tests {
             for steps in [1, 2, 3, 25, 1000] {
                 for prediction in [Prediction::Noise, Prediction::X0, Prediction::V] {
                     for clip_x0 in [false, true] {
-                        let settings = SamplerSettings { sampler, steps, prediction, clip_x0, eta: 0.3, ..EMOJI };
+                        let eta = if sampler.takes_eta() { 0.3 } else { 0.0 };
+                        let settings = SamplerSettings { sampler, steps, prediction, clip_x0, eta, ..EMOJI };
                         let recipe = recipe(&settings).unwrap();
                         assert_eq!(recipe.evaluations, steps);
                         assert_eq!(recipe.init_noise_sigma, 1.0);
@@ -180,7 +192,8 @@ mod tests {
             SamplerSettings { t_max: 1.5, ..EMOJI },
             SamplerSettings { time_scale: f64::INFINITY, ..EMOJI },
             SamplerSettings { time_scale: 0.0, ..EMOJI },
-            SamplerSettings { eta: -0.1, ..EMOJI },
+            SamplerSettings { eta: 0.5, ..EMOJI },
+            SamplerSettings { sampler: SamplerKind::Ddim, eta: -0.1, ..EMOJI },
             SamplerSettings { eta: f64::NAN, ..EMOJI },
             SamplerSettings { schedule: Schedule::VpLinear { beta_min: f64::NAN, beta_max: 20.0 }, ..EMOJI },
             // alpha underflows: x_0 cannot be read from the noise.

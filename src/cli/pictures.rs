@@ -1,0 +1,167 @@
+//! The files of `uvit generate`: where they go, known before anything is drawn, and what they hold. Pictures are PNG files
+//! with their settings inside; floats, which latents must be, are .npy or .safetensors files.
+
+use super::output;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use uvit_web::pipeline::{Generated, MAX_COUNT};
+use uvit_web::{Code, Error, Result};
+
+/// What a file is called that goes into a folder.
+const NAME: &str = "uvit.png";
+
+enum Form {
+    Png,
+    Npy,
+    Safetensors,
+}
+
+/// Where a call's pictures go.
+pub struct Files {
+    form: Form,
+    /// The only picture, the contact sheet of several, or all floats.
+    main: PathBuf,
+    /// One a picture, if there are several.
+    each: Vec<PathBuf>,
+}
+
+fn invalid(cause: String, remedy: impl Into<String>) -> Error {
+    Error::new(Code::InvalidArgument, cause, remedy)
+}
+
+impl Files {
+    /// The files for so many images of `[channels, height, width]`, all of which can be written.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if they cannot be shown as the ending says, `IO`.
+    pub fn plan(out: &Path, [channels, height, width]: [usize; 3], seed: u32, count: usize) -> Result<Files> {
+        if !(1..=MAX_COUNT).contains(&count) {
+            return Err(invalid(format!("count is {count}"), format!("Give a whole number from 1 to {MAX_COUNT}")));
+        }
+        let main = if out.is_dir() { out.join(NAME) } else { out.to_owned() };
+        let ending = main.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
+        let form = match ending.as_str() {
+            "npy" => Form::Npy,
+            "safetensors" => Form::Safetensors,
+            "jpg" | "jpeg" | "webp" | "avif" | "gif" | "bmp" | "tif" | "tiff" | "svg" | "npz" | "pt" | "pth" => {
+                let cause = format!("--out is {}, and .{ending} is not written", out.display());
+                return Err(invalid(cause, "Give a name that ends in .png, or for floats in .npy or .safetensors"));
+            }
+            _ => Form::Png,
+        };
+        if matches!(form, Form::Png) && !matches!(channels, 1 | 3) {
+            let cause = format!("this model draws latents of {channels} x {height} x {width}, which are no picture");
+            let remedy = "Give --out FILE.npy or FILE.safetensors for the floats, and decode them with the autoencoder that the model was trained with";
+            return Err(invalid(cause, remedy));
+        }
+        let mut each = Vec::new();
+        if matches!(form, Form::Png) && count > 1 {
+            let stem = main.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            each.extend((0..count as u64).map(|k| main.with_file_name(format!("{stem}-{}.png", u64::from(seed) + k))));
+        }
+        let files = Files { form, main, each };
+        files.all().try_for_each(|path| output::check(path))?;
+        Ok(files)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        self.each.iter().chain([&self.main])
+    }
+
+    /// Writes them; returns their names.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn write(&self, pictures: &Generated) -> Result<Vec<&PathBuf>> {
+        let (width, height) = (pictures.width, pictures.height);
+        let seed = u64::from(pictures.seed);
+        match self.form {
+            Form::Npy => output::write(&self.main, &npy(pictures))?,
+            Form::Safetensors => output::write(&self.main, &safetensors(pictures)?)?,
+            Form::Png if self.each.is_empty() => {
+                output::write(&self.main, &png(&pictures.rgba(0), width, height, settings(pictures, seed, 1))?)?;
+            }
+            Form::Png => {
+                for (k, path) in self.each.iter().enumerate() {
+                    let settings = settings(pictures, seed + k as u64, 1);
+                    output::write(path, &png(&pictures.rgba(k), width, height, settings)?)?;
+                }
+                let (sheet, width, height) = sheet(pictures);
+                output::write(&self.main, &png(&sheet, width, height, settings(pictures, seed, 1))?)?;
+            }
+        }
+        Ok(self.all().collect())
+    }
+}
+
+/// What drew a picture, as JSON.
+fn settings(pictures: &Generated, seed: u64, count: usize) -> String {
+    let mut settings = serde_json::json!(pictures);
+    settings["seed"] = seed.into();
+    settings["count"] = count.into();
+    settings.to_string()
+}
+
+/// All pictures side by side, on white: pixels, width, height.
+fn sheet(pictures: &Generated) -> (Vec<u8>, usize, usize) {
+    let (width, height) = (pictures.width, pictures.height);
+    let columns = (pictures.count as f64).sqrt().ceil() as usize;
+    let rows = pictures.count.div_ceil(columns);
+    let gap = 4;
+    let (sheet_width, sheet_height) = (columns * (width + gap) + gap, rows * (height + gap) + gap);
+    let mut sheet = vec![255u8; 4 * sheet_width * sheet_height];
+    for k in 0..pictures.count {
+        let (left, top) = (gap + k % columns * (width + gap), gap + k / columns * (height + gap));
+        for (y, line) in pictures.rgba(k).chunks(4 * width).enumerate() {
+            let at = 4 * ((top + y) * sheet_width + left);
+            sheet[at..at + line.len()].copy_from_slice(line);
+        }
+    }
+    (sheet, sheet_width, sheet_height)
+}
+
+fn png(rgba: &[u8], width: usize, height: usize, settings: String) -> Result<Vec<u8>> {
+    let encode = |bytes: &mut Vec<u8>| -> std::result::Result<(), png::EncodingError> {
+        let mut encoder = png::Encoder::new(bytes, width as u32, height as u32);
+        encoder.set_color(png::ColorType::Rgba);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.add_itxt_chunk("Software".into(), format!("uvit-web {}", env!("CARGO_PKG_VERSION")))?;
+        encoder.add_itxt_chunk("Settings".into(), settings)?;
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(rgba)?;
+        writer.finish()
+    };
+    let mut bytes = Vec::new();
+    encode(&mut bytes).map_err(|e| Error::internal(format!("a PNG was not encoded: {e}")))?;
+    Ok(bytes)
+}
+
+fn shape(pictures: &Generated) -> [usize; 4] {
+    [pictures.count, pictures.channels, pictures.height, pictures.width]
+}
+
+fn floats(pictures: &Generated) -> Vec<u8> {
+    pictures.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// NumPy's format 1.0: a header that fills whole lines of 64 bytes, then the values.
+fn npy(pictures: &Generated) -> Vec<u8> {
+    let [count, channels, height, width] = shape(pictures);
+    let header =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({count}, {channels}, {height}, {width}), }}");
+    let length = (10 + header.len() + 1).next_multiple_of(64) - 10;
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((length as u16).to_le_bytes());
+    bytes.extend(format!("{header:<width$}\n", width = length - 1).bytes());
+    bytes.extend(floats(pictures));
+    bytes
+}
+
+fn safetensors(pictures: &Generated) -> Result<Vec<u8>> {
+    let broken = |e: safetensors::SafeTensorError| Error::internal(format!("a tensor was not encoded: {e}"));
+    let bytes = floats(pictures);
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape(pictures).to_vec(), &bytes);
+    let settings = settings(pictures, pictures.seed.into(), pictures.count);
+    let about = HashMap::from([("settings".to_owned(), settings)]);
+    safetensors::serialize([("images", view.map_err(broken)?)], Some(about)).map_err(broken)
+}
