@@ -3,6 +3,7 @@
 
 use super::backend::{Backend, Buffer, Dispatch, Pipeline, Slice, Ticket, Usage};
 use super::kernels::{self, Binding, Launch, Tuning, Variant, WeightLayouts};
+use super::pace::Pace;
 use super::pack::{Storage, pack};
 use crate::plan::{Capabilities, Compute, Kernel, Place, Program, TensorId, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
@@ -52,10 +53,7 @@ pub struct Executor {
     encode: Duration,
     /// Runs that may still go on, the oldest first.
     running: VecDeque<Run>,
-    /// When the last run is known to have ended.
-    ended: Instant,
-    /// Multiply-adds of a run that takes about [`RUN`].
-    budget: u64,
+    pace: Pace,
 }
 
 /// A submission that may still be running.
@@ -64,11 +62,6 @@ struct Run {
     multiply_adds: u64,
     submitted: Instant,
 }
-
-/// How long a run should take. Two are under way at most, and an abort waits for them.
-const RUN: Duration = Duration::from_millis(40);
-/// Of the first run: right for software adapters, and GPUs soon have more.
-const FIRST_BUDGET: u64 = 250_000_000;
 
 /// Weights on a device, by their ids.
 #[derive(Default)]
@@ -101,6 +94,7 @@ impl Executor {
             let cause = "compute is \"f16\", and the adapter has no shader-f16";
             return Err(Error::new(Code::InvalidArgument, cause, "Use compute \"f32\""));
         }
+        let pace = Pace::new(backend.latency().await?);
         Ok(Executor {
             tuning: Tuning::of(backend.adapter()),
             backend,
@@ -113,8 +107,7 @@ impl Executor {
             multiply_adds: 0,
             encode: Duration::ZERO,
             running: VecDeque::new(),
-            ended: Instant::now(),
-            budget: FIRST_BUDGET,
+            pace,
         })
     }
 
@@ -150,7 +143,7 @@ impl Executor {
 
     /// Multiply-adds that one run should have, by the pace of the runs so far.
     pub fn budget(&self) -> u64 {
-        self.budget
+        self.pace.budget()
     }
 
     /// Takes a weight: packs it and uploads it.
@@ -441,24 +434,26 @@ impl Executor {
         Ok(next)
     }
 
-    /// Waits until at most one run still goes on: the device always has work, and never much of it.
+    /// Waits until the device has little left to do, but something: it shall never wait for us.
     ///
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn keep_pace(&mut self) -> Result<()> {
-        while self.running.len() > 1 {
-            if let Some(Run { ticket, multiply_adds, submitted }) = self.running.pop_front() {
-                self.backend.wait(ticket).await?;
-                let took = submitted.max(self.ended).elapsed();
-                self.ended = Instant::now();
-                // What ends a Program may be short, and says little.
-                if 2 * multiply_adds >= self.budget {
-                    let factor = RUN.as_secs_f64() / took.as_secs_f64().max(1e-6);
-                    self.budget = (self.budget as f64 * factor.clamp(0.5, 2.0)).clamp(1e6, 1e13) as u64;
-                }
-            }
+        self.take_note();
+        while self.running.len() > 1 && !self.pace.allows(self.running.iter().map(|run| run.multiply_adds).sum()) {
+            self.backend.wait(&self.running[0].ticket).await?;
+            self.take_note();
         }
         Ok(())
+    }
+
+    /// Tells the pace of the runs that have ended.
+    fn take_note(&mut self) {
+        while let Some(ended) = self.running.front().and_then(|run| self.backend.ended(&run.ticket)) {
+            if let Some(Run { multiply_adds, submitted, .. }) = self.running.pop_front() {
+                self.pace.completed(multiply_adds, submitted, ended, self.running.is_empty());
+            }
+        }
     }
 
     /// Waits for all submitted work.
@@ -467,8 +462,9 @@ impl Executor {
     /// `DEVICE_LOST`.
     pub async fn finished(&mut self) -> Result<()> {
         self.flush()?;
-        self.running.clear();
-        self.backend.finished().await
+        self.backend.finished().await?;
+        self.take_note();
+        Ok(())
     }
 }
 
