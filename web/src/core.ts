@@ -54,8 +54,8 @@ export function importGlue(url: string): Promise<Core> {
 async function compile(url: string): Promise<WebAssembly.Module> {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url} answered ${response.status}`);
-  // Streaming compiles while bytes arrive and lets the browser cache the machine code, but insists on the type.
-  if (response.headers.get('Content-Type')?.startsWith('application/wasm')) {
+  // Streaming compiles while bytes arrive and lets the browser cache the machine code, but insists on the bare type.
+  if (response.headers.get('Content-Type')?.trim().toLowerCase() === 'application/wasm') {
     return WebAssembly.compileStreaming(response);
   }
   return WebAssembly.compile(await response.arrayBuffer());

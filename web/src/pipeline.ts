@@ -3,7 +3,7 @@
 import type { Client, RequestEvent } from './client.js';
 import { aborted, internal, UvitError } from './errors.js';
 import type { ResultMetadata } from './protocol.js';
-import { checkForward, coreOptions, whole } from './settings.js';
+import { checked, checkForward, coreOptions, own, whole } from './settings.js';
 import type {
   ForwardOptions,
   GeneratedImage,
@@ -34,8 +34,10 @@ export class Pipeline {
    * `INTERNAL` and the `WORKER_LOST` that asks for another `load()`, the pipeline goes on working.
    */
   async generate(options: GenerateOptions = {}): Promise<GenerateResult> {
-    const { signal, onStep, startLatents } = options;
-    const core = coreOptions(options);
+    const { core, startLatents, signal, onStep } = checked(() => {
+      const { signal, onStep, startLatents } = options;
+      return { core: coreOptions(options), startLatents: startLatents && own(startLatents), signal, onStep };
+    });
     if (signal?.aborted) throw aborted('This generation');
     const id = this.#client.nextId();
     const onAbort = () => this.#client.abort(id);
@@ -47,6 +49,7 @@ export class Pipeline {
         (event) => {
           if (onStep && !signal?.aborted) onStep(stepOf(event, this.info.imageSize));
         },
+        startLatents && [startLatents.buffer],
       );
       // The last step may have finished while the abort was on its way: the caller's wish still counts.
       if (signal?.aborted) throw aborted('This generation');
@@ -63,8 +66,12 @@ export class Pipeline {
    */
   async forward(options: ForwardOptions): Promise<Float32Array> {
     const { channels, imageSize } = this.info;
-    const work = checkForward(options, channels * imageSize * imageSize);
-    const answer = await this.#client.request({ type: 'forward', id: this.#client.nextId(), ...work }, () => {});
+    const work = checked(() => checkForward(options, channels * imageSize * imageSize));
+    const answer = await this.#client.request({ type: 'forward', id: this.#client.nextId(), ...work }, () => {}, [
+      work.latents.buffer,
+      work.timesteps.buffer,
+      work.labels.buffer,
+    ]);
     if (answer.type !== 'values') throw internal(`the worker answered forward with ${answer.type}`);
     return answer.values;
   }

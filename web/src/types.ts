@@ -94,7 +94,6 @@ export interface Licence {
 export interface AdapterInfo {
   vendor: string;
   architecture: string;
-  device: string;
   description: string;
   /** True for a software rasteriser: correct, and slow. */
   isFallbackAdapter: boolean;
@@ -135,6 +134,10 @@ export interface Profile {
 
 /** What was loaded. */
 export interface PipelineInfo {
+  /** The model's own name. */
+  name: string;
+  /** Identifies the model's weights. */
+  modelHash: string;
   /** The network's family, e.g. `uvit`. */
   architecture: string;
   /** How the weights are stored. */
@@ -170,6 +173,8 @@ export interface PipelineInfo {
   licences: Licence[];
   /** Bytes of weights that were fetched. */
   bytes: number;
+  /** Milliseconds from the manifest to a model that is ready, the fetching of its weights among them. */
+  loadMs: number;
   /** The label that stands for "no label" in guidance; absent for models without one. */
   nullClass?: number | null;
 }
@@ -269,8 +274,6 @@ export interface Timings {
   stepMs: number[];
   /** What encoding and submitting to the GPU took of all that; 0 on the CPU. */
   encodeMs: number;
-  /** Loading the model, where the core reports it. */
-  loadMs?: number;
 }
 
 /** What `generate()` resolves with. */
@@ -312,12 +315,11 @@ export interface Capabilities {
   webgpu: {
     available: boolean;
     /** Why not. */
-    code?: 'NO_WEBGPU' | 'INSECURE_CONTEXT';
+    code?: 'NO_WEBGPU' | 'INSECURE_CONTEXT' | 'LIMIT_TOO_SMALL';
     reason?: string;
     /** What to do about it. */
     remedy?: string;
     adapter?: AdapterInfo;
-    limits?: Record<string, number>;
-    features?: string[];
+    limits?: { maxStorageBufferBindingSize: number };
   };
 }
