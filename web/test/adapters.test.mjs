@@ -40,7 +40,8 @@ async function loadWith(flaw, options = {}) {
         const pipeline = loaded.value;
         const drawn = await attempt(pipeline.generate({ label: 0, steps: 2, seed: 1 }));
         const profile = options.profile && (await pipeline.profile());
-        return { tuned: pipeline.info.tuned, pixels: drawn.value && [...drawn.value.images[0].rgba], drawn, profile };
+        const { tuned, adapter } = pipeline.info;
+        return { tuned, adapter, pixels: drawn.value && [...drawn.value.images[0].rgba], drawn, profile };
       },
       [MODEL, options],
     );
@@ -157,6 +158,16 @@ test('without subgroups the kernels do without', async () => {
     assert.equal(tuning.matmul.lanes, 1);
     assert.equal(tuning.attention.shared, false);
   }
+  assertSame(pixels);
+});
+
+test('subgroups whose size the browser does not say are not used', async () => {
+  const { adapter, tuned, pixels } = await loadWith(
+    () => Object.defineProperty(GPUAdapterInfo.prototype, 'subgroupMinSize', { get: () => undefined }),
+    { tune: 'off' },
+  );
+  assert.equal(adapter.subgroupSize, 1);
+  assert.equal(tuned.tuning.matmul.lanes, 1);
   assertSame(pixels);
 });
 
