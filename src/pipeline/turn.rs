@@ -64,34 +64,3 @@ mod browser {
         }
     }
 }
-
-#[cfg(all(test, target_arch = "wasm32"))]
-mod tests {
-    use super::turn;
-    use js_sys::Promise;
-    use std::cell::RefCell;
-    use std::rc::Rc;
-    use wasm_bindgen::JsCast;
-    use wasm_bindgen_futures::{JsFuture, spawn_local};
-    use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
-
-    wasm_bindgen_test_configure!(run_in_browser);
-
-    #[wasm_bindgen_test]
-    async fn all_who_wait_at_once_get_their_turn_in_order() {
-        let order = Rc::new(RefCell::new(Vec::new()));
-        for k in 0..3 {
-            let order = order.clone();
-            spawn_local(async move {
-                for _ in 0..2 {
-                    turn().await;
-                    order.borrow_mut().push(k);
-                }
-            });
-        }
-        let later: Promise =
-            js_sys::eval("new Promise((done) => setTimeout(done, 500))").expect("a timer").unchecked_into();
-        let _ = JsFuture::from(later).await;
-        assert_eq!(*order.borrow(), [0, 1, 2, 0, 1, 2]);
-    }
-}
