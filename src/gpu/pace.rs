@@ -11,8 +11,8 @@ const RUN: Duration = Duration::from_millis(40);
 const FIRST_RATE: f64 = 6.25e9;
 /// Answers that come in so short a time come for one reason: the browser looked.
 const TOGETHER: Duration = Duration::from_millis(2);
-/// After so many seconds of work, what was seen before counts half.
-const HALF_LIFE: f64 = 0.2;
+/// After so many seconds of work at once, what was seen before counts half.
+const HALF_LIFE: f64 = 0.3;
 /// The most that one observation may change the rate.
 const GROWTH: f64 = 4.0;
 /// Of a device that says when it is done so late that it could be anything.
@@ -107,7 +107,8 @@ impl Seen {
             // Another device than we thought, or one that has even had a rest.
             return Seen { multiply_adds: work, seconds: took };
         }
-        let kept = 0.5f64.powf(took / HALF_LIFE);
+        // A power would be 3 kB more to load.
+        let kept = HALF_LIFE / (HALF_LIFE + took);
         Seen { multiply_adds: kept * self.multiply_adds + work, seconds: kept * self.seconds + took }
     }
 }
