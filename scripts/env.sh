@@ -4,6 +4,7 @@
 #   UVIT_TOOLS     folder for the tools that scripts/setup builds   (default: ~/.cache/uvit-web)
 #   CHROMIUM       the browser that the tests drive                 (default: searched for)
 #   CHROMEDRIVER   its driver, of the same major version            (default: searched for)
+#   FIREFOX        another browser that the tests drive             (default: searched for)
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
@@ -32,7 +33,10 @@ fi
 if [ -z "${CHROMEDRIVER:-}" ]; then
   CHROMEDRIVER=$(first_command chromedriver /usr/lib/chromium/chromedriver)
 fi
-export CHROMIUM CHROMEDRIVER
+if [ -z "${FIREFOX:-}" ]; then
+  FIREFOX=$(first_command firefox-esr firefox '/Applications/Firefox.app/Contents/MacOS/firefox')
+fi
+export CHROMIUM CHROMEDRIVER FIREFOX
 
 # Mesa warns where a session manager has not set it.
 if [ -z "${XDG_RUNTIME_DIR:-}" ]; then

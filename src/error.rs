@@ -48,6 +48,8 @@ pub enum Code {
     WrongResult,
     /// This browser has no WebAssembly SIMD.
     SimdUnsupported,
+    /// JavaScript runs in a place that lacks what the package needs: workers, say.
+    UnsupportedPlatform,
     /// A worker that computed part of a step is gone.
     WorkerLost,
     /// The caller asked to stop.
@@ -81,6 +83,7 @@ impl Code {
             Code::OutOfMemory => "OUT_OF_MEMORY",
             Code::WrongResult => "WRONG_RESULT",
             Code::SimdUnsupported => "SIMD_UNSUPPORTED",
+            Code::UnsupportedPlatform => "UNSUPPORTED_PLATFORM",
             Code::WorkerLost => "WORKER_LOST",
             Code::Aborted => "ABORTED",
             Code::Disposed => "DISPOSED",
@@ -124,6 +127,7 @@ impl Code {
             | Code::OutOfMemory
             | Code::WrongResult
             | Code::SimdUnsupported
+            | Code::UnsupportedPlatform
             | Code::WorkerLost => 4,
             Code::Aborted => 130,
             Code::Disposed | Code::Internal => 70,

@@ -2,6 +2,7 @@
 
 use super::backend::{Backend, Buffer, Pipeline, Ticket, Usage};
 use super::kernels::{Tuning, Variant};
+use super::pace::Pace;
 use crate::plan::{Capabilities, Compute};
 use crate::{Code, Error, Result};
 use std::cell::{Cell, RefCell};
@@ -22,6 +23,8 @@ pub struct Device {
     pub(super) multiply_adds: Cell<u64>,
     /// Host time that submissions took.
     pub(super) encode: Cell<Duration>,
+    /// Runs that may still go on, the oldest first.
+    running: RefCell<VecDeque<Run>>,
     pace: RefCell<Pace>,
 }
 
@@ -32,45 +35,12 @@ pub(super) struct Slab {
     pub(super) tenant: Cell<u64>,
 }
 
-/// Runs that may still go on, and how long they take.
-struct Pace {
-    /// The oldest first.
-    running: VecDeque<Run>,
-    /// When the last run is known to have ended.
-    ended: Instant,
-    /// Work ([`crate::plan::Cost::work`]) of a run that takes about [`RUN`].
-    budget: u64,
-}
-
-impl Pace {
-    /// The oldest run, if two are under way.
-    fn one_too_many(&mut self) -> Option<Run> {
-        if self.running.len() > 1 { self.running.pop_front() } else { None }
-    }
-
-    /// Notes that a run has ended.
-    fn ended(&mut self, work: u64, submitted: Instant) {
-        let took = submitted.max(self.ended).elapsed();
-        self.ended = Instant::now();
-        // What ends a Program may be short, and says little.
-        if 2 * work >= self.budget {
-            let factor = RUN.as_secs_f64() / took.as_secs_f64().max(1e-6);
-            self.budget = (self.budget as f64 * factor.clamp(0.5, 2.0)).clamp(1e6, 1e13) as u64;
-        }
-    }
-}
-
 /// A submission that may still be running.
 struct Run {
-    ticket: Ticket,
+    ticket: Rc<Ticket>,
     work: u64,
     submitted: Instant,
 }
-
-/// How long a run should take. Two are under way at most, and an abort waits for them.
-const RUN: Duration = Duration::from_millis(40);
-/// Of the first run: right for software adapters, and GPUs soon have more.
-const FIRST_BUDGET: u64 = 250_000_000;
 
 impl Device {
     /// Opens the best adapter.
@@ -79,6 +49,7 @@ impl Device {
     /// As [`Backend::open`].
     pub async fn open() -> Result<Device> {
         let backend = Backend::open().await?;
+        let pace = Pace::new(backend.latency().await?);
         Ok(Device {
             tuning: Cell::new(Tuning::of(backend.adapter())),
             backend,
@@ -88,7 +59,8 @@ impl Device {
             dispatches: Cell::default(),
             multiply_adds: Cell::default(),
             encode: Cell::default(),
-            pace: RefCell::new(Pace { running: VecDeque::new(), ended: Instant::now(), budget: FIRST_BUDGET }),
+            running: RefCell::default(),
+            pace: RefCell::new(pace),
         })
     }
 
@@ -202,28 +174,42 @@ impl Device {
 
     /// Work that one run should have, by the pace of the runs so far.
     pub fn budget(&self) -> u64 {
-        self.pace.borrow().budget
+        self.pace.borrow().budget()
     }
 
     /// Notes a run that was submitted.
     pub(super) fn started(&self, ticket: Ticket, work: u64, submitted: Instant) {
-        self.pace.borrow_mut().running.push_back(Run { ticket, work, submitted });
+        self.running.borrow_mut().push_back(Run { ticket: Rc::new(ticket), work, submitted });
     }
 
-    fn one_too_many(&self) -> Option<Run> {
-        self.pace.borrow_mut().one_too_many()
-    }
-
-    /// Waits until at most one run still goes on: the device always has work, and never much of it.
+    /// Waits until the device has little left to do, but something: it shall never wait for us.
     ///
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn keep_pace(&self) -> Result<()> {
-        while let Some(Run { ticket, work, submitted }) = self.one_too_many() {
-            self.backend.wait(ticket).await?;
-            self.pace.borrow_mut().ended(work, submitted);
+        while let Some(ticket) = self.one_too_many() {
+            self.backend.wait(&ticket).await?;
         }
         Ok(())
+    }
+
+    /// The oldest run, if more is in flight than the pace allows.
+    fn one_too_many(&self) -> Option<Rc<Ticket>> {
+        self.take_note();
+        let running = self.running.borrow();
+        let work = running.iter().map(|run| run.work).sum();
+        let oldest = running.front().filter(|_| running.len() > 1 && !self.pace.borrow().allows(work));
+        oldest.map(|run| run.ticket.clone())
+    }
+
+    /// Tells the pace of the runs that have ended.
+    fn take_note(&self) {
+        let mut running = self.running.borrow_mut();
+        while let Some(ended) = running.front().and_then(|run| self.backend.ended(&run.ticket)) {
+            if let Some(Run { work, submitted, .. }) = running.pop_front() {
+                self.pace.borrow_mut().completed(work, submitted, ended, running.is_empty());
+            }
+        }
     }
 
     /// Waits for all submitted work.
@@ -231,8 +217,9 @@ impl Device {
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn finished(&self) -> Result<()> {
-        self.pace.borrow_mut().running.clear();
-        self.backend.finished().await
+        self.backend.finished().await?;
+        self.take_note();
+        Ok(())
     }
 
     /// Whether kernels can compute so.

@@ -6,6 +6,7 @@
 mod backend;
 mod device;
 pub mod kernels;
+mod pace;
 mod pack;
 mod profile;
 mod roofline;

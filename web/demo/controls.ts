@@ -4,6 +4,8 @@ import type { Compute, DeviceChoice, GenerateOptions, Label, PipelineInfo } from
 import { byId, make } from './elements.js';
 
 const SEEDS = 2 ** 32;
+/** What a visitor who asks for nothing sees first: the embedded model at its best. */
+const FIRST = { label: 'animal (noto)', seed: '4' };
 
 const kinds = byId('kinds', HTMLFieldSetElement);
 const styles = byId('styles', HTMLFieldSetElement);
@@ -45,7 +47,7 @@ export function startControls(onRuntime: () => void): void {
     if (select.selectedIndex < 0) select.value = 'auto';
     select.addEventListener('change', () => onRuntime());
   }
-  seed.value = address.get('seed') ?? '';
+  seed.value = address.get('seed') ?? (address.has('label') ? '' : FIRST.seed);
   if (address.has('count')) count.value = clamped(address.get('count'), count);
   for (const range of [steps, guidance]) range.addEventListener('input', showRanges);
   seed.addEventListener('input', () => seed.removeAttribute('aria-invalid'));
@@ -75,7 +77,7 @@ export function fillControls(info: PipelineInfo): string | undefined {
 
   const wanted = address.get('label');
   const found = wanted === null ? undefined : findLabel(wanted);
-  const first = found ?? labels[0];
+  const first = found ?? findLabel(FIRST.label) ?? labels[0];
   const sorted = labels.length > 0 && labels.every((label) => label.kind && label.style);
   kinds.hidden = !sorted;
   styles.hidden = !sorted;

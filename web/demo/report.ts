@@ -157,8 +157,7 @@ function parallel(threads: number, workers: number): string {
 /** Browsers hide most of it on purpose; whatever there is helps to tell two adapters apart. */
 function adapterName(adapter: AdapterInfo | null): string {
   if (!adapter) return 'unnamed adapter';
-  const name =
-    adapter.description || [adapter.vendor, adapter.architecture || adapter.device].filter(Boolean).join(' ');
+  const name = adapter.description || [adapter.vendor, adapter.architecture].filter(Boolean).join(' ');
   return `${name || 'unnamed adapter'}${adapter.isFallbackAdapter ? ' (software)' : ''}`;
 }
 

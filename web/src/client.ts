@@ -3,7 +3,7 @@
  * that no promise is left hanging. It knows nothing of models or pictures.
  */
 
-import { internal, UvitError } from './errors.js';
+import { internal, toUvitError, UvitError } from './errors.js';
 import { watchLife } from './life.js';
 import type { Event, FromWorker, Reply, Request } from './protocol.js';
 
@@ -54,7 +54,12 @@ export class Client {
   ): Promise<Answer> {
     if (this.#closed) return Promise.reject(this.#closed);
     return new Promise((resolve, reject) => {
-      this.#worker.postMessage(request, transfer);
+      try {
+        this.#worker.postMessage(request, transfer);
+      } catch (thrown) {
+        reject(toUvitError(thrown));
+        return;
+      }
       this.#pending.set(request.id, { resolve, reject, onEvent });
     });
   }

@@ -2,7 +2,7 @@
 
 import { toUvitError, UvitError } from './errors.js';
 import type { WasmVariant } from './types.js';
-import type { Outputs } from './uvit_web.js';
+import type { Tensors } from './uvit_web.js';
 
 /** What the glue that wasm-bindgen writes exports. */
 export type Core = typeof import('./uvit_web.js');
@@ -55,15 +55,15 @@ export function importGlue(url: string): Promise<Core> {
 async function compile(url: string): Promise<WebAssembly.Module> {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url} answered ${response.status}`);
-  // Streaming compiles while bytes arrive and lets the browser cache the machine code, but insists on the type.
-  if (response.headers.get('Content-Type')?.startsWith('application/wasm')) {
+  // Streaming compiles while bytes arrive and lets the browser cache the machine code, but insists on the bare type.
+  if (response.headers.get('Content-Type')?.trim().toLowerCase() === 'application/wasm') {
     return WebAssembly.compileStreaming(response);
   }
   return WebAssembly.compile(await response.arrayBuffer());
 }
 
 /** What may be transferred of tensors. */
-export function buffersOf(tensors: Outputs): ArrayBuffer[] {
+export function buffersOf(tensors: Tensors): ArrayBuffer[] {
   return Object.values(tensors).map((values) => values.buffer as ArrayBuffer);
 }
 

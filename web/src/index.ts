@@ -13,9 +13,10 @@
  */
 
 import { Client } from './client.js';
-import { aborted, internal, invalidArgument, toUvitError } from './errors.js';
+import { aborted, internal, toUvitError } from './errors.js';
 import { Pipeline } from './pipeline.js';
-import { checkLoadOptions } from './settings.js';
+import { checkNeeds } from './platform.js';
+import { checked, checkLoadOptions, checkUrl } from './settings.js';
 import type { Capabilities, LoadOptions } from './types.js';
 
 export type { ErrorCode } from './errors.js';
@@ -24,15 +25,17 @@ export type { Pipeline } from './pipeline.js';
 export type * from './types.js';
 
 /**
- * Fetches a model and makes it ready on a device. `manifestUrl` is relative to the page; shards lie beside
- * the manifest. Each loaded pipeline has a worker, a device and memory of its own until `dispose()`.
+ * Fetches a model and makes it ready on a device. `manifestUrl` is relative to the page (in a worker, to its script);
+ * shards lie beside the manifest. Each loaded pipeline has a worker, a device and memory of its own until `dispose()`.
  */
 export async function load(manifestUrl: string | URL, options: LoadOptions = {}): Promise<Pipeline> {
-  const core = checkLoadOptions(options);
-  const url = absolute(manifestUrl);
-  const { signal, onProgress } = options;
+  checkNeeds();
+  const { url, core, signal, onProgress } = checked(() => {
+    const { signal, onProgress } = options;
+    return { url: checkUrl(manifestUrl), core: checkLoadOptions(options), signal, onProgress };
+  });
   if (signal?.aborted) throw aborted('Loading');
-  const client = new Client();
+  const client = startClient();
   const onAbort = () => client.close(aborted('Loading'));
   signal?.addEventListener('abort', onAbort, { once: true });
   try {
@@ -55,7 +58,8 @@ export async function load(manifestUrl: string | URL, options: LoadOptions = {})
 
 /** What this browser can run, without loading a model; rejects with `SIMD_UNSUPPORTED` where nothing can. */
 export async function capabilities(): Promise<Capabilities> {
-  const client = new Client();
+  checkNeeds();
+  const client = startClient();
   try {
     const answer = await client.request({ type: 'capabilities', id: client.nextId() }, () => {});
     if (answer.type !== 'capabilities') throw internal(`the worker answered capabilities with ${answer.type}`);
@@ -65,10 +69,10 @@ export async function capabilities(): Promise<Capabilities> {
   }
 }
 
-function absolute(url: string | URL): string {
+function startClient(): Client {
   try {
-    return new URL(url, document.baseURI).href;
-  } catch {
-    throw invalidArgument(`manifestUrl is ${JSON.stringify(String(url))}`, 'Give the URL of a manifest.json');
+    return new Client();
+  } catch (thrown) {
+    throw toUvitError(thrown);
   }
 }

@@ -1,11 +1,12 @@
 /** A loaded model as the page sees it: it forwards to the worker and shapes what comes back into pictures. */
 
 import type { Client, RequestEvent } from './client.js';
+import { buffersOf } from './core.js';
 import { aborted, internal, UvitError } from './errors.js';
 import type { ResultMetadata } from './protocol.js';
-import { checkForward, coreOptions, whole } from './settings.js';
+import { checked, checkForward, coreOptions, own, whole } from './settings.js';
 import type {
-  ForwardOptions,
+  ForwardTensors,
   GeneratedImage,
   GenerateOptions,
   GenerateResult,
@@ -34,8 +35,10 @@ export class Pipeline {
    * `INTERNAL` and the `WORKER_LOST` that asks for another `load()`, the pipeline goes on working.
    */
   async generate(options: GenerateOptions = {}): Promise<GenerateResult> {
-    const { signal, onStep, startLatents } = options;
-    const core = coreOptions(options);
+    const { core, startLatents, signal, onStep } = checked(() => {
+      const { signal, onStep, startLatents } = options;
+      return { core: coreOptions(options), startLatents: startLatents && own(startLatents), signal, onStep };
+    });
     if (signal?.aborted) throw aborted('This generation');
     const id = this.#client.nextId();
     const onAbort = () => this.#client.abort(id);
@@ -47,6 +50,7 @@ export class Pipeline {
         (event) => {
           if (onStep && !signal?.aborted) onStep(stepOf(event, this.info.imageSize));
         },
+        startLatents && [startLatents.buffer],
       );
       // The last step may have finished while the abort was on its way: the caller's wish still counts.
       if (signal?.aborted) throw aborted('This generation');
@@ -58,16 +62,15 @@ export class Pipeline {
   }
 
   /**
-   * Calls the network once, for samplers of your own: resolves with its output, `[n, channels, imageSize, imageSize]`.
-   * Waits for its turn among the calls of `generate()`, in order.
+   * Calls the network once, for samplers of your own: takes a tensor for each of `info.ports` that goes in, and resolves with one
+   * for each that comes out. Waits for its turn among the calls of `generate()`, in order.
    */
-  async forward(options: ForwardOptions): Promise<Float32Array> {
-    const { channels, imageSize } = this.info;
-    const { latents, timesteps, labels } = checkForward(options, channels * imageSize * imageSize);
-    const tensors = { x: latents, timesteps, ...(labels.length > 0 && { y: labels }) };
-    const answer = await this.#client.request({ type: 'forward', id: this.#client.nextId(), tensors }, () => {});
+  async forward(given: ForwardTensors): Promise<Record<string, Float32Array>> {
+    const tensors = checked(() => checkForward(given, this.info.ports));
+    const id = this.#client.nextId();
+    const answer = await this.#client.request({ type: 'forward', id, tensors }, () => {}, buffersOf(tensors));
     if (answer.type !== 'tensors') throw internal(`the worker answered forward with ${answer.type}`);
-    return answer.tensors.out as Float32Array;
+    return answer.tensors;
   }
 
   /**

@@ -9,7 +9,7 @@ import type { ErrorParts } from './errors.js';
 import type {
   AdapterInfo,
   Capabilities,
-  Compute,
+  ComputeChoice,
   Device,
   DeviceChoice,
   Dtype,
@@ -57,7 +57,7 @@ export interface ResultMetadata extends GenerateSettings {
 export interface CoreLoadOptions {
   device: DeviceChoice;
   dtype?: Dtype;
-  compute?: Compute;
+  compute?: ComputeChoice;
   threads?: number;
   wasm: WasmChoice;
   tune?: TuneChoice;

@@ -3,37 +3,68 @@
  * depends on the model (labels, steps, samplers) is the core's to check, with the same code.
  */
 
-import { invalidArgument } from './errors.js';
+import { invalidArgument, toUvitError, UvitError } from './errors.js';
 import type { CoreGenerateOptions, CoreLoadOptions } from './protocol.js';
 import type {
-  Compute,
+  ComputeChoice,
   DeviceChoice,
   Dtype,
-  ForwardOptions,
+  ForwardTensors,
   GenerateOptions,
   LoadOptions,
+  Port,
   Preset,
   TuneChoice,
   WasmChoice,
 } from './types.js';
+import type { Tensors } from './uvit_web.js';
 
 const DEVICES: readonly DeviceChoice[] = ['auto', 'webgpu', 'cpu'];
 const DTYPES: readonly Dtype[] = ['f32', 'f16', 'q8', 'q4'];
-const COMPUTE: readonly Compute[] = ['f32', 'quality', 'fast', 'f16', 'w8a8'];
+const COMPUTE: readonly ComputeChoice[] = ['auto', 'f32', 'quality', 'fast', 'f16', 'w8a8'];
 const PRESETS: readonly Preset[] = ['fast', 'draft'];
 const TUNE: readonly TuneChoice[] = ['auto', 'off', 'again'];
 const WASM: readonly WasmChoice[] = ['auto', 'simd128', 'relaxed-simd', 'threads'];
 const SEEDS = 2 ** 32;
 
+/** What `check` gives; what it throws is about the arguments, and so is what they themselves throw when they are read. */
+export function checked<T>(check: () => T): T {
+  try {
+    return check();
+  } catch (thrown) {
+    if (thrown instanceof UvitError) throw thrown;
+    throw invalidArgument(
+      `the arguments cannot be read (${toUvitError(thrown).cause})`,
+      'Give a plain object of options, or leave it out',
+    );
+  }
+}
+
+/** The address of a manifest, in full. */
+export function checkUrl(url: unknown): string {
+  const remedy = 'Give the URL of a manifest.json';
+  if (typeof url !== 'string' && !(url instanceof URL)) throw invalidArgument(`manifestUrl is ${show(url)}`, remedy);
+  // Workers have no document: there, addresses are relative to their script.
+  const base = globalThis.document?.baseURI ?? location.href;
+  try {
+    return new URL(url, base).href;
+  } catch {
+    throw invalidArgument(`manifestUrl is ${show(String(url))}, and addresses here are relative to ${base}`, remedy);
+  }
+}
+
 /** The options of `load()`, checked. */
 export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
-  const { dtype, compute, threads, tune } = options;
-  const device = oneOf('device', options.device ?? 'auto', DEVICES);
-  const wasm = oneOf('wasm', options.wasm ?? 'auto', WASM);
+  object(options);
+  const { device = 'auto', wasm = 'auto', dtype, compute, threads, tune, signal, onProgress } = options;
+  oneOf('device', device, DEVICES);
+  oneOf('wasm', wasm, WASM);
   if (dtype !== undefined) oneOf('dtype', dtype, DTYPES);
   if (compute !== undefined) oneOf('compute', compute, COMPUTE);
   if (tune !== undefined) oneOf('tune', tune, TUNE);
   if (threads !== undefined) whole('threads', threads, 1, Number.MAX_SAFE_INTEGER);
+  aSignal(signal);
+  aFunction('onProgress', onProgress);
   return {
     device,
     wasm,
@@ -44,42 +75,54 @@ export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
   };
 }
 
-/** What the core gets for the options of `forward()`; `values` is the size of one picture. */
-export function checkForward(
-  options: ForwardOptions,
-  values: number,
-): { latents: Float32Array; timesteps: Float64Array; labels: Uint32Array } {
-  const { latents, timesteps, labels = [] } = options ?? {};
-  if (!(latents instanceof Float32Array)) {
-    throw invalidArgument('latents is not a Float32Array', 'Give [n, channels, imageSize, imageSize] values');
+/** What the core gets for the tensors of `forward()`. */
+export function checkForward(given: ForwardTensors, ports: Port[]): Tensors {
+  object(given);
+  const inputs = ports.filter((port) => port.kind !== 'output');
+  const remedy = `Give ${inputs.map(({ name, shape }) => `${name} [${['n', ...shape].join(', ')}]`).join(', ')}`;
+  const tensors: Tensors = {};
+  let items = 0;
+  for (const { name, kind, shape } of inputs) {
+    const values = typed(name, kind, given[name], remedy);
+    const count = values.length / shape.reduce((product, size) => product * size, 1);
+    items ||= count;
+    if (count < 1 || !Number.isInteger(count) || count !== items) {
+      throw invalidArgument(`${name} has ${values.length} values`, remedy);
+    }
+    tensors[name] = values;
   }
-  const n = latents.length / values;
-  if (n < 1 || !Number.isInteger(n)) {
-    throw invalidArgument(`latents has ${latents.length} values`, `Give n times ${values}, with n at least 1`);
+  const stranger = Object.keys(given).find((name) => !(name in tensors) && given[name] !== undefined);
+  if (stranger !== undefined) throw invalidArgument(`the network takes no tensor ${show(stranger)}`, remedy);
+  return tensors;
+}
+
+/** Values as the core takes those of a port, in a copy that may be transferred. */
+function typed(name: string, kind: Port['kind'], values: unknown, remedy: string): Tensors[string] {
+  if (values === undefined) throw invalidArgument(`there is no tensor ${name}`, remedy);
+  if (kind === 'floats') {
+    if (!(values instanceof Float32Array)) throw invalidArgument(`${name} is not a Float32Array`, remedy);
+    return own(values);
   }
-  if (!isNumbers(timesteps, Float32Array, Float64Array)) {
-    throw invalidArgument('timesteps is no list of numbers', 'Give a Float32Array, a Float64Array or an array');
+  if (kind === 'times') {
+    if (!isNumbers(values, Float32Array, Float64Array)) {
+      throw invalidArgument(`${name} is no list of numbers`, 'Give a Float32Array, a Float64Array or an array');
+    }
+    const times = Float64Array.from(values as number[]);
+    const odd = times.find((time) => !Number.isFinite(time));
+    if (odd !== undefined) throw invalidArgument(`${name} holds ${odd}`, 'Give finite numbers');
+    return times;
   }
-  if (!isNumbers(labels, Uint32Array)) {
-    throw invalidArgument('labels is no list of numbers', 'Give a Uint32Array or an array, or leave it out');
+  if (!isNumbers(values, Uint32Array)) {
+    throw invalidArgument(`${name} is no list of numbers`, 'Give a Uint32Array or an array');
   }
-  if (timesteps.length !== n) {
-    throw invalidArgument(`timesteps has ${timesteps.length} values for ${n} pictures`, 'Give one for each');
-  }
-  if (labels.length !== 0 && labels.length !== n) {
-    throw invalidArgument(`labels has ${labels.length} values for ${n} pictures`, 'Give one for each, or none');
-  }
-  for (const time of timesteps) {
-    if (!Number.isFinite(time)) throw invalidArgument(`a timestep is ${show(time)}`, 'Give finite numbers');
-  }
-  for (const label of labels) whole('a label', label, 0, 2 ** 32 - 1);
-  return { latents, timesteps: Float64Array.from(timesteps), labels: Uint32Array.from(labels) };
+  for (const index of values as number[]) whole(name, index, 0, 2 ** 32 - 1);
+  return Uint32Array.from(values as number[]);
 }
 
 /** What the core gets for the options of `generate()`; a missing seed is drawn here. */
 export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
-  const { label, steps, guidanceScale, sampler, preset, guidanceInterval, startLatents } = options;
-  const count = options.count ?? 1;
+  object(options);
+  const { label, steps, guidanceScale, sampler, preset, guidanceInterval, startLatents, count = 1 } = options;
   if (label !== undefined && typeof label !== 'string') whole('label', label, 0, Number.MAX_SAFE_INTEGER);
   if (steps !== undefined) whole('steps', steps, 1, Number.MAX_SAFE_INTEGER);
   whole('count', count, 1, Number.MAX_SAFE_INTEGER);
@@ -97,11 +140,19 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
       'Give two numbers from 0 (the picture) to 1 (noise), the smaller first',
     );
   }
-  if (startLatents !== undefined && !(startLatents instanceof Float32Array)) {
-    throw invalidArgument('startLatents is not a Float32Array', 'Give [count, channels, height, width] values');
+  if (startLatents !== undefined) {
+    const remedy = 'Give [count, channels, height, width] values';
+    if (!(startLatents instanceof Float32Array)) throw invalidArgument('startLatents is not a Float32Array', remedy);
+    // What was transferred to another thread looks like this.
+    if (startLatents.length === 0) throw invalidArgument('startLatents has no values', remedy);
   }
-  if (options.onStep !== undefined && typeof options.onStep !== 'function') {
-    throw invalidArgument('onStep is not a function', 'Give a function of one argument, or leave it out');
+  aFunction('onStep', options.onStep);
+  aSignal(options.signal);
+  for (const name of ['cache', 'preview', 'floatPixels'] as const) {
+    const value: unknown = options[name];
+    if (value !== undefined && typeof value !== 'boolean') {
+      throw invalidArgument(`${name} is ${show(value)}`, 'Give true or false, or leave it out');
+    }
   }
   return {
     ...(label !== undefined && { label }),
@@ -133,7 +184,7 @@ function oneOf<T extends string>(name: string, value: T, allowed: readonly T[]):
 function isInterval(value: unknown): boolean {
   if (!Array.isArray(value) || value.length !== 2) return false;
   const [low, high] = value;
-  return low >= 0 && low <= high && high <= 1;
+  return typeof low === 'number' && typeof high === 'number' && low >= 0 && low <= high && high <= 1;
 }
 
 function isNumbers(value: unknown, ...types: (new () => object)[]): boolean {
@@ -148,6 +199,34 @@ export function whole(name: string, value: unknown, least: number, most: number)
   throw invalidArgument(`${name} is ${show(value)}`, `Give a whole number, ${range}`);
 }
 
+/** A copy that may be transferred: the caller keeps its own, which may lie in a memory that cannot leave. */
+export function own(values: Float32Array): Float32Array<ArrayBuffer> {
+  return new Float32Array(values);
+}
+
+function object(options: unknown): void {
+  if (typeof options === 'object' && options !== null) return;
+  throw invalidArgument(`the options are ${show(options)}`, 'Give an object, or leave it out');
+}
+
+function aFunction(name: string, value: unknown): void {
+  if (value === undefined || typeof value === 'function') return;
+  throw invalidArgument(`${name} is not a function`, 'Give a function of one argument, or leave it out');
+}
+
+function aSignal(value: unknown): void {
+  // Another realm's is as good.
+  const { aborted, addEventListener } = (value ?? {}) as Partial<AbortSignal>;
+  if (value === undefined || (typeof aborted === 'boolean' && typeof addEventListener === 'function')) return;
+  throw invalidArgument(`signal is ${show(value)}`, 'Give the signal of an AbortController, or leave it out');
+}
+
 function show(value: unknown): string {
-  return typeof value === 'string' ? JSON.stringify(value) : String(value);
+  if (typeof value === 'string') return JSON.stringify(value.length > 80 ? `${value.slice(0, 80)}...` : value);
+  return typeof value === 'object' && value !== null ? kindOf(value) : String(value);
+}
+
+/** Objects may refuse to become text. */
+function kindOf(value: object): string {
+  return Array.isArray(value) ? 'an array' : 'an object';
 }

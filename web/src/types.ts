@@ -14,6 +14,8 @@ export type Dtype = 'f32' | 'f16' | 'q8' | 'q4';
  * shortest integers. Integers are the CPU's.
  */
 export type Compute = 'f32' | 'quality' | 'fast' | 'f16' | 'w8a8';
+/** `auto`: f32 on a GPU; on the CPU the faster of `quality` and `f32`, which look the same, measured while the model loads. */
+export type ComputeChoice = 'auto' | Compute;
 
 /** Few-step settings: DPM-Solver++ (2M) in 12 or 6 steps. */
 export type Preset = 'fast' | 'draft';
@@ -46,8 +48,8 @@ export interface LoadOptions {
   device?: DeviceChoice;
   /** Which stored variant to fetch; default: the manifest's first. */
   dtype?: Dtype;
-  /** Default: `quality` on the CPU, `f32` on WebGPU. */
-  compute?: Compute;
+  /** Default `auto`. */
+  compute?: ComputeChoice;
   /**
    * How many threads or workers the CPU device may use, at least 1. Default: the machine's cores, at most 8. Threads
    * share one memory and need a page that is cross-origin isolated; elsewhere up to 4 workers share the pictures of
@@ -94,7 +96,6 @@ export interface Licence {
 export interface AdapterInfo {
   vendor: string;
   architecture: string;
-  device: string;
   description: string;
   /** True for a software rasteriser: correct, and slow. */
   isFallbackAdapter: boolean;
@@ -144,6 +145,10 @@ export interface Port {
 
 /** What was loaded. */
 export interface PipelineInfo {
+  /** The model's own name. */
+  name: string;
+  /** Identifies the model's weights. */
+  modelHash: string;
   /** The network's family, e.g. `uvit`. */
   architecture: string;
   /** What `forward()` takes and gives. */
@@ -181,6 +186,8 @@ export interface PipelineInfo {
   licences: Licence[];
   /** Bytes of weights that were fetched. */
   bytes: number;
+  /** Milliseconds from the manifest to a model that is ready, the fetching of its weights among them. */
+  loadMs: number;
   /** The label that stands for "no label" in guidance; absent for models without one. */
   nullClass?: number | null;
 }
@@ -231,15 +238,11 @@ export interface GenerateOptions {
   floatPixels?: boolean;
 }
 
-/** Options of `forward()`: one call of the network for n pictures. */
-export interface ForwardOptions {
-  /** `[n, channels, imageSize, imageSize]`, as the network takes them. */
-  latents: Float32Array;
-  /** `[n]`, the network's time: 0 to 999 for models trained on 1000 steps. */
-  timesteps: Float32Array | Float64Array | number[];
-  /** `[n]`, indices of labels; left out for networks without labels. */
-  labels?: Uint32Array | number[];
-}
+/**
+ * What `forward()` takes: a tensor for every one of `info.ports` that goes in, n items of it one after the other: floats as a
+ * `Float32Array`, times and indices as typed arrays or lists of numbers.
+ */
+export type ForwardTensors = Record<string, Float32Array | Float64Array | Uint32Array | number[]>;
 
 /** One picture. */
 export interface GeneratedImage {
@@ -280,8 +283,6 @@ export interface Timings {
   stepMs: number[];
   /** What encoding and submitting to the GPU took of all that; 0 on the CPU. */
   encodeMs: number;
-  /** Loading the model, where the core reports it. */
-  loadMs?: number;
 }
 
 /** What `generate()` resolves with. */
@@ -323,12 +324,11 @@ export interface Capabilities {
   webgpu: {
     available: boolean;
     /** Why not. */
-    code?: 'NO_WEBGPU' | 'INSECURE_CONTEXT';
+    code?: 'NO_WEBGPU' | 'INSECURE_CONTEXT' | 'LIMIT_TOO_SMALL';
     reason?: string;
     /** What to do about it. */
     remedy?: string;
     adapter?: AdapterInfo;
-    limits?: Record<string, number>;
-    features?: string[];
+    limits?: { maxStorageBufferBindingSize: number };
   };
 }

@@ -249,9 +249,7 @@ async function generate({ id, options, startLatents }: GenerateCall, stop: Abort
   let lost: UvitError | undefined;
   const remote = (worker: number, tensors: Tensors) => {
     const part = team[worker - 1];
-    const work = part
-      ? part.forward(tensors)
-      : Promise.reject(internal(`there is no worker ${worker}`));
+    const work = part ? part.forward(tensors) : Promise.reject(internal(`there is no worker ${worker}`));
     // The core may have stopped listening; that is no crash.
     work.catch((error: UvitError) => {
       lost ??= error;

@@ -40,7 +40,8 @@ async function loadWith(flaw, options = {}) {
         const pipeline = loaded.value;
         const drawn = await attempt(pipeline.generate({ label: 0, steps: 2, seed: 1 }));
         const profile = options.profile && (await pipeline.profile());
-        return { tuned: pipeline.info.tuned, pixels: drawn.value && [...drawn.value.images[0].rgba], drawn, profile };
+        const { tuned, adapter } = pipeline.info;
+        return { tuned, adapter, pixels: drawn.value && [...drawn.value.images[0].rgba], drawn, profile };
       },
       [MODEL, options],
     );
@@ -159,6 +160,76 @@ test('without subgroups the kernels do without', async () => {
   }
   assertSame(pixels);
 });
+
+test('subgroups whose size the browser does not say are not used', async () => {
+  const { adapter, tuned, pixels } = await loadWith(
+    () => Object.defineProperty(GPUAdapterInfo.prototype, 'subgroupMinSize', { get: () => undefined }),
+    { tune: 'off' },
+  );
+  assert.equal(adapter.subgroupSize, 1);
+  assert.equal(tuned.tuning.matmul.lanes, 1);
+  assertSame(pixels);
+});
+
+/** A device with too little memory for its `nth` readback: told as the specification says, to the scope or to the listener. */
+const READBACKS = (scoped) => `
+  const nth = ${scoped ? 1 : 2};
+  const { createBuffer, pushErrorScope, popErrorScope } = GPUDevice.prototype;
+  const scopes = [];
+  // Those of loading come before the first picture, and go well.
+  let readbacks = Infinity;
+  self.addEventListener('message', ({ data }) => { if (data.type === 'generate') readbacks = 0; });
+  let failures = 2;
+  const fail = (device) => {
+    const error = new GPUOutOfMemoryError('no memory, on purpose');
+    const scope = ${scoped} && scopes.findLast(({ filter }) => filter === 'out-of-memory');
+    if (scope) scope.error ??= error;
+    else device.dispatchEvent(new GPUUncapturedErrorEvent('uncapturederror', { error }));
+  };
+  GPUDevice.prototype.pushErrorScope = function (filter) {
+    scopes.push({ filter });
+    pushErrorScope.call(this, filter);
+  };
+  GPUDevice.prototype.popErrorScope = async function () {
+    const { error } = scopes.pop();
+    return (await popErrorScope.call(this)) ?? error ?? null;
+  };
+  GPUDevice.prototype.createBuffer = function (descriptor) {
+    const buffer = createBuffer.call(this, descriptor);
+    if (descriptor.label !== 'readback' || ++readbacks !== nth || failures === 0) return buffer;
+    failures--;
+    fail(this);
+    if (${scoped}) buffer.destroy();
+    return buffer;
+  };`;
+
+for (const scoped of [true, false]) {
+  const where = scoped ? 'in a readback' : 'where nobody waits for it';
+  test(`memory that runs out ${where} is told as OUT_OF_MEMORY, once, and the next picture is right`, async () => {
+    server.spoil = (path, bytes) =>
+      path === '/package/worker.js' ? Buffer.from(`(() => {${READBACKS(scoped)}})();\n${bytes}`) : bytes;
+    const page = await openPage(browser, `${server.url}/blank.html`);
+    const [first, second, third] = await withPackage(
+      page,
+      async (uvit, model) => {
+        const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
+        const found = [];
+        const settings = { label: 0, steps: 2, seed: 1, preview: true, onStep: () => {} };
+        for (let k = 0; k < 3; k++) {
+          found.push(await attempt(pipeline.generate(settings).then(({ images }) => [...images[0].rgba])));
+        }
+        return found;
+      },
+      MODEL,
+    );
+    await page.close();
+    for (const error of [first, second]) {
+      assert.equal(error.code, 'OUT_OF_MEMORY', JSON.stringify(error).slice(0, 200));
+      assert.match(error.cause, /no memory, on purpose/);
+    }
+    assertSame(third.value);
+  });
+}
 
 /** The picture of the sound adapter: other tiles add in another order, so a value may fall on the other side of a half. */
 function assertSame(pixels) {

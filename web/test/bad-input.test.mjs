@@ -24,6 +24,7 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   server.spoil = undefined;
+  server.types = undefined;
   await page.close();
 });
 
@@ -155,6 +156,19 @@ test('a runtime that is not served gives IO and says which file', async () => {
   const error = await withPackage(page, (uvit, model) => attempt(uvit.load(model)), MODEL);
   assertError(error, 'IO');
   assert.match(error.remedy, /uvit_web_bg\.wasm/);
+});
+
+test('the core starts whatever type its file is served as', async () => {
+  const found = [];
+  const types = ['application/wasm', 'application/wasm; charset=utf-8', 'APPLICATION/WASM', 'text/plain', '', null];
+  for (const type of types) {
+    server.types = (path) => (path.endsWith('.wasm') ? type : undefined);
+    found.push(await withPackage(page, (uvit) => attempt(uvit.capabilities().then(({ cpu }) => cpu.simd128))));
+  }
+  assert.deepEqual(
+    found,
+    types.map(() => ({ value: true })),
+  );
 });
 
 test('settings outside their ranges give INVALID_ARGUMENT, and the pipeline goes on', async () => {

@@ -54,6 +54,25 @@ for (const { name, args, device, gpu, notice } of CASES) {
   });
 }
 
+test('who asks for nothing sees a picture that shows the model well, and another is one click away', async () => {
+  const browser = await launch();
+  try {
+    const page = await openPage(browser, `${server.url}/`);
+    await reach(page, 'ready');
+    const chosen = (name) => page.locator(`input[name=${name}]:checked`).inputValue();
+    assert.deepEqual([await chosen('kind'), await chosen('style')], ['animal', 'noto']);
+    await generate(page);
+    await assertPicture(page, 'first');
+    const seed = await page.locator('#seed').inputValue();
+    await page.click('#dice');
+    assert.notEqual(await page.locator('#seed').inputValue(), seed);
+    await page.goto(`${server.url}/?label=heart`);
+    assert.equal(await page.locator('#seed').inputValue(), '');
+  } finally {
+    await browser.close();
+  }
+});
+
 /** The result itself names the device and its adapter, and counts what the GPU was given to do. */
 async function assertDevice(page, gpu) {
   assert.equal(await page.locator('#facts').getAttribute('data-device'), gpu ? 'webgpu' : 'cpu');

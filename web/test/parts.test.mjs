@@ -205,29 +205,33 @@ test('forward() computes one call of the network, in its turn, and checks what i
         order.push(name);
         return value;
       };
-      const [, both] = await Promise.all([
+      const [, { out: both }] = await Promise.all([
         note('generate', pipeline.generate({ label: 6, steps: 2 })),
-        note('forward', pipeline.forward({ latents, timesteps: [999, 500], labels: [3, 4] })),
+        note('forward', pipeline.forward({ x: latents, timesteps: [999, 500], y: [3, 4] })),
         note('last', pipeline.generate({ label: 6, steps: 1 })),
       ]);
-      const second = { latents: latents.slice(size), timesteps: new Float32Array([500]), labels: new Uint32Array([4]) };
-      const alone = await pipeline.forward(second);
+      const second = { x: latents.slice(size), timesteps: new Float32Array([500]), y: new Uint32Array([4]) };
+      const { out: alone } = await pipeline.forward(second);
       const bad = [
         {},
-        { ...second, latents: Array.from(second.latents) },
-        { ...second, latents: new Float32Array(7) },
-        { ...second, latents: new Float32Array(0), timesteps: [], labels: [] },
+        { ...second, x: Array.from(second.x) },
+        { ...second, x: new Float32Array(7) },
+        { ...second, x: new Float32Array(0), timesteps: [], y: [] },
+        { ...second, x: new Float32Array(size).fill(Number.NaN) },
+        { x: second.x, timesteps: second.timesteps },
+        { ...second, context: new Float32Array(4) },
+        { ...second, out: new Float32Array(size) },
         { ...second, timesteps: [1, 2] },
         { ...second, timesteps: [Number.NaN] },
         { ...second, timesteps: '1' },
-        { ...second, labels: [1, 2] },
-        { ...second, labels: [1.5] },
-        { ...second, labels: [-1] },
-        { ...second, labels: [99] },
+        { ...second, y: [1, 2] },
+        { ...second, y: [1.5] },
+        { ...second, y: [-1] },
+        { ...second, y: [99] },
       ];
       const codes = [];
       for (const options of bad) codes.push((await attempt(pipeline.forward(options))).code);
-      const after = await pipeline.forward(second);
+      const { out: after } = await pipeline.forward(second);
       return {
         order,
         length: both.length,

@@ -25,6 +25,13 @@ const MOUNTS = {
   '/': `${web}demo/dist`,
 };
 
+const BLANK = {
+  '/blank.html': Buffer.from('<!doctype html><title>blank</title>'),
+  '/blank.js': Buffer.from(
+    'onmessage = async ({ data }) => postMessage(await (0, eval)("(" + data + ")")().catch(({ message }) => ({ message })));',
+  ),
+};
+
 /** What makes a page cross-origin isolated. */
 export const ISOLATION = {
   'Cross-Origin-Opener-Policy': 'same-origin',
@@ -33,22 +40,25 @@ export const ISOLATION = {
 
 /**
  * Starts a server on a free port. `server.spoil`, when set, gets `(path, bytes)` and returns the bytes to send
- * instead; `/blank.html` is an empty page for tests that call the package themselves. With `isolated`, pages get
- * shared memory.
+ * instead, and `server.types`, when set, gets `(path)` and returns the Content-Type, null for none. `/blank.html` is an empty
+ * page for tests that call the package themselves, `/blank.js` a worker that runs the functions it is sent. With `isolated`,
+ * pages get shared memory.
  */
 export async function startServer(mounts = MOUNTS, { isolated = false } = {}) {
-  const state = { spoil: undefined };
+  const state = { spoil: undefined, types: undefined };
   const http = createServer(async (request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url, 'http://server').pathname));
-    const bytes =
-      path === '/blank.html' ? Buffer.from('<!doctype html><title>blank</title>') : await read(mounts, path);
+    const bytes = BLANK[path] ?? (await read(mounts, path));
     if (!bytes) {
       response.writeHead(404).end(`no file at ${path}`);
       return;
     }
-    const type = TYPES[extname(path) || '.html'] ?? 'application/octet-stream';
+    const usual = TYPES[extname(path) || '.html'] ?? 'application/octet-stream';
+    const other = state.types?.(path);
+    const type = other === undefined ? usual : other;
     // Nothing may be remembered from a test that spoiled a file.
-    response.writeHead(200, { 'Content-Type': type, 'Cache-Control': 'no-store', ...(isolated && ISOLATION) });
+    const headers = { 'Cache-Control': 'no-store', ...(type !== null && { 'Content-Type': type }) };
+    response.writeHead(200, { ...headers, ...(isolated && ISOLATION) });
     response.end(state.spoil ? state.spoil(path, bytes) : bytes);
   });
   await new Promise((resolve) => http.listen(0, '127.0.0.1', resolve));

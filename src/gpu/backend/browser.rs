@@ -4,16 +4,19 @@ use super::webgpu::{
     GpuAdapter, GpuBindGroup, GpuBuffer, GpuCommandEncoder, GpuComputePass, GpuComputePipeline, GpuDevice, GpuQueue,
     GpuShaderModule, MAP_MODE_READ, get, number, object, set, text, usage,
 };
-use super::{Adapter, Events, Limits, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed};
+use super::{
+    Adapter, Events, Limits, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed, unreadable,
+};
 use crate::meter::{Meter, Metered};
 use crate::{Code, Error, Result};
 use js_sys::{Array, Promise, Uint8Array};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use wasm_bindgen::prelude::Closure;
 use wasm_bindgen::{JsCast, JsValue};
 use wasm_bindgen_futures::JsFuture;
+use web_time::Instant;
 
 /// What compiles the shaders: the browser and its version.
 pub fn platform() -> String {
@@ -83,7 +86,25 @@ impl Dispatch {
 
 /// A submission that may still be running.
 #[derive(Debug)]
-pub struct Ticket(Promise);
+pub struct Ticket {
+    promise: Promise,
+    ended: Rc<Cell<Option<Instant>>>,
+}
+
+impl Ticket {
+    /// Of what is submitted by now. When it ends is noted at that moment, not when somebody asks.
+    fn of(queue: &GpuQueue) -> Ticket {
+        let ended = Rc::new(Cell::new(None));
+        let note = ended.clone();
+        let on_end = Closure::once_into_js(move || note.set(Some(Instant::now())));
+        Ticket { promise: then(&queue.on_submitted_work_done(), &on_end), ended }
+    }
+}
+
+fn then(promise: &Promise, listener: &JsValue) -> Promise {
+    let then = get(promise, "then").unchecked_into::<js_sys::Function>();
+    then.call1(promise, listener).map_or_else(|_| promise.clone(), JsCast::unchecked_into)
+}
 
 /// What goes wrong with objects that are created. Listened to from the start: a rejection that nobody hears ends the worker.
 struct Scopes([JsFuture; 3]);
@@ -169,12 +190,12 @@ impl Backend {
             on_lost.borrow_mut().lost = Some(format!("{}: {}", text(&info, "reason"), text(&info, "message")));
         });
         // Resolved at the latest when the device is destroyed.
-        let then = get(&device.lost(), "then").unchecked_into::<js_sys::Function>();
-        let _ = then.call1(&device.lost(), &on_lost);
+        let _ = then(&device.lost(), &on_lost);
         let on_error = events.clone();
         let on_error = Closure::<dyn FnMut(JsValue)>::new(move |event: JsValue| {
-            let message = text(&get(&event, "error"), "message");
-            on_error.borrow_mut().uncaptured.get_or_insert(message);
+            let error = get(&event, "error");
+            let memory = text(&get(&error, "constructor"), "name") == "GPUOutOfMemoryError";
+            on_error.borrow_mut().note(memory, text(&error, "message"));
         });
         device.set_on_uncaptured_error(on_error.as_ref());
 
@@ -188,7 +209,8 @@ impl Backend {
                 description: text(&info, "description"),
                 // Older browsers say it elsewhere.
                 is_fallback_adapter: [&info, &adapter].iter().any(|o| get(o, "isFallbackAdapter").is_truthy()),
-                subgroup_size: if has_subgroups { number(&info, "subgroupMinSize") as u32 } else { 1 },
+                // Some browsers have subgroups and do not say how large.
+                subgroup_size: if has_subgroups { number(&info, "subgroupMinSize").max(1.0) as u32 } else { 1 },
                 shader_f16,
             },
             limits,
@@ -302,7 +324,7 @@ impl Backend {
         dispatches.into_iter().for_each(|dispatch| dispatch.record(&pass));
         pass.end();
         self.send(&encoder);
-        Ticket(self.queue.on_submitted_work_done())
+        Ticket::of(&self.queue)
     }
 
     fn send(&self, encoder: &GpuCommandEncoder) {
@@ -348,10 +370,15 @@ impl Backend {
     ///
     /// # Errors
     /// `DEVICE_LOST`, or `INTERNAL` for a validation error of anything submitted.
-    pub async fn wait(&self, ticket: Ticket) -> Result<()> {
-        let answer = JsFuture::from(ticket.0).await;
+    pub async fn wait(&self, ticket: &Ticket) -> Result<()> {
+        let answer = JsFuture::from(ticket.promise.clone()).await;
         self.check()?;
         answer.map(|_| ()).map_err(|error| lost(&text(&error, "message")))
+    }
+
+    /// When a submission ended, once the browser has said so.
+    pub fn ended(&self, ticket: &Ticket) -> Option<Instant> {
+        ticket.ended.get()
     }
 
     /// Waits until all submitted work is done.
@@ -359,32 +386,49 @@ impl Backend {
     /// # Errors
     /// `DEVICE_LOST`, or `INTERNAL` for a validation error of anything submitted.
     pub async fn finished(&self) -> Result<()> {
-        self.wait(Ticket(self.queue.on_submitted_work_done())).await
+        self.wait(&Ticket::of(&self.queue)).await
     }
 
     /// Reads part of a buffer (offset and length multiples of 4).
     ///
     /// # Errors
-    /// `DEVICE_LOST`.
+    /// `DEVICE_LOST`, `OUT_OF_MEMORY`.
     pub async fn read(&self, slice: Slice<'_>) -> Result<Vec<u8>> {
-        let staging = self.create("readback", slice.bytes, usage::MAP_READ | usage::COPY_DST);
-        let encoder = self.device.create_command_encoder();
-        let (offset, bytes) = (slice.offset as f64, slice.bytes as f64);
-        encoder.copy_buffer_to_buffer(slice.buffer.gpu(), offset, staging.gpu(), 0.0, bytes);
-        self.send(&encoder);
-        let mapped = JsFuture::from(staging.gpu().map_async(MAP_MODE_READ)).await;
+        let ((staging, mapped), scopes) = Scopes::around(&self.device, || {
+            let staging = self.create("readback", slice.bytes, usage::MAP_READ | usage::COPY_DST);
+            let encoder = self.device.create_command_encoder();
+            let (offset, bytes) = (slice.offset as f64, slice.bytes as f64);
+            encoder.copy_buffer_to_buffer(slice.buffer.gpu(), offset, staging.gpu(), 0.0, bytes);
+            self.send(&encoder);
+            let mapped = JsFuture::from(staging.gpu().map_async(MAP_MODE_READ));
+            (staging, mapped)
+        });
+        let mapped = mapped.await;
+        let verdict = scopes.verdict().await;
         self.check()?;
+        if let Err((memory, error)) = verdict {
+            return Err(unreadable(memory, slice.bytes, &error));
+        }
         let view = mapped.and_then(|_| staging.gpu().get_mapped_range());
-        let view = view.map_err(|error| lost(&format!("a readback failed ({})", text(&error, "message"))))?;
-        Ok(Uint8Array::new(&view).to_vec())
+        let view = view.map_err(|error| {
+            // What the browser throws where the page has no room for the bytes.
+            let memory = text(&error, "name") == "RangeError";
+            unreadable(memory, slice.bytes, &text(&error, "message"))
+        })?;
+        let mut bytes = Vec::new();
+        let room = bytes.try_reserve_exact(slice.bytes);
+        room.map_err(|error| unreadable(true, slice.bytes, &error.to_string()))?;
+        bytes.resize(slice.bytes, 0);
+        Uint8Array::new(&view).copy_to(&mut bytes);
+        Ok(bytes)
     }
 
     /// Whether the device still works.
     ///
     /// # Errors
-    /// `DEVICE_LOST`, or `INTERNAL` for an error that nobody waited for.
+    /// `DEVICE_LOST`; once, `OUT_OF_MEMORY` or `INTERNAL` for an error that nobody waited for.
     pub fn check(&self) -> Result<()> {
-        self.events.borrow().check()
+        self.events.borrow_mut().check()
     }
 }
 

@@ -18,6 +18,8 @@ pub use system::{Backend, Buffer, Dispatch, Pipeline, Ticket, platform};
 
 use crate::meter::Memory;
 use crate::{Code, Error, Result};
+use std::time::Duration;
+use web_time::Instant;
 
 /// A range of device memory that a kernel binds.
 #[derive(Clone, Copy)]
@@ -126,15 +128,25 @@ impl Limits {
 #[derive(Default)]
 struct Events {
     lost: Option<String>,
-    uncaptured: Option<String>,
+    /// The first error that nobody waited for, and has not been told: whether memory ran out, and the message.
+    uncaptured: Option<(bool, String)>,
 }
 
 impl Events {
-    fn check(&self) -> Result<()> {
-        match (&self.lost, &self.uncaptured) {
-            (Some(reason), _) => Err(lost(reason)),
-            (None, Some(error)) => Err(Error::internal(format!("the GPU reported: {error}"))),
-            (None, None) => Ok(()),
+    /// Takes note of an error that nobody waited for.
+    fn note(&mut self, memory: bool, error: String) {
+        self.uncaptured.get_or_insert((memory, error));
+    }
+
+    /// Tells of such an error once: what was computed meanwhile is wrong, and what comes later need not be.
+    fn check(&mut self) -> Result<()> {
+        if let Some(reason) = &self.lost {
+            return Err(lost(reason));
+        }
+        match self.uncaptured.take() {
+            Some((true, error)) => Err(out_of_memory("the GPU's work", &error)),
+            Some((false, error)) => Err(Error::internal(format!("the GPU reported: {error}"))),
+            None => Ok(()),
         }
     }
 }
@@ -176,6 +188,23 @@ impl Backend {
         self.compiled(self.compile(label, wgsl)).await
     }
 
+    /// How long an idle device takes to say that it has done what it was given.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn latency(&self) -> Result<Duration> {
+        let mut least = Duration::MAX;
+        for nth in 0..3 {
+            let asked = Instant::now();
+            self.wait(&self.submit([])).await?;
+            // Where the browser looks now and then, the first question comes at any moment between.
+            if nth > 0 {
+                least = least.min(asked.elapsed());
+            }
+        }
+        Ok(least)
+    }
+
     /// Runs launches in order, each `repeats` times, and gives the nanoseconds that each took all repeats together: by the
     /// GPU's clock where it has one, else by ours, one submission a launch.
     ///
@@ -193,7 +222,7 @@ impl Backend {
             return Ok(times);
         }
         for &(dispatch, repeats) in work {
-            let began = web_time::Instant::now();
+            let began = Instant::now();
             self.submit(std::iter::repeat_n(dispatch, repeats as usize));
             self.finished().await?;
             times.push(began.elapsed().as_secs_f64() * 1e9);
@@ -218,6 +247,11 @@ fn out_of_memory(what: &str, error: &str) -> Error {
     )
 }
 
+fn unreadable(memory: bool, bytes: usize, error: &str) -> Error {
+    let what = format!("a readback of {bytes} bytes");
+    if memory { out_of_memory(&what, error) } else { lost(&format!("{what} failed ({error})")) }
+}
+
 fn shader_failed(label: &str, error: &str) -> Error {
     Error::new(Code::ShaderFailed, format!("shader {label}: {error}"), "Use device \"cpu\", and report this adapter")
 }
@@ -237,6 +271,23 @@ fn no_device(error: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_waited_for_is_told_once_and_a_loss_for_ever() {
+        let mut events = Events::default();
+        events.check().unwrap();
+        events.note(true, "no room".into());
+        events.note(false, "a buffer is invalid".into());
+        assert_eq!(events.check().unwrap_err().code, Code::OutOfMemory);
+        events.check().unwrap();
+        events.note(false, "a buffer is invalid".into());
+        assert_eq!(events.check().unwrap_err().code, Code::Internal);
+        events.check().unwrap();
+        events.lost = Some("gone".into());
+        for _ in 0..2 {
+            assert_eq!(events.check().unwrap_err().code, Code::DeviceLost);
+        }
+    }
 
     #[test]
     fn a_limit_that_is_too_small_is_named_with_what_is_needed_and_found() {

@@ -1,11 +1,14 @@
 //! On wgpu: Vulkan, Metal, DX12.
 
-use super::{Adapter, Events, Limits, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed};
+use super::{
+    Adapter, Events, Limits, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed, unreadable,
+};
 use crate::meter::{Meter, Metered};
 use crate::{Error, Result};
 use futures_channel::oneshot;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
+use web_time::Instant;
 
 /// What compiles the shaders; the driver is the adapter's to name.
 pub fn platform() -> String {
@@ -57,7 +60,10 @@ impl Dispatch {
 
 /// A submission that may still be running.
 #[derive(Debug)]
-pub struct Ticket(wgpu::SubmissionIndex);
+pub struct Ticket {
+    index: wgpu::SubmissionIndex,
+    ended: Arc<OnceLock<Instant>>,
+}
 
 /// Collects what goes wrong with objects that are created meanwhile.
 struct Scopes([wgpu::ErrorScopeGuard; 3]);
@@ -128,7 +134,7 @@ impl Backend {
         });
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             if let Ok(mut events) = on_error.lock() {
-                events.uncaptured.get_or_insert_with(|| error.to_string());
+                events.note(matches!(error, wgpu::Error::OutOfMemory { .. }), error.to_string());
             }
         }));
         let info = adapter.get_info();
@@ -257,7 +263,13 @@ impl Backend {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             dispatches.into_iter().for_each(|dispatch| dispatch.record(&mut pass));
         }
-        Ticket(self.queue.submit([encoder.finish()]))
+        let index = self.queue.submit([encoder.finish()]);
+        let ended = Arc::new(OnceLock::new());
+        let note = ended.clone();
+        self.queue.on_submitted_work_done(move || {
+            note.get_or_init(Instant::now);
+        });
+        Ticket { index, ended }
     }
 
     /// Submits launches, each `repeats` times in a pass of its own; gives the clock's ticks before and after each.
@@ -304,11 +316,21 @@ impl Backend {
     ///
     /// # Errors
     /// `DEVICE_LOST`, or `INTERNAL` for a validation error of anything submitted.
-    pub async fn wait(&self, ticket: Ticket) -> Result<()> {
-        let wait = wgpu::PollType::Wait { submission_index: Some(ticket.0), timeout: None };
+    pub async fn wait(&self, ticket: &Ticket) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(ticket.index.clone()), timeout: None };
         let answered = self.device.poll(wait).is_ok();
         self.check()?;
-        if answered { Ok(()) } else { Err(lost("the device dropped its work")) }
+        if !answered {
+            return Err(lost("the device dropped its work"));
+        }
+        ticket.ended.get_or_init(Instant::now);
+        Ok(())
+    }
+
+    /// When a submission ended, if it has.
+    pub fn ended(&self, ticket: &Ticket) -> Option<Instant> {
+        let _ = self.device.poll(wgpu::PollType::Poll);
+        ticket.ended.get().copied()
     }
 
     /// Waits until all submitted work is done.
@@ -324,8 +346,9 @@ impl Backend {
     /// Reads part of a buffer (offset and length multiples of 4).
     ///
     /// # Errors
-    /// `DEVICE_LOST`.
+    /// `DEVICE_LOST`, `OUT_OF_MEMORY`.
     pub async fn read(&self, slice: Slice<'_>) -> Result<Vec<u8>> {
+        let scopes = Scopes::open(&self.device);
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let Buffer { buffer: staging, _metered } = self.create("readback", slice.bytes, usage);
         let mut encoder = self.device.create_command_encoder(&Default::default());
@@ -335,15 +358,17 @@ impl Backend {
         staging.map_async(wgpu::MapMode::Read, .., move |result| {
             let _ = sender.send(result);
         });
+        let verdict = scopes.close();
         let _ = self.device.poll(wgpu::PollType::wait_indefinitely());
         let mapped = receiver.await;
         self.check()?;
+        verdict.await.map_err(|(memory, error)| unreadable(memory, slice.bytes, &error))?;
         match mapped {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(lost(&format!("a readback failed ({error})"))),
+            Ok(Err(error)) => return Err(unreadable(false, slice.bytes, &error.to_string())),
             Err(_) => return Err(lost("a readback was dropped")),
         }
-        let view = staging.get_mapped_range(..).map_err(|e| lost(&format!("a readback failed ({e})")))?;
+        let view = staging.get_mapped_range(..).map_err(|e| unreadable(false, slice.bytes, &e.to_string()))?;
         let bytes = view.to_vec();
         drop(view);
         staging.unmap();
@@ -353,9 +378,9 @@ impl Backend {
     /// Whether the device still works.
     ///
     /// # Errors
-    /// `DEVICE_LOST`, or `INTERNAL` for an error that nobody waited for.
+    /// `DEVICE_LOST`; once, `OUT_OF_MEMORY` or `INTERNAL` for an error that nobody waited for.
     pub fn check(&self) -> Result<()> {
-        let events = self.events.lock().map_err(|_| Error::internal("the event log is poisoned"))?;
+        let mut events = self.events.lock().map_err(|_| Error::internal("the event log is poisoned"))?;
         events.check()
     }
 }

@@ -11,8 +11,12 @@ export async function load({ model, backend, dtype, compute, threads }) {
   if (!pipeline.forward) throw new Error('this build of the package has no pipeline.forward()');
   return {
     facts: { wasm: pipeline.info.wasm },
-    forward: ({ x, t, y }) =>
-      pipeline.forward({ latents: x.data, timesteps: t.data, ...(y && { labels: Uint32Array.from(y.data) }) }),
+    async forward({ x, t, y }) {
+      const labels = y && Uint32Array.from(y.data);
+      // Builds before version 2 of the manifest knew no ports.
+      if (!pipeline.info.ports) return pipeline.forward({ latents: x.data, timesteps: t.data, ...(y && { labels }) });
+      return (await pipeline.forward({ x: x.data, timesteps: t.data, ...(y && { y: labels }) })).out;
+    },
     // Guidance as the model's own: two forwards a step, the solver, and the pixels.
     sample: (steps) => pipeline.generate({ label: 0, steps, guidanceScale: 1.5, seed: 1 }),
   };

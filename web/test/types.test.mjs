@@ -1,0 +1,88 @@
+/** What src/types.ts and README.md promise is what is sent: every field, nothing else, and of the types that they say. */
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+import { launch, openPage, WEBGPU, withPackage } from './browser.mjs';
+import { fieldsOf, mismatches } from './fields.mjs';
+import { startServer } from './server.mjs';
+
+const MODEL = '/models/emoji/manifest.json';
+const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
+
+let server;
+before(async () => {
+  server = await startServer();
+});
+after(() => server.close());
+
+/** All that the package hands out on a device. */
+async function collect(args, device) {
+  const browser = await launch(args);
+  try {
+    const page = await openPage(browser, `${server.url}/blank.html`);
+    return await withPackage(
+      page,
+      async (uvit, [model, device]) => {
+        // Objects of the platform cannot leave the page as what they are.
+        const plain = (value) =>
+          JSON.parse(
+            JSON.stringify(value, (_, it) =>
+              it instanceof ImageData || ArrayBuffer.isView(it) ? it.constructor.name : it,
+            ),
+          );
+        const found = { LoadProgress: [], Step: [] };
+        const pipeline = await uvit.load(model, {
+          device,
+          tune: 'again',
+          onProgress: (progress) => found.LoadProgress.push(plain(progress)),
+        });
+        const onStep = (step) => found.Step.push(plain(step));
+        const rich = { label: 0, guidanceInterval: [0, 0.5], cache: true, preview: true, floatPixels: true };
+        const results = [
+          await pipeline.generate({ steps: 1, onStep }),
+          await pipeline.generate({ ...rich, steps: 2, onStep }),
+        ];
+        return {
+          ...found,
+          Capabilities: [await uvit.capabilities()],
+          PipelineInfo: [plain(pipeline.info)],
+          GenerateResult: results.map(plain),
+          Profile: [await pipeline.profile()].filter((profile) => profile !== null),
+        };
+      },
+      [MODEL, device],
+    );
+  } finally {
+    await browser.close();
+  }
+}
+
+test('what is sent has the fields that types.ts promises, and no others; each optional one comes at times', async () => {
+  const seen = new Set();
+  const wrong = new Set();
+  for (const [args, device] of [
+    [WEBGPU, 'webgpu'],
+    [[], 'cpu'],
+  ]) {
+    for (const [type, values] of Object.entries(await collect(args, device))) {
+      for (const value of values) for (const it of mismatches(value, type, type, seen)) wrong.add(it);
+    }
+  }
+  const never = [...seen].filter((it) => it.startsWith('absent ') && !seen.has(it.slice('absent '.length)));
+  assert.deepEqual([...wrong], []);
+  assert.deepEqual(never, [], 'promised as optional, and never sent');
+});
+
+test('README.md lists the options of load() and generate(), each under its own heading', () => {
+  for (const [heading, type] of [
+    ['## `load(manifestUrl, options)`', 'LoadOptions'],
+    ['## `pipeline.generate(options)`', 'GenerateOptions'],
+  ]) {
+    const from = readme.indexOf(heading);
+    assert.ok(from >= 0, heading);
+    const section = readme.slice(from, readme.indexOf('\n## ', from + 1));
+    const listed = [...section.matchAll(/^\| `(\w+)` \|/gm)].map(([, name]) => name);
+    assert.deepEqual(listed.toSorted(), Object.keys(fieldsOf(type)).toSorted());
+  }
+});
