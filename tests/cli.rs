@@ -2,6 +2,8 @@
 #![cfg(feature = "cli")]
 
 mod devices;
+#[path = "cli/forward.rs"]
+mod forward;
 #[path = "cli/given.rs"]
 mod given;
 #[path = "cli/written.rs"]

@@ -4,7 +4,7 @@ use super::output::say;
 use super::{read_text, refusal};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use uvit_web::model::{Batch, Network, uvit};
+use uvit_web::model::{Batch, Network, Port, Recording, uvit};
 use uvit_web::package::{Component, DENOISER, Manifest, describe, read_manifest};
 use uvit_web::plan::{Capabilities, lower};
 use uvit_web::weights::Variant;
@@ -111,6 +111,12 @@ fn print_stored(manifest: &Manifest) -> Result<()> {
     Ok(())
 }
 
+/// The network's ports with the shapes that one forward gives them.
+fn ports(recording: &Recording) -> Vec<(&'static str, &'static str, &[usize])> {
+    let port = |port: &Port| (port.name, port.kind.as_str(), recording.plan.shape(port.tensor));
+    recording.ports.iter().map(port).collect()
+}
+
 fn is_manifest(path: &Path) -> bool {
     path.is_dir() || path.extension().is_some_and(|e| e == "json")
 }
@@ -135,8 +141,10 @@ pub fn run(a: &Arguments) -> Result<()> {
         (None, None) => return Err(Error::internal("neither a path nor a preset")),
     };
     let batch = Batch::copied(a.batch, if a.guidance { 2 } else { 1 });
-    let plan = network.record(batch)?.plan;
-    let program = lower(&plan, &Capabilities::WEBGPU, &[])?;
+    let recording = network.record(batch)?;
+    let plan = &recording.plan;
+    let ports = ports(&recording);
+    let program = lower(plan, &Capabilities::WEBGPU, &[])?;
     let parameters: usize = plan.published().map(|w| w.shape.iter().product::<usize>()).sum();
     let multiply_adds = program.cost().multiply_adds;
     let stored = manifest.as_ref().map(in_json).transpose()?.unwrap_or_default();
@@ -146,6 +154,8 @@ pub fn run(a: &Arguments) -> Result<()> {
         "params": network.params(),
         "parameters": parameters,
         "tensors": plan.published().count(),
+        "ports": ports.iter().map(|(name, kind, shape)| serde_json::json!({ "name": name, "kind": kind, "shape": shape }))
+            .collect::<Vec<_>>(),
         "items": batch.items(),
         "multiplyAdds": multiply_adds,
         "gflops": 2e-9 * multiply_adds as f64,
@@ -168,6 +178,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         say!("  {taken}")?;
     }
     say!("  {}", report["params"])?;
+    ports.iter().try_for_each(|(name, kind, shape)| say!("  port {name}: {kind} {shape:?}"))?;
     say!(
         "one forward of {} items: {:.3} G multiply-adds ({:.2} GFLOP), {} dispatches, {:.2} MB of activations",
         batch.items(),

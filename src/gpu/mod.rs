@@ -17,6 +17,7 @@ mod weights;
 
 pub use backend::{Adapter, Backend, platform};
 pub use device::Device;
+pub use pack::Storage;
 pub use profile::{KernelTime, Profile, Row};
 pub use roofline::svg as roofline;
 pub use session::Session;

@@ -26,6 +26,16 @@ impl PortKind {
     pub fn is_input(self) -> bool {
         self != PortKind::Output
     }
+
+    /// What one has to do with it: give `floats`, `times` or `indices`, or take the `output`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PortKind::Latents | PortKind::Floats => "floats",
+            PortKind::Time => "times",
+            PortKind::Indices { .. } => "indices",
+            PortKind::Output => "output",
+        }
+    }
 }
 
 /// A named tensor of a network.

@@ -1,0 +1,81 @@
+//! The self-test runs every shader that the model will, for every network, batch, dtype, arithmetic and tuning: what it did
+//! not look at could be wrong unnoticed.
+#![cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
+
+#[allow(dead_code)] // only the networks themselves are needed here
+mod networks;
+
+use networks::{class_network, joint_network, text_network};
+use std::collections::BTreeSet;
+use uvit_web::gpu::Storage;
+use uvit_web::gpu::kernels::{Tuning, Variant, WeightLayouts, launch};
+use uvit_web::model::{Batch, Network, uvit};
+use uvit_web::plan::{Capabilities, Compute, Program, WeightId, WeightUse, lower};
+use uvit_web::runtime::{Stored, kinds};
+use uvit_web::weights::Dtype;
+
+/// Weights as `gpu/pack.rs` lays them out.
+struct Layouts<'a> {
+    program: &'a Program,
+    compute: Compute,
+    stored: Stored<'a>,
+}
+
+impl WeightLayouts for Layouts<'_> {
+    fn layout(&self, id: WeightId) -> (Storage, usize, usize) {
+        let (dtype, group) = (self.stored)(id);
+        let columns = self.program.weights[id.index()].shape[1..].iter().product::<usize>();
+        let storage = match (self.compute, dtype) {
+            (Compute::W8A8, Dtype::Q4) => Storage::Q4Dot,
+            (Compute::W8A8, _) => Storage::Q8Dot,
+            (_, Dtype::F32) => Storage::F32,
+            (_, Dtype::F16) => Storage::F16,
+            (_, Dtype::Q8) => Storage::Q8,
+            (_, Dtype::Q4) => Storage::Q4,
+        };
+        let (group4, groups) = if group == 0 { (columns / 4, 1) } else { (group / 4, columns.div_ceil(group)) };
+        (storage, group4, groups)
+    }
+}
+
+impl Layouts<'_> {
+    fn variants(&self, tuning: &Tuning) -> BTreeSet<Variant> {
+        self.program.kernels.iter().map(|kernel| launch(kernel, self.program, self, tuning).variant).collect()
+    }
+}
+
+#[test]
+fn every_shader_of_a_program_is_among_those_that_are_tested() {
+    let preset = |name| Network::Uvit(uvit::preset(name).unwrap());
+    let networks = [class_network(), joint_network(), text_network(), preset("cifar10-s2"), preset("imagenet256-h2")];
+    let mut tunings = Tuning::every();
+    tunings.extend([Tuning::GPU, Tuning::SOFTWARE, Tuning::SOFTWARE_SUBGROUPS]);
+    let mut seen = BTreeSet::new();
+    for network in &networks {
+        for (images, copies) in [(1, 1), (1, 2), (3, 2)] {
+            let plan = network.record(Batch::copied(images, copies)).unwrap().plan;
+            for compute in [Compute::F32, Compute::F16, Compute::W8A8] {
+                let capabilities = Capabilities { compute, ..Capabilities::WEBGPU };
+                let program = lower(&plan, &capabilities, &[]).unwrap();
+                for kind in [(Dtype::F32, 0), (Dtype::F16, 0), (Dtype::Q8, 0), (Dtype::Q4, 32)] {
+                    let stored = |id: WeightId| match program.weights[id.index()].usage {
+                        WeightUse::Matrix => kind,
+                        _ => (Dtype::F32, 0),
+                    };
+                    let cases = kinds(&program, &stored);
+                    let small = lower(&cases.plan, &capabilities, &[]).unwrap();
+                    let small_stored = |id: WeightId| stored(cases.originals[id.index()]);
+                    for tuning in &tunings {
+                        let wanted = Layouts { program: &program, compute, stored: &stored }.variants(tuning);
+                        let tested = Layouts { program: &small, compute, stored: &small_stored }.variants(tuning);
+                        let missing: Vec<String> = wanted.difference(&tested).map(Variant::label).collect();
+                        let what = network.architecture();
+                        assert!(missing.is_empty(), "{what}, {images} x {copies}, {compute:?}, {kind:?}: {missing:#?}");
+                        seen.extend(wanted);
+                    }
+                }
+            }
+        }
+    }
+    assert!(seen.len() > 100, "{} variants", seen.len());
+}
