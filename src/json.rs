@@ -22,6 +22,36 @@ pub trait Write {
     fn write(&self) -> Value;
 }
 
+impl<T: Write> Write for Option<T> {
+    fn write(&self) -> Value {
+        self.as_ref().map_or(Value::Null, Write::write)
+    }
+}
+
+impl<T: Write> Write for Vec<T> {
+    fn write(&self) -> Value {
+        self.iter().map(Write::write).collect()
+    }
+}
+
+/// An object of these fields.
+pub fn object<const N: usize>(mut fields: [(&str, Value); N]) -> Value {
+    // Compiled once, whatever N is.
+    fn object(fields: &mut [(&str, Value)]) -> Value {
+        fields.iter_mut().map(|(name, value)| (*name, value.take())).collect()
+    }
+    object(&mut fields)
+}
+
+/// An object with the fields of another one beside its own.
+#[must_use]
+pub fn with(mut object: Value, more: Value) -> Value {
+    if let (Value::Object(fields), Value::Object(mut more)) = (&mut object, more) {
+        fields.append(&mut more);
+    }
+    object
+}
+
 /// An object whose fields are read one by one; those that nobody reads are ignored.
 pub struct Fields<'a>(&'a Map<String, Value>);
 
@@ -45,6 +75,14 @@ impl<'a> Fields<'a> {
     /// What is wrong with it.
     pub fn optional<T: Read>(&self, name: &str) -> Result<Option<T>> {
         self.value(name).map(|value| T::read(value).map_err(|what| format!("{name}: {what}"))).transpose()
+    }
+
+    /// A field that may be absent or null: one of a few names, see [`named`].
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn named<T: std::str::FromStr<Err = crate::Error>>(&self, name: &str) -> Result<Option<T>> {
+        self.value(name).map(|value| named(value).map_err(|what| format!("{name}: {what}"))).transpose()
     }
 
     /// A field that must be there.
@@ -170,6 +208,15 @@ mod tests {
         assert_eq!(fields.required::<usize>("e"), Err("e: \"x\" is no whole number that fits".into()));
         assert_eq!(fields.required::<bool>("g"), Err("g is missing".into()));
         assert_eq!(fields.required::<String>("f"), Err("f: true is no text".into()));
+        assert_eq!(fields.named::<crate::weights::Dtype>("b"), Ok(None));
+        assert_eq!(fields.named::<crate::weights::Dtype>("e"), Err("e: there is no dtype \"x\"".into()));
+        assert_eq!(fields.named::<crate::weights::Dtype>("a"), Err("a: 1 is no text".into()));
         assert!(Fields::of(&json!([])).is_err_and(|what| what == "[] is no object"));
+    }
+
+    #[test]
+    fn objects_are_written_field_by_field() {
+        let all = with(object([("a", 1.into()), ("b", Value::Null)]), object([("b", "x".into()), ("c", true.into())]));
+        assert_eq!(all, json!({ "a": 1, "b": "x", "c": true }));
     }
 }

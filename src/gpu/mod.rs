@@ -8,6 +8,7 @@ mod device;
 pub mod kernels;
 mod pack;
 mod profile;
+#[cfg(not(target_arch = "wasm32"))]
 mod roofline;
 mod session;
 mod state;
@@ -17,6 +18,7 @@ mod weights;
 pub use backend::{Adapter, Backend, platform};
 pub use device::Device;
 pub use profile::{KernelTime, Profile, Row};
+#[cfg(not(target_arch = "wasm32"))]
 pub use roofline::svg as roofline;
 pub use session::Session;
 pub use state::State;
