@@ -20,6 +20,7 @@ pub mod error;
 pub mod gpu;
 #[cfg(target_arch = "wasm32")]
 mod js;
+pub mod json;
 pub mod meter;
 pub mod model;
 pub mod package;

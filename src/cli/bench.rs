@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
 use uvit_web::gpu::{Profile, roofline};
+use uvit_web::json::Write;
 use uvit_web::model::{Batch, Network, PortKind};
 use uvit_web::package::{DENOISER, describe};
 use uvit_web::pipeline::{Component, LoadOptions, Opened, open_device};
@@ -105,9 +106,9 @@ pub fn run(a: &Arguments) -> Result<()> {
     }
     if a.json {
         let row = serde_json::json!({
-            "adapter": adapter, "batch": batch, "compute": compute.as_str(), "threads": device.threads(),
+            "adapter": adapter.write(), "batch": batch, "compute": compute.as_str(), "threads": device.threads(),
             "kernels": kernels, "multiplyAdds": multiply_adds, "firstMs": first_ms, "ms": ms, "allMs": times,
-            "gflops": gflops, "tuned": tuned, "profile": profile,
+            "gflops": gflops, "tuned": tuned.write(), "profile": profile.write(),
         });
         say!("{row}")?;
         return Ok(());

@@ -4,6 +4,7 @@
 use super::output;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use uvit_web::json::Write;
 use uvit_web::pipeline::{Generated, MAX_COUNT};
 use uvit_web::{Code, Error, Result};
 
@@ -96,7 +97,7 @@ impl Files {
 
 /// What drew a picture, as JSON.
 fn settings(pictures: &Generated, seed: u64, count: usize) -> String {
-    let mut settings = serde_json::json!(pictures);
+    let mut settings = pictures.write();
     settings["seed"] = seed.into();
     settings["count"] = count.into();
     settings.to_string()

@@ -9,6 +9,7 @@ pub mod kernels;
 mod pace;
 mod pack;
 mod profile;
+#[cfg(not(target_arch = "wasm32"))]
 mod roofline;
 mod session;
 mod state;
@@ -19,6 +20,7 @@ pub use backend::{Adapter, Backend, platform};
 pub use device::Device;
 pub use pack::Storage;
 pub use profile::{KernelTime, Profile, Row};
+#[cfg(not(target_arch = "wasm32"))]
 pub use roofline::svg as roofline;
 pub use session::Session;
 pub use state::State;

@@ -4,8 +4,8 @@
 use super::backend::{Dispatch, Usage};
 use super::kernels::{PEAK_INVOCATIONS, peaks};
 use super::{Device, Session};
+use crate::json::{self, Value, Write};
 use crate::{Error, Result};
-use serde::Serialize;
 
 /// Measurements of a kernel in a profile; the median counts.
 const ROUNDS: usize = 5;
@@ -17,8 +17,7 @@ const TICKS: f64 = 20.0;
 const SUBMISSION_NS: f64 = 100e3;
 
 /// One kernel of a Program.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct KernelTime {
     /// Its file's name.
     pub kernel: &'static str,
@@ -33,8 +32,7 @@ pub struct KernelTime {
 }
 
 /// A Program's kernels and their times.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct Profile {
     /// "gpu", or "host" without timestamp queries.
     pub clock: &'static str,
@@ -42,6 +40,24 @@ pub struct Profile {
     pub peak: f64,
     /// In order.
     pub kernels: Vec<KernelTime>,
+}
+
+impl Write for KernelTime {
+    fn write(&self) -> Value {
+        json::object([
+            ("kernel", self.kernel.into()),
+            ("shape", self.shape.as_str().into()),
+            ("multiplyAdds", self.multiply_adds.into()),
+            ("bytes", self.bytes.into()),
+            ("nanoseconds", self.nanoseconds.into()),
+        ])
+    }
+}
+
+impl Write for Profile {
+    fn write(&self) -> Value {
+        json::object([("clock", self.clock.into()), ("peak", self.peak.into()), ("kernels", self.kernels.write())])
+    }
 }
 
 /// Kernels of one kind and size together.

@@ -1,6 +1,7 @@
 //! wasm-bindgen types: convert, forward, nothing else. `web/src/worker.ts` is their one caller; the options and results
 //! that cross as JSON are described in `web/src/types.ts`.
 
+use crate::json::{self, Value, Write};
 use crate::model::{Batch, Port, PortKind};
 use crate::package::{DENOISER, Manifest};
 use crate::pipeline::sampling::{Control, StepEvent};
@@ -8,7 +9,6 @@ use crate::pipeline::{self, Generated, Helpers, LoadOptions, NamedTensor, Reques
 use crate::sampler::SamplerKind;
 use crate::{Code, Error};
 use js_sys::{Array, Float32Array, Float64Array, Function, Object, Promise, Reflect, Uint8Array, Uint32Array};
-use serde_json::json;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
@@ -45,11 +45,10 @@ impl From<JsValue> for Error {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &str) -> Result<T, Error> {
-    // By way of a Value, as all that is read: another deserializer would be compiled for every type.
-    let value = serde_json::from_str::<serde_json::Value>(json);
+fn parse<T: json::Read>(what: &str, json: &str) -> Result<T, Error> {
+    let value = serde_json::from_str::<Value>(json).map_err(|e| e.to_string());
     value
-        .and_then(serde_json::from_value)
+        .and_then(|value| T::read(&value))
         .map_err(|e| Error::new(Code::InvalidArgument, format!("the {what} options: {e}"), "Check names and types"))
 }
 
@@ -60,26 +59,39 @@ pub async fn capabilities() -> String {
     let opened = crate::gpu::Backend::open().await;
     let (device, reason) = pipeline::automatic(opened.as_ref().map(crate::gpu::Backend::adapter));
     let webgpu = match opened {
-        Ok(backend) => json!({
-            "available": true,
-            "adapter": backend.adapter(),
-            "limits": { "maxStorageBufferBindingSize": backend.max_binding() },
-        }),
-        Err(e) => json!({ "available": false, "code": e.code.as_str(), "reason": e.cause, "remedy": e.remedy }),
+        Ok(backend) => json::object([
+            ("available", true.into()),
+            ("adapter", backend.adapter().write()),
+            ("limits", json::object([("maxStorageBufferBindingSize", backend.max_binding().into())])),
+        ]),
+        Err(e) => json::object([
+            ("available", false.into()),
+            ("code", e.code.as_str().into()),
+            ("reason", e.cause.into()),
+            ("remedy", e.remedy.into()),
+        ]),
     };
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "auto": { "device": device, "reason": reason },
-        "webgpu": webgpu,
-    })
+    json::object([
+        ("version", env!("CARGO_PKG_VERSION").into()),
+        ("auto", json::object([("device", device.into()), ("reason", reason.into())])),
+        ("webgpu", webgpu),
+    ])
     .to_string()
 }
 
 /// The files to bring for a manifest's variant, as JSON: known before a device is.
 #[wasm_bindgen]
 pub fn shards(manifest: &str, dtype: Option<String>) -> Result<String, JsValue> {
-    let dtype = dtype.map(|name| parse("dtype", &json!(name).to_string())).transpose()?;
-    Ok(json!(Manifest::parse(manifest)?.variant(DENOISER, dtype)?.shards).to_string())
+    let dtype = dtype.map(|name| name.parse()).transpose()?;
+    let manifest = Manifest::parse(manifest)?;
+    let shards = manifest.variant(DENOISER, dtype)?.shards.iter().map(|shard| {
+        json::object([
+            ("file", shard.file.as_str().into()),
+            ("bytes", shard.bytes.into()),
+            ("sha256", shard.sha256.as_str().into()),
+        ])
+    });
+    Ok(shards.collect::<Value>().to_string())
 }
 
 /// A model on its way to a device.
@@ -125,29 +137,30 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
             PortKind::Indices { .. } => "indices",
             PortKind::Output => "output",
         };
-        json!({ "name": port.name, "kind": kind, "shape": recording.plan.shape(port.tensor)[1..] })
+        json::object([
+            ("name", port.name.into()),
+            ("kind", kind.into()),
+            ("shape", recording.plan.shape(port.tensor)[1..].into()),
+        ])
     };
-    let mut info = json!(pipeline.info());
-    let more = json!({
-        "architecture": pipeline.network().architecture(),
-        "ports": recording.ports.iter().map(port).collect::<Vec<_>>(),
-        "labels": manifest.labels,
-        "licences": manifest.licences,
-        "nullClass": manifest.null_class,
-        "imageSize": height,
-        "channels": channels,
-        "cache": sampling.cache.is_some(),
-        "samplers": SamplerKind::ALL,
-        "defaults": {
-            "steps": sampling.steps,
-            "guidanceScale": if manifest.null_class.is_some() { sampling.guidance_scale } else { 1.0 },
-            "sampler": sampling.sampler,
-        },
-    });
-    if let (Some(info), Some(more)) = (info.as_object_mut(), more.as_object()) {
-        info.extend(more.clone());
-    }
-    info.to_string()
+    let defaults = json::object([
+        ("steps", sampling.steps.into()),
+        ("guidanceScale", manifest.null_class.map_or(1.0, |_| sampling.guidance_scale).into()),
+        ("sampler", sampling.sampler.as_str().into()),
+    ]);
+    let more = json::object([
+        ("architecture", pipeline.network().architecture().into()),
+        ("ports", recording.ports.iter().map(port).collect()),
+        ("labels", serde_json::to_value(&manifest.labels).unwrap_or_default()),
+        ("licences", serde_json::to_value(&manifest.licences).unwrap_or_default()),
+        ("nullClass", manifest.null_class.into()),
+        ("imageSize", height.into()),
+        ("channels", channels.into()),
+        ("cache", sampling.cache.is_some().into()),
+        ("samplers", SamplerKind::ALL.map(SamplerKind::as_str).into()),
+        ("defaults", defaults),
+    ]);
+    json::with(pipeline.info().write(), more).to_string()
 }
 
 /// An object of typed arrays, as named tensors.
@@ -217,12 +230,7 @@ impl WasmPipeline {
         let mut pipeline = self.take()?;
         let profile = pipeline.profile(items).await;
         self.put_back(pipeline);
-        let drawn = profile?.map(|profile| {
-            let mut drawn = json!(profile);
-            drawn["roofline"] = crate::gpu::roofline(&profile).into();
-            drawn
-        });
-        Ok(json!(drawn).to_string())
+        Ok(profile?.write().to_string())
     }
 
     /// Generates pictures; `on_step(json, preview)` is called after every step. `workers` share the items, this one
@@ -241,7 +249,11 @@ impl WasmPipeline {
         let shape = pipeline.network().image_shape();
         let size = shape.iter().product::<usize>();
         let mut report = |event: StepEvent| {
-            let progress = json!({ "step": event.step, "steps": event.steps, "elapsedMs": event.elapsed_ms });
+            let progress = json::object([
+                ("step", event.step.into()),
+                ("steps", event.steps.into()),
+                ("elapsedMs", event.elapsed_ms.into()),
+            ]);
             let preview = event.values.map_or(JsValue::UNDEFINED, |values| {
                 let rgba: Vec<u8> = values.chunks(size).flat_map(|image| pixels::to_rgba(image, shape)).collect();
                 Uint8Array::from(rgba.as_slice()).into()
@@ -320,7 +332,7 @@ pub struct WasmResult(Generated);
 impl WasmResult {
     /// Settings, timings, device, as JSON.
     pub fn metadata(&self) -> String {
-        json!(self.0).to_string()
+        self.0.write().to_string()
     }
 
     /// All images as RGBA, one after the other.

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "gpu")]
 use crate::gpu::Adapter;
+use crate::json::{self, Fields, Read, Value, Write};
 use crate::model::{Batch, Network};
 use crate::plan::{Compute, Program, WeightId, lower};
 use crate::runtime;
@@ -12,14 +13,12 @@ use crate::weights::Dtype;
 use crate::{Code, Error, Result};
 
 /// What the caller asks for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// A GPU where a real one exists and computes correctly, else the CPU.
     #[default]
     Auto,
     /// A GPU or an error; software adapters count.
-    #[serde(alias = "gpu")]
     WebGpu,
     /// The CPU.
     Cpu,
@@ -63,16 +62,8 @@ impl std::str::FromStr for ComputeChoice {
     }
 }
 
-impl<'de> serde::Deserialize<'de> for ComputeChoice {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<ComputeChoice, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        name.parse().map_err(|error: Error| serde::de::Error::custom(error.cause))
-    }
-}
-
 /// How a model is to be loaded.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
     /// Where it runs.
     pub device: DeviceChoice,
@@ -92,9 +83,25 @@ pub struct LoadOptions {
     pub reason: Option<String>,
 }
 
+impl Read for LoadOptions {
+    fn read(value: &Value) -> json::Result<LoadOptions> {
+        let fields = Fields::of(value)?;
+        Ok(LoadOptions {
+            device: fields.named("device")?.unwrap_or_default(),
+            dtype: fields.named("dtype")?,
+            compute: fields.named("compute")?.unwrap_or_default(),
+            threads: fields.optional("threads")?,
+            #[cfg(feature = "gpu")]
+            tune: fields.named("tune")?.unwrap_or_default(),
+            #[cfg(feature = "gpu")]
+            records: fields.optional("records")?,
+            reason: fields.optional("reason")?,
+        })
+    }
+}
+
 /// The device that was chosen, for people.
-#[derive(Clone, Debug, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct DeviceInfo {
     /// "webgpu" or "cpu".
     pub device: &'static str,
@@ -106,6 +113,19 @@ pub struct DeviceInfo {
     /// The variants that it runs, on a GPU.
     #[cfg(feature = "gpu")]
     pub tuned: Option<Tuned>,
+}
+
+impl Write for DeviceInfo {
+    fn write(&self) -> Value {
+        json::object([
+            ("device", self.device.into()),
+            ("deviceReason", self.device_reason.as_str().into()),
+            #[cfg(feature = "gpu")]
+            ("adapter", self.adapter.write()),
+            #[cfg(feature = "gpu")]
+            ("tuned", self.tuned.write()),
+        ])
+    }
 }
 
 /// A device that was tested with a network's kernels.
@@ -265,4 +285,33 @@ async fn open_gpu(
 ) -> std::result::Result<Opened, Refusal> {
     let remedy = "Build with the feature \"gpu\"";
     Err(Refusal(Error::new(Code::NoWebGpu, "this build has no GPU executor", remedy)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::json;
+
+    #[test]
+    fn options_are_read_and_what_is_wrong_is_named() {
+        let read = |value| LoadOptions::read(&value);
+        let all = json!({
+            "device": "gpu", "dtype": "q8", "compute": "w8a8", "threads": 3, "reason": "none", "wasm": "auto",
+        });
+        let options = read(all).unwrap();
+        assert_eq!((options.device, options.dtype), (DeviceChoice::WebGpu, Some(Dtype::Q8)));
+        assert_eq!((options.compute, options.threads), (ComputeChoice::Fixed(Compute::W8A8), Some(3)));
+        assert_eq!(options.reason.as_deref(), Some("none"));
+        let nothing = read(json!({ "device": null, "compute": null })).unwrap();
+        assert_eq!(format!("{nothing:?}"), format!("{:?}", LoadOptions::default()));
+        for (wrong, what) in [
+            (json!({ "device": "tpu" }), "device: there is no device \"tpu\""),
+            (json!({ "dtype": "q3" }), "dtype: there is no dtype \"q3\""),
+            (json!({ "compute": 8 }), "compute: 8 is no text"),
+            (json!({ "threads": -1 }), "threads: -1 is no whole number that fits"),
+            (json!([]), "[] is no object"),
+        ] {
+            assert_eq!(read(wrong).unwrap_err(), what);
+        }
+    }
 }

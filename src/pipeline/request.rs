@@ -1,13 +1,12 @@
 //! What callers ask for.
 
 use super::invalid;
+use crate::json::{self, Fields, Read, Value};
 use crate::sampler::SamplerKind;
 use crate::{Error, Result};
-use serde::{Deserialize, Serialize};
 
 /// A label as users give it.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(try_from = "serde_json::Value")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum LabelChoice {
     /// Its number.
     Index(u32),
@@ -15,22 +14,19 @@ pub enum LabelChoice {
     Name(String),
 }
 
-impl TryFrom<serde_json::Value> for LabelChoice {
-    type Error = &'static str;
-
-    fn try_from(value: serde_json::Value) -> std::result::Result<LabelChoice, &'static str> {
+impl Read for LabelChoice {
+    fn read(value: &Value) -> json::Result<LabelChoice> {
         let index = value.as_u64().and_then(|index| u32::try_from(index).ok());
         match (index, value) {
             (Some(index), _) => Ok(LabelChoice::Index(index)),
-            (None, serde_json::Value::String(name)) => Ok(LabelChoice::Name(name)),
-            _ => Err("a label is a number or a name"),
+            (None, Value::String(name)) => Ok(LabelChoice::Name(name.clone())),
+            _ => Err(format!("{} is neither a label's number nor its name", json::shown(value))),
         }
     }
 }
 
 /// Few-step settings; `docs/savings.md` says what they cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
     /// DPM-Solver++ (2M) in 12 steps.
     Fast,
@@ -61,8 +57,7 @@ impl Preset {
 }
 
 /// What to generate; what is not given comes from the manifest.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default)]
 pub struct Request {
     /// None: the null class.
     pub label: Option<LabelChoice>,
@@ -87,6 +82,73 @@ pub struct Request {
     /// Whether every step reads back a preview.
     pub preview: bool,
     /// Start latents `[count, channels, height, width]` instead of noise.
-    #[serde(skip)]
     pub start: Option<Vec<f32>>,
+}
+
+/// All but the start.
+impl Read for Request {
+    fn read(value: &Value) -> json::Result<Request> {
+        let fields = Fields::of(value)?;
+        Ok(Request {
+            label: fields.optional("label")?,
+            steps: fields.optional("steps")?,
+            guidance_scale: fields.optional("guidanceScale")?,
+            seed: fields.or("seed", 0)?,
+            count: fields.optional("count")?,
+            sampler: fields.named("sampler")?,
+            eta: fields.or("eta", 0.0)?,
+            preset: fields.named("preset")?,
+            guidance_interval: fields.optional("guidanceInterval")?,
+            cache: fields.or("cache", false)?,
+            preview: fields.or("preview", false)?,
+            start: None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::json;
+
+    #[test]
+    fn options_are_read_and_what_is_wrong_is_named() {
+        let all = json!({
+            "label": "cat", "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "eta": 0.5,
+            "preset": "draft", "guidanceInterval": [0, 0.5], "cache": true, "preview": true, "floatPixels": true,
+        });
+        let read = Request::read(&all).unwrap();
+        let want = Request {
+            label: Some(LabelChoice::Name("cat".into())),
+            steps: Some(7),
+            guidance_scale: Some(2.0),
+            seed: u32::MAX,
+            count: Some(3),
+            sampler: Some(SamplerKind::Ddim),
+            eta: 0.5,
+            preset: Some(Preset::Draft),
+            guidance_interval: Some([0.0, 0.5]),
+            cache: true,
+            preview: true,
+            start: None,
+        };
+        assert_eq!(format!("{read:?}"), format!("{want:?}"));
+        let nothing = Request::read(&json!({ "label": null, "steps": null })).unwrap();
+        assert_eq!(format!("{nothing:?}"), format!("{:?}", Request::default()));
+        assert_eq!(Request::read(&json!({ "label": 3 })).unwrap().label, Some(LabelChoice::Index(3)));
+        for (wrong, what) in [
+            (json!({ "label": -1 }), "label: -1 is neither"),
+            (json!({ "label": [1] }), "label: [1] is neither"),
+            (json!({ "steps": 1.5 }), "steps: 1.5 is no whole number"),
+            (json!({ "seed": 1u64 << 32 }), "seed: 4294967296 is no whole number that fits"),
+            (json!({ "sampler": "euler" }), "sampler: There is no sampler \"euler\""),
+            (json!({ "preset": 1 }), "preset: 1 is no text"),
+            (json!({ "guidanceInterval": [0] }), "guidanceInterval: 1 values, 2 are needed"),
+            (json!({ "cache": "yes" }), "cache: \"yes\" is neither true nor false"),
+            (json!(7), "7 is no object"),
+        ] {
+            let said = Request::read(&wrong).unwrap_err();
+            assert!(said.starts_with(what), "{said}");
+        }
+    }
 }

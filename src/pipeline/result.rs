@@ -1,14 +1,13 @@
 //! Pictures, and how they came about.
 
 use super::{DeviceInfo, pixels};
+use crate::json::{self, Value, Write};
 use crate::plan::Compute;
 use crate::sampler::SamplerKind;
 use crate::weights::Dtype;
-use serde::Serialize;
 
 /// What a loaded model is and runs on.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct Info {
     /// The model's name.
     pub name: String,
@@ -27,16 +26,13 @@ pub struct Info {
     /// From opening the device to the last shard.
     pub load_ms: f64,
     /// Where it runs.
-    #[serde(flatten)]
     pub device: DeviceInfo,
 }
 
 /// Pictures and how they came about.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct Generated {
     /// `[count, channels, height, width]`, about [-1, 1], not clipped.
-    #[serde(skip)]
     pub values: Vec<f32>,
     /// Images.
     pub count: usize,
@@ -73,13 +69,11 @@ pub struct Generated {
     /// Multiply-adds of the network, those of helpers aside.
     pub multiply_adds: u64,
     /// The model and its device.
-    #[serde(flatten)]
     pub info: Info,
 }
 
 /// Milliseconds.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct Timings {
     /// The whole call.
     pub total_ms: f64,
@@ -87,6 +81,59 @@ pub struct Timings {
     pub step_ms: Vec<f64>,
     /// What encoding and submitting to a GPU took of all that, 0 on the CPU.
     pub encode_ms: f64,
+}
+
+/// The device's fields among its own.
+impl Write for Info {
+    fn write(&self) -> Value {
+        let own = json::object([
+            ("name", self.name.as_str().into()),
+            ("dtype", self.dtype.as_str().into()),
+            ("compute", self.compute.as_str().into()),
+            ("threads", self.threads.into()),
+            ("bytes", self.bytes.into()),
+            ("parameters", self.parameters.into()),
+            ("modelHash", self.model_hash.as_str().into()),
+            ("loadMs", self.load_ms.into()),
+        ]);
+        json::with(own, self.device.write())
+    }
+}
+
+/// All but the values; the model's fields among its own.
+impl Write for Generated {
+    fn write(&self) -> Value {
+        let own = json::object([
+            ("count", self.count.into()),
+            ("channels", self.channels.into()),
+            ("height", self.height.into()),
+            ("width", self.width.into()),
+            ("label", self.label.into()),
+            ("labelName", self.label_name.as_deref().into()),
+            ("steps", self.steps.into()),
+            ("guidanceScale", self.guidance_scale.into()),
+            ("seed", self.seed.into()),
+            ("sampler", self.sampler.as_str().into()),
+            ("eta", self.eta.into()),
+            ("guidanceInterval", self.guidance_interval.into()),
+            ("cache", self.cache.into()),
+            ("workers", self.workers.into()),
+            ("timings", self.timings.write()),
+            ("dispatches", self.dispatches.into()),
+            ("multiplyAdds", self.multiply_adds.into()),
+        ]);
+        json::with(own, self.info.write())
+    }
+}
+
+impl Write for Timings {
+    fn write(&self) -> Value {
+        json::object([
+            ("totalMs", self.total_ms.into()),
+            ("stepMs", self.step_ms.as_slice().into()),
+            ("encodeMs", self.encode_ms.into()),
+        ])
+    }
 }
 
 impl Generated {

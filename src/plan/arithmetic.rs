@@ -6,8 +6,7 @@ use super::{Op, Plan, Weight, WeightId, WeightUse};
 use std::str::FromStr;
 
 /// The arithmetic of a model. On the CPU integers are several times faster than floats.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Compute {
     /// Everything in f32.
     #[default]

@@ -30,6 +30,25 @@ impl Op {
         }
     }
 
+    /// Its kind, in messages: written out, derived code would describe all its fields.
+    fn name(&self) -> &'static str {
+        match self {
+            Op::TimestepEmbedding { .. } => "timestep embedding",
+            Op::Linear { .. } => "linear",
+            Op::Gelu { .. } => "gelu",
+            Op::Silu { .. } => "silu",
+            Op::Add { .. } => "add",
+            Op::LayerNorm { .. } => "layer norm",
+            Op::Attention { .. } => "attention",
+            Op::Embedding { .. } => "embedding",
+            Op::CopyTokens { .. } => "copy of tokens",
+            Op::ResizedPositions { .. } => "resized positions",
+            Op::PatchEmbed { .. } => "patch embedding",
+            Op::Unpatchify { .. } => "unpatchify",
+            Op::Conv2d { .. } => "convolution",
+        }
+    }
+
     /// The tokens of its result that the operation writes, if it does not write all.
     fn places(&self, plan: &Plan) -> Option<std::ops::Range<usize>> {
         match *self {
@@ -65,8 +84,12 @@ impl Plan {
         // Tokens that were placed; all of them at once where an operation writes everything.
         let mut placed: Vec<Vec<bool>> = vec![Vec::new(); self.tensors.len()];
         for (i, op) in self.ops.iter().enumerate() {
-            let fail = |what: &str| Err(Error::internal(format!("plan: operation {i} ({op:?}): {what}")));
             let out = op.writes();
+            let fail = |what: &str| {
+                let TensorId(reads) = op.reads().first().copied().unwrap_or(out);
+                let which = format!("operation {i} ({}, tensor {reads} to {})", op.name(), out.0);
+                Err(Error::internal(format!("plan: {which}: {what}")))
+            };
             if op.reads().iter().chain([&out]).any(|id| id.0 >= self.tensors.len()) {
                 return fail("names a tensor that does not exist");
             }

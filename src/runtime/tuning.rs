@@ -5,17 +5,15 @@ use super::self_test::{Stored, load_random, self_test};
 use super::{Device, Session, Weights};
 use crate::gpu::kernels::Tuning;
 use crate::gpu::{self, Adapter};
+use crate::json::{self, Map, Read, Value, Write};
 use crate::plan::{Compute, Isolated, Kernel, Program, SizeClass, isolate, lower};
 use crate::sampler::TorchGenerator;
 use crate::{Code, Error, Result};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use web_time::Instant;
 
 /// Whether to measure.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tune {
     /// Where nothing is remembered.
     #[default]
@@ -44,8 +42,7 @@ impl std::str::FromStr for Tune {
 }
 
 /// One candidate's measurement.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct Trial {
     /// The candidate.
     pub tuning: Tuning,
@@ -61,9 +58,21 @@ pub struct Trial {
     pub error: Option<String>,
 }
 
+impl Write for Trial {
+    fn write(&self) -> Value {
+        json::object([
+            ("tuning", self.tuning.write()),
+            ("matmulMs", self.matmul_ms.into()),
+            ("matmulFewMs", self.matmul_few_ms.into()),
+            ("matmulOneMs", self.matmul_one_ms.into()),
+            ("attentionMs", self.attention_ms.into()),
+            ("error", self.error.as_deref().into()),
+        ])
+    }
+}
+
 /// What was chosen.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug)]
 pub struct Tuned {
     /// The choice.
     pub tuning: Tuning,
@@ -74,8 +83,22 @@ pub struct Tuned {
     /// All that took.
     pub ms: f64,
     /// What to remember for later loads, if it is new.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub records: Option<String>,
+}
+
+impl Write for Tuned {
+    fn write(&self) -> Value {
+        let tuned = json::object([
+            ("tuning", self.tuning.write()),
+            ("remembered", self.remembered.into()),
+            ("trials", self.trials.write()),
+            ("ms", self.ms.into()),
+        ]);
+        match &self.records {
+            Some(records) => json::with(tuned, json::object([("records", records.as_str().into())])),
+            None => tuned,
+        }
+    }
 }
 
 /// What part of the default's time a better choice takes at most.
@@ -85,42 +108,41 @@ const CLEARLY: f64 = 0.95;
 const RECORDS: usize = 64;
 
 /// What earlier loads have measured, by [`key`].
-#[derive(Default, Serialize, Deserialize)]
-struct Records {
-    version: u32,
-    tunings: Map<String, Value>,
-}
+#[derive(Default)]
+struct Records(Map<String, Value>);
 
 impl Records {
     const VERSION: u32 = 1;
 
     /// Records that cannot be read are none: everything is measured again.
     fn parse(text: Option<&str>) -> Records {
-        let read =
-            text.and_then(|text| serde_json::from_str::<Value>(text).and_then(serde_json::from_value::<Records>).ok());
-        read.filter(|records| records.version == Records::VERSION)
-            .unwrap_or(Records { version: Records::VERSION, tunings: Map::new() })
+        let read = text.and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let known = read.filter(|records| records["version"] == Records::VERSION);
+        match known.map(|mut records| records["tunings"].take()) {
+            Some(Value::Object(tunings)) => Records(tunings),
+            _ => Records::default(),
+        }
     }
 
     fn get(&self, key: &str) -> Option<Tuning> {
-        self.tunings.get(key).and_then(|tuning| serde_json::from_value(tuning.clone()).ok())
+        self.0.get(key).and_then(|tuning| Tuning::read(tuning).ok())
     }
 
     /// With one more.
     fn with(mut self, key: String, tuning: Tuning) -> String {
-        while self.tunings.len() >= RECORDS {
-            let Some(first) = self.tunings.keys().next().cloned() else { break };
-            self.tunings.remove(&first);
+        while self.0.len() >= RECORDS {
+            let Some(first) = self.0.keys().next().cloned() else { break };
+            self.0.remove(&first);
         }
-        self.tunings.insert(key, json!(tuning));
-        json!(self).to_string()
+        self.0.insert(key, tuning.write());
+        json::object([("version", Records::VERSION.into()), ("tunings", self.0.into())]).to_string()
     }
 }
 
 /// What a measurement holds for: this adapter, this browser or driver, these shaders, these kernels.
 fn key(adapter: &Adapter, compute: Compute, program: &Program, stored: Stored<'_>) -> String {
     let mut hash = Sha256::new();
-    hash.update(format!("{adapter:?} {} {}", compute.as_str(), gpu::platform()));
+    hash.update(format!("{} {} {}", adapter.write(), compute.as_str(), gpu::platform()));
     for kernel in program.kernels.iter().filter(|kernel| is_tuned(kernel)) {
         let form = kernel.matrix().map(stored).map(|(dtype, group)| format!("{} {group}", dtype.as_str()));
         hash.update(format!("{} {} {}", kernel.name(), kernel.sizes(), form.unwrap_or_default()));
@@ -284,8 +306,14 @@ mod tests {
     #[test]
     fn records_that_are_broken_or_old_are_none_and_new_ones_come_back() {
         let tuning = Tuning::SOFTWARE;
-        let broken =
-            ["", "{", "[]", r#"{"version":0,"tunings":{"key":{}}}"#, r#"{"version":1,"tunings":{"key":{"matmul":1}}}"#];
+        let broken = [
+            "",
+            "{",
+            "[]",
+            r#"{"version":1}"#,
+            r#"{"version":0,"tunings":{"key":{}}}"#,
+            r#"{"version":1,"tunings":{"key":{"matmul":1}}}"#,
+        ];
         for text in broken {
             assert_eq!(Records::parse(Some(text)).get("key"), None, "{text}");
         }

@@ -41,36 +41,32 @@ function tiles({ matmul, attention }: Tuning): string {
 }
 
 function shown(profile: Profile): HTMLElement[] {
-  const plot = make('img', {
-    class: 'roofline',
-    alt: 'Roofline plot of the kernels',
-    src: `data:image/svg+xml,${encodeURIComponent(profile.roofline)}`,
-  });
   const total = profile.kernels.reduce((sum, kernel) => sum + kernel.nanoseconds, 0);
   const clock = profile.clock === 'gpu' ? 'the GPU’s clock' : 'the page’s clock, since this GPU offers none';
   const summary = `${profile.kernels.length} kernels, ${(total / 1e6).toFixed(1)} ms in all by ${clock}`;
-  return [make('p', {}, summary), plot, table(profile, total)];
+  return [make('p', {}, summary), table(profile, total)];
 }
 
 /** Kernels of one kind and size together, the most expensive first. */
 function table({ kernels, peak }: Profile, total: number): HTMLElement {
-  const rows = new Map<string, { count: number; nanoseconds: number; multiplyAdds: number }>();
-  for (const { kernel, shape, nanoseconds, multiplyAdds } of kernels) {
+  const rows = new Map<string, { count: number; nanoseconds: number; multiplyAdds: number; bytes: number }>();
+  for (const { kernel, shape, nanoseconds, multiplyAdds, bytes } of kernels) {
     const name = `${kernel} ${shape}`;
-    const row = rows.get(name) ?? { count: 0, nanoseconds: 0, multiplyAdds: 0 };
+    const row = rows.get(name) ?? { count: 0, nanoseconds: 0, multiplyAdds: 0, bytes: 0 };
     rows.set(name, {
       count: row.count + 1,
       nanoseconds: row.nanoseconds + nanoseconds,
       multiplyAdds: row.multiplyAdds + multiplyAdds,
+      bytes: row.bytes + bytes,
     });
   }
   const sorted = [...rows].sort(([, a], [, b]) => b.nanoseconds - a.nanoseconds);
-  const heads = ['Kernel', 'Launches', 'ms', 'Share', 'GFLOP/s', 'Of the peak'];
-  const cells = sorted.map(([name, { count, nanoseconds, multiplyAdds }]) => {
+  const heads = ['Kernel', 'Launches', 'ms', 'Share', 'GB/s', 'GFLOP/s', 'Of the peak'];
+  const cells = sorted.map(([name, { count, nanoseconds, multiplyAdds, bytes }]) => {
     const gflops = (2 * multiplyAdds) / nanoseconds;
     const figures = multiplyAdds ? [gflops.toFixed(1), `${(1e11 * (gflops / (2 * peak))).toFixed(0)} %`] : ['', ''];
     const share = `${((100 * nanoseconds) / total).toFixed(1)} %`;
-    return [name, String(count), (nanoseconds / 1e6).toFixed(2), share, ...figures];
+    return [name, String(count), (nanoseconds / 1e6).toFixed(2), share, (bytes / nanoseconds).toFixed(1), ...figures];
   });
   const line = (texts: string[], cell: 'th' | 'td') => make('tr', {}, ...texts.map((text) => make(cell, {}, text)));
   return make(

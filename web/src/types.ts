@@ -130,8 +130,6 @@ export interface Profile {
   peak: number;
   /** In order. */
   kernels: { kernel: string; shape: string; multiplyAdds: number; bytes: number; nanoseconds: number }[];
-  /** All that as a roofline plot: SVG. */
-  roofline: string;
 }
 
 /** A tensor that goes into the network or comes out of it. */

@@ -346,7 +346,7 @@ test('savings do less and say so; without one the picture is as before', async (
   assert.deepEqual(errors, ['INVALID_ARGUMENT', 'INVALID_ARGUMENT', 'INVALID_ARGUMENT']);
 });
 
-test('profile() times every kernel of a forward and draws the roofline', async () => {
+test('profile() times every kernel of a forward', async () => {
   const { profile, onCpu } = await withPackage(
     page,
     async (uvit, model) => {
@@ -365,5 +365,5 @@ test('profile() times every kernel of a forward and draws the roofline', async (
   assert.ok(profile.kernels.every(({ nanoseconds }) => nanoseconds > 0));
   const fc1 = profile.kernels.find(({ shape }) => shape === '132 x 256 x 1024');
   assert.equal(fc1.multiplyAdds, 132 * 256 * 1024);
-  assert.match(profile.roofline, /^<svg .*132 x 256 x 1024.*<\/svg>\n$/s);
+  assert.ok(profile.kernels.every(({ bytes }) => bytes > 0));
 });

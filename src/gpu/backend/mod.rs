@@ -16,6 +16,7 @@ use native as system;
 
 pub use system::{Backend, Buffer, Dispatch, Pipeline, Ticket, platform};
 
+use crate::json::{self, Value, Write};
 use crate::meter::Memory;
 use crate::{Code, Error, Result};
 use std::time::Duration;
@@ -49,8 +50,7 @@ pub enum Usage {
 }
 
 /// Who the adapter is.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Adapter {
     /// The vendor, or the adapter's name natively.
     pub vendor: String,
@@ -64,6 +64,19 @@ pub struct Adapter {
     pub subgroup_size: u32,
     /// Whether kernels can compute in f16.
     pub shader_f16: bool,
+}
+
+impl Write for Adapter {
+    fn write(&self) -> Value {
+        json::object([
+            ("vendor", self.vendor.as_str().into()),
+            ("architecture", self.architecture.as_str().into()),
+            ("description", self.description.as_str().into()),
+            ("isFallbackAdapter", self.is_fallback_adapter.into()),
+            ("subgroupSize", self.subgroup_size.into()),
+            ("shaderF16", self.shader_f16.into()),
+        ])
+    }
 }
 
 impl Adapter {

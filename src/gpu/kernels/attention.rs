@@ -1,12 +1,13 @@
 //! `shaders/attention.wgsl`; twin: `src/cpu/attention.rs`.
 
 use super::{Binding, Launch, Variant, groups};
+use crate::json::{self, Fields, Read, Value, Write};
 use crate::plan::{Attention, Program};
 
 const WORKGROUP: usize = 16;
 
 /// What one invocation keeps in registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AttentionTile {
     /// Queries of one head.
     pub queries: usize,
@@ -14,6 +15,23 @@ pub struct AttentionTile {
     pub keys4: usize,
     /// Whether as many invocations of a subgroup load these groups for each other.
     pub shared: bool,
+}
+
+impl Read for AttentionTile {
+    fn read(value: &Value) -> json::Result<AttentionTile> {
+        let fields = Fields::of(value)?;
+        Ok(AttentionTile {
+            queries: fields.required("queries")?,
+            keys4: fields.required("keys4")?,
+            shared: fields.required("shared")?,
+        })
+    }
+}
+
+impl Write for AttentionTile {
+    fn write(&self) -> Value {
+        json::object([("queries", self.queries.into()), ("keys4", self.keys4.into()), ("shared", self.shared.into())])
+    }
 }
 
 #[repr(C)]

@@ -3,6 +3,7 @@
 use super::elementwise::{ACTIVATIONS, activation_name};
 use super::{Binding, Launch, Tuning, Variant, WeightLayouts, groups};
 use crate::gpu::pack::Storage;
+use crate::json::{self, Fields, Read, Value, Write};
 use crate::plan::{Activation, Arithmetic, Matmul, SizeClass};
 
 const WORKGROUP: usize = 16;
@@ -25,7 +26,7 @@ struct Params {
 }
 
 /// What one invocation keeps in registers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatmulTile {
     /// Rows.
     pub rows: usize,
@@ -35,6 +36,29 @@ pub struct MatmulTile {
     pub columns: usize,
     /// 0, or the side of the square of invocations that share workgroup memory; then `lanes` is 1.
     pub tile: usize,
+}
+
+impl Read for MatmulTile {
+    fn read(value: &Value) -> json::Result<MatmulTile> {
+        let fields = Fields::of(value)?;
+        Ok(MatmulTile {
+            rows: fields.required("rows")?,
+            lanes: fields.required("lanes")?,
+            columns: fields.required("columns")?,
+            tile: fields.required("tile")?,
+        })
+    }
+}
+
+impl Write for MatmulTile {
+    fn write(&self) -> Value {
+        json::object([
+            ("rows", self.rows.into()),
+            ("lanes", self.lanes.into()),
+            ("columns", self.columns.into()),
+            ("tile", self.tile.into()),
+        ])
+    }
 }
 
 impl MatmulTile {

@@ -24,6 +24,7 @@ use super::backend::Adapter;
 use super::pack::Storage;
 use super::template::{Variables, expand};
 use crate::Result;
+use crate::json::{self, Fields, Read, Value, Write};
 use crate::plan::{Arithmetic, Kernel, Program, SizeClass, TensorId, WeightId};
 
 /// Files of `shaders/` by name, without their comments, by `build.rs`.
@@ -102,8 +103,7 @@ pub trait WeightLayouts {
 }
 
 /// Which of a kernel's variants suit an adapter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// Of attention.
     pub attention: AttentionTile,
@@ -113,6 +113,29 @@ pub struct Tuning {
     pub matmul_few: MatmulTile,
     /// Of one.
     pub matmul_one: MatmulTile,
+}
+
+impl Read for Tuning {
+    fn read(value: &Value) -> json::Result<Tuning> {
+        let fields = Fields::of(value)?;
+        Ok(Tuning {
+            attention: fields.required("attention")?,
+            matmul: fields.required("matmul")?,
+            matmul_few: fields.required("matmulFew")?,
+            matmul_one: fields.required("matmulOne")?,
+        })
+    }
+}
+
+impl Write for Tuning {
+    fn write(&self) -> Value {
+        json::object([
+            ("attention", self.attention.write()),
+            ("matmul", self.matmul.write()),
+            ("matmulFew", self.matmul_few.write()),
+            ("matmulOne", self.matmul_one.write()),
+        ])
+    }
 }
 
 impl Default for Tuning {

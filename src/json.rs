@@ -1,0 +1,222 @@
+//! JSON, read and written field by field. Derived code is written out anew for every type and every format: for the two dozen
+//! types of this library that was a fifth of what a page loads. Text becomes a [`Value`] by serde_json, which is compiled
+//! once; from there, types read themselves.
+
+pub use serde_json::{Map, Value, json};
+
+/// What is wrong with a value, for people; the caller says of what.
+pub type Result<T> = std::result::Result<T, String>;
+
+/// A type that reads itself from JSON.
+pub trait Read: Sized {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What is wrong, such as `-1 is no whole number`.
+    fn read(value: &Value) -> Result<Self>;
+}
+
+/// A type that writes itself as JSON.
+pub trait Write {
+    /// As a value.
+    fn write(&self) -> Value;
+}
+
+impl<T: Write> Write for Option<T> {
+    fn write(&self) -> Value {
+        self.as_ref().map_or(Value::Null, Write::write)
+    }
+}
+
+impl<T: Write> Write for Vec<T> {
+    fn write(&self) -> Value {
+        self.iter().map(Write::write).collect()
+    }
+}
+
+/// An object of these fields.
+pub fn object<const N: usize>(mut fields: [(&str, Value); N]) -> Value {
+    // Compiled once, whatever N is.
+    fn object(fields: &mut [(&str, Value)]) -> Value {
+        fields.iter_mut().map(|(name, value)| (*name, value.take())).collect()
+    }
+    object(&mut fields)
+}
+
+/// An object with the fields of another one beside its own.
+#[must_use]
+pub fn with(mut object: Value, more: Value) -> Value {
+    if let (Value::Object(fields), Value::Object(mut more)) = (&mut object, more) {
+        fields.append(&mut more);
+    }
+    object
+}
+
+/// An object whose fields are read one by one; those that nobody reads are ignored.
+pub struct Fields<'a>(&'a Map<String, Value>);
+
+impl<'a> Fields<'a> {
+    /// Of a value that must be an object.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn of(value: &'a Value) -> Result<Fields<'a>> {
+        value.as_object().map(Fields).ok_or_else(|| format!("{} is no object", shown(value)))
+    }
+
+    /// A field as it stands there; null is none.
+    pub fn value(&self, name: &str) -> Option<&'a Value> {
+        self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A field that may be absent or null.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn optional<T: Read>(&self, name: &str) -> Result<Option<T>> {
+        self.value(name).map(|value| T::read(value).map_err(|what| format!("{name}: {what}"))).transpose()
+    }
+
+    /// A field that may be absent or null: one of a few names, see [`named`].
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn named<T: std::str::FromStr<Err = crate::Error>>(&self, name: &str) -> Result<Option<T>> {
+        self.value(name).map(|value| named(value).map_err(|what| format!("{name}: {what}"))).transpose()
+    }
+
+    /// A field that must be there.
+    ///
+    /// # Errors
+    /// That it is missing, or what is wrong with it.
+    pub fn required<T: Read>(&self, name: &str) -> Result<T> {
+        self.optional(name)?.ok_or_else(|| format!("{name} is missing"))
+    }
+
+    /// A field, or what it is if it is absent.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn or<T: Read>(&self, name: &str, default: T) -> Result<T> {
+        Ok(self.optional(name)?.unwrap_or(default))
+    }
+}
+
+/// A value in a message: its beginning, if it is long.
+pub fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+/// One of a few names, by the type's own parser.
+///
+/// # Errors
+/// What is wrong, for people.
+pub fn named<T: std::str::FromStr<Err = crate::Error>>(value: &Value) -> Result<T> {
+    let name = value.as_str().ok_or_else(|| format!("{} is no text", shown(value)))?;
+    name.parse().map_err(|error: crate::Error| error.cause)
+}
+
+fn whole<T: TryFrom<i128>>(value: &Value) -> Result<T> {
+    let number = value.as_i64().map(i128::from).or(value.as_u64().map(i128::from));
+    let number = number.and_then(|number| T::try_from(number).ok());
+    number.ok_or_else(|| format!("{} is no whole number that fits", shown(value)))
+}
+
+impl Read for usize {
+    fn read(value: &Value) -> Result<usize> {
+        whole(value)
+    }
+}
+
+impl Read for u32 {
+    fn read(value: &Value) -> Result<u32> {
+        whole(value)
+    }
+}
+
+impl Read for u64 {
+    fn read(value: &Value) -> Result<u64> {
+        whole(value)
+    }
+}
+
+impl Read for i64 {
+    fn read(value: &Value) -> Result<i64> {
+        whole(value)
+    }
+}
+
+impl Read for f64 {
+    fn read(value: &Value) -> Result<f64> {
+        value.as_f64().ok_or_else(|| format!("{} is no number", shown(value)))
+    }
+}
+
+impl Read for bool {
+    fn read(value: &Value) -> Result<bool> {
+        value.as_bool().ok_or_else(|| format!("{} is neither true nor false", shown(value)))
+    }
+}
+
+impl Read for String {
+    fn read(value: &Value) -> Result<String> {
+        value.as_str().map(str::to_owned).ok_or_else(|| format!("{} is no text", shown(value)))
+    }
+}
+
+impl Read for Value {
+    fn read(value: &Value) -> Result<Value> {
+        Ok(value.clone())
+    }
+}
+
+impl<T: Read> Read for Vec<T> {
+    fn read(value: &Value) -> Result<Vec<T>> {
+        let list = value.as_array().ok_or_else(|| format!("{} is no list", shown(value)))?;
+        list.iter().enumerate().map(|(i, value)| T::read(value).map_err(|what| format!("[{i}]: {what}"))).collect()
+    }
+}
+
+impl<T: Read, const N: usize> Read for [T; N] {
+    fn read(value: &Value) -> Result<[T; N]> {
+        let list = Vec::<T>::read(value)?;
+        list.try_into().map_err(|list: Vec<T>| format!("{} values, {N} are needed", list.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_say_what_is_wrong_with_them() {
+        let value = json!({ "a": 1, "b": null, "c": [1, -2], "d": 1.5, "e": "x", "f": true });
+        let fields = Fields::of(&value).unwrap();
+        assert_eq!(fields.required::<u32>("a"), Ok(1));
+        assert_eq!(fields.required::<f64>("a"), Ok(1.0));
+        assert_eq!(fields.optional::<u32>("b"), Ok(None));
+        assert_eq!(fields.or("b", 7u32), Ok(7));
+        assert_eq!(fields.required::<Vec<i64>>("c"), Ok(vec![1, -2]));
+        assert_eq!(fields.required::<[i64; 2]>("c"), Ok([1, -2]));
+        assert_eq!(fields.required::<Vec<u32>>("c"), Err("c: [1]: -2 is no whole number that fits".into()));
+        assert_eq!(fields.required::<[i64; 3]>("c"), Err("c: 2 values, 3 are needed".into()));
+        assert_eq!(fields.required::<usize>("d"), Err("d: 1.5 is no whole number that fits".into()));
+        assert_eq!(fields.required::<usize>("e"), Err("e: \"x\" is no whole number that fits".into()));
+        assert_eq!(fields.required::<bool>("g"), Err("g is missing".into()));
+        assert_eq!(fields.required::<String>("f"), Err("f: true is no text".into()));
+        assert_eq!(fields.named::<crate::weights::Dtype>("b"), Ok(None));
+        assert_eq!(fields.named::<crate::weights::Dtype>("e"), Err("e: there is no dtype \"x\"".into()));
+        assert_eq!(fields.named::<crate::weights::Dtype>("a"), Err("a: 1 is no text".into()));
+        assert!(Fields::of(&json!([])).is_err_and(|what| what == "[] is no object"));
+    }
+
+    #[test]
+    fn objects_are_written_field_by_field() {
+        let all = with(object([("a", 1.into()), ("b", Value::Null)]), object([("b", "x".into()), ("c", true.into())]));
+        assert_eq!(all, json!({ "a": 1, "b": "x", "c": true }));
+    }
+}
