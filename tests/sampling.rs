@@ -7,6 +7,7 @@ mod devices;
 mod golden_sampling;
 
 use uvit_web::runtime::Device;
+use uvit_web::sampler::{SamplerKind, TorchGenerator};
 use uvit_web::simd::Threads;
 
 #[test]
@@ -20,6 +21,19 @@ fn four_steps_on_the_cpu_give_what_was_recorded() {
     // Other processors' `exp` may round otherwise.
     let worst = golden_sampling::worst(&picture);
     assert!(worst <= 0.01, "off by {worst} of 255");
+}
+
+/// The start that a seed draws, given as start latents, is no other picture: what later steps draw comes after it.
+#[test]
+fn given_start_latents_leave_the_noise_of_later_steps_as_it_is() {
+    let device = Device::cpu(Threads::all());
+    let start: Vec<f32> = [11, 12].iter().flat_map(|&seed| TorchGenerator::new(seed).randn_f32(3 * 32 * 32)).collect();
+    for sampler in [SamplerKind::EulerMaruyamaSde, SamplerKind::DpmppTwoM] {
+        let draw = |start| pollster::block_on(golden_sampling::draw_by(&device, sampler, start));
+        let drawn = draw(None);
+        assert!(draw(Some(&start)) == drawn, "{sampler:?}");
+        assert!(draw(Some(&start.iter().rev().copied().collect::<Vec<f32>>())) != drawn, "{sampler:?}");
+    }
 }
 
 #[cfg(feature = "gpu")]

@@ -2,7 +2,7 @@
 //! that cross as JSON are described in `web/src/types.ts`.
 
 use crate::json::{self, Value, Write};
-use crate::model::{Batch, Port, PortKind};
+use crate::model::{Batch, Port};
 use crate::package::{DENOISER, Manifest};
 use crate::pipeline::sampling::{Control, StepEvent};
 use crate::pipeline::{self, Generated, Helpers, LoadOptions, NamedTensor, Request, Values, pixels};
@@ -131,15 +131,9 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
     let [channels, height, _] = pipeline.network().image_shape();
     let recording = pipeline.network().record(Batch::plain(1)).unwrap_or_default();
     let port = |port: &Port| {
-        let kind = match port.kind {
-            PortKind::Latents | PortKind::Floats => "floats",
-            PortKind::Time => "times",
-            PortKind::Indices { .. } => "indices",
-            PortKind::Output => "output",
-        };
         json::object([
             ("name", port.name.into()),
-            ("kind", kind.into()),
+            ("kind", port.kind.as_str().into()),
             ("shape", recording.plan.shape(port.tensor)[1..].into()),
         ])
     };

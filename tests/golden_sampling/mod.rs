@@ -17,6 +17,11 @@ const WEIGHTS: &[u8] = include_bytes!("../goldens/uvit_p8_hd16/weights.safetenso
 
 /// Two pictures `[2, 3, 32, 32]`, labels 1 and 4, guidance 1.5 with the null class 5, seeds 11 and 12.
 pub async fn draw(device: &Device) -> Vec<f32> {
+    draw_by(device, SamplerKind::DpmppTwoM, None).await
+}
+
+/// With another sampler, or from given latents.
+pub async fn draw_by(device: &Device, sampler: SamplerKind, start: Option<&[f32]>) -> Vec<f32> {
     let config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
     let params: uvit::Config = serde_json::from_value(config["params"].clone()).unwrap();
     let network = Network::Uvit(params);
@@ -30,7 +35,7 @@ pub async fn draw(device: &Device) -> Vec<f32> {
         loading.load(id, weight, form, &tensor).await.unwrap();
     }
     let settings = SamplerSettings {
-        sampler: SamplerKind::DpmppTwoM,
+        sampler,
         steps: 4,
         schedule: Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 },
         prediction: Prediction::X0,
@@ -45,13 +50,8 @@ pub async fn draw(device: &Device) -> Vec<f32> {
     let guidance = Guidance::classifier_free(labels([1, 4]), labels([5, 5]), 1.5);
     let recipe = recipe(&settings).unwrap();
     let shape = Shape { batch: guidance.batch(2), scratch_slots: recipe.scratch_slots, workers: 1, outer: None };
-    let inputs = Inputs {
-        guidance,
-        start: None,
-        noise: noise_for(11, 2).unwrap(),
-        readback: Readback::None,
-        passes: Vec::new(),
-    };
+    let inputs =
+        Inputs { guidance, start, noise: noise_for(11, 2).unwrap(), readback: Readback::None, passes: Vec::new() };
     let forms = vec![(Dtype::F32, 0); plan.weights.len()];
     let mut component = Component::new(network, loading.finish().await.unwrap(), forms, Vec::new());
     let mut denoiser = Denoiser::new(&mut component, shape).await.unwrap();
