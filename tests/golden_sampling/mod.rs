@@ -18,7 +18,7 @@ const WEIGHTS: &[u8] = include_bytes!("../goldens/uvit_p8_hd16/weights.safetenso
 /// Two pictures `[2, 3, 32, 32]`, labels 1 and 4, guidance 1.5 with the null class 5, seeds 11 and 12.
 pub async fn draw(device: &Device) -> Vec<f32> {
     let config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
-    let params: uvit::Config = serde_json::from_value(config["params"].clone()).unwrap();
+    let params: uvit::Config = uvit_web::json::Read::read(&config["params"]).unwrap();
     let network = Network::Uvit(params);
     let stored = SafeTensors::deserialize(WEIGHTS).unwrap();
     let plan = network.record(Batch::plain(1)).unwrap().plan;
