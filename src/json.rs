@@ -3,6 +3,7 @@
 //! once; from there, types read themselves.
 
 pub use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
 
 /// What is wrong with a value, for people; the caller says of what.
 pub type Result<T> = std::result::Result<T, String>;
@@ -69,6 +70,11 @@ impl<'a> Fields<'a> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
+    /// All fields, sorted by name.
+    pub fn all(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
+        self.0.iter()
+    }
+
     /// A field that may be absent or null.
     ///
     /// # Errors
@@ -117,7 +123,7 @@ pub fn shown(value: &Value) -> String {
 /// What is wrong, for people.
 pub fn named<T: std::str::FromStr<Err = crate::Error>>(value: &Value) -> Result<T> {
     let name = value.as_str().ok_or_else(|| format!("{} is no text", shown(value)))?;
-    name.parse().map_err(|error: crate::Error| error.cause)
+    name.parse().map_err(|error: crate::Error| format!("{}. {}", error.cause, error.remedy))
 }
 
 fn whole<T: TryFrom<i128>>(value: &Value) -> Result<T> {
@@ -185,6 +191,28 @@ impl<T: Read, const N: usize> Read for [T; N] {
     fn read(value: &Value) -> Result<[T; N]> {
         let list = Vec::<T>::read(value)?;
         list.try_into().map_err(|list: Vec<T>| format!("{} values, {N} are needed", list.len()))
+    }
+}
+
+impl<T: Read> Read for BTreeMap<String, T> {
+    fn read(value: &Value) -> Result<BTreeMap<String, T>> {
+        let field = |(name, value): (&String, &Value)| match T::read(value) {
+            Ok(value) => Ok((name.clone(), value)),
+            Err(what) => Err(format!("{name}: {what}")),
+        };
+        Fields::of(value)?.all().map(field).collect()
+    }
+}
+
+impl<T: Write> Write for BTreeMap<String, T> {
+    fn write(&self) -> Value {
+        self.iter().map(|(name, value)| (name.clone(), value.write())).collect()
+    }
+}
+
+impl<T: Write> Write for [T] {
+    fn write(&self) -> Value {
+        self.iter().map(T::write).collect()
     }
 }
 

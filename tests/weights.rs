@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::Code;
+use uvit_web::json::Write;
 use uvit_web::package::{DENOISER, Manifest, Storing, read_manifest, store};
 use uvit_web::weights::Dtype;
 use uvit_web::weights::checkpoint::{self, Checkpoint};
@@ -146,7 +147,7 @@ fn a_value_that_f16_cannot_hold_is_refused_not_stored_as_infinity() {
 /// Replaces a shard's bytes and makes the manifest believe them.
 fn forge(folder: &Path, spoil: impl Fn(&mut BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>)) {
     let (manifest, _) = read_manifest(folder).unwrap();
-    let mut manifest = serde_json::to_value(manifest).unwrap();
+    let mut manifest = manifest.write();
     let variant = &mut manifest["components"][DENOISER]["variants"][0];
     let path = folder.join(variant["shards"][0]["file"].as_str().unwrap());
     let bytes = std::fs::read(&path).unwrap();

@@ -5,6 +5,7 @@ use super::generate::{Place, load};
 use super::output::{self, say};
 use super::refusal;
 use std::path::PathBuf;
+use uvit_web::json::Write;
 use uvit_web::model::Batch;
 use uvit_web::package::{BlockCache, DENOISER, MANIFEST, read_manifest, write_manifest};
 use uvit_web::plan::{Role, lower};
@@ -81,7 +82,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         manifest.sampling.cache = Some(cache.clone());
         write_manifest(&a.model, &manifest)?;
     }
-    say!("{}", serde_json::json!(cache))
+    say!("{}", cache.write())
 }
 
 /// ||a - b|| over ||b||.

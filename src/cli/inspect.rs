@@ -4,6 +4,7 @@ use super::output::say;
 use super::{read_text, refusal};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use uvit_web::json::Write;
 use uvit_web::model::{Batch, Network, Port, Recording, uvit};
 use uvit_web::package::{Component, DENOISER, Manifest, describe, read_manifest};
 use uvit_web::plan::{Capabilities, lower};
@@ -62,7 +63,7 @@ fn by_dtype(variant: &Variant) -> BTreeMap<&'static str, u64> {
 fn in_json(manifest: &Manifest) -> Result<serde_json::Value> {
     let variant = |v: &Variant| {
         serde_json::json!({
-            "dtype": v.dtype, "group": v.group, "bytes": v.bytes, "shards": v.shards.len(), "bytesByDtype": by_dtype(v),
+            "dtype": v.dtype.write(), "group": v.group, "bytes": v.bytes, "shards": v.shards.len(), "bytesByDtype": by_dtype(v),
         })
     };
     let unused: Vec<&str> = manifest.unused().collect();
@@ -75,9 +76,9 @@ fn in_json(manifest: &Manifest) -> Result<serde_json::Value> {
         (name.to_owned(), described)
     };
     Ok(serde_json::json!({
-        "task": manifest.task,
+        "task": manifest.task.write(),
         "components": manifest.components.iter().map(component).collect::<serde_json::Map<_, _>>(),
-        "assets": manifest.assets,
+        "assets": manifest.assets.write(),
         "modelHash": hashes(manifest)?,
     }))
 }

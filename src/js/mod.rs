@@ -145,8 +145,8 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
     let more = json::object([
         ("architecture", pipeline.network().architecture().into()),
         ("ports", recording.ports.iter().map(port).collect()),
-        ("labels", serde_json::to_value(&manifest.labels).unwrap_or_default()),
-        ("licences", serde_json::to_value(&manifest.licences).unwrap_or_default()),
+        ("labels", manifest.labels.write()),
+        ("licences", manifest.licences.write()),
         ("nullClass", manifest.null_class.into()),
         ("imageSize", height.into()),
         ("channels", channels.into()),

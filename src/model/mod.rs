@@ -9,8 +9,8 @@ pub mod uvit_t2i;
 
 pub use ports::{Port, PortKind, Recording, Sampled};
 
+use crate::json::{self, Read, Value, Write};
 use crate::{Code, Error, Result};
-use serde_json::{Value, json};
 
 /// How many items one forward holds, and of what size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,13 +53,13 @@ pub enum Network {
 }
 
 /// Makes a network of its parameters.
-type Make = fn(Value) -> serde_json::Result<Network>;
+type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
 const REGISTRY: [(&str, Make); 3] = [
-    ("uvit", |params| serde_json::from_value(params).map(Network::Uvit)),
-    ("uvit_t2i", |params| serde_json::from_value(params).map(Network::UvitT2i)),
-    ("unidiffuser", |params| serde_json::from_value(params).map(Network::UniDiffuser)),
+    ("uvit", |params| Read::read(params).map(Network::Uvit)),
+    ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
+    ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
 ];
 
 /// One expression for all networks.
@@ -88,8 +88,8 @@ impl Network {
                 "Use a version of uvit-web that knows this architecture",
             ));
         };
-        make(params.clone()).map_err(|e| {
-            let cause = format!("the parameters of {architecture}: {e}");
+        make(params).map_err(|what| {
+            let cause = format!("the parameters of {architecture}: {what}");
             Error::new(Code::InvalidArgument, cause, "Give the published constructor's arguments under their names")
         })
     }
@@ -105,7 +105,7 @@ impl Network {
 
     /// Its constructor's arguments.
     pub fn params(&self) -> Value {
-        each!(self, config => json!(config))
+        each!(self, config => config.write())
     }
 
     /// Records the network for a batch.

@@ -1,63 +1,17 @@
 //! Checkpoint to manifest and tensors in their stored form; [`super::Writer`] makes files of them.
 
 use super::given;
-use super::manifest::{BlockCache, Component, DENOISER, FORMAT_VERSION, Label, Licence, Manifest, Sampling};
+use super::manifest::{Component, DENOISER, FORMAT_VERSION, Licence, Manifest, Sampling};
 use super::named::Named;
 use super::task::Task;
+use crate::json::{self, Fields, Read, Value};
 use crate::model::{Batch, Network};
 use crate::plan::WeightUse;
-use crate::sampler::{Prediction, SamplerKind, Schedule};
 use crate::weights::checkpoint::Checkpoint;
 use crate::weights::quantize::{gptq, quantize};
 use crate::weights::{Dtype, Tensor};
 use crate::{Code, Error, Result};
-use serde::Deserialize;
-use serde_json::Value;
 use std::collections::BTreeMap;
-
-/// A model's configuration file beside the network's parameters: the schedule, and sampling defaults.
-#[derive(Clone, Debug, Deserialize)]
-struct ModelConfig {
-    name: Option<String>,
-    #[serde(default = "uvit_name")]
-    architecture: String,
-    schedule: ScheduleConfig,
-    prediction: Prediction,
-    time_scale: f64,
-    null_class: Option<u32>,
-    #[serde(default)]
-    clip_x0: bool,
-    #[serde(default = "yes")]
-    lower_order_final: bool,
-    sampler: SamplerKind,
-    steps: usize,
-    #[serde(alias = "guidance")]
-    guidance_scale: f64,
-    cache: Option<BlockCache>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-struct ScheduleConfig {
-    #[serde(flatten)]
-    schedule: Schedule,
-    #[serde(default = "default_t_min")]
-    t_min: f64,
-    #[serde(default = "one")]
-    t_max: f64,
-}
-
-fn uvit_name() -> String {
-    "uvit".into()
-}
-fn yes() -> bool {
-    true
-}
-fn default_t_min() -> f64 {
-    0.001
-}
-fn one() -> f64 {
-    1.0
-}
 
 /// A manifest whose denoiser has no variants yet, from `config.json` and, if given, `labels.json` and `licences.json`.
 ///
@@ -65,48 +19,62 @@ fn one() -> f64 {
 /// `UNSUPPORTED_MODEL`, `INVALID_ARGUMENT` naming what is wrong in which file.
 pub fn describe(config: &str, labels: Option<&str>, licences: Option<&str>) -> Result<Manifest> {
     const REMEDY: &str = "See docs/format.md for what it must hold";
-    let bad = |file: &str, e: serde_json::Error| Error::new(Code::InvalidArgument, format!("{file}: {e}"), REMEDY);
-    let params: Value = serde_json::from_str(config).map_err(|e| bad("the configuration", e))?;
-    let config: ModelConfig = serde_json::from_value(params.clone()).map_err(|e| bad("the configuration", e))?;
-    let network = Network::of(&config.architecture, &params)
+    let bad = |file: &str, what: String| Error::new(Code::InvalidArgument, format!("{file}: {what}"), REMEDY);
+    let parse = |file: &str, text: &str| serde_json::from_str::<Value>(text).map_err(|e| bad(file, e.to_string()));
+    let params = parse("the configuration", config)?;
+    let fields = Fields::of(&params).map_err(|what| bad("the configuration", what))?;
+    let architecture = fields.or("architecture", String::from("uvit"));
+    let architecture = architecture.map_err(|what| bad("the configuration", what))?;
+    let sampling = sampling(&fields).map_err(|what| bad("the configuration", what))?;
+    let name = fields.or("name", String::from("model")).map_err(|what| bad("the configuration", what))?;
+    let null_class = fields.optional("null_class").map_err(|what| bad("the configuration", what))?;
+    let network = Network::of(&architecture, &params)
         .map_err(|e| Error::new(e.code, format!("the configuration: {}", e.cause), REMEDY))?;
-    #[derive(Deserialize)]
-    struct Labels {
-        labels: Vec<Label>,
-    }
-    let labels = match labels {
-        Some(json) => serde_json::from_str::<Labels>(json).map_err(|e| bad("the labels", e))?.labels,
-        None => Vec::new(),
-    };
-    let licences: Vec<Licence> = match licences {
-        Some(json) => serde_json::from_str(json).map_err(|e| bad("the licences", e))?,
-        None => Vec::new(),
-    };
+    let labels = labels.map(|text| {
+        let labels = parse("the labels", text)?;
+        Fields::of(&labels).and_then(|fields| fields.required("labels")).map_err(|what| bad("the labels", what))
+    });
+    let licences = licences.map(|text| {
+        let licences = parse("the licences", text)?;
+        Vec::<Licence>::read(&licences).map_err(|what| bad("the licences", what))
+    });
     let manifest = Manifest {
         format_version: FORMAT_VERSION,
-        name: config.name.unwrap_or_else(|| "model".into()),
+        name,
         task: Task::Class,
-        sampling: Sampling {
-            schedule: config.schedule.schedule,
-            prediction: config.prediction,
-            time_scale: config.time_scale,
-            t_min: config.schedule.t_min,
-            t_max: config.schedule.t_max,
-            sampler: config.sampler,
-            steps: config.steps,
-            guidance_scale: config.guidance_scale,
-            clip_x0: config.clip_x0,
-            lower_order_final: config.lower_order_final,
-            cache: config.cache,
-        },
-        null_class: config.null_class,
-        labels,
-        licences,
+        sampling,
+        null_class,
+        labels: labels.transpose()?.unwrap_or_default(),
+        licences: licences.transpose()?.unwrap_or_default(),
         components: Named::of(DENOISER, Component::new(&network)),
         assets: Named::default(),
     };
     given::check(&manifest)?;
     Ok(manifest)
+}
+
+/// The schedule and the sampling defaults, which stand beside the network's parameters.
+fn sampling(fields: &Fields<'_>) -> json::Result<Sampling> {
+    let schedule = fields.required("schedule")?;
+    let times = fields.value("schedule").map(Fields::of).transpose()?;
+    let time = |name, default| {
+        let time = times.as_ref().map_or(Ok(default), |times| times.or(name, default));
+        time.map_err(|what| format!("schedule: {what}"))
+    };
+    let guidance = if fields.value("guidance_scale").is_some() { "guidance_scale" } else { "guidance" };
+    Ok(Sampling {
+        schedule,
+        prediction: fields.required("prediction")?,
+        time_scale: fields.required("time_scale")?,
+        t_min: time("t_min", 0.001)?,
+        t_max: time("t_max", 1.0)?,
+        sampler: fields.required("sampler")?,
+        steps: fields.required("steps")?,
+        guidance_scale: fields.required(guidance)?,
+        clip_x0: fields.or("clip_x0", false)?,
+        lower_order_final: fields.or("lower_order_final", true)?,
+        cache: fields.optional("cache")?,
+    })
 }
 
 /// How to store one variant.

@@ -3,8 +3,8 @@
 
 use super::manifest::{Component, Manifest};
 use crate::Result;
+use crate::json::{Map, Value, Write, json};
 use crate::weights::{Dtype, Variant, sha256};
-use serde_json::{Map, Value, json};
 
 impl Manifest {
     /// SHA-256 of the task, sampling, null class, assets, and of every component's network and the variant that
@@ -22,8 +22,8 @@ impl Manifest {
             assets.insert(name.into(), asset.sha256.to_ascii_lowercase().into());
         }
         let model = json!({
-            "task": self.task,
-            "sampling": self.sampling,
+            "task": self.task.write(),
+            "sampling": self.sampling.write(),
             "null_class": self.null_class,
             "components": components,
             "assets": assets,
@@ -42,7 +42,7 @@ fn describe(component: &Component, variant: &Variant) -> Value {
         "architecture": component.architecture,
         "params": params,
         "shards": shards,
-        "tensors": variant.tensors,
+        "tensors": variant.tensors.write(),
     })
 }
 

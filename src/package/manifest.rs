@@ -4,12 +4,11 @@
 use super::named::Named;
 use super::task::Task;
 use super::version1;
+use crate::json::{Map, Read, Value};
 use crate::model::Network;
 use crate::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
 use crate::weights::{Dtype, StoredFile, Variant};
 use crate::{Code, Error, Result};
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
 /// The format version that this build writes. It also reads version 1.
@@ -22,7 +21,7 @@ pub const MANIFEST: &str = "manifest.json";
 pub const DENOISER: &str = "denoiser";
 
 /// A model: its networks, how to sample it, labels, licences.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
     /// [`FORMAT_VERSION`].
     pub format_version: u32,
@@ -33,23 +32,19 @@ pub struct Manifest {
     /// How to sample.
     pub sampling: Sampling,
     /// The unconditional label, for guidance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub null_class: Option<u32>,
     /// What the labels mean.
-    #[serde(default)]
     pub labels: Vec<Label>,
     /// Licences of the weights and of what they learned from.
-    #[serde(default)]
     pub licences: Vec<Licence>,
     /// The networks by what they do: [`Task::needs`] names those that this build knows a use for.
     pub components: Named<Component>,
     /// Data that is no tensor, such as a tokenizer's merges.
-    #[serde(default)]
     pub assets: Named<StoredFile>,
 }
 
 /// A network with its weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Component {
     /// The network's name, [`Network::of`].
     pub architecture: String,
@@ -60,7 +55,7 @@ pub struct Component {
 }
 
 /// The noise schedule that the model was trained on, and the settings that it is best sampled with.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// Noise schedule.
     pub schedule: Schedule,
@@ -83,12 +78,11 @@ pub struct Sampling {
     /// Whether the last step of multistep solvers is of order 1.
     pub lower_order_final: bool,
     /// Where inner blocks may be left out, if that was calibrated.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<BlockCache>,
 }
 
 /// Steps that need not run all blocks: what lies between the outer ones changes little from one step to the next.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct BlockCache {
     /// Blocks at either end that every step runs.
     pub outer: usize,
@@ -130,36 +124,18 @@ impl BlockCache {
 }
 
 /// What one label means.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Map<String, Value>")]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Label {
     /// The number that the network is given.
     pub index: u32,
     /// Unique.
     pub name: String,
     /// Anything else that a page may want to group by, e.g. `kind`, `style`.
-    #[serde(flatten)]
     pub facets: Map<String, Value>,
 }
 
-impl TryFrom<Map<String, Value>> for Label {
-    type Error = String;
-
-    fn try_from(mut fields: Map<String, Value>) -> std::result::Result<Label, String> {
-        let index = fields.remove("index").and_then(|index| u32::try_from(index.as_u64()?).ok());
-        let index = index.ok_or("a label has no index")?;
-        if let Some((name, value)) = fields.iter().find(|(_, value)| !value.is_string()) {
-            return Err(format!("label {index}: {name} is {value}, no text"));
-        }
-        match fields.remove("name") {
-            Some(Value::String(name)) => Ok(Label { index, name, facets: fields }),
-            _ => Err(format!("label {index} has no name")),
-        }
-    }
-}
-
 /// A licence of the weights or of what they learned from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Licence {
     /// What it covers.
     pub name: String,
@@ -234,16 +210,11 @@ impl Manifest {
             None => return Err(bad("the manifest has no format_version".into())),
         }
         Task::check_known(value.get("task"))?;
-        let manifest: Manifest = serde_json::from_value(value).map_err(|e| bad(format!("the manifest: {e}")))?;
+        let manifest: Manifest = Manifest::read(&value).map_err(|what| bad(format!("the manifest: {what}")))?;
         manifest.check_components()?;
         manifest.check_description()?;
         manifest.check_files().map_err(bad)?;
         Ok(manifest)
-    }
-
-    /// The manifest as JSON, indented; always of version [`FORMAT_VERSION`].
-    pub fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
 
     /// A component.

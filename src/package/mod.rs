@@ -3,9 +3,12 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 mod convert;
+mod fields;
 #[cfg(not(target_arch = "wasm32"))]
 mod given;
 mod hash;
+#[cfg(not(target_arch = "wasm32"))]
+mod layout;
 mod load;
 mod manifest;
 mod named;

@@ -1,8 +1,6 @@
 //! A handful of things by name. A `BTreeMap` of each kind would be 6 kB more for a page to load.
 
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::marker::PhantomData;
+use crate::json::{self, Fields, Read, Value, Write};
 
 /// Sorted by name, each name once.
 #[derive(Clone, Debug, PartialEq)]
@@ -48,30 +46,18 @@ impl<T> Named<T> {
     }
 }
 
-impl<T: Serialize> Serialize for Named<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.iter())
+impl<T: Write> Write for Named<T> {
+    fn write(&self) -> Value {
+        self.iter().map(|(name, value)| (name.to_owned(), value.write())).collect()
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Named<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Named<T>, D::Error> {
-        struct Fields<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
-            type Value = Named<T>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a map")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Named<T>, A::Error> {
-                let mut named = Named::default();
-                while let Some((name, value)) = fields.next_entry::<String, T>()? {
-                    named.insert(&name, value);
-                }
-                Ok(named)
-            }
+impl<T: Read> Read for Named<T> {
+    fn read(value: &Value) -> json::Result<Named<T>> {
+        let mut named = Named::default();
+        for (name, value) in Fields::of(value)?.all() {
+            named.insert(name, T::read(value).map_err(|what| format!("{name}: {what}"))?);
         }
-        deserializer.deserialize_map(Fields(PhantomData))
+        Ok(named)
     }
 }

@@ -1,13 +1,11 @@
 //! What a model makes, and which networks that takes.
 
 use super::manifest::{DENOISER, Manifest};
+use crate::json::{self, Value};
 use crate::{Code, Error, Result};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// What a model makes. Starting from a picture, or filling in a part of one, is a request's business: every task can.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Pictures of a class, or of no class if the network has none.
     Class,
@@ -66,14 +64,33 @@ impl Task {
     /// Refuses tasks that this build does not know: better than what a parser says.
     pub(super) fn check_known(task: Option<&Value>) -> Result<()> {
         let known = |task: &Value| TASKS.iter().any(|row| task == row.1);
-        match task {
-            Some(task) if !known(task) => {
-                let names = TASKS.map(|row| row.1).join(", ");
-                let cause = format!("the task is {task}, this build knows {names}");
-                Err(Error::new(Code::UnsupportedModel, cause, "Use a version of uvit-web that knows this task"))
-            }
-            _ => Ok(()),
-        }
+        task.filter(|task| !known(task)).map_or(Ok(()), |task| Err(unknown(task)))
+    }
+}
+
+fn unknown(task: &Value) -> Error {
+    let names = TASKS.map(|row| row.1).join(", ");
+    let cause = format!("the task is {task}, this build knows {names}");
+    Error::new(Code::UnsupportedModel, cause, "Use a version of uvit-web that knows this task")
+}
+
+impl std::str::FromStr for Task {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Task> {
+        TASKS.iter().find(|row| row.1 == name).map(|row| row.0).ok_or_else(|| unknown(&name.into()))
+    }
+}
+
+impl json::Read for Task {
+    fn read(value: &Value) -> json::Result<Task> {
+        json::named(value)
+    }
+}
+
+impl json::Write for Task {
+    fn write(&self) -> Value {
+        self.as_str().into()
     }
 }
 
@@ -95,12 +112,13 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::{Read, Write};
 
     #[test]
     fn every_task_has_its_row() {
         for Row(task, name, ..) in &TASKS {
             assert_eq!(task.as_str(), *name);
-            assert_eq!(serde_json::to_value(task).unwrap(), *name);
+            assert_eq!((task.write(), Task::read(&(*name).into())), ((*name).into(), Ok(*task)));
             assert!(task.needs().contains(&DENOISER), "{name}");
         }
     }

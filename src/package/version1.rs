@@ -1,7 +1,7 @@
 //! Version 1 of the manifest knew one network: its architecture, params and variants stood at the top.
 
 use super::manifest::{DENOISER, FORMAT_VERSION};
-use serde_json::{Map, Value, json};
+use crate::json::{Map, Value, json};
 
 /// A manifest of version 1 as one of version 2. What is missing stays missing.
 pub fn upgrade(mut manifest: Value) -> Value {

@@ -8,22 +8,18 @@ use super::schedule::{NoiseLevel, rescale_zero_terminal_snr, time_grid};
 use super::timesteps::TimestepSpacing;
 use super::{Prediction, Recipe, Schedule, Slot};
 use crate::error::{Code, Error, Result};
-use serde::{Deserialize, Serialize};
 
 /// Which of the two quantities is held constant (or linear) over a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Algorithm {
     /// x_0: DPM-Solver++.
-    #[serde(rename = "dpmsolver++")]
     DpmSolverPlusPlus,
     /// The noise: DPM-Solver.
-    #[serde(rename = "dpmsolver")]
     DpmSolver,
 }
 
 /// How the slope enters an update of order 2.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SolverType {
     /// As if taken in the middle of the step ("dpm_solver" in U-ViT's code).
     Midpoint,
@@ -32,8 +28,7 @@ pub enum SolverType {
 }
 
 /// Where diffusers' grid ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FinalSigma {
     /// Without noise.
     Zero,

@@ -2,11 +2,8 @@
 //! state a scale w with cond + w (cond - uncond) (baofff/U-ViT@ce551708dc9cde9818d2af7d84dfadfeb7bd9034 eval_ldm_discrete.py
 //! `cfg_nnet`); everywhere here `guidance_scale` s means uncond + s (cond - uncond), so s = 1 + w.
 
-use serde::{Deserialize, Serialize};
-
 /// In which convention a scale is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GuidanceForm {
     /// U-ViT and UniDiffuser: cond + w (cond - uncond); 0 is off.
     Uvit,

@@ -2,11 +2,11 @@
 //! x_0 and the noise as fixed combinations of (latents, model). v is Salimans and Ho's alpha_t noise - sigma_t x_0
 //! (arXiv:2202.00512, appendix D).
 
-use serde::{Deserialize, Serialize};
+use crate::json::{self, Value};
+use crate::{Code, Error, Result};
 
 /// What the network was trained to predict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Prediction {
     /// The noise (epsilon).
     Noise,
@@ -17,6 +17,18 @@ pub enum Prediction {
 }
 
 impl Prediction {
+    /// All of them.
+    pub const ALL: [Prediction; 3] = [Prediction::Noise, Prediction::X0, Prediction::V];
+
+    /// The stable name, as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Prediction::Noise => "noise",
+            Prediction::X0 => "x0",
+            Prediction::V => "v",
+        }
+    }
+
     /// x_0 = `form[0]` latents + `form[1]` model.
     pub fn x0(self, alpha_t: f64, sigma_t: f64) -> [f64; 2] {
         match self {
@@ -36,9 +48,42 @@ impl Prediction {
     }
 }
 
+impl std::str::FromStr for Prediction {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Prediction> {
+        Prediction::ALL.into_iter().find(|p| p.as_str() == name).ok_or_else(|| {
+            Error::new(Code::InvalidArgument, format!("there is no prediction {name:?}"), "Give one of noise, x0, v")
+        })
+    }
+}
+
+impl json::Read for Prediction {
+    fn read(value: &Value) -> json::Result<Prediction> {
+        json::named(value)
+    }
+}
+
+impl json::Write for Prediction {
+    fn write(&self) -> Value {
+        self.as_str().into()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::{Read, Write};
+
+    #[test]
+    fn names_are_stable() {
+        for (prediction, name) in Prediction::ALL.into_iter().zip(["noise", "x0", "v"]) {
+            assert_eq!(prediction.write(), name);
+            assert_eq!(Prediction::read(&name.into()), Ok(prediction));
+        }
+        let what = Prediction::read(&"epsilon".into()).unwrap_err();
+        assert_eq!(what, "there is no prediction \"epsilon\". Give one of noise, x0, v");
+    }
 
     #[test]
     fn forms_recover_picture_and_noise() {

@@ -4,11 +4,10 @@
 //! baofff/U-ViT@ce551708dc9cde9818d2af7d84dfadfeb7bd9034 (class NoiseScheduleVP) and diffusers 0.42.1.
 
 use crate::error::{Code, Error, Result};
-use serde::{Deserialize, Serialize};
+use crate::json::{self, Fields, Value, json};
 
 /// A noise schedule as a model's configuration names it.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", try_from = "Fields")]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Schedule {
     /// Continuous, beta(t) = beta_min + (beta_max - beta_min) t on t in \[0, 1\] (Score SDE, arXiv:2011.13456, VP SDE).
     VpLinear {
@@ -29,40 +28,34 @@ pub enum Schedule {
     },
 }
 
-/// A schedule as it is written: its type, and the numbers of that type.
-#[derive(Deserialize)]
-struct Fields {
-    #[serde(rename = "type")]
-    kind: Kind,
-    beta_min: Option<f64>,
-    beta_max: Option<f64>,
-    beta_start: Option<f64>,
-    beta_end: Option<f64>,
-    train_steps: Option<usize>,
+impl json::Read for Schedule {
+    fn read(value: &Value) -> json::Result<Schedule> {
+        let fields = Fields::of(value)?;
+        match fields.required::<String>("type")?.as_str() {
+            "vp_linear" => Ok(Schedule::VpLinear {
+                beta_min: fields.required("beta_min")?,
+                beta_max: fields.required("beta_max")?,
+            }),
+            "scaled_linear" => Ok(Schedule::ScaledLinear {
+                beta_start: fields.required("beta_start")?,
+                beta_end: fields.required("beta_end")?,
+                train_steps: fields.required("train_steps")?,
+            }),
+            other => Err(format!("type: there is no schedule {other:?}. Give one of vp_linear, scaled_linear")),
+        }
+    }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Kind {
-    VpLinear,
-    ScaledLinear,
-}
-
-impl TryFrom<Fields> for Schedule {
-    type Error = &'static str;
-
-    fn try_from(fields: Fields) -> std::result::Result<Schedule, &'static str> {
-        Ok(match fields.kind {
-            Kind::VpLinear => Schedule::VpLinear {
-                beta_min: fields.beta_min.ok_or("missing field `beta_min`")?,
-                beta_max: fields.beta_max.ok_or("missing field `beta_max`")?,
-            },
-            Kind::ScaledLinear => Schedule::ScaledLinear {
-                beta_start: fields.beta_start.ok_or("missing field `beta_start`")?,
-                beta_end: fields.beta_end.ok_or("missing field `beta_end`")?,
-                train_steps: fields.train_steps.ok_or("missing field `train_steps`")?,
-            },
-        })
+impl json::Write for Schedule {
+    fn write(&self) -> Value {
+        match *self {
+            Schedule::VpLinear { beta_min, beta_max } => {
+                json!({ "type": "vp_linear", "beta_min": beta_min, "beta_max": beta_max })
+            }
+            Schedule::ScaledLinear { beta_start, beta_end, train_steps } => {
+                json!({ "type": "scaled_linear", "beta_start": beta_start, "beta_end": beta_end, "train_steps": train_steps })
+            }
+        }
     }
 }
 

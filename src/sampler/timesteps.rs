@@ -3,11 +3,9 @@
 //! sums are taken in NumPy's order, so that a time that falls between two steps goes the same way.
 
 use crate::error::{Code, Error, Result};
-use serde::{Deserialize, Serialize};
 
 /// How the visited steps are spread over the training steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TimestepSpacing {
     /// From the last training step to the first, evenly.
     Linspace,

@@ -1,7 +1,7 @@
 //! What a manifest says of files and tensors: which shards there are, and which rows of which tensor lie where.
 
+use crate::json::{self, Fields, Value, json};
 use crate::{Code, Error, Result};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 pub const MAX_FILE_BYTES: u64 = 32 << 20;
 
 /// Stored dtypes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dtype {
     /// 32-bit floats.
     F32,
@@ -47,8 +46,20 @@ impl std::str::FromStr for Dtype {
     }
 }
 
+impl json::Read for Dtype {
+    fn read(value: &Value) -> json::Result<Dtype> {
+        json::named(value)
+    }
+}
+
+impl json::Write for Dtype {
+    fn write(&self) -> Value {
+        self.as_str().into()
+    }
+}
+
 /// A file beside the manifest: a shard, or an asset.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StoredFile {
     /// A plain file name.
     pub file: String,
@@ -56,6 +67,23 @@ pub struct StoredFile {
     pub bytes: u64,
     /// Its SHA-256 in hexadecimal.
     pub sha256: String,
+}
+
+impl json::Read for StoredFile {
+    fn read(value: &Value) -> json::Result<StoredFile> {
+        let fields = Fields::of(value)?;
+        Ok(StoredFile {
+            file: fields.required("file")?,
+            bytes: fields.required("bytes")?,
+            sha256: fields.required("sha256")?,
+        })
+    }
+}
+
+impl json::Write for StoredFile {
+    fn write(&self) -> Value {
+        json!({ "file": self.file, "bytes": self.bytes, "sha256": self.sha256 })
+    }
 }
 
 impl StoredFile {
@@ -98,12 +126,11 @@ pub fn sha256(bytes: &[u8]) -> String {
 }
 
 /// One stored form of all tensors of a network.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Variant {
     /// The dtype of its matrices.
     pub dtype: Dtype,
     /// Columns a scale of its matrices; 0: the whole row.
-    #[serde(default)]
     pub group: usize,
     /// Sum of the shards' bytes.
     pub bytes: u64,
@@ -111,6 +138,31 @@ pub struct Variant {
     pub shards: Vec<StoredFile>,
     /// All tensors of the network by name.
     pub tensors: BTreeMap<String, Entry>,
+}
+
+impl json::Read for Variant {
+    fn read(value: &Value) -> json::Result<Variant> {
+        let fields = Fields::of(value)?;
+        Ok(Variant {
+            dtype: fields.required("dtype")?,
+            group: fields.or("group", 0)?,
+            bytes: fields.required("bytes")?,
+            shards: fields.required("shards")?,
+            tensors: fields.required("tensors")?,
+        })
+    }
+}
+
+impl json::Write for Variant {
+    fn write(&self) -> Value {
+        json!({
+            "dtype": self.dtype.write(),
+            "group": self.group,
+            "bytes": self.bytes,
+            "shards": self.shards.write(),
+            "tensors": self.tensors.write(),
+        })
+    }
 }
 
 impl Variant {
@@ -134,30 +186,60 @@ impl Variant {
 }
 
 /// How a tensor is stored.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     /// The published shape.
     pub shape: Vec<usize>,
     /// Stored dtype.
     pub dtype: Dtype,
     /// q8 and q4: columns a scale; 0: the whole row.
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub group: usize,
     /// Where its rows lie, in order and without gaps. In a shard, part i of a tensor in several parts is named `name#i`.
     pub parts: Vec<Part>,
 }
 
-fn is_zero(n: &usize) -> bool {
-    *n == 0
-}
-
 /// Some rows of a tensor in one shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Position in [`Variant::shards`].
     pub shard: usize,
     /// First row and one past the last.
     pub rows: [usize; 2],
+}
+
+impl json::Read for Part {
+    fn read(value: &Value) -> json::Result<Part> {
+        let fields = Fields::of(value)?;
+        Ok(Part { shard: fields.required("shard")?, rows: fields.required("rows")? })
+    }
+}
+
+impl json::Write for Part {
+    fn write(&self) -> Value {
+        json!({ "shard": self.shard, "rows": self.rows })
+    }
+}
+
+impl json::Read for Entry {
+    fn read(value: &Value) -> json::Result<Entry> {
+        let fields = Fields::of(value)?;
+        Ok(Entry {
+            shape: fields.required("shape")?,
+            dtype: fields.required("dtype")?,
+            group: fields.or("group", 0)?,
+            parts: fields.required("parts")?,
+        })
+    }
+}
+
+impl json::Write for Entry {
+    fn write(&self) -> Value {
+        let mut written = json!({ "shape": self.shape, "dtype": self.dtype.write(), "parts": self.parts.write() });
+        if self.group != 0 {
+            written["group"] = self.group.into();
+        }
+        written
+    }
 }
 
 impl Entry {

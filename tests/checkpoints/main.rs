@@ -8,6 +8,7 @@ mod pth;
 use pth::{Py, dict, save};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use uvit_web::json::Read;
 use uvit_web::model::{Network, uvit};
 use uvit_web::weights::checkpoint::{self, Checkpoint, Weights};
 use uvit_web::{Code, Error};
@@ -29,7 +30,7 @@ fn small() -> (Network, Checkpoint) {
     let config = std::fs::read(fixture("goldens/uvit_small_activations/config.json")).unwrap();
     let config: Value = serde_json::from_slice(&config).unwrap();
     let weights = checkpoint::read(&fixture("goldens/uvit_small_activations/weights.safetensors")).unwrap();
-    let params = serde_json::from_value::<uvit::Config>(config["params"].clone()).unwrap();
+    let params = uvit::Config::read(&config["params"]).unwrap();
     (Network::Uvit(params), weights)
 }
 

@@ -23,7 +23,7 @@ pub async fn draw(device: &Device) -> Vec<f32> {
 /// With another sampler, or from given latents.
 pub async fn draw_by(device: &Device, sampler: SamplerKind, start: Option<&[f32]>) -> Vec<f32> {
     let config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
-    let params: uvit::Config = serde_json::from_value(config["params"].clone()).unwrap();
+    let params: uvit::Config = uvit_web::json::Read::read(&config["params"]).unwrap();
     let network = Network::Uvit(params);
     let stored = SafeTensors::deserialize(WEIGHTS).unwrap();
     let plan = network.record(Batch::plain(1)).unwrap().plan;

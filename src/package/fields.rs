@@ -1,0 +1,168 @@
+//! The manifest's fields, as JSON.
+
+use super::manifest::{BlockCache, Component, Label, Licence, Manifest, Sampling};
+use super::named::Named;
+use crate::json::{self, Fields, Read, Value, Write, json};
+
+impl Read for Manifest {
+    fn read(value: &Value) -> json::Result<Manifest> {
+        let fields = Fields::of(value)?;
+        Ok(Manifest {
+            format_version: fields.required("format_version")?,
+            name: fields.required("name")?,
+            task: fields.required("task")?,
+            sampling: fields.required("sampling")?,
+            null_class: fields.optional("null_class")?,
+            labels: fields.or("labels", Vec::new())?,
+            licences: fields.or("licences", Vec::new())?,
+            components: fields.required("components")?,
+            assets: fields.or("assets", Named::default())?,
+        })
+    }
+}
+
+impl Write for Manifest {
+    fn write(&self) -> Value {
+        let mut written = json!({
+            "format_version": self.format_version,
+            "name": self.name,
+            "task": self.task.write(),
+            "sampling": self.sampling.write(),
+            "labels": self.labels.write(),
+            "licences": self.licences.write(),
+            "components": self.components.write(),
+            "assets": self.assets.write(),
+        });
+        if let Some(null_class) = &self.null_class {
+            written["null_class"] = (*null_class).into();
+        }
+        written
+    }
+}
+
+impl Read for Component {
+    fn read(value: &Value) -> json::Result<Component> {
+        let fields = Fields::of(value)?;
+        Ok(Component {
+            architecture: fields.required("architecture")?,
+            params: fields.required("params")?,
+            variants: fields.required("variants")?,
+        })
+    }
+}
+
+impl Write for Component {
+    fn write(&self) -> Value {
+        json!({
+            "architecture": self.architecture,
+            "params": self.params,
+            "variants": self.variants.write(),
+        })
+    }
+}
+
+impl Read for Sampling {
+    fn read(value: &Value) -> json::Result<Sampling> {
+        let fields = Fields::of(value)?;
+        Ok(Sampling {
+            schedule: fields.required("schedule")?,
+            prediction: fields.required("prediction")?,
+            time_scale: fields.required("time_scale")?,
+            t_min: fields.required("t_min")?,
+            t_max: fields.required("t_max")?,
+            sampler: fields.required("sampler")?,
+            steps: fields.required("steps")?,
+            guidance_scale: fields.required("guidance_scale")?,
+            clip_x0: fields.required("clip_x0")?,
+            lower_order_final: fields.required("lower_order_final")?,
+            cache: fields.optional("cache")?,
+        })
+    }
+}
+
+impl Write for Sampling {
+    fn write(&self) -> Value {
+        let mut written = json!({
+            "schedule": self.schedule.write(),
+            "prediction": self.prediction.write(),
+            "time_scale": self.time_scale,
+            "t_min": self.t_min,
+            "t_max": self.t_max,
+            "sampler": self.sampler.write(),
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "clip_x0": self.clip_x0,
+            "lower_order_final": self.lower_order_final,
+        });
+        if let Some(cache) = &self.cache {
+            written["cache"] = cache.write();
+        }
+        written
+    }
+}
+
+impl Read for BlockCache {
+    fn read(value: &Value) -> json::Result<BlockCache> {
+        let fields = Fields::of(value)?;
+        Ok(BlockCache {
+            outer: fields.required("outer")?,
+            steps: fields.required("steps")?,
+            refresh: fields.required("refresh")?,
+        })
+    }
+}
+
+impl Write for BlockCache {
+    fn write(&self) -> Value {
+        json!({
+            "outer": self.outer,
+            "steps": self.steps,
+            "refresh": self.refresh,
+        })
+    }
+}
+
+impl Read for Label {
+    fn read(value: &Value) -> json::Result<Label> {
+        let fields = Fields::of(value)?;
+        let index = fields.required("index")?;
+        let of_label = |what| format!("label {index}: {what}");
+        let name = fields.required("name").map_err(of_label)?;
+        let facets = fields.all().filter(|(name, _)| !["index", "name"].contains(&name.as_str()));
+        let facets = facets.map(|(name, facet)| match facet {
+            Value::String(_) => Ok((name.clone(), facet.clone())),
+            _ => Err(of_label(format!("{name} is {}, no text", json::shown(facet)))),
+        });
+        Ok(Label { index, name, facets: facets.collect::<json::Result<_>>()? })
+    }
+}
+
+impl Write for Label {
+    fn write(&self) -> Value {
+        let mut fields = self.facets.clone();
+        fields.insert("index".into(), self.index.into());
+        fields.insert("name".into(), self.name.as_str().into());
+        fields.into()
+    }
+}
+
+impl Read for Licence {
+    fn read(value: &Value) -> json::Result<Licence> {
+        let fields = Fields::of(value)?;
+        Ok(Licence {
+            name: fields.required("name")?,
+            spdx: fields.required("spdx")?,
+            attribution: fields.required("attribution")?,
+        })
+    }
+}
+
+impl Write for Licence {
+    fn write(&self) -> Value {
+        json!({
+            "name": self.name,
+            "spdx": self.spdx,
+            "attribution": self.attribution,
+        })
+    }
+}
