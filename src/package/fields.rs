@@ -125,7 +125,7 @@ impl Write for BlockCache {
 impl Read for Label {
     fn read(value: &Value) -> json::Result<Label> {
         let fields = Fields::of(value)?;
-        let index = fields.required("index")?;
+        let index = fields.required("index").map_err(|what| format!("a label has no index ({what})"))?;
         let of_label = |what| format!("label {index}: {what}");
         let name = fields.required("name").map_err(of_label)?;
         let facets = fields.all().filter(|(name, _)| !["index", "name"].contains(&name.as_str()));

@@ -2,17 +2,17 @@
 //! what is missing. At no time is more than one shard and one tensor of it in memory, beside tensors whose other parts lie in
 //! shards to come.
 
+use super::shard::Shard;
 use super::stored::{Dtype, Entry, StoredFile, Variant};
 use super::{Data, Tensor};
 use crate::plan::Weight;
 use crate::{Code, Error, Result};
 use half::f16;
-use safetensors::{Dtype as StoredDtype, SafeTensors};
 
 /// A shard that was verified.
 pub struct OpenShard<'a> {
     index: usize,
-    file: SafeTensors<'a>,
+    file: Shard<'a>,
     /// Name and part of what was not taken yet.
     parts: std::vec::IntoIter<(String, usize)>,
 }
@@ -55,8 +55,8 @@ impl ShardReader {
     pub fn open<'a>(&self, index: usize, bytes: &'a [u8]) -> Result<OpenShard<'a>> {
         let shard = self.variant.shards.get(index).ok_or_else(|| Error::internal(format!("no shard {index}")))?;
         shard.verify(bytes)?;
-        let file = SafeTensors::deserialize(bytes).map_err(|e| corrupt(shard, &e.to_string()))?;
-        let mut strangers = file.names();
+        let file = Shard::read(bytes).map_err(|what| corrupt(shard, &what))?;
+        let mut strangers: Vec<&str> = file.names().collect();
         let mut parts = Vec::new();
         for (name, entry) in &self.variant.tensors {
             for (i, _) in entry.parts.iter().enumerate().filter(|(_, part)| part.shard == index) {
@@ -170,44 +170,43 @@ fn corrupt(shard: &StoredFile, what: &str) -> Error {
 }
 
 /// `rows` rows of a tensor under the name `stored` in a shard.
-fn read_part(file: &SafeTensors<'_>, stored: &str, entry: &Entry, rows: usize) -> Result<Data> {
+fn read_part(file: &Shard<'_>, stored: &str, entry: &Entry, rows: usize) -> Result<Data> {
     let columns = entry.shape[1..].iter().product::<usize>();
-    let read = |name: &str, dtype: StoredDtype, shape: &[usize]| {
-        let view = file.tensor(name).map_err(|e| {
+    let read = |name: &str, dtype: &str, shape: &[usize]| {
+        let stored = file.get(name).ok_or_else(|| {
             Error::new(
                 Code::TensorMissing,
-                format!("tensor {name}: {e}"),
+                format!("tensor {name} is not in its shard"),
                 "Convert the model again with `uvit convert`",
             )
         })?;
-        if view.dtype() != dtype || view.shape() != shape {
+        if stored.dtype != dtype || stored.shape != shape {
             return Err(Error::new(
                 Code::TensorShape,
                 format!(
-                    "tensor {name} is {:?} {:?} in the shard, expected {dtype:?} {shape:?}",
-                    view.dtype(),
-                    view.shape()
+                    "tensor {name} is {} {:?} in the shard, expected {dtype} {shape:?}",
+                    stored.dtype, stored.shape
                 ),
                 "Convert the model again with `uvit convert`",
             ));
         }
-        Ok(view.data())
+        Ok(stored.data)
     };
     let mut shape = entry.shape.clone();
     shape[0] = rows;
     let scale = format!("{stored}.scale");
     let groups = if entry.group == 0 { 1 } else { columns.div_ceil(entry.group) };
     Ok(match entry.dtype {
-        Dtype::F32 => Data::F32(f32s(read(stored, StoredDtype::F32, &shape)?)),
-        Dtype::F16 => Data::F16(f16s(read(stored, StoredDtype::F16, &shape)?)),
+        Dtype::F32 => Data::F32(f32s(read(stored, "F32", &shape)?)),
+        Dtype::F16 => Data::F16(f16s(read(stored, "F16", &shape)?)),
         Dtype::Q8 => Data::Q8 {
-            values: read(stored, StoredDtype::I8, &shape)?.iter().map(|&b| b as i8).collect(),
-            scales: f32s(read(&scale, StoredDtype::F32, &[rows, groups])?),
+            values: read(stored, "I8", &shape)?.iter().map(|&b| b as i8).collect(),
+            scales: f32s(read(&scale, "F32", &[rows, groups])?),
             group: entry.group,
         },
         Dtype::Q4 => Data::Q4 {
-            values: read(stored, StoredDtype::U8, &[rows, columns.div_ceil(2)])?.to_vec(),
-            scales: f16s(read(&scale, StoredDtype::F16, &[rows, groups])?),
+            values: read(stored, "U8", &[rows, columns.div_ceil(2)])?.to_vec(),
+            scales: f16s(read(&scale, "F16", &[rows, groups])?),
             group: entry.group,
         },
     })

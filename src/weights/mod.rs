@@ -6,6 +6,7 @@ pub mod checkpoint;
 mod load;
 pub mod quantize;
 pub mod random;
+mod shard;
 mod stored;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod write;
