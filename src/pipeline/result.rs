@@ -148,3 +148,64 @@ impl Generated {
         pixels::to_rgba(self.image(k), [self.channels, self.height, self.width])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_are_written_with_the_model_and_its_device_among_their_own_fields() {
+        let device = DeviceInfo {
+            device: "cpu",
+            device_reason: "asked for".into(),
+            #[cfg(feature = "gpu")]
+            adapter: None,
+            #[cfg(feature = "gpu")]
+            tuned: None,
+        };
+        let info = Info {
+            name: "cats".into(),
+            dtype: Dtype::Q8,
+            compute: Compute::Quality,
+            threads: 2,
+            bytes: 3,
+            parameters: 4,
+            model_hash: "ab".into(),
+            load_ms: 1.5,
+            device,
+        };
+        let generated = Generated {
+            values: vec![0.0; 3],
+            count: 1,
+            channels: 3,
+            height: 1,
+            width: 1,
+            label: Some(5),
+            label_name: None,
+            steps: 2,
+            guidance_scale: 1.0,
+            seed: u32::MAX,
+            sampler: SamplerKind::Ddim,
+            eta: 0.5,
+            guidance_interval: Some([0.0, 0.5]),
+            cache: false,
+            workers: 1,
+            timings: Timings { total_ms: 3.0, step_ms: vec![1.0, 2.0], encode_ms: 0.0 },
+            dispatches: 0,
+            multiply_adds: 1 << 40,
+            info,
+        };
+        let mut want = json::json!({
+            "count": 1, "channels": 3, "height": 1, "width": 1, "label": 5, "labelName": null, "steps": 2,
+            "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "eta": 0.5, "guidanceInterval": [0.0, 0.5],
+            "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "encodeMs": 0.0 },
+            "dispatches": 0, "multiplyAdds": 1u64 << 40, "name": "cats", "dtype": "q8", "compute": "quality",
+            "threads": 2, "bytes": 3, "parameters": 4, "modelHash": "ab", "loadMs": 1.5, "device": "cpu",
+            "deviceReason": "asked for",
+        });
+        if cfg!(feature = "gpu") {
+            want = json::with(want, json::object([("adapter", Value::Null), ("tuned", Value::Null)]));
+        }
+        assert_eq!(generated.write(), want);
+    }
+}

@@ -79,8 +79,14 @@ impl Weights {
         for (i, (weight, &form)) in program.weights.iter().zip(&program.forms).enumerate() {
             let found = each!(&self.0, weights => weights.form(WeightId(i)));
             if found != Some(form) {
-                let found = found.map_or_else(|| "not".into(), |found| format!("as {found:?}"));
-                let cause = format!("weight {} was {found} loaded, the Program reads it as {form:?}", weight.name);
+                let name = &weight.name;
+                let cause = match found {
+                    None => format!("weight {name} was not loaded"),
+                    Some(_) => format!(
+                        "weight {name} was loaded for {}, the Program is for other arithmetic",
+                        self.compute().as_str()
+                    ),
+                };
                 return Err(Error::internal(cause));
             }
         }
