@@ -239,6 +239,10 @@ mod tests {
         assert_eq!(fields.named::<crate::weights::Dtype>("b"), Ok(None));
         assert_eq!(fields.named::<crate::weights::Dtype>("e"), Err("e: there is no dtype \"x\"".into()));
         assert_eq!(fields.named::<crate::weights::Dtype>("a"), Err("a: 1 is no text".into()));
+        let by_name = BTreeMap::<String, u32>::read(&json!({ "x": 1, "y": [] }));
+        assert_eq!(by_name, Err("y: [] is no whole number that fits".into()));
+        let by_name = BTreeMap::from(["x", "y"].map(|name| (name.to_owned(), 1u32)));
+        assert_eq!(Read::read(&json!({ "x": 1, "y": 1 })), Ok(by_name));
         assert!(Fields::of(&json!([])).is_err_and(|what| what == "[] is no object"));
     }
 

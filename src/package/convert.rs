@@ -61,7 +61,11 @@ fn sampling(fields: &Fields<'_>) -> json::Result<Sampling> {
         let time = times.as_ref().map_or(Ok(default), |times| times.or(name, default));
         time.map_err(|what| format!("schedule: {what}"))
     };
-    let guidance = if fields.value("guidance_scale").is_some() { "guidance_scale" } else { "guidance" };
+    let guidance = match ["guidance_scale", "guidance"].map(|name| fields.value(name)) {
+        [Some(_), Some(_)] => return Err("guidance is another name of guidance_scale, and both are given".into()),
+        [None, Some(_)] => "guidance",
+        _ => "guidance_scale",
+    };
     Ok(Sampling {
         schedule,
         prediction: fields.required("prediction")?,
