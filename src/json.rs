@@ -3,7 +3,6 @@
 //! once; from there, types read themselves.
 
 pub use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 
 /// What is wrong with a value, for people; the caller says of what.
 pub type Result<T> = std::result::Result<T, String>;
@@ -194,22 +193,6 @@ impl<T: Read, const N: usize> Read for [T; N] {
     }
 }
 
-impl<T: Read> Read for BTreeMap<String, T> {
-    fn read(value: &Value) -> Result<BTreeMap<String, T>> {
-        let field = |(name, value): (&String, &Value)| match T::read(value) {
-            Ok(value) => Ok((name.clone(), value)),
-            Err(what) => Err(format!("{name}: {what}")),
-        };
-        Fields::of(value)?.all().map(field).collect()
-    }
-}
-
-impl<T: Write> Write for BTreeMap<String, T> {
-    fn write(&self) -> Value {
-        self.iter().map(|(name, value)| (name.clone(), value.write())).collect()
-    }
-}
-
 impl<T: Write> Write for [T] {
     fn write(&self) -> Value {
         self.iter().map(T::write).collect()
@@ -239,10 +222,6 @@ mod tests {
         assert_eq!(fields.named::<crate::weights::Dtype>("b"), Ok(None));
         assert_eq!(fields.named::<crate::weights::Dtype>("e"), Err("e: there is no dtype \"x\"".into()));
         assert_eq!(fields.named::<crate::weights::Dtype>("a"), Err("a: 1 is no text".into()));
-        let by_name = BTreeMap::<String, u32>::read(&json!({ "x": 1, "y": [] }));
-        assert_eq!(by_name, Err("y: [] is no whole number that fits".into()));
-        let by_name = BTreeMap::from(["x", "y"].map(|name| (name.to_owned(), 1u32)));
-        assert_eq!(Read::read(&json!({ "x": 1, "y": 1 })), Ok(by_name));
         assert!(Fields::of(&json!([])).is_err_and(|what| what == "[] is no object"));
     }
 

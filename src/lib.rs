@@ -23,6 +23,7 @@ mod js;
 pub mod json;
 pub mod meter;
 pub mod model;
+pub mod named;
 pub mod package;
 pub mod pipeline;
 pub mod plan;

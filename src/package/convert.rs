@@ -2,10 +2,10 @@
 
 use super::given;
 use super::manifest::{Component, DENOISER, FORMAT_VERSION, Licence, Manifest, Sampling};
-use super::named::Named;
 use super::task::Task;
 use crate::json::{self, Fields, Read, Value};
 use crate::model::{Batch, Network};
+use crate::named::Named;
 use crate::plan::WeightUse;
 use crate::weights::checkpoint::Checkpoint;
 use crate::weights::quantize::{gptq, quantize};

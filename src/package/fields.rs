@@ -1,8 +1,8 @@
 //! The manifest's fields, as JSON.
 
 use super::manifest::{BlockCache, Component, Label, Licence, Manifest, Sampling};
-use super::named::Named;
 use crate::json::{self, Fields, Read, Value, Write, json};
+use crate::named::Named;
 
 impl Read for Manifest {
     fn read(value: &Value) -> json::Result<Manifest> {

@@ -1,15 +1,14 @@
 //! `manifest.json`: what a model is and where its tensors lie. A model is one or several networks, its components, each in
 //! one or several stored variants; shards and assets lie beside the manifest. `docs/format.md` specifies it.
 
-use super::named::Named;
 use super::task::Task;
 use super::version1;
 use crate::json::{Map, Read, Value};
 use crate::model::Network;
+use crate::named::Named;
 use crate::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
 use crate::weights::{Dtype, StoredFile, Variant};
 use crate::{Code, Error, Result};
-use std::collections::BTreeSet;
 
 /// The format version that this build writes. It also reads version 1.
 pub const FORMAT_VERSION: u32 = 2;
@@ -294,12 +293,11 @@ impl Manifest {
     /// Whether labels, null class and sampling fit the denoiser and each other: known before there are any weights.
     fn check_description(&self) -> Result<()> {
         let classes = self.network(DENOISER)?.classes();
-        let mut names = BTreeSet::new();
-        for Label { index, name, .. } in &self.labels {
+        for (at, Label { index, name, .. }) in self.labels.iter().enumerate() {
             if *index as usize >= classes {
                 return Err(bad(format!("label {name:?} has index {index}, the network has {classes} classes")));
             }
-            if !names.insert(name.as_str()) {
+            if self.labels[..at].iter().any(|other| other.name == *name) {
                 let indices: Vec<u32> = self.labels.iter().filter(|l| l.name == *name).map(|l| l.index).collect();
                 return Err(bad(format!("several labels are called {name:?}, those of index {indices:?}")));
             }
@@ -321,12 +319,15 @@ impl Manifest {
             asset.check().map_err(|what| format!("asset {name}: {what}"))?;
         }
         // Some file systems do not tell cases apart.
-        let names: Vec<String> = self.files().map(|stored| stored.file.to_ascii_lowercase()).collect();
-        let mut files = BTreeSet::new();
-        match [MANIFEST].into_iter().chain(names.iter().map(String::as_str)).find(|name| !files.insert(*name)) {
-            Some(name) => Err(format!("the file name {name} is used twice")),
-            None => Ok(()),
+        let mut names = vec![MANIFEST.to_owned()];
+        for stored in self.files() {
+            let name = stored.file.to_ascii_lowercase();
+            if names.contains(&name) {
+                return Err(format!("the file name {name} is used twice"));
+            }
+            names.push(name);
         }
+        Ok(())
     }
 }
 

@@ -11,7 +11,6 @@ mod hash;
 mod layout;
 mod load;
 mod manifest;
-mod named;
 mod task;
 mod version1;
 #[cfg(not(target_arch = "wasm32"))]
@@ -23,7 +22,6 @@ pub use load::reader;
 #[cfg(not(target_arch = "wasm32"))]
 pub use load::{read_asset, read_manifest, read_shards};
 pub use manifest::{BlockCache, Component, DENOISER, FORMAT_VERSION, Label, Licence, MANIFEST, Manifest, Sampling};
-pub use named::Named;
 pub use task::Task;
 #[cfg(not(target_arch = "wasm32"))]
 pub use writer::{Writer, write_manifest};

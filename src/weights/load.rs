@@ -32,7 +32,7 @@ impl ShardReader {
     /// `TENSOR_MISSING`, `TENSOR_UNEXPECTED`, `TENSOR_SHAPE`.
     pub fn new<'a>(variant: Variant, weights: impl Iterator<Item = &'a Weight>) -> Result<ShardReader> {
         let expected = weights.map(|w| (w.name.as_str(), w.shape.as_slice()));
-        let found = variant.tensors.iter().map(|(name, entry)| (name.as_str(), entry.shape.as_slice()));
+        let found = variant.tensors.iter().map(|(name, entry)| (name, entry.shape.as_slice()));
         check_names(expected, found)?;
         let seen = vec![false; variant.shards.len()];
         Ok(ShardReader { variant, waiting: Vec::new(), seen })
@@ -58,12 +58,12 @@ impl ShardReader {
         let file = Shard::read(bytes).map_err(|what| corrupt(shard, &what))?;
         let mut strangers: Vec<&str> = file.names().collect();
         let mut parts = Vec::new();
-        for (name, entry) in &self.variant.tensors {
+        for (name, entry) in self.variant.tensors.iter() {
             for (i, _) in entry.parts.iter().enumerate().filter(|(_, part)| part.shard == index) {
                 let stored = entry.stored_name(name, i);
                 let scale = format!("{stored}.scale");
                 strangers.retain(|name| *name != stored && *name != scale);
-                parts.push((name.clone(), i));
+                parts.push((name.to_owned(), i));
             }
         }
         if let Some(stranger) = strangers.first() {

@@ -1,9 +1,9 @@
 //! What a manifest says of files and tensors: which shards there are, and which rows of which tensor lie where.
 
 use crate::json::{self, Fields, Value, json};
+use crate::named::Named;
 use crate::{Code, Error, Result};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
 
 /// The longest shard or asset, in bytes.
 pub const MAX_FILE_BYTES: u64 = 32 << 20;
@@ -137,7 +137,7 @@ pub struct Variant {
     /// The files, in the safetensors format.
     pub shards: Vec<StoredFile>,
     /// All tensors of the network by name.
-    pub tensors: BTreeMap<String, Entry>,
+    pub tensors: Named<Entry>,
 }
 
 impl json::Read for Variant {
@@ -173,7 +173,7 @@ impl Variant {
             return Err(format!("its shards have {sum} bytes in all, it says {}", self.bytes));
         }
         let mut stored = 0u64;
-        for (name, entry) in &self.tensors {
+        for (name, entry) in self.tensors.iter() {
             entry.check(self.shards.len()).map_err(|what| format!("tensor {name}: {what}"))?;
             stored = stored.saturating_add(entry.bytes());
         }

@@ -2,6 +2,7 @@
 
 use super::stored::{Dtype, Entry, Part, StoredFile, Variant};
 use super::{Data, Tensor};
+use crate::named::Named;
 use crate::{Error, Result};
 use safetensors::tensor::TensorView;
 use std::collections::BTreeMap;
@@ -23,7 +24,7 @@ pub fn write_shards(
     shard_bytes: usize,
     mut save: impl FnMut(usize, &[u8]) -> Result<StoredFile>,
 ) -> Result<Variant> {
-    let mut variant = Variant { dtype, group, bytes: 0, shards: Vec::new(), tensors: BTreeMap::new() };
+    let mut variant = Variant { dtype, group, bytes: 0, shards: Vec::new(), tensors: Named::default() };
     let mut shard: Piece = Vec::new();
     let mut filled = HEADER_BYTES;
     for tensor in tensors {
@@ -52,7 +53,7 @@ pub fn write_shards(
             Data::Q8 { group, .. } => (Dtype::Q8, *group),
             Data::Q4 { group, .. } => (Dtype::Q4, *group),
         };
-        variant.tensors.insert(tensor.name.clone(), Entry { shape: tensor.shape.clone(), dtype, group, parts });
+        variant.tensors.insert(&tensor.name, Entry { shape: tensor.shape.clone(), dtype, group, parts });
     }
     flush(&mut variant, shard, &mut save)?;
     Ok(variant)

@@ -40,6 +40,11 @@ impl<T> Named<T> {
         }
     }
 
+    /// The things, sorted by name.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|(_, value)| value)
+    }
+
     /// All of them, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &T)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value))
@@ -59,5 +64,22 @@ impl<T: Read> Read for Named<T> {
             named.insert(name, T::read(value).map_err(|what| format!("{name}: {what}"))?);
         }
         Ok(named)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::json;
+
+    #[test]
+    fn names_are_sorted_and_read_and_written() {
+        let mut named = Named::of("x", 1u32);
+        named.insert("a", 2);
+        named.insert("x", 3);
+        assert_eq!(named.iter().collect::<Vec<_>>(), [("a", &2), ("x", &3)]);
+        assert_eq!((named.get("a"), named.get("b"), named.values().sum::<u32>()), (Some(&2), None, 5));
+        assert_eq!(Read::read(&json!({ "x": 3, "a": 2 })), Ok(named));
+        assert_eq!(Named::<u32>::read(&json!({ "x": 1, "y": [] })), Err("y: [] is no whole number that fits".into()));
     }
 }
