@@ -1,7 +1,7 @@
-//! The plain kernels and their executors: the reference that every device is compared with.
+//! The plain kernels and their sessions: the reference that every device is compared with.
 //!
 //! One function an operation, written to be obviously right rather than fast; f32 arithmetic in index order. What users
-//! run on the CPU is [`fast`], over the kernels of [`uvit_simd`].
+//! run on the CPU is `fast`, over the kernels of [`uvit_simd`].
 
 mod attention;
 mod combine;

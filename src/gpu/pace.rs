@@ -105,7 +105,7 @@ impl Seen {
         let found = work / took;
         if found > 2.0 * rate || (news.idle && found > rate) {
             // Another device than we thought, or one that has even had a rest.
-            return Seen { work: work, seconds: took };
+            return Seen { work, seconds: took };
         }
         // A power would be 3 kB more to load.
         let kept = HALF_LIFE / (HALF_LIFE + took);
