@@ -220,7 +220,10 @@ mod tests {
         assert_eq!(fields.required::<bool>("g"), Err("g is missing".into()));
         assert_eq!(fields.required::<String>("f"), Err("f: true is no text".into()));
         assert_eq!(fields.named::<crate::weights::Dtype>("b"), Ok(None));
-        assert_eq!(fields.named::<crate::weights::Dtype>("e"), Err("e: there is no dtype \"x\"".into()));
+        assert_eq!(
+            fields.named::<crate::weights::Dtype>("e"),
+            Err("e: there is no dtype \"x\". Give one of f32, f16, q8, q4".into())
+        );
         assert_eq!(fields.named::<crate::weights::Dtype>("a"), Err("a: 1 is no text".into()));
         assert!(Fields::of(&json!([])).is_err_and(|what| what == "[] is no object"));
     }

@@ -1,4 +1,4 @@
-//! The sinusoidal embedding of time. Computed here, on the host and in f64, for every executor: WGSL promises sin and
+//! The sinusoidal embedding of time. Computed here, on the host and in f64, for every device: WGSL promises sin and
 //! cos only to 2^-11, and only in [-pi, pi].
 
 /// `[cos(t f_0) .. cos(t f_{h-1}), sin(t f_0) ..]`, `f_i = 10000^(-i/h)`, h = dim / 2; one 0 appended if `dim` is odd.

@@ -155,7 +155,7 @@ mod tests {
             }
         }
 
-        /// Does so many multiply-adds, in kernels of `kernel` each, as the executor would.
+        /// Does so many multiply-adds, in kernels of `kernel` each, as a session would.
         fn work(&mut self, pace: &mut Pace, total: f64, kernel: f64) -> Outcome {
             let began = self.now;
             let mut running: VecDeque<(u64, Duration, Duration)> = VecDeque::new();

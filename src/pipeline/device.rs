@@ -284,7 +284,7 @@ async fn open_gpu(
     _: &LoadOptions,
 ) -> std::result::Result<Opened, Refusal> {
     let remedy = "Build with the feature \"gpu\"";
-    Err(Refusal(Error::new(Code::NoWebGpu, "this build has no GPU executor", remedy)))
+    Err(Refusal(Error::new(Code::NoWebGpu, "this build has no GPU device", remedy)))
 }
 
 #[cfg(test)]
@@ -311,7 +311,8 @@ mod tests {
             (json!({ "threads": -1 }), "threads: -1 is no whole number that fits"),
             (json!([]), "[] is no object"),
         ] {
-            assert_eq!(read(wrong).unwrap_err(), what);
+            let said = read(wrong).unwrap_err();
+            assert!(said.starts_with(what), "{said}");
         }
     }
 }

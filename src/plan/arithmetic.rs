@@ -131,7 +131,7 @@ impl Plan {
 }
 
 impl Plan {
-    /// Every weight with its id and its form: what an executor loads.
+    /// Every weight with its id and its form: what a device loads.
     pub fn loads(&self, compute: Compute) -> impl Iterator<Item = (WeightId, &Weight, Form)> {
         self.weight_ids().zip(self.forms(compute)).map(|((id, weight), form)| (id, weight, form))
     }

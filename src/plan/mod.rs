@@ -72,11 +72,11 @@ pub struct Tensor {
     pub role: Role,
 }
 
-/// How a weight is read, which decides how an executor may store it. What is read in two ways (a table that is a matrix too)
+/// How a weight is read, which decides how a device may store it. What is read in two ways (a table that is a matrix too)
 /// is two weights of one name: [`Plan::published`] has it once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightUse {
-    /// The matrix of a Linear, `[out, in]`: any stored dtype, packed by executors.
+    /// The matrix of a Linear, `[out, in]`: any stored dtype, packed by devices.
     Matrix,
     /// The kernel of a patch embedding, `[out, channels, patch, patch]`, read as `[out, in]` floats.
     PatchKernel,

@@ -5,7 +5,7 @@ pub use uvit_simd::Activation;
 use super::{Arithmetic, Compute, Form, PACK_GROUP, Position, Role, TensorId, Weight, WeightId};
 use std::ops::Range;
 
-/// What an executor can do, as far as lowering cares.
+/// What a device can do, as far as lowering cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// Rows of tokens start at multiples of this many elements; the gap holds zeros. 4 for `vec4` loads.
@@ -397,7 +397,7 @@ impl Kernel {
     }
 }
 
-/// How to compute a Plan: what an executor runs.
+/// How to compute a Plan: what a device runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Program {
     /// By [`TensorId`].

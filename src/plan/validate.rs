@@ -1,4 +1,4 @@
-//! What every Plan must keep to: each executor may then run it without asking again.
+//! What every Plan must keep to: each device may then run it without asking again.
 
 use super::{Op, Plan, Position, Role, TensorId, WeightId, WeightUse};
 use crate::{Error, Result};
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_executor_could_run_is_refused() {
+    fn what_no_device_could_run_is_refused() {
         assert_refused("writes what it reads", |plan| {
             let x = plan.tensor("", &[2, 3, 16], Role::State);
             plan.push(Op::Gelu { x, out: x });

@@ -1,7 +1,7 @@
 //! Noise schedules, solvers, guidance and noise, in f64 on the host.
 //!
 //! A solver is compiled, before any device is touched, into a [`Recipe`]: a flat list of [`Step`]s over a few
-//! named [`Slot`]s. Executors only know two things of sampling: run the network on the latents, and write a linear
+//! named [`Slot`]s. Devices only know two things of sampling: run the network on the latents, and write a linear
 //! combination of slots (optionally clipped) into a slot. Nothing here knows networks or devices.
 //!
 //! [`recipe`] is the way in for users' [`SamplerSettings`]. Each solver also has forms of its own (diffusers'
@@ -29,7 +29,7 @@ pub use settings::{SamplerKind, SamplerSettings, recipe};
 pub enum Slot {
     /// x_t: what the network reads, and in the end the result.
     Latents,
-    /// The network's raw output after guidance; only read. Executors that keep the conditional and unconditional
+    /// The network's raw output after guidance; only read. Devices that keep the conditional and unconditional
     /// halves apart expand a coefficient c into c s and c (1 - s), s the guidance scale.
     Model,
     /// Scratch of the solver: history, x0 estimates, noise. Numbered from 0 without gaps.

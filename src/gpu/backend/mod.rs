@@ -1,5 +1,5 @@
 //! The thin backend under the kernels: buffers, pipelines, submissions, readback, and nothing of the networks. Kernels
-//! and the executor never see what is below: wgpu natively, the browser's own objects in the browser, which wgpu would
+//! and sessions never see what is below: wgpu natively, the browser's own objects in the browser, which wgpu would
 //! keep asynchronous compilation and subgroups from.
 
 #[cfg(target_arch = "wasm32")]
