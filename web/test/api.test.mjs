@@ -58,7 +58,7 @@ test('loading reports bytes, and the pipeline says what it is', async () => {
 
 test('a manifest of version 2 is the same model as its version 1', async () => {
   const draw = (uvit, model) =>
-    uvit.load(model, { device: 'cpu', tune: 'off' }).then(async (pipeline) => {
+    uvit.load(model, { device: 'cpu', compute: 'quality' }).then(async (pipeline) => {
       const { images, settings } = await pipeline.generate({ label: 6, seed: 3, steps: 1 });
       return { hash: settings.modelHash, pixels: [...images[0].rgba] };
     });

@@ -116,8 +116,8 @@ test('on WebGPU, in f32 and in f16, Firefox draws what Chromium draws', async (t
 
 test('without WebGPU Firefox draws on the CPU what Chromium draws there', async (t) => {
   if (!(await canRun(t, { webgpu: false }))) return;
-  const found = await drawInFirefox(firefox.plain, { device: 'auto' });
+  const found = await drawInFirefox(firefox.plain, { device: 'auto', compute: 'quality' });
   assert.equal(found.device, 'cpu');
   t.diagnostic(`CPU, ${found.wasm}: ${found.step.toFixed(0)} ms a step`);
-  assertSame(found.pixels, (await drawInChromium({ device: 'cpu' })).pixels, 1);
+  assertSame(found.pixels, (await drawInChromium({ device: 'cpu', compute: 'quality' })).pixels, 1);
 });

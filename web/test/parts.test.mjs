@@ -58,8 +58,8 @@ test('two workers draw bit for bit what one draws: guidance, batches, odd number
   const found = await withPackage(
     page,
     async (uvit, model) => {
-      const one = await uvit.load(model, { device: 'cpu', threads: 1 });
-      const two = await uvit.load(model, { device: 'cpu', threads: 2 });
+      const one = await uvit.load(model, { device: 'cpu', compute: 'quality', threads: 1 });
+      const two = await uvit.load(model, { device: 'cpu', compute: 'quality', threads: 2 });
       const cases = [];
       for (const options of [
         { guidanceScale: 2 },

@@ -45,7 +45,7 @@ async function draw(options) {
   return withPackage(
     page,
     async (uvit, [model, given]) => {
-      const pipeline = await uvit.load(model, { device: 'cpu', ...given });
+      const pipeline = await uvit.load(model, { device: 'cpu', compute: 'quality', ...given });
       const { images, workers } = await pipeline.generate({ label: 6, steps: 3, seed: 11 });
       pipeline.dispose();
       const { wasm, threads } = pipeline.info;
@@ -83,7 +83,7 @@ test('each arithmetic draws, says what it is, and is close to f32', async () => 
     page,
     async (uvit, model) => {
       const drawn = {};
-      for (const compute of [undefined, 'f32', 'quality', 'fast']) {
+      for (const compute of [undefined, 'auto', 'f32', 'quality', 'fast']) {
         const pipeline = await uvit.load(model, { device: 'cpu', ...(compute && { compute }) });
         const result = await pipeline.generate({ label: 6, steps: 5, seed: 11 });
         pipeline.dispose();
@@ -98,8 +98,10 @@ test('each arithmetic draws, says what it is, and is close to f32', async () => 
   );
   const exact = found.f32.rgba;
   for (const [name, { rgba, said }] of Object.entries(found)) {
-    const compute = name === 'default' ? 'quality' : name;
-    assert.deepEqual(said, [compute, compute, compute]);
+    // Which of the two is faster depends on the processor.
+    const choice = ['default', 'auto'].includes(name) ? ['f32', 'quality'] : [name];
+    assert.ok(choice.includes(said[0]), `${name} took ${said[0]}`);
+    assert.deepEqual(said, [said[0], said[0], said[0]]);
     const error = rgba.reduce((sum, value, i) => sum + (value - exact[i]) ** 2, 0) / rgba.length;
     assert.ok(error < 4, `${name} is off by ${Math.sqrt(error)} of 255 in the mean`);
   }
