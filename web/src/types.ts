@@ -110,8 +110,15 @@ export interface TunedInfo {
   tuning: Tuning;
   /** Whether an earlier load had measured it. */
   remembered: boolean;
-  /** What was tried in this load; times are of one block of the network, null where they were not measured. */
-  trials: { tuning: Tuning; matmulMs: number | null; attentionMs: number | null; error: string | null }[];
+  /** What was tried in this load; times are of the network's kernels of that kind, null where they were not measured. */
+  trials: {
+    tuning: Tuning;
+    matmulMs: number | null;
+    matmulFewMs: number | null;
+    matmulOneMs: number | null;
+    attentionMs: number | null;
+    error: string | null;
+  }[];
   /** What all that took. */
   ms: number;
 }
@@ -119,7 +126,23 @@ export interface TunedInfo {
 /** Tiles that one invocation of a kernel computes. */
 export interface Tuning {
   attention: { queries: number; keys4: number; shared: boolean };
-  matmul: { rows: number; lanes: number; columns: number; tile: number };
+  /** Of matmuls of many rows. */
+  matmul: MatmulTile;
+  /** Of few. */
+  matmulFew: MatmulTile;
+  /** Of one. */
+  matmulOne: MatmulTile;
+}
+
+/** What one invocation of a matmul computes, and with whom it shares loads. */
+export interface MatmulTile {
+  rows: number;
+  /** Vec4s. */
+  columns: number;
+  /** Neighbours that share loads by subgroup; 1: none. */
+  lanes: number;
+  /** Side of the squares in workgroup memory; 0: none. */
+  tile: number;
 }
 
 /** Where the time of a forward goes. */
