@@ -107,6 +107,28 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// [`Read`] and [`Write`] for a struct of plain values, whose fields lie in an object under their own names: each is required,
+/// or has a default.
+macro_rules! fields {
+    ($type:ident { $($field:ident $(= $default:expr)?),+ $(,)? }) => {
+        impl $crate::json::Read for $type {
+            fn read(value: &$crate::json::Value) -> $crate::json::Result<$type> {
+                let fields = $crate::json::Fields::of(value)?;
+                Ok($type { $($field: $crate::json::fields!(@read fields $field $(= $default)?)),+ })
+            }
+        }
+
+        impl $crate::json::Write for $type {
+            fn write(&self) -> $crate::json::Value {
+                $crate::json::object([$((stringify!($field), self.$field.into())),+])
+            }
+        }
+    };
+    (@read $fields:ident $field:ident) => { $fields.required(stringify!($field))? };
+    (@read $fields:ident $field:ident = $default:expr) => { $fields.or(stringify!($field), $default)? };
+}
+pub(crate) use fields;
+
 /// A value in a message: its beginning, if it is long.
 pub fn shown(value: &Value) -> String {
     let text = value.to_string();

@@ -6,7 +6,7 @@
 use super::transformer::{Norms, Pictures, Transformer, time_token, unsupported, within};
 use super::{Batch, Port, PortKind, Recording, Sampled};
 use crate::Result;
-use crate::json::{self, Fields, Value, json};
+use crate::json;
 use crate::plan::{Op, Plan, Position, Role, TensorId, WeightUse};
 
 /// Kinds of data that version 1 tells apart.
@@ -43,46 +43,21 @@ pub struct Config {
     pub clip_img_dim: usize,
 }
 
-impl json::Read for Config {
-    fn read(value: &Value) -> json::Result<Config> {
-        let fields = Fields::of(value)?;
-        Ok(Config {
-            version: fields.or("version", 1)?,
-            img_size: fields.required("img_size")?,
-            in_chans: fields.required("in_chans")?,
-            patch_size: fields.required("patch_size")?,
-            embed_dim: fields.required("embed_dim")?,
-            depth: fields.required("depth")?,
-            num_heads: fields.required("num_heads")?,
-            mlp_ratio: fields.required("mlp_ratio")?,
-            qkv_bias: fields.required("qkv_bias")?,
-            mlp_time_embed: fields.required("mlp_time_embed")?,
-            text_dim: fields.required("text_dim")?,
-            num_text_tokens: fields.required("num_text_tokens")?,
-            clip_img_dim: fields.required("clip_img_dim")?,
-        })
-    }
-}
-
-impl json::Write for Config {
-    fn write(&self) -> Value {
-        json!({
-            "version": self.version,
-            "img_size": self.img_size,
-            "in_chans": self.in_chans,
-            "patch_size": self.patch_size,
-            "embed_dim": self.embed_dim,
-            "depth": self.depth,
-            "num_heads": self.num_heads,
-            "mlp_ratio": self.mlp_ratio,
-            "qkv_bias": self.qkv_bias,
-            "mlp_time_embed": self.mlp_time_embed,
-            "text_dim": self.text_dim,
-            "num_text_tokens": self.num_text_tokens,
-            "clip_img_dim": self.clip_img_dim,
-        })
-    }
-}
+json::fields!(Config {
+    version = 1,
+    img_size,
+    in_chans,
+    patch_size,
+    embed_dim,
+    depth,
+    num_heads,
+    mlp_ratio,
+    qkv_bias,
+    mlp_time_embed,
+    text_dim,
+    num_text_tokens,
+    clip_img_dim,
+});
 
 impl Config {
     fn pictures(&self, size: usize) -> Pictures {

@@ -5,7 +5,7 @@
 use super::transformer::{Norms, Pictures, Transformer, time_token, unsupported};
 use super::{Batch, Port, PortKind, Recording, Sampled};
 use crate::Result;
-use crate::json::{self, Fields, Value, json};
+use crate::json;
 use crate::plan::{Op, Plan, Position, Role, WeightUse};
 
 /// The published constructor's arguments, under its names.
@@ -37,44 +37,20 @@ pub struct Config {
     pub skip: bool,
 }
 
-impl json::Read for Config {
-    fn read(value: &Value) -> json::Result<Config> {
-        let fields = Fields::of(value)?;
-        Ok(Config {
-            img_size: fields.required("img_size")?,
-            patch_size: fields.required("patch_size")?,
-            in_chans: fields.required("in_chans")?,
-            embed_dim: fields.required("embed_dim")?,
-            depth: fields.required("depth")?,
-            num_heads: fields.required("num_heads")?,
-            mlp_ratio: fields.required("mlp_ratio")?,
-            qkv_bias: fields.required("qkv_bias")?,
-            mlp_time_embed: fields.required("mlp_time_embed")?,
-            num_classes: fields.required("num_classes")?,
-            conv: fields.required("conv")?,
-            skip: fields.required("skip")?,
-        })
-    }
-}
-
-impl json::Write for Config {
-    fn write(&self) -> Value {
-        json!({
-            "img_size": self.img_size,
-            "patch_size": self.patch_size,
-            "in_chans": self.in_chans,
-            "embed_dim": self.embed_dim,
-            "depth": self.depth,
-            "num_heads": self.num_heads,
-            "mlp_ratio": self.mlp_ratio,
-            "qkv_bias": self.qkv_bias,
-            "mlp_time_embed": self.mlp_time_embed,
-            "num_classes": self.num_classes,
-            "conv": self.conv,
-            "skip": self.skip,
-        })
-    }
-}
+json::fields!(Config {
+    img_size,
+    patch_size,
+    in_chans,
+    embed_dim,
+    depth,
+    num_heads,
+    mlp_ratio,
+    qkv_bias,
+    mlp_time_embed,
+    num_classes,
+    conv,
+    skip,
+});
 
 /// A published model, in what the published models differ: all have mlp_ratio 4, skips, no qkv bias, no time MLP.
 struct Preset {

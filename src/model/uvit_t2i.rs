@@ -4,7 +4,7 @@
 use super::transformer::{Norms, Pictures, Transformer, time_token, within};
 use super::{Batch, Port, PortKind, Recording, Sampled};
 use crate::Result;
-use crate::json::{self, Fields, Value, json};
+use crate::json;
 use crate::plan::{Op, Plan, Position, Role, WeightUse};
 
 /// The published constructor's arguments, under its names.
@@ -38,46 +38,21 @@ pub struct Config {
     pub skip: bool,
 }
 
-impl json::Read for Config {
-    fn read(value: &Value) -> json::Result<Config> {
-        let fields = Fields::of(value)?;
-        Ok(Config {
-            img_size: fields.required("img_size")?,
-            patch_size: fields.required("patch_size")?,
-            in_chans: fields.required("in_chans")?,
-            embed_dim: fields.required("embed_dim")?,
-            depth: fields.required("depth")?,
-            num_heads: fields.required("num_heads")?,
-            mlp_ratio: fields.required("mlp_ratio")?,
-            qkv_bias: fields.required("qkv_bias")?,
-            mlp_time_embed: fields.required("mlp_time_embed")?,
-            clip_dim: fields.required("clip_dim")?,
-            num_clip_token: fields.required("num_clip_token")?,
-            conv: fields.required("conv")?,
-            skip: fields.required("skip")?,
-        })
-    }
-}
-
-impl json::Write for Config {
-    fn write(&self) -> Value {
-        json!({
-            "img_size": self.img_size,
-            "patch_size": self.patch_size,
-            "in_chans": self.in_chans,
-            "embed_dim": self.embed_dim,
-            "depth": self.depth,
-            "num_heads": self.num_heads,
-            "mlp_ratio": self.mlp_ratio,
-            "qkv_bias": self.qkv_bias,
-            "mlp_time_embed": self.mlp_time_embed,
-            "clip_dim": self.clip_dim,
-            "num_clip_token": self.num_clip_token,
-            "conv": self.conv,
-            "skip": self.skip,
-        })
-    }
-}
+json::fields!(Config {
+    img_size,
+    patch_size,
+    in_chans,
+    embed_dim,
+    depth,
+    num_heads,
+    mlp_ratio,
+    qkv_bias,
+    mlp_time_embed,
+    clip_dim,
+    num_clip_token,
+    conv,
+    skip,
+});
 
 impl Config {
     fn pictures(&self) -> Pictures {
