@@ -7,15 +7,20 @@ mod devices;
 use uvit_web::Code;
 use uvit_web::package::{Manifest, read_manifest};
 use uvit_web::pipeline::sampling::Control;
-use uvit_web::pipeline::{DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request};
+use uvit_web::pipeline::{ComputeChoice, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request};
+use uvit_web::plan::Compute;
 use uvit_web::sampler::SamplerKind;
 
-/// The emoji model with a changed manifest.
+/// The emoji model with a changed manifest, in the same arithmetic whenever it is loaded: what is measured may differ.
 fn load(device: DeviceChoice, change: impl Fn(&mut Manifest)) -> uvit_web::Result<Pipeline> {
     let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/web/models/emoji"));
     let (mut manifest, folder) = read_manifest(folder)?;
     change(&mut manifest);
-    let mut loader = pollster::block_on(Loader::new(manifest, LoadOptions { device, ..LoadOptions::default() }))?;
+    let compute = match device {
+        DeviceChoice::Cpu => ComputeChoice::Fixed(Compute::Quality),
+        _ => ComputeChoice::Auto,
+    };
+    let mut loader = pollster::block_on(Loader::new(manifest, LoadOptions { device, compute, ..LoadOptions::default() }))?;
     for index in 0..loader.shards().len() {
         let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
         pollster::block_on(loader.add_shard(index, &bytes))?;

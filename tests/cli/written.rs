@@ -124,8 +124,8 @@ fn latents_are_no_pictures_and_come_as_floats() {
     let checkpoint = ["convert", "tests/weights/tiny.pth", "--config", &path("config.json"), "--dtype", "f32"];
     assert!(uvit(&[&checkpoint[..], &["--out", &path("model")]].concat()).status.success());
     let draw = |out: &str, more: &[&str]| {
-        let fixed = ["generate", &path("model"), "--device", "cpu", "--steps", "2", "--seed", "5", "--out", &path(out)];
-        uvit(&[&fixed[..], more].concat())
+        let fixed = ["generate", &path("model"), "--device", "cpu", "--compute", "f32", "--steps", "2", "--seed", "5"];
+        uvit(&[&fixed[..], &["--out", &path(out)], more].concat())
     };
     std::fs::create_dir(folder.join("folder")).unwrap();
     for out in ["l.png", "l", "folder"] {
