@@ -35,6 +35,48 @@ fn networks_come_and_go_on_a_gpu() {
     all(&gpu, &[Compute::F32, Compute::W8A8]);
 }
 
+/// The system's memory, but for large pieces while this thread goes without.
+struct Scarce;
+
+thread_local! {
+    static LARGEST: std::cell::Cell<usize> = const { std::cell::Cell::new(usize::MAX) };
+}
+
+// SAFETY: all is the system's allocator's; null says that there is no memory.
+unsafe impl std::alloc::GlobalAlloc for Scarce {
+    unsafe fn alloc(&self, layout: std::alloc::Layout) -> *mut u8 {
+        if layout.size() > LARGEST.get() {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: as the caller promises.
+        unsafe { std::alloc::System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: std::alloc::Layout) {
+        // SAFETY: as the caller promises; it came from there.
+        unsafe { std::alloc::System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Scarce = Scarce;
+
+#[test]
+fn memory_that_runs_out_for_a_second_network_leaves_the_first() {
+    struct Enough;
+    impl Drop for Enough {
+        fn drop(&mut self) {
+            LARGEST.set(usize::MAX);
+        }
+    }
+    for compute in [Compute::F32, Compute::Quality, Compute::Fast] {
+        pollster::block_on(networks::memory_runs_out(&Device::cpu(Threads::all()), compute, || {
+            LARGEST.set(networks::LARGE);
+            Enough
+        }));
+    }
+}
+
 /// What `forward` says of tensors.
 fn refusal(change: impl FnOnce(&mut Vec<NamedTensor>)) -> String {
     let device = Device::cpu(Threads::all());

@@ -7,6 +7,7 @@ mod integers;
 mod networks;
 mod twins;
 
+use js_sys::wasm_bindgen::JsCast;
 use uvit_web::gpu::kernels::{Tuning, variants};
 use uvit_web::plan::Compute;
 use uvit_web::runtime::Device;
@@ -79,6 +80,74 @@ async fn networks_come_and_go() {
         networks::come_and_go(&device, Compute::F32).await;
         networks::rounds(&device, Compute::F32).await;
         networks::no_run_goes_on_after_anothers(&device).await;
+    }
+}
+
+/// Takes this instance's memory, up to the last large piece; what is left are holes.
+fn take_all_memory() -> Vec<Vec<u8>> {
+    let take = |bytes| {
+        let mut piece = Vec::<u8>::new();
+        piece.try_reserve_exact(bytes).ok().map(|()| piece)
+    };
+    // Of one size, or those between would find a place elsewhere and the holes were one.
+    const HOLE: usize = networks::LARGE - 4096;
+    let (holes, mut taken): (Vec<_>, Vec<_>) = (0..32).map(|_| (take(HOLE).unwrap(), take(HOLE).unwrap())).unzip();
+    let mut bytes = 1 << 30;
+    while bytes >= 4096 {
+        match take(bytes) {
+            Some(piece) => taken.push(piece),
+            None => bytes /= 2,
+        }
+    }
+    drop(holes);
+    taken
+}
+
+/// The browser has no memory for weights while this lives: told as the specification says, to the scope.
+struct NoDeviceMemory(js_sys::Function);
+
+impl NoDeviceMemory {
+    fn new() -> NoDeviceMemory {
+        let restore = js_sys::eval(
+            "(() => {
+               const { createBuffer, pushErrorScope, popErrorScope } = GPUDevice.prototype;
+               const scopes = [];
+               Object.assign(GPUDevice.prototype, {
+                 pushErrorScope(filter) {
+                   scopes.push({ filter });
+                   pushErrorScope.call(this, filter);
+                 },
+                 async popErrorScope() {
+                   const { error } = scopes.pop();
+                   return (await popErrorScope.call(this)) ?? error ?? null;
+                 },
+                 createBuffer(descriptor) {
+                   const buffer = createBuffer.call(this, descriptor);
+                   if (descriptor.label !== 'weights') return buffer;
+                   scopes.findLast(({ filter }) => filter === 'out-of-memory').error =
+                     new GPUOutOfMemoryError('no memory, on purpose');
+                   buffer.destroy();
+                   return buffer;
+                 },
+               });
+               return () => Object.assign(GPUDevice.prototype, { createBuffer, pushErrorScope, popErrorScope });
+             })()",
+        );
+        NoDeviceMemory(restore.unwrap().unchecked_into())
+    }
+}
+
+impl Drop for NoDeviceMemory {
+    fn drop(&mut self) {
+        self.0.call0(&js_sys::global()).unwrap();
+    }
+}
+
+#[wasm_bindgen_test]
+async fn memory_that_runs_out_for_a_second_network_leaves_the_first() {
+    networks::memory_runs_out(&Device::gpu().await.unwrap(), Compute::F32, NoDeviceMemory::new).await;
+    for compute in [Compute::F32, Compute::Quality] {
+        networks::memory_runs_out(&Device::cpu(Threads::default()), compute, take_all_memory).await;
     }
 }
 

@@ -164,6 +164,32 @@ pub async fn rounds(device: &Device, compute: Compute) {
     );
 }
 
+/// What a second network takes in one piece at least, where the first and all on the way to it take less.
+pub const LARGE: usize = 400_000;
+
+/// A second network for which there is no memory says how much it needs, and the first goes on as if nothing had been.
+/// `exhaust` takes all memory in large pieces, until what it returns is dropped.
+pub async fn memory_runs_out<T>(device: &Device, compute: Compute, exhaust: impl FnOnce() -> T) {
+    let start = device.memory().bytes;
+    let mut first = load(device, compute, class_network()).await.unwrap();
+    let before = forward(&mut first).await;
+    let with_first = device.memory().bytes;
+    let exhausted = exhaust();
+    let error = load(device, compute, text_network()).await.map(drop).unwrap_err();
+    let while_exhausted = forward(&mut first).await;
+    drop(exhausted);
+    assert_eq!(error.code, uvit_web::Code::OutOfMemory, "{error}");
+    let numbers = error.cause.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse::<usize>().ok());
+    assert!(numbers.max() >= Some(LARGE) && error.cause.contains("bytes"), "{error}");
+    assert!(while_exhausted == before, "the first network's numbers changed");
+    assert_eq!(device.memory().bytes, with_first, "what was loaded of the second network is still held");
+    let mut second = load(device, compute, text_network()).await.unwrap();
+    forward(&mut second).await;
+    assert!(forward(&mut first).await == before);
+    drop((first, second));
+    assert_eq!(device.memory().bytes, start);
+}
+
 /// A Session that another one's run has come between refuses to go on: it shares its scratch memory.
 pub async fn no_run_goes_on_after_anothers(device: &Device) {
     let component = load(device, Compute::F32, class_network()).await.unwrap();
