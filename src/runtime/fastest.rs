@@ -1,5 +1,5 @@
 //! Which arithmetic a CPU runs a network fastest in: measured, since processors differ by several times in how they multiply
-//! integers, and nothing in a browser tells which one it is.
+//! integers, and a browser does not say which one it is.
 
 use super::self_test::{Stored, load_random};
 use super::{Device, Session};

@@ -2,8 +2,8 @@
 //!
 //! In integers ([`int_matmul`]) a token's sum is `S = sum of q w`, exact in i32 over at most [`INT_CHUNK`] inputs, and
 //! `x W^T = scale_x scale_w S + min_x scale_w (sum of w)`. Where the dot product takes bytes, the second one below 128, 12
-//! bits are two register rows, `q = 32 high + low`; and activations of 8 bits come first, with weights of 7 as `w + 64`,
-//! for which the sum starts from -64 times the token's sum.
+//! bits are two register rows, `q = 32 high + low`, unless 16-bit numbers are faster; and activations of 8 bits come first,
+//! with weights of 7 as `w + 64`, for which the sum starts from -64 times the token's sum.
 
 use super::functions::{activate, coarse_gelu};
 use super::isa::{INT_ROWS, Isa, Level, ROWS, kernels};
@@ -79,7 +79,7 @@ pub fn f32_matmul(
 pub fn int_matmul(level: Level, threads: &Threads, x: &Quantized, w: &IntMatrix, finish: Finish, out: &mut [f32]) {
     let rows = out.len() / w.n;
     assert!(w.level == level && x.made_for == Some((level, w.bits)), "operands that were packed for something else");
-    assert!(x.steps == steps_for(level, w.k) && x.rows == rows && out.len() == rows * w.n && finish.fits(rows, w.n));
+    assert!(x.steps == steps_for(level, w.bits, w.k) && x.rows == rows && out.len() == rows * w.n && finish.fits(rows, w.n));
     let out = Shared::of(out);
     threads.parts(w.n.div_ceil(level.panel()), |from, to| {
         int_panels(level, x, w, finish, out, rows, from..to);
@@ -180,13 +180,28 @@ unsafe fn int_panels_with<I: Isa>(
     panels: Range<usize>,
 ) {
     unsafe {
-        match (I::COLUMNS, I::BYTES && x.planes == 2) {
-            (1, false) => int_panels_of::<I, 1, 1, true>(x, w, finish, out, rows, panels),
-            (1, true) => int_panels_of::<I, 1, 2, false>(x, w, finish, out, rows, panels),
-            (2, false) => int_panels_of::<I, 2, 1, true>(x, w, finish, out, rows, panels),
-            (2, true) => int_panels_of::<I, 2, 2, false>(x, w, finish, out, rows, panels),
-            (_, false) => int_panels_of::<I, 4, 1, true>(x, w, finish, out, rows, panels),
-            (_, true) => int_panels_of::<I, 4, 2, false>(x, w, finish, out, rows, panels),
+        match I::COLUMNS {
+            1 => int_panels_of_width::<I, 1>(x, w, finish, out, rows, panels),
+            2 => int_panels_of_width::<I, 2>(x, w, finish, out, rows, panels),
+            _ => int_panels_of_width::<I, 4>(x, w, finish, out, rows, panels),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn int_panels_of_width<I: Isa, const C: usize>(
+    x: &Quantized,
+    w: &IntMatrix,
+    finish: Finish,
+    out: Shared<f32>,
+    rows: usize,
+    panels: Range<usize>,
+) {
+    unsafe {
+        match (I::BYTES, w.bits, x.planes) {
+            (true, 12, 2) => int_panels_of::<I, C, 2, false>(x, w, finish, out, rows, panels),
+            (true, 12, _) => int_panels_of::<I::Pairs, C, 1, true>(x, w, finish, out, rows, panels),
+            _ => int_panels_of::<I, C, 1, true>(x, w, finish, out, rows, panels),
         }
     }
 }

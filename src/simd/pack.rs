@@ -79,15 +79,15 @@ pub struct IntMatrix {
 /// What makes weights of 7 bits positive.
 pub(super) const WEIGHT_OFFSET: i32 = 64;
 
-/// Values that one word holds.
-pub(super) fn values_per_word(level: Level) -> usize {
-    if level.bytes() { 4 } else { 2 }
+/// Values that one word holds, beside or of activations of so many bits.
+pub(super) fn values_per_word(level: Level, bits: u32) -> usize {
+    if level.bytes(bits) { 4 } else { 2 }
 }
 
 /// Words of `k` values: whole vectors.
-pub(super) fn steps_for(level: Level, k: usize) -> usize {
+pub(super) fn steps_for(level: Level, bits: u32, k: usize) -> usize {
     let lanes = level.lanes();
-    k.div_ceil(values_per_word(level) * lanes) * lanes
+    k.div_ceil(values_per_word(level, bits) * lanes) * lanes
 }
 
 impl IntMatrix {
@@ -95,8 +95,8 @@ impl IntMatrix {
     /// where they are the operand of the dot product that takes 7 bits without a sign.
     pub fn new(level: Level, w: &[i8], scales: &[f32], n: usize, k: usize, bits: u32) -> IntMatrix {
         assert!(n > 0 && k > 0 && w.len() == n * k && scales.len() == n && [8, 12].contains(&bits), "[n, k] values");
-        let (panel, lanes, per_word) = (level.panel(), level.lanes(), values_per_word(level));
-        let steps = steps_for(level, k);
+        let (panel, lanes, per_word) = (level.panel(), level.lanes(), values_per_word(level, bits));
+        let steps = steps_for(level, bits, k);
         let offset = if bits == 8 && per_word == 4 { WEIGHT_OFFSET } else { 0 };
         assert!(bits != 8 || w.iter().all(|v| v.unsigned_abs() < 64), "weights of 7 bits");
         let mut words = Lines::<u32>::zeroed(n.next_multiple_of(panel) * steps);

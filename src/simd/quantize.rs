@@ -72,11 +72,11 @@ impl Quantized {
         let rows = items * tokens;
         assert!(tokens > 0 && x.len() >= rows * k && x2.len() >= rows * k2 && [8, 12].contains(&bits));
         (self.rows, self.made_for) = (rows, Some((level, bits)));
-        self.steps = steps_for(level, k + k2);
+        self.steps = steps_for(level, bits, k + k2);
         self.tokens = tokens;
         (self.planes, self.lead) = match bits {
             8 => (1, 2),
-            _ if level.bytes() => (2, 0),
+            _ if level.bytes(bits) => (2, 0),
             _ => (1, 0),
         };
         // Whole tiles: what a last tile reads beyond the tokens is never stored.
@@ -84,7 +84,7 @@ impl Quantized {
         self.words.resize(padded * self.planes * self.steps);
         self.scales.resize(padded);
         self.mins.resize(padded);
-        let chunks = if self.lead > 0 && level.bytes() { (k + k2).div_ceil(INT_CHUNK) } else { 0 };
+        let chunks = if self.lead > 0 && level.bytes(bits) { (k + k2).div_ceil(INT_CHUNK) } else { 0 };
         self.starts.resize(chunks * padded);
         let (words, scales, mins, starts) = (
             Shared::of(&mut self.words),
@@ -92,11 +92,11 @@ impl Quantized {
             Shared::of(&mut self.mins),
             Shared::of(&mut self.starts),
         );
-        let out = Rows { words, scales, mins, starts, padded, steps: self.steps };
+        let out = Rows { words, scales, mins, starts, padded, steps: self.steps, planes: self.planes };
         if self.lead == 0 {
             return threads.parts(rows, |from, to| quantize_rows(level, inputs, from..to, out));
         }
-        let width = self.steps * values_per_word(level);
+        let width = self.steps * values_per_word(level, bits);
         self.means.resize(items * width);
         let means = Shared::of(&mut self.means);
         // In blocks of columns, each summed up in the order of the tokens.
@@ -132,6 +132,8 @@ struct Rows {
     /// How many there are.
     padded: usize,
     steps: usize,
+    /// Of a token.
+    planes: usize,
 }
 
 kernels! {
@@ -144,6 +146,16 @@ kernels! {
 /// In 12 bits.
 #[inline(always)]
 unsafe fn quantize_rows_with<I: Isa>(inputs: Inputs, rows: Range<usize>, out: Rows) {
+    unsafe {
+        match (I::BYTES, out.planes) {
+            (true, 1) => quantize_rows_of::<I::Pairs>(inputs, rows, out),
+            _ => quantize_rows_of::<I>(inputs, rows, out),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn quantize_rows_of<I: Isa>(inputs: Inputs, rows: Range<usize>, out: Rows) {
     let Inputs { x, k, x2, k2, .. } = inputs;
     // A token whose parts or end are not whole blocks is copied, zeros behind it.
     let block = I::LANES * if I::BYTES { 4 } else { 2 };

@@ -8,7 +8,7 @@
  */
 
 export const DEVICES = ['cpu', 'webgpu'];
-export const COMPUTES = ['fast', 'quality', 'f32'];
+export const COMPUTES = ['auto', 'fast', 'quality', 'f32'];
 export const PEERS = ['litert', 'ort', 'uvit-web'];
 
 /** The model whose pictures are worth timing from end to end. */
@@ -19,6 +19,7 @@ const BATCHES = [1, 2];
 
 /** On the CPU each kind of arithmetic meets the peers' own of the same coarseness. */
 const OURS = {
+  auto: { dtype: 'q8', peerDtype: 'f32' },
   fast: { dtype: 'q8', peerDtype: 'int8' },
   quality: { dtype: 'q8', peerDtype: 'f32' },
   f32: { dtype: 'f32', peerDtype: 'f32' },

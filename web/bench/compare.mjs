@@ -104,7 +104,7 @@ function rowOf(one, [ours, peer], measured, facts) {
     batch: one.batch,
     device: one.device,
     dtype: one.ours.dtype,
-    compute: one.ours.compute,
+    compute: one.ours.compute === 'auto' ? `auto (${ours.facts.compute})` : one.ours.compute,
     wasm: ours.facts.wasm,
     threads: one.ours.threads,
     peer: one.peer.runtime,

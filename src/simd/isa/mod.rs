@@ -97,14 +97,18 @@ pub unsafe trait Isa: Copy {
     }
 }
 
-/// An instruction set that this processor has; kernels are compiled for each. Only [`Level::all`] and [`Level::detect`] make
-/// one: with it kernels need not ask again.
+/// An instruction set that this processor has, for each of which kernels are compiled, and how it multiplies numbers of 12
+/// bits. Only [`Level::all`] and [`Level::detect`] make one: with it kernels need not ask again.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Level(pub(crate) Set);
+pub struct Level {
+    pub(crate) set: Set,
+    /// As two bytes each, where there is a dot product of bytes; else as 16-bit numbers.
+    wide_bytes: bool,
+}
 
 impl std::fmt::Debug for Level {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
+        write!(f, "{:?}{}", self.set, if self.has_bytes() && !self.wide_bytes { " in pairs" } else { "" })
     }
 }
 
@@ -128,28 +132,19 @@ pub(crate) enum Set {
 impl Level {
     /// All that this processor has, the best last; never empty.
     pub fn all() -> Vec<Level> {
-        #[cfg(target_arch = "wasm32")]
-        return vec![Level(Set::Wasm)];
-        #[cfg(not(target_arch = "wasm32"))]
-        {
-            #[allow(unused_mut)]
-            let mut levels = vec![Level(Set::Portable)];
-            #[cfg(target_arch = "x86_64")]
-            {
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    levels.push(Level(Set::Avx2));
-                }
-                let needed = is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                    && is_x86_feature_detected!("avx512vnni");
-                if needed {
-                    levels.push(Level(Set::Avx512));
-                }
+        let mut levels = Vec::new();
+        for set in Set::all() {
+            let in_bytes = Level { set, wide_bytes: true };
+            levels.push(Level { set, wide_bytes: false });
+            if in_bytes.has_bytes() {
+                levels.push(in_bytes);
             }
-            levels
         }
+        #[cfg(target_arch = "wasm32")]
+        if wasm::emulates_bytes() {
+            levels.reverse();
+        }
+        levels
     }
 
     /// The best that this processor has.
@@ -160,7 +155,7 @@ impl Level {
 
     /// Columns of a panel of packed weights.
     pub fn panel(self) -> usize {
-        match self.0 {
+        match self.set {
             #[cfg(not(target_arch = "wasm32"))]
             Set::Portable => Portable::LANES * Portable::COLUMNS,
             #[cfg(target_arch = "x86_64")]
@@ -174,7 +169,7 @@ impl Level {
 
     /// Values of a vector.
     pub fn lanes(self) -> usize {
-        match self.0 {
+        match self.set {
             #[cfg(not(target_arch = "wasm32"))]
             Set::Portable => Portable::LANES,
             #[cfg(target_arch = "x86_64")]
@@ -186,9 +181,9 @@ impl Level {
         }
     }
 
-    /// Whether integer weights are packed as bytes, else as 16-bit numbers.
-    pub fn bytes(self) -> bool {
-        match self.0 {
+    /// Whether the dot product takes bytes.
+    fn has_bytes(self) -> bool {
+        match self.set {
             #[cfg(not(target_arch = "wasm32"))]
             Set::Portable => Portable::BYTES,
             #[cfg(target_arch = "x86_64")]
@@ -197,6 +192,39 @@ impl Level {
             Set::Avx512 => Avx512::BYTES,
             #[cfg(target_arch = "wasm32")]
             Set::Wasm => Wasm::BYTES,
+        }
+    }
+
+    /// Whether activations of so many bits and their weights are packed as bytes, else as 16-bit numbers.
+    pub fn bytes(self, bits: u32) -> bool {
+        self.has_bytes() && (bits == 8 || self.wide_bytes)
+    }
+}
+
+impl Set {
+    /// All that this processor has, the best last.
+    fn all() -> Vec<Set> {
+        #[cfg(target_arch = "wasm32")]
+        return vec![Set::Wasm];
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            #[allow(unused_mut)]
+            let mut sets = vec![Set::Portable];
+            #[cfg(target_arch = "x86_64")]
+            {
+                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                    sets.push(Set::Avx2);
+                }
+                let needed = is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vnni");
+                if needed {
+                    sets.push(Set::Avx512);
+                }
+            }
+            sets
         }
     }
 }
@@ -210,7 +238,7 @@ macro_rules! kernels {
         $visibility fn $name(level: $crate::isa::Level, $($argument: $type),*) {
             use $crate::isa::Set;
             // SAFETY: a Level is only made where its instruction set was detected, or compiled for.
-            match level.0 {
+            match level.set {
                 #[cfg(not(target_arch = "wasm32"))]
                 Set::Portable => unsafe { $generic::<$crate::isa::Portable>($($argument),*) },
                 #[cfg(target_arch = "x86_64")]

@@ -10,6 +10,21 @@ pub struct Lanes4<const BYTES: bool>;
 /// As the module was built.
 pub type Wasm = Lanes4<{ cfg!(target_feature = "relaxed-simd") }>;
 
+/// Whether the engine makes the relaxed dot product of bytes from several instructions, as on x86 without VNNI: what it
+/// does with an operand that is out of range tells. There two products together end at 2^15 - 1; a single instruction adds
+/// up four, exactly or with a sign.
+#[cfg(target_feature = "relaxed-simd")]
+pub fn emulates_bytes() -> bool {
+    let [a, b] = std::hint::black_box([i8x16_splat(127), u8x16_splat(255)]);
+    i32x4_extract_lane::<0>(i32x4_relaxed_dot_i8x16_i7x16_add(a, b, i32x4_splat(0))) == 2 * 32767
+}
+
+/// There is none.
+#[cfg(not(target_feature = "relaxed-simd"))]
+pub fn emulates_bytes() -> bool {
+    false
+}
+
 // SAFETY: the module is compiled with these features as a whole; loads and stores are unaligned ones of four values.
 unsafe impl<const BYTES: bool> Isa for Lanes4<BYTES> {
     type F = v128;

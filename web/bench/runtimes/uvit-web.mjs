@@ -10,7 +10,7 @@ export async function load({ model, backend, dtype, compute, threads }) {
   });
   if (!pipeline.forward) throw new Error('this build of the package has no pipeline.forward()');
   return {
-    facts: { wasm: pipeline.info.wasm },
+    facts: { wasm: pipeline.info.wasm, compute: pipeline.info.compute },
     async forward({ x, t, y }) {
       const labels = y && Uint32Array.from(y.data);
       // Builds before version 2 of the manifest knew no ports.
