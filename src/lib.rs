@@ -16,6 +16,7 @@
 
 pub mod cpu;
 pub mod error;
+pub mod generator;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 #[cfg(target_arch = "wasm32")]

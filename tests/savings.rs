@@ -7,7 +7,9 @@ mod devices;
 use uvit_web::Code;
 use uvit_web::package::{Manifest, read_manifest};
 use uvit_web::pipeline::sampling::Control;
-use uvit_web::pipeline::{ComputeChoice, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request};
+use uvit_web::pipeline::{
+    ComputeChoice, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request,
+};
 use uvit_web::plan::Compute;
 use uvit_web::sampler::SamplerKind;
 
@@ -20,7 +22,8 @@ fn load(device: DeviceChoice, change: impl Fn(&mut Manifest)) -> uvit_web::Resul
         DeviceChoice::Cpu => ComputeChoice::Fixed(Compute::Quality),
         _ => ComputeChoice::Auto,
     };
-    let mut loader = pollster::block_on(Loader::new(manifest, LoadOptions { device, compute, ..LoadOptions::default() }))?;
+    let mut loader =
+        pollster::block_on(Loader::new(manifest, LoadOptions { device, compute, ..LoadOptions::default() }))?;
     for index in 0..loader.shards().len() {
         let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
         pollster::block_on(loader.add_shard(index, &bytes))?;

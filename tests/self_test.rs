@@ -2,6 +2,7 @@
 //! not look at could be wrong unnoticed.
 #![cfg(all(feature = "gpu", not(target_arch = "wasm32")))]
 
+mod devices;
 #[allow(dead_code)] // only the networks themselves are needed here
 mod networks;
 
@@ -10,8 +11,8 @@ use std::collections::BTreeSet;
 use uvit_web::gpu::Storage;
 use uvit_web::gpu::kernels::{Tuning, Variant, WeightLayouts, launch};
 use uvit_web::model::{Batch, Network, uvit};
-use uvit_web::plan::{Capabilities, Compute, Program, WeightId, WeightUse, lower};
-use uvit_web::runtime::{Stored, kinds};
+use uvit_web::plan::{Capabilities, Compute, Kernel, Program, SizeClass, WeightId, WeightUse, lower};
+use uvit_web::runtime::{Device, Stored, Tune, choose, kinds};
 use uvit_web::weights::Dtype;
 
 /// Weights as `gpu/pack.rs` lays them out.
@@ -78,4 +79,28 @@ fn every_shader_of_a_program_is_among_those_that_are_tested() {
         }
     }
     assert!(seen.len() > 100, "{} variants", seen.len());
+}
+
+/// Matmuls of f32 weights are launched alike by most tunings: a second measurement would give another number.
+#[test]
+fn what_tunings_have_in_common_is_timed_once() {
+    let Some(gpu) = devices::found(pollster::block_on(Device::gpu())) else { return };
+    let plan = class_network().record(Batch::copied(2, 2)).unwrap().plan;
+    let program = lower(&plan, &gpu.capabilities(Compute::F32), &[]).unwrap();
+    let stored = |_| (Dtype::F32, 0);
+    let tuned = pollster::block_on(choose(&gpu, Compute::F32, &program, &stored, Tune::Again, None)).unwrap();
+    let layouts = Layouts { program: &program, compute: Compute::F32, stored: &stored };
+    let matmuls = |tuning: &Tuning| {
+        let all =
+            program.kernels.iter().filter(|kernel| matches!(kernel, Kernel::Matmul(m) if m.size == SizeClass::Many));
+        all.map(|kernel| launch(kernel, &program, &layouts, tuning).variant).collect::<Vec<_>>()
+    };
+    let mut alike = 0;
+    for (i, a) in tuned.trials.iter().enumerate() {
+        for b in tuned.trials[..i].iter().filter(|b| matmuls(&a.tuning) == matmuls(&b.tuning)) {
+            assert!(a.matmul_ms.is_some_and(|ms| ms > 0.0) && a.matmul_ms == b.matmul_ms, "{a:?} {b:?}");
+            alike += 1;
+        }
+    }
+    assert!(alike > 0, "{:?}", tuned.trials);
 }

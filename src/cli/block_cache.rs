@@ -66,7 +66,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         let labels: Vec<u32> = (first..first + BATCH).map(|i| (i * 7 % classes) as u32).collect();
         let noise = TorchGenerator::new(700_000 + first as u64);
         let mut seen: Vec<Vec<f32>> = Vec::new();
-        walk(&mut session, &recording, &settings, &labels, noise, &mut |session| {
+        walk(&mut session, &recording, &settings, &labels, noise, &mut |session, _| {
             let now = pollster::block_on(session.read(feature))?;
             for (i, before) in seen.iter().enumerate() {
                 distances[i][seen.len()] += distance(before, &now);

@@ -77,7 +77,7 @@ pub fn run(a: &Arguments) -> Result<()> {
             _ => 0,
         };
         if pictures > 0 {
-            storing.hessians = calibrate::hessians(&manifest, &weights, pictures)?;
+            calibrate::compensate(&manifest, &weights, pictures, &mut storing)?;
         }
         writer.add(&mut manifest, DENOISER, &storing, &store(&network, &weights, &storing)?)?;
     }

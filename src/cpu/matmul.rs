@@ -69,14 +69,3 @@ fn block<const R: usize>(x: &[f32], k: usize, w: &[[f32; COLUMNS]], sums: &mut [
         }
     }
 }
-
-/// `[rows, columns]` to `[columns, rows]`.
-pub fn transpose(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let mut out = vec![0.0; values.len()];
-    for r in 0..rows {
-        for c in 0..columns {
-            out[c * rows + r] = values[r * columns + c];
-        }
-    }
-    out
-}

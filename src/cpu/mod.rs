@@ -32,7 +32,7 @@ pub use embedding::embedding;
 pub use int_attention::int_attention;
 pub use int_matmul::{int_matmul, w8a8_matmul};
 pub use layer_norm::layer_norm;
-pub use matmul::{matmul, panels, transpose};
+pub use matmul::{matmul, panels};
 pub use memory::Memory;
 pub use patch_embed::patch_embed;
 pub use resized_positions::resized_positions;

@@ -3,7 +3,7 @@
 use super::memory::Blocks;
 use super::{
     attention, conv2d, copy_tokens, elementwise, embedding, int_attention, int_matmul, layer_norm, matmul, panels,
-    patch_embed, resized_positions, transpose, unpatchify, w8a8_matmul,
+    patch_embed, resized_positions, unpatchify, w8a8_matmul,
 };
 use crate::plan::{Arithmetic, Form, Kernel, PACK_GROUP, Position, Weight, WeightId, weight_limit};
 use crate::{Result, weights};
@@ -41,10 +41,7 @@ impl Stored {
                 Stored::Floats(panels(&tensor.to_f32(), weight.shape[0], weight.shape[1]))
             }
             Form::Floats => Stored::Floats(tensor.to_f32()),
-            Form::PatchKernel => {
-                let values = tensor.to_f32();
-                Stored::Floats(transpose(&values, weight.shape[0], values.len() / weight.shape[0]))
-            }
+            Form::PatchKernel => Stored::Floats(tensor.to_f32_transposed()),
         }
     }
 

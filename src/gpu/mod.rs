@@ -19,7 +19,7 @@ mod weights;
 pub use backend::{Adapter, Backend, platform};
 pub use device::Device;
 pub use pack::Storage;
-pub use profile::{KernelTime, Profile, Row};
+pub use profile::{KernelTime, KnownTimes, Profile, Row};
 #[cfg(not(target_arch = "wasm32"))]
 pub use roofline::svg as roofline;
 pub use session::Session;

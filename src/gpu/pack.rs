@@ -80,7 +80,7 @@ fn pack_any(weight: &Weight, form: Form, tensor: &Tensor) -> Packed {
     let columns = weight.shape[1..].iter().product::<usize>();
     match form {
         Form::Floats => plain(tensor.to_f32()),
-        Form::PatchKernel => plain(crate::cpu::transpose(&tensor.to_f32(), rows, columns)),
+        Form::PatchKernel => plain(tensor.to_f32_transposed()),
         Form::Matrix(Arithmetic::W8A8) => dot_matrix(tensor, rows, columns),
         Form::Matrix(_) => matrix(tensor, rows, columns),
     }

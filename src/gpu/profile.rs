@@ -1,11 +1,12 @@
 //! Where a forward's time goes: every kernel timed by the GPU's own clock, beside what the adapter's arithmetic reaches at
 //! most.
 
-use super::backend::{Dispatch, Usage};
+use super::backend::{Dispatch, Pipeline, Usage};
 use super::kernels::{PEAK_INVOCATIONS, peaks};
 use super::{Device, Session};
 use crate::json::{self, Value, Write};
 use crate::{Error, Result};
+use std::rc::Rc;
 
 /// Measurements of a kernel in a profile; the median counts.
 const ROUNDS: usize = 5;
@@ -98,6 +99,16 @@ impl Profile {
     }
 }
 
+/// Nanoseconds of a Program's kernels, by place and shader: tunings often differ in what some kernels do not look at.
+#[derive(Default)]
+pub struct KnownTimes(Vec<(usize, Rc<Pipeline>, f64)>);
+
+impl KnownTimes {
+    fn of(&self, kernel: usize, pipeline: &Rc<Pipeline>) -> Option<f64> {
+        self.0.iter().find(|(at, known, _)| *at == kernel && Rc::ptr_eq(known, pipeline)).map(|&(.., time)| time)
+    }
+}
+
 impl Session {
     /// Times every kernel of the Program, on whatever its buffers hold; outputs are overwritten.
     ///
@@ -122,13 +133,27 @@ impl Session {
         Ok(Profile { clock, peak, kernels })
     }
 
-    /// Nanoseconds of each of the Program's kernels, measured for the tuner: with fewer rounds than a profile.
+    /// Nanoseconds of each of the Program's kernels, measured for the tuner: with fewer rounds than a profile, and only those
+    /// that other Sessions over this Program have not measured before.
     ///
     /// # Errors
     /// `DEVICE_LOST`.
-    pub async fn kernel_times(&self) -> Result<Vec<f64>> {
-        let launches: Vec<&Dispatch> = self.launches().iter().collect();
-        self.device().times(&launches, TUNING_ROUNDS).await
+    pub async fn kernel_times(&self, known: &mut KnownTimes) -> Result<Vec<f64>> {
+        let mut new = Vec::new();
+        for (i, pipeline) in self.pipelines().iter().enumerate() {
+            if known.of(i, pipeline).is_none() {
+                new.push(&self.launches()[i]);
+            }
+        }
+        let mut measured = self.device().times(&new, TUNING_ROUNDS).await?.into_iter();
+        let mut times = Vec::new();
+        for (i, pipeline) in self.pipelines().iter().enumerate() {
+            if known.of(i, pipeline).is_none() {
+                known.0.push((i, pipeline.clone(), measured.next().unwrap_or_default()));
+            }
+            times.extend(known.of(i, pipeline));
+        }
+        Ok(times)
     }
 }
 

@@ -27,8 +27,8 @@ pub struct Session {
     tenant: u64,
     params: Buffer,
     launches: Vec<Dispatch>,
-    /// Keeps the shaders compiled.
-    _pipelines: Vec<Rc<super::backend::Pipeline>>,
+    /// The kernels' shaders, kept compiled.
+    pipelines: Vec<Rc<super::backend::Pipeline>>,
     /// The launches of the first so many items.
     part: Option<(usize, Vec<Dispatch>)>,
 }
@@ -46,13 +46,13 @@ impl Session {
         let blocks = 2 * program.kernels.len();
         let params = device.backend.buffer("parameters", blocks * UNIFORM_ALIGN, Usage::Uniform).await?;
         let (tuning, tenant) = (device.tuning(), device.next_session());
-        let (launches, _pipelines, part) = Default::default();
+        let (launches, pipelines, part) = Default::default();
         let mut session =
-            Session { weights, state, program, tuning, io, slabs, tenant, params, launches, _pipelines, part };
+            Session { weights, state, program, tuning, io, slabs, tenant, params, launches, pipelines, part };
         let launch = |kernel| kernels::launch(kernel, &session.program, &*session.weights, &tuning);
         let launches: Vec<Launch> = session.program.kernels.iter().map(launch).collect();
         device.compile(launches.iter().map(|launch| &launch.variant)).await?;
-        session._pipelines = launches.iter().map(|launch| device.pipeline(&launch.variant)).collect::<Result<_>>()?;
+        session.pipelines = launches.iter().map(|launch| device.pipeline(&launch.variant)).collect::<Result<_>>()?;
         session.launches = session.bind_all(0, &launches)?;
         device.backend.check()?;
         Ok(session)
@@ -76,6 +76,11 @@ impl Session {
     /// Its launches.
     pub(super) fn launches(&self) -> &[Dispatch] {
         &self.launches
+    }
+
+    /// The shaders of its kernels; one that several share is the same one.
+    pub(super) fn pipelines(&self) -> &[Rc<super::backend::Pipeline>] {
+        &self.pipelines
     }
 
     /// Bytes that were allocated for activations, scratch that it shares included.

@@ -56,27 +56,7 @@ fn parse<T: json::Read>(what: &str, json: &str) -> Result<T, Error> {
 #[cfg(feature = "gpu")]
 #[wasm_bindgen]
 pub async fn capabilities() -> String {
-    let opened = crate::gpu::Backend::open().await;
-    let (device, reason) = pipeline::automatic(opened.as_ref().map(crate::gpu::Backend::adapter));
-    let webgpu = match opened {
-        Ok(backend) => json::object([
-            ("available", true.into()),
-            ("adapter", backend.adapter().write()),
-            ("limits", json::object([("maxStorageBufferBindingSize", backend.max_binding().into())])),
-        ]),
-        Err(e) => json::object([
-            ("available", false.into()),
-            ("code", e.code.as_str().into()),
-            ("reason", e.cause.into()),
-            ("remedy", e.remedy.into()),
-        ]),
-    };
-    json::object([
-        ("version", env!("CARGO_PKG_VERSION").into()),
-        ("auto", json::object([("device", device.into()), ("reason", reason.into())])),
-        ("webgpu", webgpu),
-    ])
-    .to_string()
+    pipeline::capabilities().await.to_string()
 }
 
 /// The files to bring for a manifest's variant, as JSON: known before a device is.

@@ -6,9 +6,10 @@ use super::task::Task;
 use crate::json::{self, Fields, Read, Value};
 use crate::model::{Batch, Network};
 use crate::named::Named;
-use crate::plan::WeightUse;
+use crate::plan::{Weight, WeightUse};
 use crate::weights::checkpoint::Checkpoint;
-use crate::weights::quantize::{gptq, quantize};
+use crate::weights::gptq::{InputFactor, gptq};
+use crate::weights::quantize::quantize;
 use crate::weights::{Dtype, Tensor};
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
@@ -90,39 +91,52 @@ pub struct Storing {
     pub group: usize,
     /// Matrices whose name contains one of these stay q8, in q4 variants.
     pub keep_q8: Vec<String>,
-    /// `X^T X` of the inputs of matrices, by weight name: these are rounded with error compensation.
-    pub hessians: BTreeMap<String, Vec<f64>>,
+    /// Matrices that [`Storing::compensate`] has rounded, by name.
+    compensated: BTreeMap<String, Tensor>,
 }
 
 impl Storing {
     /// Plain rounding: q8 with one scale a row, q4 in groups of 32.
     pub fn plain(dtype: Dtype) -> Storing {
         let group = if dtype == Dtype::Q4 { 32 } else { 0 };
-        Storing { dtype, group, keep_q8: Vec::new(), hessians: BTreeMap::new() }
+        Storing { dtype, group, keep_q8: Vec::new(), compensated: BTreeMap::new() }
     }
 
-    /// The stored form of one tensor. `decoder_pred` and what is read as floats is sensitive and small: it stays f32, or
-    /// f16 in the half- and 4-bit variants; vectors are always f32.
-    fn store(&self, name: &str, usage: WeightUse, shape: &[usize], values: &[f32]) -> Tensor {
-        let vector = shape.len() == 1;
-        let floats = match self.dtype {
-            Dtype::F16 | Dtype::Q4 if !vector => Dtype::F16,
-            _ => Dtype::F32,
-        };
+    /// The dtype of one tensor, and columns a scale. `decoder_pred` and what is read as floats is sensitive and small: it stays
+    /// f32, or f16 in the half- and 4-bit variants; vectors are always f32.
+    fn form(&self, name: &str, usage: WeightUse, vector: bool) -> (Dtype, usize) {
         if usage != WeightUse::Matrix || name.starts_with("decoder_pred") {
-            return quantize(name, shape, values, floats, 0);
+            return match self.dtype {
+                Dtype::F16 | Dtype::Q4 if !vector => (Dtype::F16, 0),
+                _ => (Dtype::F32, 0),
+            };
         }
-        let (dtype, group) = match self.dtype {
+        match self.dtype {
             Dtype::Q4 if self.keep_q8.iter().any(|part| name.contains(part.as_str())) => (Dtype::Q8, 0),
             dtype => (dtype, self.group),
-        };
-        match self.hessians.get(name) {
-            Some(hessian) if matches!(dtype, Dtype::Q8 | Dtype::Q4) => {
-                let data = gptq(values, shape[0], shape[1], hessian, dtype, group);
-                Tensor { name: name.into(), shape: shape.to_vec(), data }
-            }
-            _ => quantize(name, shape, values, dtype, group),
         }
+    }
+
+    /// Whether a tensor is rounded so coarsely that its error should be compensated.
+    pub fn is_coarse(&self, weight: &Weight) -> bool {
+        let (dtype, _) = self.form(&weight.name, weight.usage, weight.shape.len() == 1);
+        matches!(dtype, Dtype::Q8 | Dtype::Q4)
+    }
+
+    /// Rounds a matrix with error compensation, for [`store`] to find: `factor` is that of the inputs that it sees.
+    pub fn compensate(&mut self, weight: &Weight, values: &[f32], factor: &InputFactor) {
+        let (dtype, group) = self.form(&weight.name, weight.usage, false);
+        let data = gptq(values, factor, dtype, group);
+        let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
+        self.compensated.insert(weight.name.clone(), tensor);
+    }
+
+    fn store(&self, weight: &Weight, shape: &[usize], values: &[f32]) -> Tensor {
+        if let Some(tensor) = self.compensated.get(&weight.name) {
+            return tensor.clone();
+        }
+        let (dtype, group) = self.form(&weight.name, weight.usage, shape.len() == 1);
+        quantize(&weight.name, shape, values, dtype, group)
     }
 }
 
@@ -137,7 +151,7 @@ pub fn store(network: &Network, checkpoint: &Checkpoint, storing: &Storing) -> R
         let (shape, values) = checkpoint.get(&weight.name).ok_or_else(|| {
             Error::new(Code::TensorMissing, format!("tensor {} is missing", weight.name), "Check the checkpoint")
         })?;
-        let tensor = storing.store(&weight.name, weight.usage, shape, values);
+        let tensor = storing.store(weight, shape, values);
         if let Some(i) = tensor.first_not_finite() {
             return Err(Error::new(
                 Code::NotFinite,

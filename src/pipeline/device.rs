@@ -1,7 +1,7 @@
 //! Which device runs a model, and why.
 
 #[cfg(feature = "gpu")]
-use crate::gpu::Adapter;
+use crate::gpu::{Adapter, Backend};
 use crate::json::{self, Fields, Read, Value, Write};
 use crate::model::{Batch, Network};
 use crate::plan::{Compute, Program, WeightId, lower};
@@ -204,14 +204,39 @@ fn program(device: &runtime::Device, compute: Compute, network: &Network) -> Res
 
 const REAL_GPU: &str = "a GPU was found and computes correctly";
 
-/// What [`DeviceChoice::Auto`] would choose before any model is known, and why: "webgpu" or "cpu".
+/// What this machine can do, and what [`DeviceChoice::Auto`] would choose before any model is known, as `Capabilities` of
+/// `web/src/types.ts`.
 #[cfg(feature = "gpu")]
-pub fn automatic(found: std::result::Result<&Adapter, &Error>) -> (&'static str, String) {
-    match found {
-        Ok(adapter) if adapter.is_fallback_adapter => ("cpu", SOFTWARE_ADAPTER.into()),
-        Ok(_) => ("webgpu", "a GPU was found; a model tests it before it runs there".into()),
-        Err(error) => ("cpu", Refusal(error.clone()).reason()),
-    }
+pub async fn capabilities() -> Value {
+    let (webgpu, (device, reason)) = match Backend::open().await {
+        Ok(backend) => {
+            let adapter = backend.adapter();
+            let choice = match adapter.is_fallback_adapter {
+                true => ("cpu", SOFTWARE_ADAPTER.into()),
+                false => ("webgpu", "a GPU was found; a model tests it before it runs there".into()),
+            };
+            let fields = [
+                ("available", true.into()),
+                ("adapter", adapter.write()),
+                ("limits", json::object([("maxStorageBufferBindingSize", backend.max_binding().into())])),
+            ];
+            (json::object(fields), choice)
+        }
+        Err(error) => {
+            let fields = [
+                ("available", false.into()),
+                ("code", error.code.as_str().into()),
+                ("reason", error.cause.as_str().into()),
+                ("remedy", error.remedy.as_str().into()),
+            ];
+            (json::object(fields), ("cpu", Refusal(error).reason()))
+        }
+    };
+    json::object([
+        ("version", env!("CARGO_PKG_VERSION").into()),
+        ("auto", json::object([("device", device.into()), ("reason", reason.into())])),
+        ("webgpu", webgpu),
+    ])
 }
 
 #[cfg(feature = "gpu")]

@@ -19,7 +19,7 @@ mod tensors;
 pub use component::{Component, stored_forms};
 pub use denoiser::{Denoiser, Guidance, Shape};
 #[cfg(feature = "gpu")]
-pub use device::automatic;
+pub use device::capabilities;
 pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, open as open_device};
 pub use helpers::Helpers;
 pub use loader::Loader;

@@ -1,6 +1,6 @@
 //! Where the step loop's noise comes from.
 
-use crate::sampler::TorchGenerator;
+use crate::generator::TorchGenerator;
 
 /// Standard normal noise for a batch of images.
 pub enum Noise {

@@ -3,8 +3,8 @@
 
 use super::self_test::{Stored, load_random};
 use super::{Device, Session};
+use crate::generator::TorchGenerator;
 use crate::plan::{Compute, Kernel, Program, isolate, lower};
-use crate::sampler::TorchGenerator;
 use crate::{Error, Result};
 use web_time::{Duration, Instant};
 

@@ -3,8 +3,8 @@
 //! of the samplers' linear combinations.
 
 use super::{Device, Loading, Session, State, Term};
+use crate::generator::TorchGenerator;
 use crate::plan::{Arithmetic, Compute, Isolated, Kernel, Program, WeightId, WeightUse, isolate, lower};
-use crate::sampler::TorchGenerator;
 use crate::weights::Dtype;
 use crate::weights::random;
 use crate::{Code, Error, Result};

@@ -3,11 +3,11 @@
 
 use super::self_test::{Stored, load_random, self_test};
 use super::{Device, Session, Weights};
+use crate::generator::TorchGenerator;
 use crate::gpu::kernels::Tuning;
-use crate::gpu::{self, Adapter};
+use crate::gpu::{self, Adapter, KnownTimes};
 use crate::json::{self, Map, Read, Value, Write};
 use crate::plan::{Compute, Isolated, Kernel, Program, SizeClass, isolate, lower};
-use crate::sampler::TorchGenerator;
 use crate::{Code, Error, Result};
 use sha2::{Digest, Sha256};
 use web_time::Instant;
@@ -189,7 +189,7 @@ pub async fn choose(
         }
     }
 
-    let mut sample = None;
+    let mut sample: Option<Sample> = None;
     let mut trials: Vec<Trial> = Vec::new();
     let mut refusal = None;
     let mut longest = 0f64;
@@ -209,7 +209,7 @@ pub async fn choose(
             if sample.is_none() {
                 sample = Some(Sample::new(device, compute, program, stored).await?);
             }
-            match &sample {
+            match &mut sample {
                 Some(sample) => sample.times().await.map(|times| times.map(Some)),
                 None => Ok([None; 4]),
             }
@@ -264,6 +264,7 @@ struct Sample {
     weights: Weights,
     cases: Isolated,
     compute: Compute,
+    known: KnownTimes,
 }
 
 impl Sample {
@@ -272,16 +273,16 @@ impl Sample {
         // Nobody reads them, so they share memory.
         cases.scratch_outputs();
         let weights = load_random(device, compute, &cases, stored, &mut TorchGenerator::new(0)).await?;
-        Ok(Sample { weights, cases, compute })
+        Ok(Sample { weights, cases, compute, known: KnownTimes::default() })
     }
 
     /// Milliseconds of its matmuls of one, few and many rows, and of its attentions; each as often as the Program has it.
-    async fn times(&self) -> Result<[f64; 4]> {
+    async fn times(&mut self) -> Result<[f64; 4]> {
         let program = lower(&self.cases.plan, &self.weights.device().capabilities(self.compute), &[])?;
         let session = Session::new(&self.weights, program, None).await?;
         let gpu = session.as_gpu().ok_or_else(|| Error::internal("only GPUs are tuned"))?;
         let mut sums = [0f64; 4];
-        for (kernel, nanoseconds) in gpu.program().kernels.iter().zip(gpu.kernel_times().await?) {
+        for (kernel, nanoseconds) in gpu.program().kernels.iter().zip(gpu.kernel_times(&mut self.known).await?) {
             let kind = match kernel {
                 Kernel::Matmul(m) => match m.size {
                     SizeClass::One => 0,

@@ -1,4 +1,4 @@
-//! Noise schedules, solvers, guidance and noise, in f64 on the host.
+//! Noise schedules, solvers and guidance, in f64 on the host.
 //!
 //! A solver is compiled, before any device is touched, into a [`Recipe`]: a flat list of [`Step`]s over a few
 //! named [`Slot`]s. Devices only know two things of sampling: run the network on the latents, and write a linear
@@ -6,20 +6,19 @@
 //!
 //! [`recipe`] is the way in for users' [`SamplerSettings`]. Each solver also has forms of its own (diffusers'
 //! schedulers) in its module: [`dpmpp_2m`], [`ddim`], [`euler_maruyama`]. All share [`schedule`] (alpha_t, sigma_t,
-//! lambda_t) and [`prediction`] (what the network's output means); [`guidance`] and [`noise`] stand beside them.
+//! lambda_t) and [`prediction`] (what the network's output means); [`guidance`] stands beside them.
 
 mod builder;
 pub mod ddim;
 pub mod dpmpp_2m;
 pub mod euler_maruyama;
 pub mod guidance;
-pub mod noise;
 pub mod prediction;
 pub mod schedule;
 pub mod settings;
 pub mod timesteps;
 
-pub use noise::TorchGenerator;
+pub use crate::generator::TorchGenerator;
 pub use prediction::Prediction;
 pub use schedule::Schedule;
 pub use settings::{SamplerKind, SamplerSettings, recipe};

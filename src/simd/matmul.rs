@@ -79,7 +79,9 @@ pub fn f32_matmul(
 pub fn int_matmul(level: Level, threads: &Threads, x: &Quantized, w: &IntMatrix, finish: Finish, out: &mut [f32]) {
     let rows = out.len() / w.n;
     assert!(w.level == level && x.made_for == Some((level, w.bits)), "operands that were packed for something else");
-    assert!(x.steps == steps_for(level, w.bits, w.k) && x.rows == rows && out.len() == rows * w.n && finish.fits(rows, w.n));
+    assert!(
+        x.steps == steps_for(level, w.bits, w.k) && x.rows == rows && out.len() == rows * w.n && finish.fits(rows, w.n)
+    );
     let out = Shared::of(out);
     threads.parts(w.n.div_ceil(level.panel()), |from, to| {
         int_panels(level, x, w, finish, out, rows, from..to);

@@ -3,6 +3,8 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod checkpoint;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod gptq;
 mod load;
 pub mod quantize;
 pub mod random;
@@ -82,6 +84,16 @@ impl Tensor {
             Data::Q8 { values, scales, .. } => values.len() + 4 * scales.len(),
             Data::Q4 { values, scales, .. } => values.len() + 2 * scales.len(),
         }
+    }
+
+    /// As [`Tensor::to_f32`], `[columns, rows]`.
+    pub fn to_f32_transposed(&self) -> Vec<f32> {
+        let (values, rows) = (self.to_f32(), self.rows());
+        let mut out = vec![0.0; values.len()];
+        for (r, row) in values.chunks(self.columns().max(1)).enumerate() {
+            row.iter().enumerate().for_each(|(c, &v)| out[c * rows + r] = v);
+        }
+        out
     }
 
     /// The values that the stored form stands for, row-major.

@@ -1,7 +1,7 @@
 //! Random weights: for tests of devices and for measurements, where only sizes and stored forms matter.
 
 use super::{Data, Dtype, Tensor};
-use crate::sampler::TorchGenerator;
+use crate::generator::TorchGenerator;
 use half::f16;
 
 /// Random values of the size that training leaves, in the stored form `kind` (dtype, group); floats without one.

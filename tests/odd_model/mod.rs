@@ -46,7 +46,8 @@ pub fn checkpoint(config: &Value) -> Checkpoint {
 pub fn convert(out: &Path, dtype: Dtype, group: usize, shard_bytes: usize) -> Result<Manifest> {
     let config = config();
     let mut manifest = describe(&config.to_string(), None, None)?;
-    let storing = Storing { group, ..Storing::plain(dtype) };
+    let mut storing = Storing::plain(dtype);
+    storing.group = group;
     let tensors = store(&network(&config), &checkpoint(&config), &storing)?;
     let mut writer = Writer::new(out, &[], false)?.with_shard_bytes(shard_bytes);
     writer.add(&mut manifest, DENOISER, &storing, &tensors)?;

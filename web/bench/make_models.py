@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes one set of U-ViT weights in the format of every runtime that scripts/bench times.
 
-    make_models.py OUT [--models emoji,uvit_s2,uvit_m4] [--emoji-weights FILE]
+    make_models.py OUT [--models emoji,uvit_s2,uvit_bias] [--emoji-weights FILE]
 
 For each NAME it writes into OUT
 
@@ -37,9 +37,10 @@ MODELS = {
     "uvit_s2": dict(
         COMMON, img_size=32, patch_size=2, in_chans=4, embed_dim=512, depth=12, num_heads=8, num_classes=1001
     ),
-    # U-ViT-M/4 on the pixels of ImageNet 64x64.
-    "uvit_m4": dict(
-        COMMON, img_size=64, patch_size=4, in_chans=3, embed_dim=768, depth=16, num_heads=12, num_classes=1000
+    # What the others lack: a bias on q, k and v, an embedding of the time in layers, and no convolution at the end.
+    "uvit_bias": dict(
+        img_size=32, patch_size=2, in_chans=3, embed_dim=384, depth=8, num_heads=6, num_classes=10,
+        mlp_ratio=4, mlp_time_embed=True, qkv_bias=True, conv=False,
     ),
 }
 BATCHES = (1, 2)

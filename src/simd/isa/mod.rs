@@ -130,7 +130,7 @@ pub(crate) enum Set {
 }
 
 impl Level {
-    /// All that this processor has, the best last; never empty.
+    /// All that this processor has; never empty.
     pub fn all() -> Vec<Level> {
         let mut levels = Vec::new();
         for set in Set::all() {
@@ -140,17 +140,18 @@ impl Level {
                 levels.push(in_bytes);
             }
         }
-        #[cfg(target_arch = "wasm32")]
-        if wasm::emulates_bytes() {
-            levels.reverse();
-        }
         levels
     }
 
     /// The best that this processor has.
     pub fn detect() -> Level {
-        let all = Level::all();
-        all[all.len() - 1]
+        #[cfg(target_arch = "wasm32")]
+        return Level { set: Set::Wasm, wide_bytes: Wasm::BYTES && !wasm::emulates_bytes() };
+        #[cfg(not(target_arch = "wasm32"))]
+        {
+            let all = Level::all();
+            all[all.len() - 1]
+        }
     }
 
     /// Columns of a panel of packed weights.
