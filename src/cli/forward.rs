@@ -36,7 +36,10 @@ pub fn run(a: &Arguments) -> Result<()> {
     let mut pipeline = load(&a.model, a.place.options())?;
     let recording = pipeline.network().record(Batch::plain(1))?;
     let mut given = Vec::new();
-    for (name, view) in file.tensors() {
+    let mut tensors = file.tensors();
+    // They come in any order; which of two mistakes is told should not change from run to run.
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, view) in tensors {
         let kind = recording.port(&name).map(|port| port.kind);
         given.push(NamedTensor { shape: Some(view.shape().to_vec()), values: values(&name, &view, kind)?, name });
     }

@@ -62,9 +62,10 @@ fn refuse(cause: String, recording: &Recording) -> Error {
     Error::new(Code::InvalidArgument, cause, format!("Give {}", ports.join(", ")))
 }
 
-/// How many items tensors are meant for, by the network recorded for one item: what the first known port's says.
+/// How many items tensors are meant for, by the network recorded for one item: what the one for its first port says.
 pub(super) fn items_of(one: &Recording, tensors: &[NamedTensor]) -> usize {
-    let known = tensors.iter().find_map(|tensor| Some((tensor, one.port(&tensor.name)?)));
+    let given = |port: &Port| tensors.iter().find(|tensor| tensor.name == port.name);
+    let known = one.ports.iter().find_map(|port| Some((given(port)?, port)));
     known.map_or(1, |(tensor, port)| {
         let own = one.plan.shape(port.tensor).iter().product::<usize>();
         (tensor.values.len() / own.max(1)).max(1)
