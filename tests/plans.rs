@@ -160,6 +160,18 @@ fn one_tensor_may_be_read_twice_by_one_operation() {
 fn three_linears_may_share_a_norm_and_other_makers_feed_linears() {
     judge_all(&[
         ("q, k and v over one norm", &[(NORM, 1, 0), (LINEAR, 0, 0), (LINEAR, 1, 0), (LINEAR, 2, 0)]),
+        (
+            "attention over what q, k and v, three Linears over one norm, add up to",
+            &[
+                (NORM, 1, 0),
+                (LINEAR, 0, 1),
+                (LINEAR, 1, 1),
+                (LINEAR, 2, 1),
+                (ADD, 0, 0),
+                (ADD, 0, 1),
+                (ATTENTION, 0, 1),
+            ],
+        ),
         ("a norm read by a Linear and an addition", &[(NORM, 1, 0), (LINEAR, 0, 0), (ADD, 1, 3)]),
         ("linear(linear(x))", &[(LINEAR, 1, 0), (LINEAR, 0, 0), (LINEAR, 0, 0)]),
         ("linear(silu(x))", &[(SILU, 1, 0), (LINEAR, 0, 0)]),

@@ -9,7 +9,7 @@ mod networks;
 use networks::{class_network, joint_network, text_network};
 use std::collections::BTreeSet;
 use uvit_web::gpu::Storage;
-use uvit_web::gpu::kernels::{Tuning, Variant, WeightLayouts, launch};
+use uvit_web::gpu::kernels::{Tuning, Variant, WeightLayouts, launch, variants};
 use uvit_web::model::{Batch, Network, uvit};
 use uvit_web::plan::{Capabilities, Compute, Kernel, Program, SizeClass, WeightId, WeightUse, lower};
 use uvit_web::runtime::{Device, Stored, Tune, choose, kinds};
@@ -79,6 +79,11 @@ fn every_shader_of_a_program_is_among_those_that_are_tested() {
         }
     }
     assert!(seen.len() > 100, "{} variants", seen.len());
+    // What naga validates knows them all.
+    let validated: BTreeSet<&str> = variants(&tunings, true).iter().map(|variant| variant.kernel).collect();
+    let unknown: Vec<&str> =
+        seen.iter().map(|variant| variant.kernel).filter(|name| !validated.contains(name)).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
 }
 
 /// Matmuls of f32 weights are launched alike by most tunings: a second measurement would give another number.

@@ -136,7 +136,7 @@ impl Network {
     pub fn classes(&self) -> usize {
         match self {
             Network::Uvit(config) => config.num_classes.max(0) as usize,
-            _ => 0,
+            Network::UvitT2i(_) | Network::UniDiffuser(_) => 0,
         }
     }
 }
