@@ -18,19 +18,33 @@ const MOST: Duration = Duration::from_millis(150);
 /// What part of the first one's time another takes at least before it is preferred: times are noisy.
 const CLEARLY: f64 = 0.97;
 
-/// The arithmetic of those that runs the most expensive matmul and the most expensive attention fastest, each with its Program;
-/// the first stands unless another is clearly faster.
+/// Kernels that stand for a Program's.
+struct Timed {
+    session: Session,
+    /// Their places, and how much of the Program's work each stands for.
+    kernels: Vec<(usize, f64)>,
+    /// Seconds of each, the least so far.
+    best: Vec<f64>,
+}
+
+impl Timed {
+    fn seconds(&self) -> f64 {
+        self.kernels.iter().zip(&self.best).map(|((_, share), best)| share * best).sum()
+    }
+}
+
+/// The arithmetic of those that runs the most expensive matmul and the most expensive attention fastest, each with its Program,
+/// whose matmuls and attentions they stand for; the first stands unless another is clearly faster.
 ///
 /// # Errors
 /// `OUT_OF_MEMORY`, `INTERNAL` without a choice.
 pub async fn fastest(device: &Device, choices: &[(Compute, &Program)], stored: Stored<'_>) -> Result<Compute> {
-    let mut sessions = Vec::with_capacity(choices.len());
+    let kinds: [fn(&Kernel) -> bool; 2] = [|k| matches!(k, Kernel::Matmul(_)), |k| matches!(k, Kernel::Attention(_))];
+    let mut all = Vec::with_capacity(choices.len());
     for &(compute, program) in choices {
-        let largest = |is: fn(&Kernel) -> bool| {
-            let kernels = program.kernels.iter().filter(|kernel| is(kernel));
-            kernels.max_by_key(|kernel| kernel.cost().multiply_adds).map(Kernel::writes)
-        };
-        let timed = [largest(|k| matches!(k, Kernel::Matmul(_))), largest(|k| matches!(k, Kernel::Attention(_)))];
+        let of = |is: fn(&Kernel) -> bool| program.kernels.iter().filter(move |kernel| is(kernel));
+        let largest = kinds.map(|is| of(is).max_by_key(|kernel| kernel.cost().multiply_adds).map(Kernel::writes));
+        let work = kinds.map(|is| of(is).map(|kernel| kernel.cost().multiply_adds).sum::<u64>());
         let mut program = program.clone();
         for kernel in &mut program.kernels {
             if let Kernel::Matmul(m) = kernel {
@@ -42,33 +56,43 @@ pub async fn fastest(device: &Device, choices: &[(Compute, &Program)], stored: S
             }
         }
         let mut cases =
-            isolate(&program, None, &|kernel| timed.contains(&Some(kernel.writes())), &|a, b| stored(a) == stored(b));
+            isolate(&program, None, &|kernel| largest.contains(&Some(kernel.writes())), &|a, b| stored(a) == stored(b));
         cases.scratch_outputs();
         let weights = load_random(device, compute, &cases, stored, &mut TorchGenerator::new(0)).await?;
         let program = lower(&cases.plan, &weights.capabilities(), &[])?;
-        sessions.push(Session::new(&weights, program, None).await?);
+        let mut kernels = Vec::new();
+        for (at, kernel) in program.kernels.iter().enumerate() {
+            for (is, work) in kinds.iter().zip(work) {
+                if is(kernel) {
+                    kernels.push((at, work as f64 / kernel.cost().multiply_adds.max(1) as f64));
+                }
+            }
+        }
+        let best = vec![f64::INFINITY; kernels.len()];
+        all.push(Timed { session: Session::new(&weights, program, None).await?, kernels, best });
     }
     let began = Instant::now();
-    let mut best = vec![Duration::MAX; sessions.len()];
     let mut stale = 0;
-    while (stale < STALE_ROUNDS || clearly_faster(&best).is_some()) && began.elapsed() < MOST {
+    while (stale < STALE_ROUNDS || clearly_faster(&all) > 0) && began.elapsed() < MOST {
         stale += 1;
-        for (session, best) in sessions.iter_mut().zip(&mut best) {
-            let before = Instant::now();
-            session.run(0..session.program().kernels.len(), None, u64::MAX)?;
-            let took = before.elapsed();
-            if took.as_secs_f64() < 0.98 * best.as_secs_f64() {
-                (*best, stale) = (took, 0);
+        for Timed { session, kernels, best } in &mut all {
+            for ((at, _), best) in kernels.iter().zip(best) {
+                let before = Instant::now();
+                session.run(*at..at + 1, None, u64::MAX)?;
+                let took = before.elapsed().as_secs_f64();
+                if took < 0.98 * *best {
+                    (*best, stale) = (took, 0);
+                }
             }
         }
     }
-    let chosen = choices.get(clearly_faster(&best).unwrap_or(0));
+    let chosen = choices.get(clearly_faster(&all));
     chosen.map(|&(compute, _)| compute).ok_or_else(|| Error::internal("there is nothing to choose from"))
 }
 
-/// The fastest of those that beat the first one clearly.
-fn clearly_faster(times: &[Duration]) -> Option<usize> {
-    let first = times.first()?.as_secs_f64();
-    let others = times.iter().enumerate().filter(|(_, time)| time.as_secs_f64() < CLEARLY * first);
-    others.min_by_key(|(_, time)| **time).map(|(i, _)| i)
+/// The fastest, if it beats the first one clearly; else the first.
+fn clearly_faster(all: &[Timed]) -> usize {
+    let limit = all.first().map_or(0.0, |first| CLEARLY * first.seconds());
+    let others = all.iter().enumerate().filter(|(_, timed)| timed.seconds() < limit);
+    others.min_by(|(_, a), (_, b)| a.seconds().total_cmp(&b.seconds())).map_or(0, |(i, _)| i)
 }
