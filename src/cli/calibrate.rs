@@ -18,12 +18,13 @@ const BATCH: usize = 6;
 /// Sums that are held at once: layers beyond it wait for another pass over the same forwards.
 const MOST_BYTES: usize = 1 << 30;
 
-/// Matrices that see the same inputs.
+/// What a matrix sees.
 struct Feed {
-    inputs: Vec<TensorId>,
-    /// Their features, side by side.
+    weight: WeightId,
+    /// Columns.
     features: usize,
-    weights: Vec<WeightId>,
+    /// The tensors, side by side, of every Linear that it has.
+    uses: Vec<Vec<TensorId>>,
 }
 
 /// What the network is given for one forward.
@@ -65,19 +66,21 @@ fn within(
     let groups = groups(&feeds, most_bytes);
     let bar = indicatif::ProgressBar::new((groups.len() * pictures.div_ceil(BATCH)) as u64).with_message("calibrating");
     for (nth, group) in groups.iter().enumerate() {
-        let kept =
-            group.iter().flat_map(|feed| &feed.inputs).map(|&id| recording.plan.tensors[id.index()].name.as_str());
-        let program = lower(&recording.plan, &weights.capabilities(), &kept.collect::<Vec<_>>())?;
+        let inputs = group.iter().flat_map(|feed| feed.uses.iter().flatten());
+        let kept: Vec<&str> = inputs.map(|&id| recording.plan.tensors[id.index()].name.as_str()).collect();
+        let program = lower(&recording.plan, &weights.capabilities(), &kept)?;
         let end = last_write(&program.kernels, group);
         let mut session = pollster::block_on(Session::new(&weights, program, None))?;
         let mut sums: Vec<Vec<f64>> = group.iter().map(|feed| vec![0.0; feed.features * feed.features]).collect();
         let mut look = |session: &mut Session| {
             for (feed, sum) in group.iter().zip(&mut sums) {
-                let mut parts = Vec::new();
-                for &id in &feed.inputs {
-                    parts.push((session.program().view(id).dim(), pollster::block_on(session.read(id))?));
+                for inputs in &feed.uses {
+                    let mut parts = Vec::new();
+                    for &id in inputs {
+                        parts.push((session.program().view(id).dim(), pollster::block_on(session.read(id))?));
+                    }
+                    add(sum, &parts, &threads);
                 }
-                add(sum, &parts, &threads);
             }
             Ok(())
         };
@@ -113,10 +116,8 @@ fn within(
         drop(session);
         for (feed, sum) in group.iter().zip(sums) {
             let factor = InputFactor::new(sum, feed.features);
-            for &id in &feed.weights {
-                let weight = &recording.plan.weights[id.index()];
-                storing.compensate(weight, &checkpoint[&weight.name].1, &factor);
-            }
+            let weight = &recording.plan.weights[feed.weight.index()];
+            storing.compensate(weight, &checkpoint[&weight.name].1, &factor);
         }
     }
     bar.finish_and_clear();
@@ -133,12 +134,12 @@ fn feeds(recording: &mut Recording, storing: &Storing) -> Vec<Feed> {
             continue;
         }
         let inputs: Vec<TensorId> = [Some(x), skip].into_iter().flatten().collect();
-        match feeds.iter_mut().find(|feed| feed.inputs == inputs) {
-            Some(feed) => feed.weights.push(weight),
+        inputs.iter().for_each(|&id| plan.name(id));
+        match feeds.iter_mut().find(|feed| feed.weight == weight) {
+            Some(feed) => feed.uses.push(inputs),
             None => {
-                inputs.iter().for_each(|&id| plan.name(id));
                 let features = inputs.iter().map(|&id| plan.shape(id).last().copied().unwrap_or(1)).sum();
-                feeds.push(Feed { inputs, features, weights: vec![weight] });
+                feeds.push(Feed { weight, features, uses: vec![inputs] });
             }
         }
     }
@@ -163,7 +164,7 @@ fn groups(feeds: &[Feed], most_bytes: usize) -> Vec<&[Feed]> {
 
 /// Behind the last kernel that writes what a group looks at.
 fn last_write(kernels: &[Kernel], group: &[Feed]) -> usize {
-    let read = |id: TensorId| group.iter().any(|feed| feed.inputs.contains(&id));
+    let read = |id: TensorId| group.iter().any(|feed| feed.uses.iter().flatten().any(|&input| input == id));
     kernels.iter().rposition(|kernel| read(kernel.writes())).map_or(0, |at| at + 1)
 }
 
