@@ -9,7 +9,7 @@ use web_time::Instant;
 const RUN: Duration = Duration::from_millis(40);
 /// Work ([`crate::plan::Cost::work`]) a second before anything is known: right for software adapters, and GPUs soon show more.
 const FIRST_RATE: f64 = 6.25e9;
-/// Answers that come in so short a time come for one reason: the browser looked.
+/// Answers that come in so short a time, or a tenth of what the browser takes to look, come for one reason: it looked.
 const TOGETHER: Duration = Duration::from_millis(2);
 /// After so many seconds of work at once, what was seen before counts half.
 const HALF_LIFE: f64 = 0.3;
@@ -39,6 +39,8 @@ struct News {
     work: f64,
     /// When the device began with them, as far as is known.
     began: Instant,
+    /// How many seconds earlier that may have been: the end of those before was told so much later than expected.
+    slack: f64,
     first: Instant,
     last: Instant,
     /// Whether the device had nothing more to do then.
@@ -67,9 +69,10 @@ impl Pace {
     /// Takes note that a run has ended, in the order of their submission; `idle` says that it was the last one.
     pub fn completed(&mut self, work: u64, submitted: Instant, completed: Instant, idle: bool) {
         let work = work as f64;
-        let mut began = submitted;
+        let (mut began, mut slack) = (submitted, 0.0);
         if let Some(news) = &mut self.news {
-            if submitted <= news.last && completed.saturating_duration_since(news.first) < TOGETHER {
+            let together = TOGETHER.max(self.latency / 10);
+            if submitted <= news.last && completed.saturating_duration_since(news.first) < together {
                 news.work += work;
                 news.last = news.last.max(completed);
                 news.idle = idle;
@@ -77,9 +80,10 @@ impl Pace {
             }
             // Those of one device follow each other without a pause.
             began = news.last.max(submitted);
+            slack = self.seen.lateness(*news).clamp(0.0, (began - submitted).as_secs_f64());
             self.seen = self.seen.with(*news, self.latency);
         }
-        self.news = Some(News { work, began, first: completed, last: completed.max(began), idle });
+        self.news = Some(News { work, began, slack, first: completed, last: completed.max(began), idle });
     }
 
     /// Work ([`crate::plan::Cost::work`]) a second.
@@ -93,6 +97,11 @@ impl Seen {
         self.work / self.seconds
     }
 
+    /// How many seconds later than expected news came.
+    fn lateness(&self, news: News) -> f64 {
+        (news.last - news.began).as_secs_f64() - news.work / self.rate()
+    }
+
     /// With the news of a device that takes `latency` to tell.
     fn with(self, news: News, latency: Duration) -> Seen {
         let (rate, work) = (self.rate(), news.work);
@@ -100,6 +109,8 @@ impl Seen {
         if news.idle {
             // It was done at some moment of the time that it takes to tell: when we expected it, if that is possible.
             took = (work / rate).clamp((took - latency.as_secs_f64()).max(0.0), took);
+        } else {
+            took = (work / rate).clamp(took, took + news.slack);
         }
         let took = took.max(work / (GROWTH * rate));
         let found = work / took;
@@ -248,6 +259,20 @@ mod tests {
         let submitted = device.start + device.now;
         pace.completed(usual, submitted, submitted + 240 * MS, false);
         assert!(pace.budget() > usual / 3, "{} after {usual}", pace.budget());
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_makes_no_fast_run_of_the_next() {
+        let mut device = Device::new(6e9, Duration::ZERO);
+        let mut pace = device.pace();
+        device.work(&mut pace, 6e9, 1e6);
+        let usual = pace.budget();
+        let submitted = device.start + device.now;
+        // Each takes 40 ms; nobody listened when the first ended.
+        for told in [76, 80, 120, 160] {
+            pace.completed(usual, submitted, submitted + told * MS, false);
+            assert!((usual / 2..usual * 3 / 2).contains(&pace.budget()), "{} after {usual}", pace.budget());
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::webgpu::{
     GpuAdapter, GpuBindGroup, GpuBuffer, GpuCommandEncoder, GpuComputePass, GpuComputePipeline, GpuDevice, GpuQueue,
-    GpuShaderModule, MAP_MODE_READ, get, number, object, set, text, usage,
+    GpuShaderModule, MAP_MODE_READ, clear_interval, get, number, object, set, set_interval, text, usage,
 };
 use super::{
     Adapter, Events, Limits, Slice, Usage, lost, no_adapter, no_device, out_of_memory, shader_failed, unreadable,
@@ -106,6 +106,29 @@ fn then(promise: &Promise, listener: &JsValue) -> Promise {
     then.call1(promise, listener).map_or_else(|_| promise.clone(), JsCast::unchecked_into)
 }
 
+/// Where a browser looks only now and then whether the GPU is done, it looks as well when something is submitted: nothing is,
+/// again and again while this lives.
+struct Knocking {
+    timer: JsValue,
+    _knock: Closure<dyn FnMut()>,
+}
+
+impl Knocking {
+    const EVERY_MS: i32 = 10;
+
+    fn at(queue: &GpuQueue) -> Knocking {
+        let queue = queue.clone();
+        let knock = Closure::<dyn FnMut()>::new(move || queue.submit(&Array::new()));
+        Knocking { timer: set_interval(knock.as_ref(), Knocking::EVERY_MS), _knock: knock }
+    }
+}
+
+impl Drop for Knocking {
+    fn drop(&mut self) {
+        clear_interval(&self.timer);
+    }
+}
+
 /// What goes wrong with objects that are created. Listened to from the start: a rejection that nobody hears ends the worker.
 struct Scopes([JsFuture; 3]);
 
@@ -138,6 +161,7 @@ pub struct Backend {
     events: Rc<RefCell<Events>>,
     meter: Meter,
     has_timestamps: bool,
+    looks_rarely: Cell<bool>,
     _on_error: Closure<dyn FnMut(JsValue)>,
 }
 
@@ -217,6 +241,7 @@ impl Backend {
             events,
             meter: Meter::default(),
             has_timestamps,
+            looks_rarely: Cell::default(),
             _on_error: on_error,
         })
     }
@@ -366,12 +391,23 @@ impl Backend {
         1.0
     }
 
+    /// Takes note that the browser looks only now and then whether the GPU is done.
+    pub(super) fn looks_rarely(&self) {
+        self.looks_rarely.set(true);
+    }
+
+    /// What the queue answers when it is done.
+    async fn answer(&self, promise: Promise) -> std::result::Result<JsValue, JsValue> {
+        let _knocking = self.looks_rarely.get().then(|| Knocking::at(&self.queue));
+        JsFuture::from(promise).await
+    }
+
     /// Waits until a submission is done.
     ///
     /// # Errors
     /// `DEVICE_LOST`, or `INTERNAL` for a validation error of anything submitted.
     pub async fn wait(&self, ticket: &Ticket) -> Result<()> {
-        let answer = JsFuture::from(ticket.promise.clone()).await;
+        let answer = self.answer(ticket.promise.clone()).await;
         self.check()?;
         answer.map(|_| ()).map_err(|error| lost(&text(&error, "message")))
     }
@@ -400,10 +436,10 @@ impl Backend {
             let (offset, bytes) = (slice.offset as f64, slice.bytes as f64);
             encoder.copy_buffer_to_buffer(slice.buffer.gpu(), offset, staging.gpu(), 0.0, bytes);
             self.send(&encoder);
-            let mapped = JsFuture::from(staging.gpu().map_async(MAP_MODE_READ));
+            let mapped = staging.gpu().map_async(MAP_MODE_READ);
             (staging, mapped)
         });
-        let mapped = mapped.await;
+        let mapped = self.answer(mapped).await;
         let verdict = scopes.verdict().await;
         self.check()?;
         if let Err((memory, error)) = verdict {

@@ -7,6 +7,11 @@ use wasm_bindgen::prelude::wasm_bindgen;
 
 #[wasm_bindgen]
 extern "C" {
+    #[wasm_bindgen(js_name = setInterval)]
+    pub fn set_interval(listener: &JsValue, milliseconds: i32) -> JsValue;
+    #[wasm_bindgen(js_name = clearInterval)]
+    pub fn clear_interval(timer: &JsValue);
+
     /// `navigator.gpu`
     pub type Gpu;
     #[wasm_bindgen(method, js_name = requestAdapter)]
@@ -49,6 +54,7 @@ extern "C" {
     #[wasm_bindgen(method)]
     pub fn destroy(this: &GpuDevice);
 
+    #[derive(Clone)]
     pub type GpuQueue;
     #[wasm_bindgen(method)]
     pub fn submit(this: &GpuQueue, commands: &Array);

@@ -152,10 +152,10 @@ impl Tuning {
         matmul_few: MatmulTile::alone(4, 2),
         matmul_one: MatmulTile::alone(2, 2),
     };
-    /// Large tiles: on a processor registers are memory, and every load is checked. 66 tokens are 6 x 11.
+    /// Large tiles: on a processor registers are memory, and every load is a loop over the invocations. 66 tokens are 6 x 11.
     pub const SOFTWARE: Tuning = Tuning {
-        attention: AttentionTile { queries: 6, keys4: 4, shared: false },
-        matmul: MatmulTile::alone(11, 4),
+        attention: AttentionTile { queries: 9, keys4: 3, shared: false },
+        matmul: MatmulTile::alone(11, 8),
         matmul_few: MatmulTile::alone(8, 4),
         matmul_one: MatmulTile::alone(2, 4),
     };
@@ -207,17 +207,19 @@ impl Tuning {
 
     fn candidates_of(is_software: bool, subgroup_size: u32) -> Vec<Tuning> {
         let first = Tuning::default_of(is_software, subgroup_size);
-        let in_registers = [(11, 1, 4), (11, 4, 4), (16, 8, 4), (12, 4, 4), (8, 1, 4), (8, 4, 4), (4, 1, 4), (4, 1, 2)]
-            .map(|(rows, lanes, columns)| MatmulTile::shared(rows, lanes, columns));
+        let in_registers =
+            [(11, 1, 8), (11, 1, 4), (11, 4, 4), (16, 8, 4), (12, 4, 4), (8, 1, 4), (8, 4, 4), (4, 1, 4), (4, 1, 2)]
+                .map(|(rows, lanes, columns)| MatmulTile::shared(rows, lanes, columns));
         // A software adapter emulates barriers: four times slower, and long to compile.
         let tiled = [(4, 1, 16), (8, 2, 8), (4, 2, 16), (4, 1, 8), (8, 2, 16)]
             .map(|(rows, columns, tile)| MatmulTile::tiled(rows, columns, tile));
         let tiled = tiled.into_iter().filter(|_| !is_software);
         let matmuls = tiled.chain(in_registers);
-        let attentions = [(6, 4, true), (6, 4, false), (2, 1, false), (4, 4, true), (4, 2, false), (1, 1, false)]
-            .map(|(queries, keys4, shared)| AttentionTile { queries, keys4, shared })
-            .into_iter()
-            .filter(|attention| Tuning { attention: *attention, ..first }.fits(subgroup_size));
+        let attentions =
+            [(6, 4, true), (9, 3, false), (6, 4, false), (2, 1, false), (4, 4, true), (4, 2, false), (1, 1, false)]
+                .map(|(queries, keys4, shared)| AttentionTile { queries, keys4, shared })
+                .into_iter()
+                .filter(|attention| Tuning { attention: *attention, ..first }.fits(subgroup_size));
         let mut all = vec![first];
         let matmuls = matmuls.filter(|&matmul| matmul != first.matmul);
         let mut attentions = attentions.filter(|&attention| attention != first.attention);
