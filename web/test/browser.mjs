@@ -1,6 +1,7 @@
-/** Chromium for the tests, and what a test asks of a page again and again. */
+/** The browsers of the tests, and what a test asks of a page again and again. */
 
 import { chromium } from 'playwright-core';
+import puppeteer from 'puppeteer-core';
 
 /** Switches WebGPU on where Chromium would hide it: on software adapters, and on Linux. */
 export const WEBGPU = ['--enable-unsafe-webgpu'];
@@ -12,6 +13,17 @@ const STATES = ['ready', 'failed'];
 
 export async function launch(args = []) {
   return chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args });
+}
+
+/** Firefox, with or without WebGPU, which is hidden there on Linux, and from software adapters. */
+export async function launchFirefox({ webgpu }) {
+  return puppeteer.launch({
+    browser: 'firefox',
+    executablePath: process.env.FIREFOX ?? '/usr/bin/firefox-esr',
+    headless: true,
+    protocolTimeout: PATIENCE,
+    extraPrefsFirefox: { 'dom.webgpu.enabled': webgpu, 'gfx.webgpu.ignore-blocklist': webgpu },
+  });
 }
 
 /** A page whose uncaught errors fail the test that looks at `page.errors`. */

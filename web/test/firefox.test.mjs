@@ -2,17 +2,13 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import puppeteer from 'puppeteer-core';
-import { launch, openPage, PATIENCE, WEBGPU, withPackage } from './browser.mjs';
+import { launch, launchFirefox, openPage, WEBGPU, withPackage } from './browser.mjs';
 import { startServer } from './server.mjs';
 
 const MODEL = '/models/emoji/manifest.json';
-/** Hidden on Linux, and from software adapters. */
-const WEBGPU_PREFERENCES = { 'dom.webgpu.enabled': true, 'gfx.webgpu.ignore-blocklist': true };
 const SETTINGS = { label: 6, seed: 11, steps: 4 };
 
 const required = process.env.UVIT_GPU === 'required';
-const executablePath = process.env.FIREFOX ?? '/usr/bin/firefox-esr';
 
 let server;
 /** Firefox, with and without WebGPU. */
@@ -22,11 +18,10 @@ let missing;
 before(async () => {
   server = await startServer();
   try {
-    const options = { browser: 'firefox', executablePath, headless: true, protocolTimeout: PATIENCE };
-    firefox.webgpu = await puppeteer.launch({ ...options, extraPrefsFirefox: WEBGPU_PREFERENCES });
-    firefox.plain = await puppeteer.launch({ ...options, extraPrefsFirefox: { 'dom.webgpu.enabled': false } });
+    firefox.webgpu = await launchFirefox({ webgpu: true });
+    firefox.plain = await launchFirefox({ webgpu: false });
   } catch (thrown) {
-    missing = `no Firefox to be driven at ${JSON.stringify(executablePath)}: ${thrown.message}`;
+    missing = `no Firefox to be driven: ${thrown.message}`;
     if (required) throw new Error(missing);
   }
 });
