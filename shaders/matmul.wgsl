@@ -9,7 +9,7 @@
 // W lies in 4 x 4 blocks, [n / 4][k / 4]; column j of a block holds the four outputs for input 4 k4 + j. Stored as
 //   f32  mat4x4f;  f16  8 words;  q8  vec4u, word j = column j as four int8;
 //   q4   vec2u, byte i of word 0 = row i, columns 0 (low nibble) and 1 (high), word 1 columns 2 and 3, each q + 8.
-// Scales, times 256 for q8 and 16 for q4: q8 one vec4 a block row, or with GROUPED (always for q4) one a block row and group.
+// Scales: q8 one vec4 a block row (times 127), or with GROUPED (always for q4) one a block row and group.
 //
 // With HALF, operands and the sums of four products are f16 (FLOAT4, MATRIX), all other sums f32.
 //
@@ -17,7 +17,6 @@
 // RESIDUAL 0 | 1, ROWS, GROUPS, LANES, LANES_g (of group g), SHARED 0 | 1, TILED 0 | 1, TILE (if TILED, with LANES 1),
 // HALF 0 | 1, FLOAT4 vec4f | vec4<f16>, MATRIX mat4x4f | mat4x4<f16>, COLUMNS, WORKGROUP.
 //#include "lib/activation.wgsl"
-//#include "lib/unpack.wgsl"
 
 struct Params {
   rows: u32,
@@ -146,19 +145,21 @@ fn main(
 //#if WEIGHTS == q8
         let w = weights[at];
 //#if GROUPED == 0
-        let b = mat4x4f(unpack_bytes(w.x), unpack_bytes(w.y), unpack_bytes(w.z), unpack_bytes(w.w));
+        let b = mat4x4f(unpack4x8snorm(w.x), unpack4x8snorm(w.y), unpack4x8snorm(w.z), unpack4x8snorm(w.w));
 //#end
 //#if GROUPED == 1
         let b = mat4x4f(
-          unpack_bytes(w.x) * scale, unpack_bytes(w.y) * scale,
-          unpack_bytes(w.z) * scale, unpack_bytes(w.w) * scale);
+          unpack4x8snorm(w.x) * scale, unpack4x8snorm(w.y) * scale,
+          unpack4x8snorm(w.z) * scale, unpack4x8snorm(w.w) * scale);
 //#end
 //#end
 //#if WEIGHTS == q4
         let w = weights[at];
+        let s = scale * (255.0 / 16.0);
+        let z = scale * 8.0;
         let b = mat4x4f(
-          unpack_nibbles(w.x) * scale, unpack_nibbles(w.x >> 4u) * scale,
-          unpack_nibbles(w.y) * scale, unpack_nibbles(w.y >> 4u) * scale);
+          unpack4x8unorm((w.x & 0x0f0f0f0fu) << 4u) * s - z, unpack4x8unorm(w.x & 0xf0f0f0f0u) * s - z,
+          unpack4x8unorm((w.y & 0x0f0f0f0fu) << 4u) * s - z, unpack4x8unorm(w.y & 0xf0f0f0f0u) * s - z);
 //#end
         let to = i % 4u * {TILE}u * {COLUMNS}u * 4u + own % {COLUMNS}u * {TILE}u + own / {COLUMNS}u;
 //#for j in 0..4
@@ -226,19 +227,23 @@ fn main(
         let w_{c} = weights[w_at_{c} + k];
 //#if GROUPED == 0
         let b_{c} = mat4x4f(
-          unpack_bytes(w_{c}.x), unpack_bytes(w_{c}.y), unpack_bytes(w_{c}.z), unpack_bytes(w_{c}.w));
+          unpack4x8snorm(w_{c}.x), unpack4x8snorm(w_{c}.y), unpack4x8snorm(w_{c}.z), unpack4x8snorm(w_{c}.w));
 //#end
 //#if GROUPED == 1
         let b_{c} = mat4x4f(
-          unpack_bytes(w_{c}.x) * scale_{c}, unpack_bytes(w_{c}.y) * scale_{c},
-          unpack_bytes(w_{c}.z) * scale_{c}, unpack_bytes(w_{c}.w) * scale_{c});
+          unpack4x8snorm(w_{c}.x) * scale_{c}, unpack4x8snorm(w_{c}.y) * scale_{c},
+          unpack4x8snorm(w_{c}.z) * scale_{c}, unpack4x8snorm(w_{c}.w) * scale_{c});
 //#end
 //#end
 //#if WEIGHTS == q4
         let w_{c} = weights[w_at_{c} + k];
+        let s_{c} = scale_{c} * (255.0 / 16.0);
+        let z_{c} = scale_{c} * 8.0;
         let b_{c} = mat4x4f(
-          unpack_nibbles(w_{c}.x) * scale_{c}, unpack_nibbles(w_{c}.x >> 4u) * scale_{c},
-          unpack_nibbles(w_{c}.y) * scale_{c}, unpack_nibbles(w_{c}.y >> 4u) * scale_{c});
+          unpack4x8unorm((w_{c}.x & 0x0f0f0f0fu) << 4u) * s_{c} - z_{c},
+          unpack4x8unorm(w_{c}.x & 0xf0f0f0f0u) * s_{c} - z_{c},
+          unpack4x8unorm((w_{c}.y & 0x0f0f0f0fu) << 4u) * s_{c} - z_{c},
+          unpack4x8unorm(w_{c}.y & 0xf0f0f0f0u) * s_{c} - z_{c});
 //#end
 //#end
 //#if HALF == 1

@@ -113,7 +113,7 @@ fn matrix(tensor: &Tensor, rows: usize, columns: usize) -> Packed {
             let (group4, groups) = if *group == 0 { (k4, 1) } else { (group / 4, columns.div_ceil(*group)) };
             Packed {
                 values: bytemuck::cast_slice(&blocks(rows, columns, |r, c| values[r * columns + c])).to_vec(),
-                scales: pack_scales(rows, groups, |r, g| 256.0 * scales[r * groups + g]),
+                scales: pack_scales(rows, groups, |r, g| 127.0 * scales[r * groups + g]),
                 storage: Storage::Q8,
                 group4,
                 groups,
@@ -142,7 +142,7 @@ fn matrix(tensor: &Tensor, rows: usize, columns: usize) -> Packed {
             }
             Packed {
                 values: packed,
-                scales: pack_scales(rows, groups, |r, g| 16.0 * scales[r * groups + g].to_f32()),
+                scales: pack_scales(rows, groups, |r, g| scales[r * groups + g].to_f32()),
                 storage: Storage::Q4,
                 group4: group / 4,
                 groups,

@@ -15,7 +15,6 @@ pub type Variables = Vec<(&'static str, String)>;
 const LIBRARY: &[(&str, &str)] = &[
     ("lib/activation.wgsl", include_str!(concat!(env!("OUT_DIR"), "/shaders/lib/activation.wgsl"))),
     ("lib/pack.wgsl", include_str!(concat!(env!("OUT_DIR"), "/shaders/lib/pack.wgsl"))),
-    ("lib/unpack.wgsl", include_str!(concat!(env!("OUT_DIR"), "/shaders/lib/unpack.wgsl"))),
 ];
 
 /// Expands a shader.
