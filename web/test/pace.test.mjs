@@ -18,6 +18,16 @@ function tellLate() {
   };
 }
 
+/** What the worker runs, too: submissions of nothing are told to the page. */
+function tellKnocks() {
+  const { submit } = GPUQueue.prototype;
+  const knocks = new BroadcastChannel('knocks');
+  GPUQueue.prototype.submit = function (commands) {
+    if (commands.length === 0) knocks.postMessage('');
+    return submit.call(this, commands);
+  };
+}
+
 let server;
 let browser;
 before(async () => {
@@ -62,6 +72,19 @@ test('a guided picture takes at most half as long again where the end of work is
   const [atOnce, late] = times.map(median);
   t.diagnostic(`${Math.round(atOnce)} ms told at once, ${Math.round(late)} ms told every 100 ms`);
   assert.ok(late <= 1.5 * atOnce, `${late} ms instead of ${atOnce} ms: ${JSON.stringify(times)}`);
+});
+
+test('a browser that tells late is knocked at while we wait: Firefox looks whenever something is submitted', async () => {
+  const page = await openWith(`(${tellLate})();(${tellKnocks})();`);
+  await page.evaluate(() => {
+    globalThis.knocks = 0;
+    globalThis.channel = new BroadcastChannel('knocks');
+    globalThis.channel.onmessage = () => globalThis.knocks++;
+  });
+  await draw(page);
+  const knocks = await page.evaluate(() => globalThis.knocks);
+  await page.close();
+  assert.ok(knocks > 0, 'nothing was submitted while the end of the work was not told');
 });
 
 test('an abort is heard soon where the end of work is told late', async () => {
