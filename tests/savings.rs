@@ -11,9 +11,12 @@ use uvit_web::pipeline::{
     ComputeChoice, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request,
 };
 use uvit_web::plan::Compute;
+#[cfg(feature = "gpu")]
+use uvit_web::runtime::Tune;
 use uvit_web::sampler::SamplerKind;
 
-/// The emoji model with a changed manifest, in the same arithmetic whenever it is loaded: what is measured may differ.
+/// The emoji model with a changed manifest, in the same arithmetic and by the same kernels whenever it is loaded: what is
+/// measured may differ.
 fn load(device: DeviceChoice, change: impl Fn(&mut Manifest)) -> uvit_web::Result<Pipeline> {
     let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/web/models/emoji"));
     let (mut manifest, folder) = read_manifest(folder)?;
@@ -22,8 +25,14 @@ fn load(device: DeviceChoice, change: impl Fn(&mut Manifest)) -> uvit_web::Resul
         DeviceChoice::Cpu => ComputeChoice::Fixed(Compute::Quality),
         _ => ComputeChoice::Auto,
     };
-    let mut loader =
-        pollster::block_on(Loader::new(manifest, LoadOptions { device, compute, ..LoadOptions::default() }))?;
+    let options = LoadOptions {
+        device,
+        compute,
+        #[cfg(feature = "gpu")]
+        tune: Tune::Off,
+        ..LoadOptions::default()
+    };
+    let mut loader = pollster::block_on(Loader::new(manifest, options))?;
     for index in 0..loader.shards().len() {
         let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
         pollster::block_on(loader.add_shard(index, &bytes))?;
