@@ -20,6 +20,8 @@ const KINDS: &[(&str, Judge)] = &[
     ("end_to_end", kinds::end_to_end::judge),
     ("guidance", kinds::guidance::judge),
     ("sampler_diffusers", kinds::diffusers::judge),
+    ("sampler_dpm_solver", kinds::dpm_solver::judge),
+    ("sampler_dpm_solver_pp", kinds::dpm_solver::judge),
     ("sampler_euler_maruyama", kinds::euler_maruyama::judge),
     ("sampler_vp_dpmpp2m", kinds::vp_dpmpp2m::judge),
     ("torch_randn", kinds::torch_randn::judge),

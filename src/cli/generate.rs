@@ -11,7 +11,7 @@ use uvit_web::pipeline::{
     ComputeChoice, DeviceChoice, DeviceInfo, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request,
 };
 use uvit_web::runtime::Tune;
-use uvit_web::sampler::SamplerKind;
+use uvit_web::sampler::{SamplerKind, Spacing};
 use uvit_web::weights::Dtype;
 use uvit_web::{Code, Error, Result};
 
@@ -35,9 +35,12 @@ pub struct Arguments {
     /// How many pictures
     #[arg(long, default_value_t = 1, value_parser = refusal::count)]
     count: usize,
-    /// dpmpp_2m, euler_maruyama_sde, euler_maruyama_ode, ddim
+    /// dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, dpmpp_3s, dpm_solver, euler_maruyama_sde, euler_maruyama_ode, ddim
     #[arg(long)]
     sampler: Option<SamplerKind>,
+    /// How the sampler's times are spread: time_uniform, log_snr or quadratic; the sampler's own if not given
+    #[arg(long)]
+    grid: Option<Spacing>,
     /// ddim: 0 is deterministic, 1 draws as much noise as DDPM
     #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     eta: f64,
@@ -144,6 +147,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         seed,
         count: Some(a.count),
         sampler: a.sampler,
+        grid: a.grid,
         eta: a.eta,
         preset: a.preset,
         guidance_interval: a.guidance_interval.as_chunks().0.first().copied(),

@@ -6,7 +6,7 @@ use crate::model::{Batch, Port};
 use crate::package::{DENOISER, Manifest};
 use crate::pipeline::sampling::{Control, StepEvent};
 use crate::pipeline::{self, Generated, Helpers, LoadOptions, NamedTensor, Request, Values, pixels};
-use crate::sampler::SamplerKind;
+use crate::sampler::{SamplerKind, Spacing};
 use crate::{Code, Error};
 use js_sys::{Array, Float32Array, Float64Array, Function, Object, Promise, Reflect, Uint8Array, Uint32Array};
 use std::cell::{Cell, RefCell};
@@ -132,6 +132,7 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
         ("channels", channels.into()),
         ("cache", sampling.cache.is_some().into()),
         ("samplers", SamplerKind::ALL.map(SamplerKind::as_str).into()),
+        ("grids", Spacing::ALL.map(Spacing::as_str).into()),
         ("defaults", defaults),
     ]);
     json::with(pipeline.info().write(), more).to_string()

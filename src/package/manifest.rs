@@ -345,6 +345,7 @@ impl Sampling {
     pub fn settings(&self) -> SamplerSettings {
         SamplerSettings {
             sampler: self.sampler,
+            grid: None,
             steps: self.steps,
             schedule: self.schedule,
             prediction: self.prediction,

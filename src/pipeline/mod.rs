@@ -90,6 +90,7 @@ impl Pipeline {
         SamplerSettings {
             sampler: (request.sampler).or(request.preset.map(|_| SamplerKind::DpmppTwoM)).unwrap_or(defaults.sampler),
             steps: (request.steps).or(request.preset.map(Preset::steps)).unwrap_or(defaults.steps),
+            grid: request.grid,
             eta: request.eta,
             ..defaults
         }
@@ -224,6 +225,7 @@ impl Pipeline {
             guidance_scale,
             seed: request.seed,
             sampler: settings.sampler,
+            grid: settings.walked(),
             eta: settings.eta,
             guidance_interval: request.guidance_interval.filter(|_| needs_uncond(guidance_scale)),
             cache: request.cache,

@@ -2,7 +2,7 @@
 
 use super::invalid;
 use crate::json::{self, Fields, Read, Value};
-use crate::sampler::SamplerKind;
+use crate::sampler::{SamplerKind, Spacing};
 use crate::{Error, Result};
 
 /// A label as users give it.
@@ -71,6 +71,8 @@ pub struct Request {
     pub count: Option<usize>,
     /// The solver.
     pub sampler: Option<SamplerKind>,
+    /// How the times are spread.
+    pub grid: Option<Spacing>,
     /// DDIM: 0 is deterministic, 1 draws as much noise as DDPM.
     pub eta: f64,
     /// Fewer steps with a solver that bears them, where these are not given.
@@ -96,6 +98,7 @@ impl Read for Request {
             seed: fields.or("seed", 0)?,
             count: fields.optional("count")?,
             sampler: fields.named("sampler")?,
+            grid: fields.named("grid")?,
             eta: fields.or("eta", 0.0)?,
             preset: fields.named("preset")?,
             guidance_interval: fields.optional("guidanceInterval")?,
@@ -114,7 +117,7 @@ mod tests {
     #[test]
     fn options_are_read_and_what_is_wrong_is_named() {
         let all = json!({
-            "label": "cat", "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "eta": 0.5,
+            "label": "cat", "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "grid": "log_snr", "eta": 0.5,
             "preset": "draft", "guidanceInterval": [0, 0.5], "cache": true, "preview": true, "floatPixels": true,
         });
         let read = Request::read(&all).unwrap();
@@ -125,6 +128,7 @@ mod tests {
             seed: u32::MAX,
             count: Some(3),
             sampler: Some(SamplerKind::Ddim),
+            grid: Some(Spacing::LogSnr),
             eta: 0.5,
             preset: Some(Preset::Draft),
             guidance_interval: Some([0.0, 0.5]),

@@ -3,7 +3,7 @@
 use super::{DeviceInfo, pixels};
 use crate::json::{self, Value, Write};
 use crate::plan::Compute;
-use crate::sampler::SamplerKind;
+use crate::sampler::{SamplerKind, Spacing};
 use crate::weights::Dtype;
 
 /// What a loaded model is and runs on.
@@ -54,6 +54,8 @@ pub struct Generated {
     pub seed: u32,
     /// As used.
     pub sampler: SamplerKind,
+    /// As used; none where the sampler has but one.
+    pub grid: Option<Spacing>,
     /// As used.
     pub eta: f64,
     /// As used.
@@ -114,6 +116,7 @@ impl Write for Generated {
             ("guidanceScale", self.guidance_scale.into()),
             ("seed", self.seed.into()),
             ("sampler", self.sampler.as_str().into()),
+            ("grid", self.grid.map(Spacing::as_str).into()),
             ("eta", self.eta.into()),
             ("guidanceInterval", self.guidance_interval.into()),
             ("cache", self.cache.into()),
@@ -186,6 +189,7 @@ mod tests {
             guidance_scale: 1.0,
             seed: u32::MAX,
             sampler: SamplerKind::Ddim,
+            grid: Some(Spacing::TimeUniform),
             eta: 0.5,
             guidance_interval: Some([0.0, 0.5]),
             cache: false,
@@ -197,8 +201,8 @@ mod tests {
         };
         let mut want = json::json!({
             "count": 1, "channels": 3, "height": 1, "width": 1, "label": 5, "labelName": null, "steps": 2,
-            "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "eta": 0.5, "guidanceInterval": [0.0, 0.5],
-            "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "encodeMs": 0.0 },
+            "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "grid": "time_uniform", "eta": 0.5,
+            "guidanceInterval": [0.0, 0.5], "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "encodeMs": 0.0 },
             "dispatches": 0, "multiplyAdds": 1u64 << 40, "name": "cats", "dtype": "q8", "compute": "quality",
             "threads": 2, "bytes": 3, "parameters": 4, "modelHash": "ab", "loadMs": 1.5, "device": "cpu",
             "deviceReason": "asked for",

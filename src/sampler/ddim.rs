@@ -1,9 +1,10 @@
 //! DDIM (arXiv:2010.02502, equation 12): x_0 and the noise are read from the network's output and put together again at
 //! the next, lower noise level; `eta` replaces part of the noise by fresh noise (1: DDPM). [`DiffusersDdim`] follows
-//! diffusers 0.42.1 scheduling_ddim.py; [`continuous`] is the same update on an even grid of continuous times.
+//! diffusers 0.42.1 scheduling_ddim.py; [`continuous`] is the same update on a grid of continuous times.
 
 use super::builder::Builder;
-use super::schedule::{NoiseLevel, rescale_zero_terminal_snr, time_grid};
+use super::grid::Spacing;
+use super::schedule::{NoiseLevel, rescale_zero_terminal_snr};
 use super::timesteps::TimestepSpacing;
 use super::{Prediction, Recipe, Schedule, Slot};
 use crate::error::{Code, Error, Result};
@@ -25,11 +26,12 @@ struct Update {
     eta: f64,
 }
 
-/// DDIM on an even grid of times from `t_max` to `t_min`; the network is handed `time_scale` t. With `clip_x0` the x_0
+/// DDIM on a grid of times from `t_max` to `t_min`; the network is handed `time_scale` t. With `clip_x0` the x_0
 /// estimates are clipped to \[-1, 1\]; the noise is not recomputed from them, as in diffusers.
 pub fn continuous(
     schedule: &Schedule,
     prediction: Prediction,
+    spacing: Spacing,
     steps: usize,
     t_max: f64,
     t_min: f64,
@@ -38,7 +40,8 @@ pub fn continuous(
     eta: f64,
 ) -> Result<Recipe> {
     let curve = schedule.curve()?;
-    let moves: Vec<Move> = time_grid(t_max, t_min, steps)
+    let moves: Vec<Move> = spacing
+        .times(&curve, t_max, t_min, steps)
         .windows(2)
         .map(|t| Move { network_time: time_scale * t[0], from: curve.level(t[0]), to: curve.level(t[1]) })
         .collect();
@@ -162,9 +165,10 @@ mod tests {
 
     #[test]
     fn eta_draws_once_a_step() {
-        let recipe = continuous(&SCHEDULE, Prediction::X0, 5, 1.0, 0.001, 999.0, true, 0.5).unwrap();
+        let recipe =
+            continuous(&SCHEDULE, Prediction::X0, Spacing::TimeUniform, 5, 1.0, 0.001, 999.0, true, 0.5).unwrap();
         let draws = recipe.steps.iter().filter(|step| matches!(step, Step::Noise { .. })).count();
         assert_eq!((draws, recipe.scratch_slots, recipe.evaluations), (5, 2, 5));
-        assert!(continuous(&SCHEDULE, Prediction::X0, 5, 1.0, 0.001, 999.0, true, 1.5).is_err());
+        assert!(continuous(&SCHEDULE, Prediction::X0, Spacing::TimeUniform, 5, 1.0, 0.001, 999.0, true, 1.5).is_err());
     }
 }

@@ -3,7 +3,6 @@
 //! sde.py, `euler_maruyama`. It needs beta(t), which a discrete schedule does not have.
 
 use super::builder::Builder;
-use super::schedule::Curve;
 use super::{Prediction, Recipe, Schedule, Slot};
 use crate::error::{Code, Error, Result};
 
@@ -34,12 +33,12 @@ pub fn continuous(
     clip_x0: bool,
 ) -> Result<Recipe> {
     let curve = schedule.curve()?;
-    let Curve::VpLinear { beta_min, beta_max } = curve else {
-        return Err(Error::new(
+    let discrete = || {
+        Error::new(
             Code::UnsupportedModel,
             "Euler-Maruyama follows a continuous beta(t), and this model's noise schedule is discrete",
             "Take the sampler dpmpp_2m or ddim for this model",
-        ));
+        )
     };
     // One step has t_min alone before 0, not t_max.
     let spacing = if steps > 1 { (t_max - t_min) / (steps - 1) as f64 } else { 0.0 };
@@ -51,7 +50,7 @@ pub fn continuous(
     for (i, pair) in times.windows(2).enumerate() {
         let (t, s) = (pair[0], pair[1]);
         let level = curve.level(t);
-        let beta = beta_min + (beta_max - beta_min) * t;
+        let beta = curve.beta_t(t).ok_or_else(discrete)?;
         let x0 = prediction.x0(level.alpha_t, level.sigma_t);
         recipe.eval(time_scale * t, x0);
 

@@ -5,13 +5,17 @@
 //! combination of slots (optionally clipped) into a slot. Nothing here knows networks or devices.
 //!
 //! [`recipe`] is the way in for users' [`SamplerSettings`]. Each solver also has forms of its own (diffusers'
-//! schedulers) in its module: [`dpmpp_2m`], [`ddim`], [`euler_maruyama`]. All share [`schedule`] (alpha_t, sigma_t,
-//! lambda_t) and [`prediction`] (what the network's output means); [`guidance`] stands beside them.
+//! schedulers) in its module: [`dpm_singlestep`], [`dpm_multistep`], [`ddim`], [`euler_maruyama`]. All share [`schedule`]
+//! (alpha_t, sigma_t, lambda_t), [`grid`] (which times) and [`prediction`] (what the network's output means); [`guidance`]
+//! stands beside them.
 
 mod builder;
 pub mod ddim;
-pub mod dpmpp_2m;
+pub mod dpm;
+pub mod dpm_multistep;
+pub mod dpm_singlestep;
 pub mod euler_maruyama;
+pub mod grid;
 pub mod guidance;
 pub mod prediction;
 pub mod schedule;
@@ -19,6 +23,7 @@ pub mod settings;
 pub mod timesteps;
 
 pub use crate::generator::TorchGenerator;
+pub use grid::Spacing;
 pub use prediction::Prediction;
 pub use schedule::Schedule;
 pub use settings::{SamplerKind, SamplerSettings, recipe};

@@ -16,6 +16,9 @@ pub enum Schedule {
         /// beta(1), usually 20.
         beta_max: f64,
     },
+    /// Continuous, alpha_t = cos u(t) / cos u(0) with u(t) = (t + 0.008) / 1.008 pi / 2 (Improved DDPM, arXiv:2102.09672,
+    /// equation 17; `cosine` in U-ViT's code). There is no signal left at 1: sampling starts at 0.9946 there.
+    VpCosine,
     /// Discrete, sqrt(beta_k) linear in k: Stable Diffusion's. In continuous time step k lies at t = (k + 1) / train_steps
     /// and ln alpha_t is interpolated linearly between the steps, as DPM-Solver does.
     ScaledLinear {
@@ -36,12 +39,15 @@ impl json::Read for Schedule {
                 beta_min: fields.required("beta_min")?,
                 beta_max: fields.required("beta_max")?,
             }),
+            "vp_cosine" => Ok(Schedule::VpCosine),
             "scaled_linear" => Ok(Schedule::ScaledLinear {
                 beta_start: fields.required("beta_start")?,
                 beta_end: fields.required("beta_end")?,
                 train_steps: fields.required("train_steps")?,
             }),
-            other => Err(format!("type: there is no schedule {other:?}. Give one of vp_linear, scaled_linear")),
+            other => {
+                Err(format!("type: there is no schedule {other:?}. Give one of vp_linear, vp_cosine, scaled_linear"))
+            }
         }
     }
 }
@@ -52,6 +58,7 @@ impl json::Write for Schedule {
             Schedule::VpLinear { beta_min, beta_max } => {
                 json!({ "type": "vp_linear", "beta_min": beta_min, "beta_max": beta_max })
             }
+            Schedule::VpCosine => json!({ "type": "vp_cosine" }),
             Schedule::ScaledLinear { beta_start, beta_end, train_steps } => {
                 json!({ "type": "scaled_linear", "beta_start": beta_start, "beta_end": beta_end, "train_steps": train_steps })
             }
@@ -63,6 +70,7 @@ impl Schedule {
     /// Refuses numbers that describe no schedule.
     pub fn validate(&self) -> Result<()> {
         let (ok, found) = match *self {
+            Schedule::VpCosine => (true, String::new()),
             Schedule::VpLinear { beta_min, beta_max } => (
                 beta_min >= 0.0 && beta_max >= beta_min && beta_max > 0.0 && beta_max.is_finite(),
                 format!("beta_min = {beta_min}, beta_max = {beta_max}"),
@@ -89,6 +97,7 @@ impl Schedule {
                 self.validate()?;
                 Ok(Curve::VpLinear { beta_min, beta_max })
             }
+            Schedule::VpCosine => Ok(Curve::VpCosine),
             Schedule::ScaledLinear { .. } => {
                 let log_alphas = self.log_alphas_cumprod()?.iter().map(|la| la / 2.0).collect();
                 Ok(Curve::Discrete { log_alphas })
@@ -129,9 +138,9 @@ impl Schedule {
                 let root = |k: usize| first + (last - first) * k as f64 / (train_steps - 1) as f64;
                 Ok((0..train_steps).map(|k| root(k).powi(2)).collect())
             }
-            Schedule::VpLinear { .. } => Err(Error::new(
+            Schedule::VpLinear { .. } | Schedule::VpCosine => Err(Error::new(
                 Code::UnsupportedModel,
-                "The schedule vp_linear has no discrete training steps",
+                "A continuous schedule has no discrete training steps",
                 "Use the continuous form of the sampler, or a scaled_linear schedule",
             )),
         }
@@ -159,6 +168,8 @@ pub enum Curve {
         /// beta(1).
         beta_max: f64,
     },
+    /// See [`Schedule::VpCosine`].
+    VpCosine,
     /// See [`Schedule::ScaledLinear`].
     Discrete {
         /// ln alpha_t at t = (k + 1) / n, k = 0 .. n - 1.
@@ -171,6 +182,7 @@ impl Curve {
     pub fn log_alpha_t(&self, t: f64) -> f64 {
         match self {
             Curve::VpLinear { beta_min, beta_max } => -(beta_max - beta_min) * t * t / 4.0 - beta_min * t / 2.0,
+            Curve::VpCosine => cosine_angle(t).cos().ln() - cosine_angle(0.0).cos().ln(),
             Curve::Discrete { log_alphas } => {
                 let n = log_alphas.len();
                 let position = t * n as f64 - 1.0;
@@ -204,6 +216,10 @@ impl Curve {
                 let root = (beta_min * beta_min + 2.0 * (beta_max - beta_min) * minus_2_log_alpha).sqrt();
                 2.0 * minus_2_log_alpha / (root + beta_min)
             }
+            Curve::VpCosine => {
+                let cosine = (-minus_2_log_alpha / 2.0).exp() * cosine_angle(0.0).cos();
+                COSINE_SCALE * cosine.acos() / std::f64::consts::FRAC_PI_2 - COSINE_OFFSET
+            }
             Curve::Discrete { log_alphas } => {
                 let n = log_alphas.len();
                 let log_alpha = -minus_2_log_alpha / 2.0;
@@ -214,10 +230,26 @@ impl Curve {
         }
     }
 
+    /// beta(t) of the SDE dx = -beta x / 2 dt + sqrt(beta) dw, which only a continuous schedule has.
+    pub fn beta_t(&self, t: f64) -> Option<f64> {
+        match self {
+            Curve::VpLinear { beta_min, beta_max } => Some(beta_min + (beta_max - beta_min) * t),
+            Curve::VpCosine => Some(std::f64::consts::PI / COSINE_SCALE * cosine_angle(t).tan()),
+            Curve::Discrete { .. } => None,
+        }
+    }
+
     /// alpha_t, sigma_t and lambda_t together.
     pub fn level(&self, t: f64) -> NoiseLevel {
         NoiseLevel { alpha_t: self.alpha_t(t), sigma_t: self.sigma_t(t), lambda_t: self.lambda_t(t) }
     }
+}
+
+const COSINE_OFFSET: f64 = 0.008;
+const COSINE_SCALE: f64 = 1.0 + COSINE_OFFSET;
+
+fn cosine_angle(t: f64) -> f64 {
+    (t + COSINE_OFFSET) / COSINE_SCALE * std::f64::consts::FRAC_PI_2
 }
 
 /// How noisy x_t is at one time.
@@ -245,11 +277,6 @@ impl NoiseLevel {
     }
 }
 
-/// `steps + 1` times from `t_max` down to `t_min`, evenly spaced: t_i = t_max + (t_min - t_max) i / steps.
-pub fn time_grid(t_max: f64, t_min: f64, steps: usize) -> Vec<f64> {
-    (0..=steps).map(|i| t_max + (t_min - t_max) * i as f64 / steps as f64).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -259,10 +286,11 @@ mod tests {
         for schedule in [
             Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 },
             Schedule::VpLinear { beta_min: 3.0, beta_max: 3.0 },
+            Schedule::VpCosine,
             Schedule::ScaledLinear { beta_start: 0.00085, beta_end: 0.012, train_steps: 1000 },
         ] {
             let curve = schedule.curve().unwrap();
-            for t in [0.0007, 0.001, 0.0123, 0.37, 0.5, 0.9996, 1.0] {
+            for t in [0.0007, 0.001, 0.0123, 0.37, 0.5, 0.9996] {
                 let level = curve.level(t);
                 assert!((level.alpha_t.powi(2) + level.sigma_t.powi(2) - 1.0).abs() < 1e-14);
                 let back = curve.t_of_lambda(level.lambda_t);

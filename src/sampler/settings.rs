@@ -1,8 +1,11 @@
 //! What a user chooses, and the one way from it to a [`Recipe`]. All samplers here run in continuous time on
 //! \[t_min, t_max\], on a discrete schedule through its interpolation, and hand the network `time_scale` t.
 
+use super::dpm::{Algorithm, SolverType};
+use super::dpm_multistep::Continuous;
+use super::dpm_singlestep::{DpmSinglestep, Inner, Method};
 use super::euler_maruyama::Equation;
-use super::{Prediction, Recipe, Schedule, ddim, dpmpp_2m, euler_maruyama};
+use super::{Prediction, Recipe, Schedule, Spacing, ddim, euler_maruyama};
 use crate::error::{Code, Error, Result};
 use crate::json::{self, Value};
 
@@ -11,7 +14,15 @@ use crate::json::{self, Value};
 pub enum SamplerKind {
     /// DPM-Solver++ (2M).
     DpmppTwoM,
-    /// Euler-Maruyama on the reverse SDE.
+    /// DPM-Solver++ (3M).
+    DpmppThreeM,
+    /// DPM-Solver++ (2M), with fresh noise at every step.
+    DpmppTwoMSde,
+    /// DPM-Solver++, singlestep, order 3, "fast": U-ViT's own for latents of discrete schedules.
+    DpmppThreeS,
+    /// DPM-Solver, singlestep, order 3, "fast", even in lambda: U-ViT's own for continuous schedules.
+    DpmSolver,
+    /// Euler-Maruyama on the reverse SDE: U-ViT's own for small pictures.
     EulerMaruyamaSde,
     /// Euler on the probability-flow ODE.
     EulerMaruyamaOde,
@@ -21,13 +32,25 @@ pub enum SamplerKind {
 
 impl SamplerKind {
     /// All of them, in the order to offer them.
-    pub const ALL: [SamplerKind; 4] =
-        [SamplerKind::DpmppTwoM, SamplerKind::EulerMaruyamaSde, SamplerKind::EulerMaruyamaOde, SamplerKind::Ddim];
+    pub const ALL: [SamplerKind; 8] = [
+        SamplerKind::DpmppTwoM,
+        SamplerKind::DpmppThreeM,
+        SamplerKind::DpmppTwoMSde,
+        SamplerKind::DpmppThreeS,
+        SamplerKind::DpmSolver,
+        SamplerKind::EulerMaruyamaSde,
+        SamplerKind::EulerMaruyamaOde,
+        SamplerKind::Ddim,
+    ];
 
     /// The stable name, as in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             SamplerKind::DpmppTwoM => "dpmpp_2m",
+            SamplerKind::DpmppThreeM => "dpmpp_3m",
+            SamplerKind::DpmppTwoMSde => "dpmpp_2m_sde",
+            SamplerKind::DpmppThreeS => "dpmpp_3s",
+            SamplerKind::DpmSolver => "dpm_solver",
             SamplerKind::EulerMaruyamaSde => "euler_maruyama_sde",
             SamplerKind::EulerMaruyamaOde => "euler_maruyama_ode",
             SamplerKind::Ddim => "ddim",
@@ -37,6 +60,15 @@ impl SamplerKind {
     /// Whether [`SamplerSettings::eta`] means something to it.
     pub fn takes_eta(self) -> bool {
         self == SamplerKind::Ddim
+    }
+
+    /// The grid that it walks if none is asked for; none for those that have but one.
+    pub fn grid(self) -> Option<Spacing> {
+        match self {
+            SamplerKind::EulerMaruyamaSde | SamplerKind::EulerMaruyamaOde => None,
+            SamplerKind::DpmSolver => Some(Spacing::LogSnr),
+            _ => Some(Spacing::TimeUniform),
+        }
     }
 }
 
@@ -72,6 +104,8 @@ impl json::Write for SamplerKind {
 pub struct SamplerSettings {
     /// Which solver.
     pub sampler: SamplerKind,
+    /// How its times are spread; none: as it is usual with it.
+    pub grid: Option<Spacing>,
     /// How often the network runs, 1 to 1000.
     pub steps: usize,
     /// The model's noise schedule.
@@ -82,7 +116,7 @@ pub struct SamplerSettings {
     pub time_scale: f64,
     /// Clip the x_0 estimates to \[-1, 1\]; for models of pixels.
     pub clip_x0: bool,
-    /// dpmpp_2m alone: the last step is of order 1.
+    /// dpmpp_2m, dpmpp_3m and dpmpp_2m_sde: the last step is of order 1, the one before it at most of order 2.
     pub lower_order_final: bool,
     /// Where sampling ends (Euler-Maruyama goes on to 0 from here).
     pub t_min: f64,
@@ -90,6 +124,13 @@ pub struct SamplerSettings {
     pub t_max: f64,
     /// ddim alone: 0 is deterministic, 1 draws as much fresh noise as DDPM.
     pub eta: f64,
+}
+
+impl SamplerSettings {
+    /// The grid that is walked; none where the sampler has but one.
+    pub fn walked(&self) -> Option<Spacing> {
+        self.sampler.grid().map(|usual| self.grid.unwrap_or(usual))
+    }
 }
 
 /// The most steps that are accepted.
@@ -118,25 +159,60 @@ pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
         let cause = format!("eta is {eta}, and the sampler {} takes none", settings.sampler.as_str());
         return refuse(cause, &format!("Leave eta out, or give a sampler that takes it: {takers}"));
     }
-    match settings.sampler {
-        SamplerKind::DpmppTwoM => dpmpp_2m::continuous(
-            &schedule,
+    let sampler = settings.sampler;
+    let Some(spacing) = settings.walked() else {
+        if let Some(grid) = settings.grid {
+            let cause = format!("grid is {:?}, and the sampler {} has its own", grid.as_str(), sampler.as_str());
+            return refuse(cause, "Leave the grid out, or give another sampler");
+        }
+        let equation = match sampler {
+            SamplerKind::EulerMaruyamaSde => Equation::Sde,
+            _ => Equation::Ode,
+        };
+        return euler_maruyama::continuous(&schedule, prediction, equation, steps, t_max, t_min, time_scale, clip_x0);
+    };
+    let algorithm = match sampler {
+        SamplerKind::Ddim => {
+            return ddim::continuous(&schedule, prediction, spacing, steps, t_max, t_min, time_scale, clip_x0, eta);
+        }
+        SamplerKind::DpmppTwoMSde => Algorithm::SdeDpmSolverPlusPlus,
+        SamplerKind::DpmSolver => Algorithm::DpmSolver,
+        _ => Algorithm::DpmSolverPlusPlus,
+    };
+    let solver_type = SolverType::Midpoint;
+    match sampler {
+        SamplerKind::DpmppThreeS | SamplerKind::DpmSolver => DpmSinglestep {
+            schedule,
             prediction,
             steps,
+            order: 3,
+            method: Method::Fast,
+            algorithm,
+            solver_type,
+            inner: if sampler == SamplerKind::DpmSolver { Inner::Ratios } else { Inner::GridPoints },
+            spacing,
             t_max,
             t_min,
             time_scale,
             clip_x0,
-            settings.lower_order_final,
-        ),
-        SamplerKind::EulerMaruyamaSde | SamplerKind::EulerMaruyamaOde => {
-            let equation = match settings.sampler {
-                SamplerKind::EulerMaruyamaSde => Equation::Sde,
-                _ => Equation::Ode,
-            };
-            euler_maruyama::continuous(&schedule, prediction, equation, steps, t_max, t_min, time_scale, clip_x0)
+            denoise: false,
         }
-        SamplerKind::Ddim => ddim::continuous(&schedule, prediction, steps, t_max, t_min, time_scale, clip_x0, eta),
+        .recipe(),
+        _ => Continuous {
+            schedule,
+            prediction,
+            steps,
+            order: if sampler == SamplerKind::DpmppThreeM { 3 } else { 2 },
+            algorithm,
+            solver_type,
+            lower_order_final: settings.lower_order_final,
+            spacing,
+            t_max,
+            t_min,
+            time_scale,
+            clip_x0,
+        }
+        .recipe(),
     }
 }
 
@@ -148,6 +224,7 @@ mod tests {
 
     const EMOJI: SamplerSettings = SamplerSettings {
         sampler: SamplerKind::DpmppTwoM,
+        grid: None,
         steps: 25,
         schedule: Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 },
         prediction: Prediction::X0,
@@ -184,8 +261,10 @@ mod tests {
         for sampler in SamplerKind::ALL {
             let settings = SamplerSettings { sampler, schedule: STABLE_DIFFUSION, time_scale: 1000.0, ..EMOJI };
             match sampler {
-                SamplerKind::DpmppTwoM | SamplerKind::Ddim => assert_eq!(recipe(&settings).unwrap().evaluations, 25),
-                _ => assert_eq!(recipe(&settings).unwrap_err().code, Code::UnsupportedModel),
+                SamplerKind::EulerMaruyamaSde | SamplerKind::EulerMaruyamaOde => {
+                    assert_eq!(recipe(&settings).unwrap_err().code, Code::UnsupportedModel)
+                }
+                _ => assert_eq!(recipe(&settings).unwrap().evaluations, 25),
             }
         }
     }
@@ -204,6 +283,7 @@ mod tests {
             SamplerSettings { eta: 0.5, ..EMOJI },
             SamplerSettings { sampler: SamplerKind::Ddim, eta: -0.1, ..EMOJI },
             SamplerSettings { eta: f64::NAN, ..EMOJI },
+            SamplerSettings { sampler: SamplerKind::EulerMaruyamaSde, grid: Some(Spacing::LogSnr), ..EMOJI },
             SamplerSettings { schedule: Schedule::VpLinear { beta_min: f64::NAN, beta_max: 20.0 }, ..EMOJI },
             // alpha underflows: x_0 cannot be read from the noise.
             SamplerSettings {
@@ -219,7 +299,7 @@ mod tests {
         }
     }
 
-    /// With a network that knows x_0 and the noise exactly, DPM-Solver++ (2M) and DDIM stay on the straight way
+    /// With a network that knows x_0 and the noise exactly, solvers of the ODE in lambda stay on the straight way
     /// alpha_t x_0 + sigma_t noise, whatever the schedule and the prediction.
     #[test]
     fn perfect_network_leads_to_x0() {
@@ -227,11 +307,16 @@ mod tests {
         for (schedule, time_scale) in [(EMOJI.schedule, 999.0), (STABLE_DIFFUSION, 1000.0)] {
             let curve = schedule.curve().unwrap();
             let on_the_way = |t| curve.alpha_t(t) * x0 + curve.sigma_t(t) * noise;
-            for sampler in [SamplerKind::DpmppTwoM, SamplerKind::Ddim] {
+            let deterministic = SamplerKind::ALL.into_iter().filter(|sampler| {
+                ![SamplerKind::EulerMaruyamaSde, SamplerKind::EulerMaruyamaOde, SamplerKind::DpmppTwoMSde]
+                    .contains(sampler)
+            });
+            let grids = Spacing::ALL.map(Some).into_iter().chain([None]);
+            for (sampler, grid) in deterministic.flat_map(|sampler| grids.clone().map(move |grid| (sampler, grid))) {
                 for prediction in [Prediction::Noise, Prediction::X0, Prediction::V] {
-                    let settings = SamplerSettings { sampler, steps: 7, schedule, prediction, time_scale, ..EMOJI };
-                    let [mut latents, mut model, mut scratch] = [on_the_way(1.0), f64::NAN, f64::NAN];
-                    let mut remembered = f64::NAN;
+                    let settings =
+                        SamplerSettings { sampler, grid, steps: 7, schedule, prediction, time_scale, ..EMOJI };
+                    let (mut latents, mut model, mut scratch) = (on_the_way(1.0), f64::NAN, [f64::NAN; 4]);
                     for step in &recipe(&settings).unwrap().steps {
                         match step {
                             Step::Eval { network_time, x0: preview } => {
@@ -247,16 +332,14 @@ mod tests {
                                 let read = |slot| match slot {
                                     Slot::Latents => latents,
                                     Slot::Model => model,
-                                    Slot::Scratch(0) => scratch,
-                                    Slot::Scratch(_) => remembered,
+                                    Slot::Scratch(i) => scratch[i as usize],
                                 };
                                 let sum: f64 = terms.iter().map(|term| term.coefficient * read(term.slot)).sum();
                                 let (low, high) = clip.unwrap_or((f64::MIN, f64::MAX));
                                 *match out {
                                     Slot::Latents => &mut latents,
                                     Slot::Model => panic!("the network's output is only read"),
-                                    Slot::Scratch(0) => &mut scratch,
-                                    Slot::Scratch(_) => &mut remembered,
+                                    Slot::Scratch(i) => &mut scratch[*i as usize],
                                 } = sum.clamp(low, high);
                             }
                             Step::Noise { .. } => panic!("eta is 0"),

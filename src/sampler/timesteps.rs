@@ -54,6 +54,14 @@ impl TimestepSpacing {
     }
 }
 
+/// The (fractional) training step whose noise level `sigma` is: where ln sigma lies among theirs, which rise.
+pub(super) fn of_sigma(sigmas: &[f64], sigma: f64) -> f64 {
+    let last = sigmas.len() - 2;
+    let low = sigmas.partition_point(|known| *known <= sigma).saturating_sub(1).min(last);
+    let (from, to) = (sigmas[low].ln(), sigmas[low + 1].ln());
+    low as f64 + ((sigma.ln() - from) / (to - from)).clamp(0.0, 1.0)
+}
+
 fn check(train_steps: usize, steps: usize) -> Result<()> {
     if (1..=train_steps).contains(&steps) {
         return Ok(());

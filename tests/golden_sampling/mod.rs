@@ -36,6 +36,7 @@ pub async fn draw_by(device: &Device, sampler: SamplerKind, start: Option<&[f32]
     }
     let settings = SamplerSettings {
         sampler,
+        grid: None,
         steps: 4,
         schedule: Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 },
         prediction: Prediction::X0,

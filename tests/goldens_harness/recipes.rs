@@ -178,31 +178,66 @@ impl<'a> ToyNetwork<'a> {
     }
 }
 
-/// Judges a run's recipe on every backend by the tensors stored for it; `and_also` looks at what else its kind stores,
-/// given the tolerance.
+/// A run's recipe, and what is particular in judging it.
+pub struct Compiled {
+    /// Of the network.
+    pub a: f64,
+    /// What is walked.
+    pub recipe: Recipe,
+    /// How many evaluations each update takes, where the reference kept the states after its updates only.
+    pub updates: Option<Vec<usize>>,
+    /// Which of the case's tolerances holds for states.
+    pub tolerance: &'static str,
+    /// The tolerance for the network's times.
+    pub times: f64,
+}
+
+/// Judges a run's recipe by the usual rules.
 pub fn judge_recipe(
     run: &Run,
     report: &mut Report,
     compile: impl FnOnce() -> Result<(f64, Recipe), Stop>,
     and_also: impl Fn(&Trace, &ToyNetwork, f64, &mut Checks) -> Result<(), Stop>,
 ) {
+    let compile = || {
+        let (a, recipe) = compile()?;
+        Ok(Compiled { a, recipe, updates: None, tolerance: "states", times: 1e-12 })
+    };
+    judge_compiled(run, report, compile, and_also);
+}
+
+/// Judges a run's recipe on every backend by the tensors stored for it; `and_also` looks at what else its kind stores,
+/// given the tolerance.
+pub fn judge_compiled(
+    run: &Run,
+    report: &mut Report,
+    compile: impl FnOnce() -> Result<Compiled, Stop>,
+    and_also: impl Fn(&Trace, &ToyNetwork, f64, &mut Checks) -> Result<(), Stop>,
+) {
     let label = format!("run {}", run.id);
-    let (a, recipe) = match compile() {
+    let compiled = match compile() {
         Ok(compiled) => compiled,
         Err(stop) => return report.run(&label, "recipe", |_| Err(stop)),
     };
     for mut backend in backends() {
         report.run(&label, backend.name(), |checks| {
-            let tolerance = backend.tolerance(run.case.tolerance("states")?);
-            let network = ToyNetwork::new(run, a)?;
+            let tolerance = backend.tolerance(run.case.tolerance(compiled.tolerance)?);
+            let network = ToyNetwork::new(run, compiled.a)?;
             let noise = run.tensor("noise").map_or(Vec::new(), Tensor::rows);
             let start = &run.case.tensor("x")?.values;
-            let trace = walk(&recipe, start, &noise, |x, tm| network.call(x, tm), backend.as_mut())?;
+            let mut trace = walk(&compiled.recipe, start, &noise, |x, tm| network.call(x, tm), backend.as_mut())?;
+            if let Some(updates) = &compiled.updates {
+                let ends = updates.iter().scan(0, |at, update| {
+                    *at += update;
+                    Some(*at)
+                });
+                trace.states = std::iter::once(0).chain(ends).map(|at| trace.states[at].clone()).collect();
+            }
 
             checks.close("states", &trace.states.concat(), run.tensor("states")?, tolerance);
             for name in ["model_t", "timesteps"] {
                 if let Ok(times) = run.tensor(name) {
-                    checks.close(name, &trace.model_t, times, 1e-12);
+                    checks.close(name, &trace.model_t, times, compiled.times);
                 }
             }
             checks.that(trace.draws == noise.len(), || {

@@ -29,6 +29,10 @@ let labels: Label[] = [];
 /** How names of samplers and styles are written for people. */
 const TITLES: Record<string, string> = {
   dpmpp_2m: 'DPM-Solver++ (2M)',
+  dpmpp_3m: 'DPM-Solver++ (3M)',
+  dpmpp_2m_sde: 'DPM-Solver++ (2M SDE)',
+  dpmpp_3s: 'DPM-Solver++ (singlestep)',
+  dpm_solver: 'DPM-Solver (singlestep)',
   ddim: 'DDIM',
   euler_maruyama_sde: 'Euler-Maruyama (SDE)',
   euler_maruyama_ode: 'Euler (ODE)',

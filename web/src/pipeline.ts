@@ -99,7 +99,7 @@ function stepOf(event: RequestEvent, imageSize: number): Step {
 
 function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Array): GenerateResult {
   const { seed, width, height, channels, timings, device, deviceReason, adapter, dispatches, workers } = metadata;
-  const { label, labelName, steps, guidanceScale, sampler, guidanceInterval, cache } = metadata;
+  const { label, labelName, steps, guidanceScale, sampler, grid, guidanceInterval, cache } = metadata;
   const { count, dtype, compute, modelHash } = metadata;
   const values = channels * height * width;
   const images = split(rgba, width, height).map((imageData, k): GeneratedImage => {
@@ -115,6 +115,7 @@ function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Ar
       steps,
       guidanceScale,
       sampler,
+      grid,
       guidanceInterval,
       cache,
       count,

@@ -32,6 +32,7 @@ export interface CoreGenerateOptions {
   seed: number;
   count: number;
   sampler?: string;
+  grid?: string;
   preset?: Preset;
   guidanceInterval?: [number, number];
   cache: boolean;

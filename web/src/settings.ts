@@ -122,7 +122,7 @@ function typed(name: string, kind: Port['kind'], values: unknown, remedy: string
 /** What the core gets for the options of `generate()`; a missing seed is drawn here. */
 export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
   object(options);
-  const { label, steps, guidanceScale, sampler, preset, guidanceInterval, startLatents, count = 1 } = options;
+  const { label, steps, guidanceScale, sampler, grid, preset, guidanceInterval, startLatents, count = 1 } = options;
   if (label !== undefined && typeof label !== 'string') whole('label', label, 0, Number.MAX_SAFE_INTEGER);
   if (steps !== undefined) whole('steps', steps, 1, Number.MAX_SAFE_INTEGER);
   whole('count', count, 1, Number.MAX_SAFE_INTEGER);
@@ -132,6 +132,9 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
   if (options.seed !== undefined) whole('seed', options.seed, 0, SEEDS - 1);
   if (sampler !== undefined && typeof sampler !== 'string') {
     throw invalidArgument(`sampler is ${show(sampler)}`, 'Give one of pipeline.info.samplers');
+  }
+  if (grid !== undefined && typeof grid !== 'string') {
+    throw invalidArgument(`grid is ${show(grid)}`, 'Give one of pipeline.info.grids');
   }
   if (preset !== undefined) oneOf('preset', preset, PRESETS);
   if (guidanceInterval !== undefined && !isInterval(guidanceInterval)) {
@@ -159,6 +162,7 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     ...(steps !== undefined && { steps }),
     ...(guidanceScale !== undefined && { guidanceScale }),
     ...(sampler !== undefined && { sampler }),
+    ...(grid !== undefined && { grid }),
     ...(preset !== undefined && { preset }),
     ...(guidanceInterval !== undefined && { guidanceInterval }),
     cache: options.cache === true,

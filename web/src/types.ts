@@ -195,6 +195,8 @@ export interface PipelineInfo {
   defaults: { steps: number; guidanceScale: number; sampler: string };
   /** Values that `generate({ sampler })` takes. */
   samplers: string[];
+  /** Values that `generate({ grid })` takes. */
+  grids: string[];
   /** Whether `generate({ cache: true })` has a calibrated schedule. */
   cache: boolean;
   /** Width and height of a picture in pixels. */
@@ -238,6 +240,8 @@ export interface GenerateOptions {
   count?: number;
   /** One of `pipeline.info.samplers`. Default: the model's. */
   sampler?: string;
+  /** How the sampler's times are spread, one of `pipeline.info.grids`; not for `euler_maruyama_*`. Default: the sampler's own. */
+  grid?: string;
   /** Fewer steps with a solver that bears them, where `steps` and `sampler` are not given. Default: none. */
   preset?: Preset;
   /**
@@ -287,6 +291,8 @@ export interface GenerateSettings {
   steps: number;
   guidanceScale: number;
   sampler: string;
+  /** Null for a sampler that has but one. */
+  grid: string | null;
   guidanceInterval: [number, number] | null;
   cache: boolean;
   count: number;

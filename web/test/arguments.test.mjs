@@ -113,8 +113,8 @@ test('generate(), forward() and profile(): every option, and the pipeline goes o
       const one = { label: 0, steps: 1 };
       const all = { x: new Float32Array(3 * 64 * 64), timesteps: [1], y: [0] };
       const options = {
-        generate: ['label', 'steps', 'guidanceScale', 'seed', 'count', 'sampler', 'preset', 'guidanceInterval'],
-        more: ['cache', 'signal', 'onStep', 'preview', 'startLatents', 'floatPixels'],
+        generate: ['label', 'steps', 'guidanceScale', 'seed', 'count', 'sampler', 'grid', 'preset'],
+        more: ['guidanceInterval', 'cache', 'signal', 'onStep', 'preview', 'startLatents', 'floatPixels'],
         forward: ['x', 'timesteps', 'y', 'out'],
       };
       for (const [kind, value] of Object.entries(globalThis.VALUES)) {

@@ -3,7 +3,8 @@
 use crate::goldens_harness::recipes::judge_recipe;
 use crate::goldens_harness::{Case, Options, Report, Run, Stop};
 use uvit_web::sampler::ddim::DiffusersDdim;
-use uvit_web::sampler::dpmpp_2m::{Algorithm, DpmMultistep, FinalSigma, SolverType};
+use uvit_web::sampler::dpm::{Algorithm, SolverType};
+use uvit_web::sampler::dpm_multistep::{DpmMultistep, FinalSigma, Sigmas};
 use uvit_web::sampler::timesteps::TimestepSpacing;
 use uvit_web::sampler::{Prediction, Recipe, Schedule};
 
@@ -90,10 +91,8 @@ fn ddim(config: &mut Options, step_kwargs: &mut Options, steps: usize) -> Result
 fn dpm_solver_multistep(config: &mut Options, _: &mut Options, steps: usize) -> Result<Recipe, Stop> {
     config.must_be_off(&[
         "thresholding",
-        "use_karras_sigmas",
         "use_exponential_sigmas",
         "use_beta_sigmas",
-        "use_lu_lambdas",
         "use_flow_sigmas",
         "variance_type",
     ])?;
@@ -101,14 +100,21 @@ fn dpm_solver_multistep(config: &mut Options, _: &mut Options, steps: usize) -> 
         config.take(unused);
     }
     let solver_order = config.count("solver_order", 2)?;
-    if !(1..=2).contains(&solver_order) {
-        return Err(Stop::Skip(format!("option config.solver_order = {solver_order} is not built yet")));
-    }
     let mut dpm = DpmMultistep::new(schedule(config)?, prediction(config)?, steps);
     dpm.solver_order = solver_order;
+    let (karras, lu) = (config.flag("use_karras_sigmas", false)?, config.flag("use_lu_lambdas", false)?);
+    dpm.sigmas = match (karras, lu) {
+        (true, _) => Sigmas::Karras,
+        (_, true) => Sigmas::Lu,
+        _ => Sigmas::Trained,
+    };
     dpm.algorithm_type = config.choice(
         "algorithm_type",
-        &[("dpmsolver++", Algorithm::DpmSolverPlusPlus), ("dpmsolver", Algorithm::DpmSolver)],
+        &[
+            ("dpmsolver++", Algorithm::DpmSolverPlusPlus),
+            ("dpmsolver", Algorithm::DpmSolver),
+            ("sde-dpmsolver++", Algorithm::SdeDpmSolverPlusPlus),
+        ],
     )?;
     dpm.solver_type =
         config.choice("solver_type", &[("midpoint", SolverType::Midpoint), ("heun", SolverType::Heun)])?;

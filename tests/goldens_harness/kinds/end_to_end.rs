@@ -39,6 +39,7 @@ pub fn judge(case: &Case, report: &mut Report) {
             lower_order_final: options.flag("lower_order_final", true)?,
             t_min: options.number("t_end", options_eps(case))?,
             t_max: options.number("t_start", 1.0)?,
+            grid: None,
             eta: 0.0,
         };
         options.number("eps", 0.001)?;

@@ -3,7 +3,7 @@
 use super::continuous_schedule;
 use crate::goldens_harness::recipes::judge_recipe;
 use crate::goldens_harness::{Case, Options, Report, Run, Stop};
-use uvit_web::sampler::{Prediction, Recipe, SamplerKind, SamplerSettings, recipe};
+use uvit_web::sampler::{Prediction, Recipe, SamplerKind, SamplerSettings, Schedule, recipe};
 
 /// Every run.
 pub fn judge(case: &Case, report: &mut Report) {
@@ -15,13 +15,15 @@ pub fn judge(case: &Case, report: &mut Report) {
 fn compile(run: &Run) -> Result<(f64, Recipe), Stop> {
     let mut schedule = Options::of("schedule.", &run.case.config["schedule"]);
     let mut options = run.options();
-    options.choice("sde", &[("vpsde", ())])?;
     let a = options.number("a", 0.0)?;
     let settings = SamplerSettings {
         sampler: options
             .choice("equation", &[("sde", SamplerKind::EulerMaruyamaSde), ("ode", SamplerKind::EulerMaruyamaOde)])?,
         steps: options.count("steps", 0)?,
-        schedule: continuous_schedule(&mut schedule)?,
+        schedule: match options.choice("sde", &[("vpsde", false), ("vpsde_cosine", true)])? {
+            false => continuous_schedule(&mut schedule)?,
+            true => Schedule::VpCosine,
+        },
         prediction: options.choice(
             "prediction",
             &[("noise_pred", Prediction::Noise), ("x0_pred", Prediction::X0), ("v_pred", Prediction::V)],
@@ -31,6 +33,7 @@ fn compile(run: &Run) -> Result<(f64, Recipe), Stop> {
         lower_order_final: false,
         t_min: options.number("eps", 0.001)?,
         t_max: options.number("T", 1.0)?,
+        grid: None,
         eta: 0.0,
     };
     schedule.finish()?;

@@ -1,6 +1,7 @@
 //! One file a `kind` of config.json (diffusers' schedulers share one).
 
 pub mod diffusers;
+pub mod dpm_solver;
 pub mod end_to_end;
 pub mod euler_maruyama;
 pub mod guidance;

@@ -3,8 +3,7 @@
 use super::continuous_schedule;
 use crate::goldens_harness::recipes::judge_recipe;
 use crate::goldens_harness::{Case, Options, Report, Run, Stop};
-use uvit_web::sampler::schedule::time_grid;
-use uvit_web::sampler::{Prediction, SamplerKind, SamplerSettings, recipe};
+use uvit_web::sampler::{Prediction, SamplerKind, SamplerSettings, Spacing, recipe};
 
 /// Every run.
 pub fn judge(case: &Case, report: &mut Report) {
@@ -32,7 +31,7 @@ pub fn judge(case: &Case, report: &mut Report) {
                 let at_end: Vec<f64> = latents.iter().zip(output).map(|(x, o)| form[0] * x + form[1] * o).collect();
                 checks.close("x0_at_end", &clip(&at_end), run.tensor("x0_at_end")?, tolerance);
 
-                let times = time_grid(settings.t_max, settings.t_min, settings.steps);
+                let times = Spacing::TimeUniform.times(&curve, settings.t_max, settings.t_min, settings.steps);
                 let lambdas: Vec<f64> = times.iter().map(|t| curve.lambda_t(*t)).collect();
                 checks.close("t", &times, run.tensor("t")?, 1e-12);
                 checks.close("lambda", &lambdas, run.tensor("lambda")?, tolerance);
@@ -57,6 +56,7 @@ fn settings(run: &Run) -> Result<(f64, SamplerSettings), Stop> {
         lower_order_final: options.flag("lower_order_final", true)?,
         t_min: options.number("t_end", 0.001)?,
         t_max: options.number("t_start", 1.0)?,
+        grid: None,
         eta: 0.0,
     };
     schedule.finish()?;

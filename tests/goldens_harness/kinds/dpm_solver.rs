@@ -1,0 +1,101 @@
+//! `sampler_dpm_solver` and `sampler_dpm_solver_pp`: U-ViT's two files of DPM solvers, as its evaluation calls them and beyond.
+
+use crate::goldens_harness::recipes::{Compiled, judge_compiled};
+use crate::goldens_harness::{Case, Report, Run, Stop};
+use uvit_web::sampler::dpm::{Algorithm, SolverType};
+use uvit_web::sampler::dpm_multistep::Continuous;
+use uvit_web::sampler::dpm_singlestep::{DpmSinglestep, Inner, Method};
+use uvit_web::sampler::{Prediction, Schedule, Spacing};
+
+/// Every run.
+pub fn judge(case: &Case, report: &mut Report) {
+    for run in case.runs() {
+        judge_compiled(&run, report, || compile(&run), |_, _, _, _| Ok(()));
+    }
+}
+
+fn compile(run: &Run) -> Result<Compiled, Stop> {
+    let is_pp = run.case.kind == "sampler_dpm_solver_pp";
+    let mut options = run.options();
+    let a = options.number("a", 0.0)?;
+    options.take("nfe");
+    let schedule = options.choice(
+        "schedule",
+        &[
+            ("linear", Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 }),
+            ("cosine", Schedule::VpCosine),
+            ("discrete", Schedule::ScaledLinear { beta_start: 0.00085, beta_end: 0.012, train_steps: 1000 }),
+        ],
+    )?;
+    let prediction = options.choice("prediction", &[("noise_pred", Prediction::Noise), ("x0_pred", Prediction::X0)])?;
+    let steps = options.count("steps", 0)?;
+    let order = options.count("order", 3)?;
+    let is_quadratic = ["t2", "time_quadratic"].contains(&options.take("skip_type").as_str().unwrap_or_default());
+    let spacing = options.choice(
+        "skip_type",
+        &[
+            ("time_uniform", Spacing::TimeUniform),
+            ("logSNR", Spacing::LogSnr),
+            ("t2", Spacing::Quadratic),
+            ("time_quadratic", Spacing::Quadratic),
+        ],
+    )?;
+    let method = options.choice(
+        "method",
+        &[("fast", Some(Method::Fast)), ("singlestep", Some(Method::Singlestep)), ("multistep", None)],
+    )?;
+    let predict_x0 = options.flag("predict_x0", false)?;
+    let algorithm = if predict_x0 { Algorithm::DpmSolverPlusPlus } else { Algorithm::DpmSolver };
+    let solver_type =
+        options.choice("solver_type", &[("dpm_solver", SolverType::Midpoint), ("taylor", SolverType::Heun)])?;
+    let t_max = options.number("T", if schedule == Schedule::VpCosine { 0.9946 } else { 1.0 })?;
+    let t_min = options.number("eps", 0.001)?;
+    let time_scale = options.number("time_scale", 999.0)?;
+    let denoise = options.flag("denoise", false)?;
+    options.finish()?;
+
+    let (recipe, updates) = match method {
+        Some(method) => {
+            let inner = if is_pp { Inner::GridPoints } else { Inner::Ratios };
+            let solver = DpmSinglestep {
+                schedule,
+                prediction,
+                steps,
+                order,
+                method,
+                algorithm,
+                solver_type,
+                inner,
+                spacing,
+                t_max,
+                t_min,
+                time_scale,
+                clip_x0: false,
+                denoise,
+            };
+            let mut updates = solver.orders()?;
+            updates.extend(denoise.then_some(1));
+            (solver.recipe()?, updates)
+        }
+        None => {
+            let solver = Continuous {
+                schedule,
+                prediction,
+                steps,
+                order,
+                algorithm,
+                solver_type,
+                lower_order_final: false,
+                spacing,
+                t_max,
+                t_min,
+                time_scale,
+                clip_x0: false,
+            };
+            (solver.recipe()?, vec![1; steps])
+        }
+    };
+    // The published quadratic grids are rounded to 1e-7.
+    let (tolerance, times) = if is_quadratic { ("states_time_quadratic", 1e-4) } else { ("states", 1e-9) };
+    Ok(Compiled { a, recipe, updates: Some(updates), tolerance, times })
+}
