@@ -142,7 +142,7 @@ fn inspect_counts_without_a_device() {
     let gflops = report["gflops"].as_f64().unwrap();
     assert!((1.0..1.1).contains(&gflops), "{gflops}");
 
-    let run = uvit(&["inspect", "--preset", "imagenet256-h2", "--guidance", "--json"]);
+    let run = uvit(&["inspect", "--preset", "imagenet256_uvit_huge", "--guidance", "--json"]);
     let report: serde_json::Value = serde_json::from_str(&printed(&run)).unwrap();
     assert_eq!(report["items"], 2);
     // Published: 501 M parameters.
@@ -220,7 +220,7 @@ fn bench_times_the_cpu_and_refuses_two_models() {
     assert!(run.status.success(), "{run:?}");
     let row: serde_json::Value = serde_json::from_str(&printed(&run)).unwrap();
     assert!(row["ms"].as_f64().unwrap() > 0.0 && row["profile"].is_null() && row["compute"] == "fast");
-    assert_eq!(uvit(&["bench", MODEL, "--preset", "cifar10-s2"]).status.code(), Some(2));
+    assert_eq!(uvit(&["bench", MODEL, "--preset", "cifar10_uvit_small"]).status.code(), Some(2));
     assert_eq!(uvit(&["bench", MODEL, "--batch", "0"]).status.code(), Some(2));
     assert_eq!(uvit(&["bench"]).status.code(), Some(2));
 }

@@ -6,6 +6,7 @@ mod devices;
 
 use proptest::prelude::*;
 use uvit_web::model::{Batch, Network, uvit};
+use uvit_web::package::{preset, presets};
 use uvit_web::pipeline::LoadOptions;
 use uvit_web::plan::{Capabilities, Compute, Place, Program, TensorId, lower};
 
@@ -13,8 +14,8 @@ fn guided(images: usize) -> Batch {
     Batch::copied(images, 2)
 }
 
-fn program(config: &uvit::Config, batch: Batch, capabilities: &Capabilities) -> Program {
-    lower(&Network::Uvit(config.clone()).record(batch).unwrap().plan, capabilities, &[]).unwrap()
+fn program(network: &Network, batch: Batch, capabilities: &Capabilities) -> Program {
+    lower(&network.record(batch).unwrap().plan, capabilities, &[]).unwrap()
 }
 
 /// A scratch tensor's life and place.
@@ -75,18 +76,19 @@ fn check(program: &Program) -> Result<f64, String> {
 
 #[test]
 fn the_arena_of_every_published_model_is_at_most_a_tenth_above_what_is_alive() {
-    for name in uvit::preset_names() {
-        let config = uvit::preset(name).unwrap();
+    for preset in presets().unwrap() {
+        let network = preset.network().unwrap();
         for batch in [Batch::plain(1), guided(1), guided(4)] {
-            let ratio = check(&program(&config, batch, &Capabilities::WEBGPU)).unwrap();
-            assert!(ratio <= 1.1, "{name} {batch:?}: {ratio}");
+            let ratio = check(&program(&network, batch, &Capabilities::WEBGPU)).unwrap();
+            assert!(ratio <= 1.1, "{} {batch:?}: {ratio}", preset.name);
         }
     }
 }
 
 #[test]
 fn guided_h2_stays_below_64_mb_of_activations() {
-    let bytes = program(&uvit::preset("imagenet256-h2").unwrap(), guided(1), &Capabilities::WEBGPU).activation_bytes();
+    let network = preset("imagenet256_uvit_huge").unwrap().network().unwrap();
+    let bytes = program(&network, guided(1), &Capabilities::WEBGPU).activation_bytes();
     assert!(bytes < 64_000_000, "{bytes}");
 }
 
@@ -117,7 +119,7 @@ proptest! {
         let small = Capabilities { max_binding: 1 << 18, ..Capabilities::WEBGPU };
         let quantised = Capabilities { compute: Compute::W8A8, ..Capabilities::WEBGPU };
         for capabilities in [Capabilities::WEBGPU, small, quantised] {
-            let program = program(&config, Batch::copied(images, copies), &capabilities);
+            let program = program(&Network::Uvit(config), Batch::copied(images, copies), &capabilities);
             let ratio = check(&program).map_err(TestCaseError::fail)?;
             // Slabs that are full leave gaps; without a limit little may be wasted. Quantised tensors come in more sizes.
             let most = if capabilities.compute == Compute::W8A8 { 1.25 } else { 1.1 };

@@ -10,7 +10,7 @@ mod recipe;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use recipe::{Recorded, Step, meaning, record};
-use uvit_web::model::{Batch, Network, uvit};
+use uvit_web::model::Batch;
 use uvit_web::plan::{Compute, Plan, Precision, Role, lower};
 use uvit_web::runtime::{Device, Loading, Session, State};
 use uvit_web::sampler::TorchGenerator;
@@ -221,7 +221,7 @@ fn what_was_loaded_for_one_batch_serves_all() {
         let steps = [(NORM, 1, 0), (LINEAR, 0, 0), (JOINED, 0, 1), (ATTENTION, 0, 0), (LINEAR, 0, 2), (SILU, 0, 0)];
         let forms = |batch: usize| record(&steps, 0..batch).plan.forms(compute);
         assert!((2..40).all(|batch| forms(batch) == forms(1)));
-        let uvit = Network::Uvit(uvit::preset("imagenet64-m4").unwrap());
+        let uvit = uvit_web::package::preset("imagenet64_uvit_mid").unwrap().network().unwrap();
         let forms = |batch: Batch| uvit.record(batch).unwrap().plan.forms(compute);
         assert_eq!(forms(Batch::plain(1)), forms(Batch::copied(7, 2)));
     }

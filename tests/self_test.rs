@@ -10,7 +10,7 @@ use networks::{class_network, joint_network, text_network};
 use std::collections::BTreeSet;
 use uvit_web::gpu::Storage;
 use uvit_web::gpu::kernels::{Tuning, Variant, WeightLayouts, launch, variants};
-use uvit_web::model::{Batch, Network, uvit};
+use uvit_web::model::{Batch, Network};
 use uvit_web::plan::{Capabilities, Compute, Kernel, Program, SizeClass, WeightId, WeightUse, lower};
 use uvit_web::runtime::{Device, Stored, Tune, choose, kinds};
 use uvit_web::weights::Dtype;
@@ -47,8 +47,14 @@ impl Layouts<'_> {
 
 #[test]
 fn every_shader_of_a_program_is_among_those_that_are_tested() {
-    let preset = |name| Network::Uvit(uvit::preset(name).unwrap());
-    let networks = [class_network(), joint_network(), text_network(), preset("cifar10-s2"), preset("imagenet256-h2")];
+    let preset = |name| uvit_web::package::preset(name).unwrap().network().unwrap();
+    let networks = [
+        class_network(),
+        joint_network(),
+        text_network(),
+        preset("cifar10_uvit_small"),
+        preset("imagenet256_uvit_huge"),
+    ];
     let mut tunings = Tuning::every();
     tunings.extend([Tuning::GPU, Tuning::SOFTWARE, Tuning::SOFTWARE_SUBGROUPS]);
     let mut seen = BTreeSet::new();

@@ -1,7 +1,6 @@
 //! `uvit bench`: how long a forward takes, and on a GPU which kernels take it.
 
 use super::generate::{Place, load};
-use super::inspect::preset;
 use super::output::{self, say};
 use super::{read_text, records, refusal};
 use std::path::PathBuf;
@@ -10,7 +9,7 @@ use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
 use uvit_web::gpu::{Profile, roofline};
 use uvit_web::json::Write;
 use uvit_web::model::{Batch, Network, PortKind};
-use uvit_web::package::{DENOISER, describe};
+use uvit_web::package::{DENOISER, describe, preset};
 use uvit_web::pipeline::{Component, LoadOptions, Opened, open_device};
 use uvit_web::plan::WeightUse;
 use uvit_web::runtime::{Loading, Tuned};
@@ -24,7 +23,7 @@ pub struct Arguments {
     /// A manifest.json or its folder
     #[arg(required_unless_present_any = ["preset", "config"])]
     model: Option<PathBuf>,
-    /// A published architecture with random weights; `uvit inspect --help` names them
+    /// A published architecture with random weights; `uvit presets` lists them
     #[arg(long, conflicts_with_all = ["model", "config"])]
     preset: Option<String>,
     /// Any architecture with random weights: its parameters as JSON
@@ -57,7 +56,7 @@ pub fn run(a: &Arguments) -> Result<()> {
             let tuned = pipeline.info().device.tuned.clone();
             (pipeline.into_component(), tuned)
         }
-        (None, Some(name), _) => unloaded(Network::Uvit(preset(name)?), &options)?,
+        (None, Some(name), _) => unloaded(preset(name)?.network()?, &options)?,
         (None, None, Some(path)) => unloaded(describe(&read_text(path)?, None, None)?.network(DENOISER)?, &options)?,
         (None, None, None) => return Err(Error::internal("neither a model nor an architecture")),
     };

@@ -5,8 +5,8 @@ use super::{read_text, refusal};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::json::Write;
-use uvit_web::model::{Batch, Network, Port, Recording, uvit};
-use uvit_web::package::{Component, DENOISER, Manifest, describe, read_manifest};
+use uvit_web::model::{Batch, Port, Recording};
+use uvit_web::package::{Component, DENOISER, Manifest, describe, preset, read_manifest};
 use uvit_web::plan::{Capabilities, lower};
 use uvit_web::weights::Variant;
 use uvit_web::weights::checkpoint::{self, Weights};
@@ -24,8 +24,7 @@ pub struct Arguments {
     /// Which weights of a checkpoint that holds several: auto (EMA if there are some), ema, model or a key
     #[arg(long, default_value = "auto", value_name = "auto|ema|model|KEY", requires = "config")]
     weights: Weights,
-    /// A published model without any file: cifar10-s2, celeba64-s4, imagenet64-m4, imagenet64-l4, imagenet256-l2,
-    /// imagenet256-h2, imagenet512-l4, imagenet512-h4
+    /// A published model without any file, one of `uvit presets`
     #[arg(long, conflicts_with_all = ["path", "config"])]
     preset: Option<String>,
     /// Images a forward
@@ -40,14 +39,6 @@ pub struct Arguments {
     /// Print every tensor
     #[arg(long)]
     tensors: bool,
-}
-
-/// A published architecture.
-pub fn preset(name: &str) -> Result<uvit::Config> {
-    uvit::preset(name).ok_or_else(|| {
-        let known = uvit::preset_names().collect::<Vec<_>>().join(", ");
-        Error::new(Code::InvalidArgument, format!("there is no preset {name:?}"), format!("Give one of {known}"))
-    })
 }
 
 /// Bytes of the tensors of a variant, by the dtype that each is stored in.
@@ -126,7 +117,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let mut manifest: Option<Manifest> = None;
     let mut taken = None;
     let network = match (&a.preset, &a.path) {
-        (Some(name), _) => Network::Uvit(preset(name)?),
+        (Some(name), _) => preset(name)?.network()?,
         (None, Some(path)) if a.config.is_none() && is_manifest(path) => {
             manifest.insert(read_manifest(path)?.0).network(DENOISER)?
         }

@@ -9,6 +9,7 @@ mod generate;
 mod inspect;
 mod output;
 mod pictures;
+mod presets;
 mod quality;
 mod records;
 mod refusal;
@@ -35,6 +36,8 @@ enum Command {
     Convert(convert::Arguments),
     /// Print what is inside a model: tensors, bytes, cost of a forward; no device needed
     Inspect(inspect::Arguments),
+    /// List the published models: their size, cost and sampling
+    Presets(presets::Arguments),
     /// Generate pictures as PNG files
     Generate(generate::Arguments),
     /// Call the network once, with tensors from a file
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Presets(arguments) => presets::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Forward(arguments) => forward::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),

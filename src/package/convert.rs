@@ -117,6 +117,21 @@ impl Storing {
         }
     }
 
+    /// What a tensor takes in a shard.
+    pub fn bytes(&self, weight: &Weight) -> u64 {
+        let (rows, all) = (weight.shape[0], weight.shape.iter().product::<usize>());
+        let (dtype, group) = self.form(&weight.name, weight.usage, weight.shape.len() == 1);
+        let columns = all / rows.max(1);
+        let scales = if group == 0 { rows } else { rows * columns.div_ceil(group) };
+        let bytes = match dtype {
+            Dtype::F32 => 4 * all,
+            Dtype::F16 => 2 * all,
+            Dtype::Q8 => all + 4 * scales,
+            Dtype::Q4 => rows * columns.div_ceil(2) + 2 * scales,
+        };
+        bytes as u64
+    }
+
     /// Whether a tensor is rounded so coarsely that its error should be compensated.
     pub fn is_coarse(&self, weight: &Weight) -> bool {
         let (dtype, _) = self.form(&weight.name, weight.usage, weight.shape.len() == 1);

@@ -11,6 +11,8 @@ mod hash;
 mod layout;
 mod load;
 mod manifest;
+#[cfg(not(target_arch = "wasm32"))]
+mod presets;
 mod task;
 mod version1;
 #[cfg(not(target_arch = "wasm32"))]
@@ -22,6 +24,8 @@ pub use load::reader;
 #[cfg(not(target_arch = "wasm32"))]
 pub use load::{read_asset, read_manifest, read_shards};
 pub use manifest::{BlockCache, Component, DENOISER, FORMAT_VERSION, Label, Licence, MANIFEST, Manifest, Sampling};
+#[cfg(not(target_arch = "wasm32"))]
+pub use presets::{Preset, preset, presets};
 pub use task::Task;
 #[cfg(not(target_arch = "wasm32"))]
 pub use writer::{Writer, write_manifest};

@@ -361,10 +361,16 @@ fn rows_of(plan: &Plan, id: TensorId) -> (usize, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Batch, Network, uvit};
+    use crate::json::json;
+    use crate::model::{Batch, Network};
 
+    /// The published U-ViT-S/2 for CIFAR-10.
     fn s2() -> Plan {
-        Network::Uvit(uvit::preset("cifar10-s2").unwrap()).record(Batch::plain(1)).unwrap().plan
+        let params = json!({
+            "img_size": 32, "patch_size": 2, "in_chans": 3, "embed_dim": 512, "depth": 12, "num_heads": 8, "mlp_ratio": 4,
+            "qkv_bias": false, "mlp_time_embed": false, "num_classes": -1, "conv": true, "skip": true,
+        });
+        Network::of("uvit", &params).unwrap().record(Batch::plain(1)).unwrap().plan
     }
 
     #[test]

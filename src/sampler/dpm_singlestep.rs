@@ -64,42 +64,38 @@ pub struct DpmSinglestep {
 const START: Slot = Slot::Scratch(1);
 const M: [Slot; 3] = [Slot::Scratch(0), Slot::Scratch(2), Slot::Scratch(3)];
 
-impl DpmSinglestep {
-    /// The order of every update.
-    ///
-    /// # Errors
-    /// `INVALID_ARGUMENT`: the order, or fewer steps than one update takes.
-    pub fn orders(&self) -> Result<Vec<usize>> {
-        let (steps, order) = (self.steps, self.order);
-        let refuse = |cause: String, remedy: &str| Err(Error::new(Code::InvalidArgument, cause, remedy));
-        if !(1..=3).contains(&order) {
-            return refuse(format!("the order is {order}"), "Give 1, 2 or 3");
-        }
-        let orders = match (self.method, order) {
-            (Method::Singlestep, _) => vec![order; steps / order],
-            (Method::Fast, 1) => vec![1; steps],
-            (Method::Fast, 2) => [vec![2; steps / 2], vec![1; steps % 2]].concat(),
-            (Method::Fast, _) => match (steps / 3, steps % 3) {
-                (0, _) | (1, 0) => [vec![2; steps / 2], vec![1; steps % 2]].concat(),
-                (threes, 0) => [vec![3; threes - 1], vec![2, 1]].concat(),
-                (threes, rest) => [vec![3; threes], vec![rest]].concat(),
-            },
-        };
-        if orders.is_empty() {
-            return refuse(
-                format!("steps is {steps} and the order {order}"),
-                "Give at least as many steps as the order",
-            );
-        }
-        Ok(orders)
+/// The order of every update.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`: the order, or fewer steps than one update takes.
+pub fn orders(method: Method, steps: usize, order: usize) -> Result<Vec<usize>> {
+    let refuse = |cause: String, remedy: &str| Err(Error::new(Code::InvalidArgument, cause, remedy));
+    if !(1..=3).contains(&order) {
+        return refuse(format!("the order is {order}"), "Give 1, 2 or 3");
     }
+    let orders = match (method, order) {
+        (Method::Singlestep, _) => vec![order; steps / order],
+        (Method::Fast, 1) => vec![1; steps],
+        (Method::Fast, 2) => [vec![2; steps / 2], vec![1; steps % 2]].concat(),
+        (Method::Fast, _) => match (steps / 3, steps % 3) {
+            (0, _) | (1, 0) => [vec![2; steps / 2], vec![1; steps % 2]].concat(),
+            (threes, 0) => [vec![3; threes - 1], vec![2, 1]].concat(),
+            (threes, rest) => [vec![3; threes], vec![rest]].concat(),
+        },
+    };
+    if orders.is_empty() {
+        return refuse(format!("steps is {steps} and the order {order}"), "Give at least as many steps as the order");
+    }
+    Ok(orders)
+}
 
+impl DpmSinglestep {
     /// The steps to execute.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT`.
     pub fn recipe(&self) -> Result<Recipe> {
-        let orders = self.orders()?;
+        let orders = orders(self.method, self.steps, self.order)?;
         let curve = self.schedule.curve()?;
         let point = |t: f64| Point { network_time: self.time_scale * t, level: curve.level(t) };
         let own = self.method == Method::Fast && self.inner == Inner::GridPoints;

@@ -67,7 +67,7 @@ fn numbers_below_zero_are_values_and_those_out_of_range_are_refused_in_our_form(
     }
     assert!(uvit(&["inspect", MODEL, "--guidance", "--batch", "64"]).status.success());
     // More than one binding holds: the error says so, and nothing overflows.
-    let large = uvit(&["inspect", "--preset", "imagenet256-h2", "--guidance", "--batch", "4096"]);
+    let large = uvit(&["inspect", "--preset", "imagenet256_uvit_huge", "--guidance", "--batch", "4096"]);
     assert!(large.status.code() == Some(4) && said(&large).contains("LIMIT_TOO_SMALL"), "{large:?}");
     for more in [&[][..], &["--savings"]] {
         refused(&[&["quality", MODEL, "--pictures", "0"], more].concat(), &["--pictures", "1"]);

@@ -178,6 +178,11 @@ impl<'a> ToyNetwork<'a> {
     }
 }
 
+/// Where updates of so many evaluations begin, and the end.
+pub fn ends(updates: &[usize]) -> impl Iterator<Item = usize> {
+    (0..=updates.len()).map(|n| updates[..n].iter().sum())
+}
+
 /// A run's recipe, and what is particular in judging it.
 pub struct Compiled {
     /// Of the network.
@@ -227,11 +232,7 @@ pub fn judge_compiled(
             let start = &run.case.tensor("x")?.values;
             let mut trace = walk(&compiled.recipe, start, &noise, |x, tm| network.call(x, tm), backend.as_mut())?;
             if let Some(updates) = &compiled.updates {
-                let ends = updates.iter().scan(0, |at, update| {
-                    *at += update;
-                    Some(*at)
-                });
-                trace.states = std::iter::once(0).chain(ends).map(|at| trace.states[at].clone()).collect();
+                trace.states = ends(updates).map(|at| trace.states[at].clone()).collect();
             }
 
             checks.close("states", &trace.states.concat(), run.tensor("states")?, tolerance);

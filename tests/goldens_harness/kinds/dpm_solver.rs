@@ -4,7 +4,7 @@ use crate::goldens_harness::recipes::{Compiled, judge_compiled};
 use crate::goldens_harness::{Case, Report, Run, Stop};
 use uvit_web::sampler::dpm::{Algorithm, SolverType};
 use uvit_web::sampler::dpm_multistep::Continuous;
-use uvit_web::sampler::dpm_singlestep::{DpmSinglestep, Inner, Method};
+use uvit_web::sampler::dpm_singlestep::{DpmSinglestep, Inner, Method, orders};
 use uvit_web::sampler::{Prediction, Schedule, Spacing};
 
 /// Every run.
@@ -73,7 +73,7 @@ fn compile(run: &Run) -> Result<Compiled, Stop> {
                 clip_x0: false,
                 denoise,
             };
-            let mut updates = solver.orders()?;
+            let mut updates = orders(method, steps, order)?;
             updates.extend(denoise.then_some(1));
             (solver.recipe()?, updates)
         }
