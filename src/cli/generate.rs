@@ -35,7 +35,7 @@ pub struct Arguments {
     /// How many pictures
     #[arg(long, default_value_t = 1, value_parser = refusal::count)]
     count: usize,
-    /// dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, dpmpp_3s, dpm_solver, euler_maruyama_sde, euler_maruyama_ode, ddim
+    /// dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc, dpmpp_3s, dpm_solver, euler_maruyama_sde, euler_maruyama_ode, ddim
     #[arg(long)]
     sampler: Option<SamplerKind>,
     /// How the sampler's times are spread: time_uniform, log_snr or quadratic; the sampler's own if not given

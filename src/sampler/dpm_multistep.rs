@@ -6,32 +6,29 @@
 use super::builder::Builder;
 use super::dpm::{Algorithm, Point, SolverType, Update};
 use super::grid::Spacing;
-use super::schedule::{NoiseLevel, rescale_zero_terminal_snr};
-use super::timesteps::{self, TimestepSpacing};
+use super::training_grid::{FinalSigma, TrainingGrid};
+use super::unipc::{self, BhType};
 use super::{Prediction, Recipe, Schedule, Slot};
 use crate::error::{Code, Error, Result};
 
-/// Where diffusers' grid ends.
+/// The multistep solvers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FinalSigma {
-    /// Without noise.
-    Zero,
-    /// At the noise of the first training step.
-    SigmaMin,
+pub enum Multistep {
+    /// DPM-Solver.
+    Dpm {
+        /// 1 to 3; the first steps have less.
+        order: usize,
+    },
+    /// UniPC.
+    UniPc {
+        /// 1 to 3; the first steps have less.
+        order: usize,
+        /// B(h).
+        bh: BhType,
+    },
 }
 
-/// How diffusers spreads the noise levels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Sigmas {
-    /// Those of the visited training steps.
-    Trained,
-    /// Evenly in sigma^(1/7), from the last training step's to the first's (arXiv:2206.00364, equation 5).
-    Karras,
-    /// Evenly in ln sigma (`use_lu_lambdas`).
-    Lu,
-}
-
-/// The solver on a grid of continuous times; all fields count.
+/// A multistep solver on a grid of continuous times; all fields count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Continuous {
     /// The noise schedule.
@@ -40,11 +37,11 @@ pub struct Continuous {
     pub prediction: Prediction,
     /// How often the network runs.
     pub steps: usize,
-    /// 1 to 3; the first steps have less.
-    pub order: usize,
+    /// Which solver.
+    pub method: Multistep,
     /// x_0 or the noise.
     pub algorithm: Algorithm,
-    /// The form of order 2.
+    /// The form of DPM-Solver's order 2.
     pub solver_type: SolverType,
     /// The last step is of order 1 (and of three the one before it of order 2 at most).
     pub lower_order_final: bool,
@@ -66,7 +63,6 @@ impl Continuous {
     /// # Errors
     /// `INVALID_ARGUMENT`.
     pub fn recipe(&self) -> Result<Recipe> {
-        check_order(self.order)?;
         let curve = self.schedule.curve()?;
         let points: Vec<Point> = self
             .spacing
@@ -80,9 +76,16 @@ impl Continuous {
             solver_type: self.solver_type,
             clip: self.clip_x0.then_some((-1.0, 1.0)),
         };
+        let order = match self.method {
+            Multistep::UniPc { order, bh } => {
+                return unipc::compile(&points, &update, order, bh, self.lower_order_final);
+            }
+            Multistep::Dpm { order } => order,
+        };
+        check_order(order)?;
         compile(&points, &update, |i| match self.steps - i {
-            left @ 1..=2 if self.lower_order_final => left.min(self.order),
-            _ => self.order,
+            left @ 1..=2 if self.lower_order_final => left.min(order),
+            _ => order,
         })
     }
 }
@@ -97,51 +100,33 @@ fn check_order(order: usize) -> Result<()> {
 /// diffusers' DPMSolverMultistepScheduler; the fields are its arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DpmMultistep {
-    /// Must be discrete.
-    pub schedule: Schedule,
-    /// How often the network runs.
-    pub steps: usize,
+    /// Where the network is called.
+    pub grid: TrainingGrid,
     /// What the network predicts.
     pub prediction: Prediction,
-    /// Which training steps are visited.
-    pub timestep_spacing: TimestepSpacing,
-    /// Added to the times of leading spacing.
-    pub steps_offset: usize,
-    /// Which noise levels are.
-    pub sigmas: Sigmas,
     /// 1 to 3.
     pub solver_order: usize,
     /// x_0 or noise.
     pub algorithm_type: Algorithm,
     /// The form of order 2.
     pub solver_type: SolverType,
-    /// Where the grid ends.
-    pub final_sigmas_type: FinalSigma,
     /// The last step of fewer than 15 is of order 1, the one before it of order 2 at most.
     pub lower_order_final: bool,
     /// The last step is of order 1.
     pub euler_at_final: bool,
-    /// The last training step is made (all but) pure noise.
-    pub rescale_betas_zero_snr: bool,
 }
 
 impl DpmMultistep {
     /// With diffusers' defaults.
-    pub fn new(schedule: Schedule, prediction: Prediction, steps: usize) -> DpmMultistep {
+    pub fn new(grid: TrainingGrid, prediction: Prediction) -> DpmMultistep {
         DpmMultistep {
-            schedule,
-            steps,
+            grid,
             prediction,
-            timestep_spacing: TimestepSpacing::Linspace,
-            steps_offset: 0,
-            sigmas: Sigmas::Trained,
             solver_order: 2,
             algorithm_type: Algorithm::DpmSolverPlusPlus,
             solver_type: SolverType::Midpoint,
-            final_sigmas_type: FinalSigma::Zero,
             lower_order_final: true,
             euler_at_final: false,
-            rescale_betas_zero_snr: false,
         }
     }
 
@@ -151,77 +136,27 @@ impl DpmMultistep {
     /// `INVALID_ARGUMENT`; `UNSUPPORTED_MODEL` for a schedule that is not discrete.
     pub fn recipe(&self) -> Result<Recipe> {
         check_order(self.solver_order)?;
-        if self.algorithm_type == Algorithm::DpmSolver && self.final_sigmas_type == FinalSigma::Zero {
+        if self.algorithm_type == Algorithm::DpmSolver && self.grid.final_sigmas_type == FinalSigma::Zero {
             return Err(Error::new(
                 Code::InvalidArgument,
                 "The algorithm dpmsolver cannot end without noise (final_sigmas_type zero)",
                 "Take final_sigmas_type sigma_min, or the algorithm dpmsolver++",
             ));
         }
-        let points = self.points()?;
-        let few = self.lower_order_final && self.steps < 15;
-        let last_is_first_order = self.euler_at_final || few || self.final_sigmas_type == FinalSigma::Zero;
+        let points = self.grid.points()?;
+        let few = self.lower_order_final && self.grid.steps < 15;
+        let last_is_first_order = self.euler_at_final || few || self.grid.final_sigmas_type == FinalSigma::Zero;
         let update = Update {
             prediction: self.prediction,
             algorithm: self.algorithm_type,
             solver_type: self.solver_type,
             clip: None,
         };
-        compile(&points, &update, |i| match self.steps - i {
+        compile(&points, &update, |i| match self.grid.steps - i {
             1 if last_is_first_order => 1,
             2 if few => self.solver_order.min(2),
             _ => self.solver_order,
         })
-    }
-
-    /// The visited noise levels and the end.
-    fn points(&self) -> Result<Vec<Point>> {
-        let mut alphas_cumprod = self.schedule.alphas_cumprod()?;
-        let train_steps = alphas_cumprod.len();
-        if self.rescale_betas_zero_snr {
-            rescale_zero_terminal_snr(&mut alphas_cumprod);
-            // diffusers' stand-in for 0, which would make the first sigma infinite.
-            alphas_cumprod[train_steps - 1] = 2f64.powi(-24);
-        }
-        let sigmas: Vec<f64> = alphas_cumprod.iter().map(|a| ((1.0 - a) / a).sqrt()).collect();
-        let spread = |power: fn(f64) -> f64, back: fn(f64) -> f64| {
-            let (first, last) = (power(sigmas[train_steps - 1]), power(sigmas[0]));
-            let share = |i: usize| i as f64 / (self.steps.max(2) - 1) as f64;
-            let sigmas: Vec<f64> = (0..self.steps).map(|i| back(first + share(i) * (last - first))).collect();
-            sigmas
-        };
-        let visited = match self.sigmas {
-            Sigmas::Trained => None,
-            Sigmas::Karras => Some(spread(|sigma| sigma.powf(1.0 / 7.0), |root| root.powi(7))),
-            Sigmas::Lu => Some(spread(f64::ln, f64::exp)),
-        };
-        let mut points: Vec<Point> = match visited {
-            None => self
-                .timestep_spacing
-                .multistep(train_steps, self.steps, self.steps_offset)?
-                .into_iter()
-                .map(|t| (t as f64, sigmas[t.min(train_steps - 1)]))
-                .map(|(network_time, sigma)| Point { network_time, level: NoiseLevel::from_ratio(sigma) })
-                .collect(),
-            Some(visited) => {
-                if !(1..=train_steps).contains(&self.steps) {
-                    self.timestep_spacing.multistep(train_steps, self.steps, self.steps_offset)?;
-                }
-                visited
-                    .into_iter()
-                    .map(|sigma| Point {
-                        network_time: timesteps::of_sigma(&sigmas, sigma).round_ties_even(),
-                        level: NoiseLevel::from_ratio(sigma),
-                    })
-                    .collect()
-            }
-        };
-        let end = match self.final_sigmas_type {
-            FinalSigma::Zero => 0.0,
-            FinalSigma::SigmaMin => sigmas[0],
-        };
-        points.push(Point { network_time: 0.0, level: NoiseLevel::from_ratio(end) });
-        Ok(points)
     }
 }
 

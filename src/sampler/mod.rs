@@ -5,7 +5,7 @@
 //! combination of slots (optionally clipped) into a slot. Nothing here knows networks or devices.
 //!
 //! [`recipe`] is the way in for users' [`SamplerSettings`]. Each solver also has forms of its own (diffusers'
-//! schedulers) in its module: [`dpm_singlestep`], [`dpm_multistep`], [`ddim`], [`euler_maruyama`]. All share [`schedule`]
+//! schedulers) in its module: [`dpm_singlestep`], [`dpm_multistep`], [`unipc`], [`ddim`], [`euler_maruyama`]. All share [`schedule`]
 //! (alpha_t, sigma_t, lambda_t), [`grid`] (which times) and [`prediction`] (what the network's output means); [`guidance`]
 //! stands beside them.
 
@@ -21,6 +21,8 @@ pub mod prediction;
 pub mod schedule;
 pub mod settings;
 pub mod timesteps;
+pub mod training_grid;
+pub mod unipc;
 
 pub use crate::generator::TorchGenerator;
 pub use grid::Spacing;

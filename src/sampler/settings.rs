@@ -2,9 +2,10 @@
 //! \[t_min, t_max\], on a discrete schedule through its interpolation, and hand the network `time_scale` t.
 
 use super::dpm::{Algorithm, SolverType};
-use super::dpm_multistep::Continuous;
+use super::dpm_multistep::{Continuous, Multistep};
 use super::dpm_singlestep::{DpmSinglestep, Inner, Method};
 use super::euler_maruyama::Equation;
+use super::unipc::BhType;
 use super::{Prediction, Recipe, Schedule, Spacing, ddim, euler_maruyama};
 use crate::error::{Code, Error, Result};
 use crate::json::{self, Value};
@@ -18,6 +19,8 @@ pub enum SamplerKind {
     DpmppThreeM,
     /// DPM-Solver++ (2M), with fresh noise at every step.
     DpmppTwoMSde,
+    /// UniPC, order 2, B(h) = expm1(h).
+    UniPc,
     /// DPM-Solver++, singlestep, order 3, "fast": U-ViT's own for latents of discrete schedules.
     DpmppThreeS,
     /// DPM-Solver, singlestep, order 3, "fast", even in lambda: U-ViT's own for continuous schedules.
@@ -32,10 +35,11 @@ pub enum SamplerKind {
 
 impl SamplerKind {
     /// All of them, in the order to offer them.
-    pub const ALL: [SamplerKind; 8] = [
+    pub const ALL: [SamplerKind; 9] = [
         SamplerKind::DpmppTwoM,
         SamplerKind::DpmppThreeM,
         SamplerKind::DpmppTwoMSde,
+        SamplerKind::UniPc,
         SamplerKind::DpmppThreeS,
         SamplerKind::DpmSolver,
         SamplerKind::EulerMaruyamaSde,
@@ -49,6 +53,7 @@ impl SamplerKind {
             SamplerKind::DpmppTwoM => "dpmpp_2m",
             SamplerKind::DpmppThreeM => "dpmpp_3m",
             SamplerKind::DpmppTwoMSde => "dpmpp_2m_sde",
+            SamplerKind::UniPc => "unipc",
             SamplerKind::DpmppThreeS => "dpmpp_3s",
             SamplerKind::DpmSolver => "dpm_solver",
             SamplerKind::EulerMaruyamaSde => "euler_maruyama_sde",
@@ -116,7 +121,7 @@ pub struct SamplerSettings {
     pub time_scale: f64,
     /// Clip the x_0 estimates to \[-1, 1\]; for models of pixels.
     pub clip_x0: bool,
-    /// dpmpp_2m, dpmpp_3m and dpmpp_2m_sde: the last step is of order 1, the one before it at most of order 2.
+    /// dpmpp_2m, dpmpp_3m, dpmpp_2m_sde and unipc: the last step is of order 1, the one before it at most of order 2.
     pub lower_order_final: bool,
     /// Where sampling ends (Euler-Maruyama goes on to 0 from here).
     pub t_min: f64,
@@ -202,7 +207,11 @@ pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
             schedule,
             prediction,
             steps,
-            order: if sampler == SamplerKind::DpmppThreeM { 3 } else { 2 },
+            method: match sampler {
+                SamplerKind::DpmppThreeM => Multistep::Dpm { order: 3 },
+                SamplerKind::UniPc => Multistep::UniPc { order: 2, bh: BhType::Bh2 },
+                _ => Multistep::Dpm { order: 2 },
+            },
             algorithm,
             solver_type,
             lower_order_final: settings.lower_order_final,

@@ -31,6 +31,7 @@ const TITLES: Record<string, string> = {
   dpmpp_2m: 'DPM-Solver++ (2M)',
   dpmpp_3m: 'DPM-Solver++ (3M)',
   dpmpp_2m_sde: 'DPM-Solver++ (2M SDE)',
+  unipc: 'UniPC',
   dpmpp_3s: 'DPM-Solver++ (singlestep)',
   dpm_solver: 'DPM-Solver (singlestep)',
   ddim: 'DDIM',

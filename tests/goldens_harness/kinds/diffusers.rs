@@ -4,15 +4,20 @@ use crate::goldens_harness::recipes::judge_recipe;
 use crate::goldens_harness::{Case, Options, Report, Run, Stop};
 use uvit_web::sampler::ddim::DiffusersDdim;
 use uvit_web::sampler::dpm::{Algorithm, SolverType};
-use uvit_web::sampler::dpm_multistep::{DpmMultistep, FinalSigma, Sigmas};
+use uvit_web::sampler::dpm_multistep::DpmMultistep;
 use uvit_web::sampler::timesteps::TimestepSpacing;
+use uvit_web::sampler::training_grid::{FinalSigma, Sigmas, TrainingGrid};
+use uvit_web::sampler::unipc::{BhType, UniPc};
 use uvit_web::sampler::{Prediction, Recipe, Schedule};
 
 type Compile = fn(&mut Options, &mut Options, usize) -> Result<Recipe, Stop>;
 
 /// (`config`, `step_kwargs`, steps) to a recipe, by `scheduler`.
-const SCHEDULERS: &[(&str, Compile)] =
-    &[("DDIMScheduler", ddim), ("DPMSolverMultistepScheduler", dpm_solver_multistep)];
+const SCHEDULERS: &[(&str, Compile)] = &[
+    ("DDIMScheduler", ddim),
+    ("DPMSolverMultistepScheduler", dpm_solver_multistep),
+    ("UniPCMultistepScheduler", unipc),
+];
 
 /// Every run.
 pub fn judge(case: &Case, report: &mut Report) {
@@ -88,26 +93,31 @@ fn ddim(config: &mut Options, step_kwargs: &mut Options, steps: usize) -> Result
     Ok(ddim.recipe()?)
 }
 
-fn dpm_solver_multistep(config: &mut Options, _: &mut Options, steps: usize) -> Result<Recipe, Stop> {
-    config.must_be_off(&[
-        "thresholding",
-        "use_exponential_sigmas",
-        "use_beta_sigmas",
-        "use_flow_sigmas",
-        "variance_type",
-    ])?;
+/// What the multistep schedulers share.
+fn training_grid(config: &mut Options, steps: usize) -> Result<TrainingGrid, Stop> {
+    config.must_be_off(&["thresholding", "use_exponential_sigmas", "use_beta_sigmas", "use_flow_sigmas"])?;
     for unused in ["dynamic_thresholding_ratio", "sample_max_value", "flow_shift"] {
         config.take(unused);
     }
-    let solver_order = config.count("solver_order", 2)?;
-    let mut dpm = DpmMultistep::new(schedule(config)?, prediction(config)?, steps);
-    dpm.solver_order = solver_order;
+    let mut grid = TrainingGrid::new(schedule(config)?, steps);
     let (karras, lu) = (config.flag("use_karras_sigmas", false)?, config.flag("use_lu_lambdas", false)?);
-    dpm.sigmas = match (karras, lu) {
+    grid.sigmas = match (karras, lu) {
         (true, _) => Sigmas::Karras,
         (_, true) => Sigmas::Lu,
         _ => Sigmas::Trained,
     };
+    grid.final_sigmas_type =
+        config.choice("final_sigmas_type", &[("zero", FinalSigma::Zero), ("sigma_min", FinalSigma::SigmaMin)])?;
+    grid.timestep_spacing = config.choice("timestep_spacing", LINSPACE_FIRST)?;
+    grid.steps_offset = config.count("steps_offset", 0)?;
+    grid.rescale_betas_zero_snr = config.flag("rescale_betas_zero_snr", false)?;
+    Ok(grid)
+}
+
+fn dpm_solver_multistep(config: &mut Options, _: &mut Options, steps: usize) -> Result<Recipe, Stop> {
+    config.must_be_off(&["variance_type"])?;
+    let mut dpm = DpmMultistep::new(training_grid(config, steps)?, prediction(config)?);
+    dpm.solver_order = config.count("solver_order", 2)?;
     dpm.algorithm_type = config.choice(
         "algorithm_type",
         &[
@@ -118,12 +128,16 @@ fn dpm_solver_multistep(config: &mut Options, _: &mut Options, steps: usize) -> 
     )?;
     dpm.solver_type =
         config.choice("solver_type", &[("midpoint", SolverType::Midpoint), ("heun", SolverType::Heun)])?;
-    dpm.final_sigmas_type =
-        config.choice("final_sigmas_type", &[("zero", FinalSigma::Zero), ("sigma_min", FinalSigma::SigmaMin)])?;
-    dpm.timestep_spacing = config.choice("timestep_spacing", LINSPACE_FIRST)?;
-    dpm.steps_offset = config.count("steps_offset", 0)?;
     dpm.lower_order_final = config.flag("lower_order_final", true)?;
     dpm.euler_at_final = config.flag("euler_at_final", false)?;
-    dpm.rescale_betas_zero_snr = config.flag("rescale_betas_zero_snr", false)?;
     Ok(dpm.recipe()?)
+}
+
+fn unipc(config: &mut Options, _: &mut Options, steps: usize) -> Result<Recipe, Stop> {
+    let mut unipc = UniPc::new(training_grid(config, steps)?, prediction(config)?);
+    unipc.solver_order = config.count("solver_order", 2)?;
+    unipc.predict_x0 = config.flag("predict_x0", true)?;
+    unipc.solver_type = config.choice("solver_type", &[("bh2", BhType::Bh2), ("bh1", BhType::Bh1)])?;
+    unipc.lower_order_final = config.flag("lower_order_final", true)?;
+    Ok(unipc.recipe()?)
 }

@@ -3,7 +3,7 @@
 use crate::goldens_harness::recipes::{Compiled, judge_compiled};
 use crate::goldens_harness::{Case, Report, Run, Stop};
 use uvit_web::sampler::dpm::{Algorithm, SolverType};
-use uvit_web::sampler::dpm_multistep::Continuous;
+use uvit_web::sampler::dpm_multistep::{Continuous, Multistep};
 use uvit_web::sampler::dpm_singlestep::{DpmSinglestep, Inner, Method, orders};
 use uvit_web::sampler::{Prediction, Schedule, Spacing};
 
@@ -82,7 +82,7 @@ fn compile(run: &Run) -> Result<Compiled, Stop> {
                 schedule,
                 prediction,
                 steps,
-                order,
+                method: Multistep::Dpm { order },
                 algorithm,
                 solver_type,
                 lower_order_final: false,
