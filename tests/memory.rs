@@ -119,7 +119,7 @@ proptest! {
         let small = Capabilities { max_binding: 1 << 18, ..Capabilities::WEBGPU };
         let quantised = Capabilities { compute: Compute::W8A8, ..Capabilities::WEBGPU };
         for capabilities in [Capabilities::WEBGPU, small, quantised] {
-            let program = program(&Network::Uvit(config), Batch::copied(images, copies), &capabilities);
+            let program = program(&Network::Uvit(config.clone()), Batch::copied(images, copies), &capabilities);
             let ratio = check(&program).map_err(TestCaseError::fail)?;
             // Slabs that are full leave gaps; without a limit little may be wasted. Quantised tensors come in more sizes.
             let most = if capabilities.compute == Compute::W8A8 { 1.25 } else { 1.1 };

@@ -10,7 +10,7 @@ use networks::{class_network, joint_network, text_network};
 use std::collections::BTreeSet;
 use uvit_web::gpu::Storage;
 use uvit_web::gpu::kernels::{Tuning, Variant, WeightLayouts, launch, variants};
-use uvit_web::model::{Batch, Network};
+use uvit_web::model::Batch;
 use uvit_web::plan::{Capabilities, Compute, Kernel, Program, SizeClass, WeightId, WeightUse, lower};
 use uvit_web::runtime::{Device, Stored, Tune, choose, kinds};
 use uvit_web::weights::Dtype;
