@@ -1,4 +1,4 @@
-// out = clip(sum of coefficient * source): all that samplers ask of a device. Sources and out are ranges of one buffer
+// out = clip(sum of coefficient * source), or with a mask: mask * out + (1 - mask) * sum. All that samplers ask of a device. Sources and out are ranges of one buffer
 // and out may be among the sources, so the buffer is bound once and each range is a first element. Terms are added in
 // order. One invocation computes one value.
 //
@@ -11,8 +11,8 @@ struct Params {
   clip: u32,
   low: f32,
   high: f32,
-  unused_0: u32,
-  unused_1: u32,
+  masked: u32,
+  mask: u32,
   sources: array<vec4u, 2>,
   coefficients: array<vec4f, 2>,
 }
@@ -34,6 +34,10 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) count
   let is_nan = (bitcast<u32>(sum) & 0x7fffffffu) > 0x7f800000u;
   if (params.clip != 0u && !is_nan) {
     sum = clamp(sum, params.low, params.high);
+  }
+  if (params.masked != 0u) {
+    let share = memory[params.mask + at];
+    sum = share * memory[params.out + at] + (1.0 - share) * sum;
   }
   memory[params.out + at] = sum;
 }

@@ -222,6 +222,7 @@ pub fn walk(
                 }
             }
             Step::Noise { out: Slot::Scratch(i) } => drop(slots.insert(*i, noise.randn_f32(elements))),
+            Step::Arrive { .. } => {}
             Step::Noise { .. } => latents = noise.randn_f32(elements),
         }
     }

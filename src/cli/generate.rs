@@ -35,15 +35,20 @@ pub struct Arguments {
     /// How many pictures
     #[arg(long, default_value_t = 1, value_parser = refusal::count)]
     count: usize,
-    /// dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc, dpmpp_3s, dpm_solver, euler_maruyama_sde, euler_maruyama_ode, ddim
+    /// dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc, deis, dpmpp_3s, dpm_solver, euler, euler_ancestral, heun, ddim, ddpm, plms, pndm,
+    /// lcm, euler_maruyama_sde or euler_maruyama_ode; the model's own if not given
     #[arg(long)]
     sampler: Option<SamplerKind>,
-    /// How the sampler's times are spread: time_uniform, log_snr or quadratic; the sampler's own if not given
+    /// How the sampler's times are spread: time_uniform, log_snr, quadratic, karras, or, where the schedule is one of training
+    /// steps, linspace, leading or trailing; the sampler's own if not given
     #[arg(long)]
     grid: Option<Spacing>,
     /// ddim: 0 is deterministic, 1 draws as much noise as DDPM
     #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     eta: f64,
+    /// euler: fresh noise over all steps (S_churn); 0 is none
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
+    churn: f64,
     /// Fewer steps with a solver that bears them: fast (12) or draft (6)
     #[arg(long)]
     preset: Option<Preset>,
@@ -149,11 +154,16 @@ pub fn run(a: &Arguments) -> Result<()> {
         sampler: a.sampler,
         grid: a.grid,
         eta: a.eta,
+        churn: a.churn,
         preset: a.preset,
         guidance_interval: a.guidance_interval.as_chunks().0.first().copied(),
         cache: a.cache,
         preview: false,
         start: None,
+        init_image: None,
+        strength: None,
+        mask: None,
+        fresh_noise: false,
     };
     let bar = ProgressBar::new(0);
     bar.set_style(style("sampling {bar:40} {pos}/{len} steps, {elapsed}"));

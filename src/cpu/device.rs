@@ -216,9 +216,16 @@ impl State {
         Ok(self.block.values.borrow()[slot.offset / 4..][..slot.elements()].to_vec())
     }
 
-    /// `out = clip(sum of coefficient * tensor)`, by the first element of each in the State.
-    pub fn combine(&self, out: usize, elements: usize, terms: &[(usize, f32)], clip: Option<(f32, f32)>) {
-        super::combine(&mut self.block.values.borrow_mut(), out, elements, terms, clip);
+    /// `out = clip(sum of coefficient * tensor)`, by the first element of each in the State; with a mask, a mix of that and `out`.
+    pub fn combine(
+        &self,
+        out: usize,
+        elements: usize,
+        terms: &[(usize, f32)],
+        clip: Option<(f32, f32)>,
+        mask: Option<usize>,
+    ) {
+        super::combine(&mut self.block.values.borrow_mut(), out, elements, terms, clip, mask);
     }
 }
 

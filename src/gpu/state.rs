@@ -25,7 +25,7 @@ impl State {
     /// `OUT_OF_MEMORY`, `SHADER_FAILED`.
     pub async fn new(device: Rc<Device>, layout: Rc<StateLayout>) -> Result<State> {
         let buffer = device.backend.buffer("state", layout.bytes(), Usage::Storage).await?;
-        let launch = kernels::combine(0, layout.bytes() / 4, &[], None);
+        let launch = kernels::combine(0, layout.bytes() / 4, &[], None, None);
         let params = device.backend.buffer("parameters", launch.params.len(), Usage::Uniform).await?;
         device.compile([&launch.variant]).await?;
         let pipeline = device.pipeline(&launch.variant)?;
@@ -68,10 +68,17 @@ impl State {
         read(&self.device, self.slice(slot), slot.row_stride, dim, slot.elements() / dim.max(1)).await
     }
 
-    /// `out = clip(sum of coefficient * tensor)`, by the first element of each in the State.
-    pub fn combine(&self, out: usize, elements: usize, terms: &[(usize, f32)], clip: Option<(f32, f32)>) {
+    /// `out = clip(sum of coefficient * tensor)`, by the first element of each in the State; with a mask, a mix of that and `out`.
+    pub fn combine(
+        &self,
+        out: usize,
+        elements: usize,
+        terms: &[(usize, f32)],
+        clip: Option<(f32, f32)>,
+        mask: Option<usize>,
+    ) {
         let began = Instant::now();
-        let launch = kernels::combine(out, elements, terms, clip);
+        let launch = kernels::combine(out, elements, terms, clip, mask);
         let mut combine = self.combine.borrow_mut();
         combine.set_workgroups(launch.workgroups);
         self.device.backend.write(&self.params, 0, &launch.params);

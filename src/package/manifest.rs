@@ -355,6 +355,8 @@ impl Sampling {
             t_min: self.t_min,
             t_max: self.t_max,
             eta: 0.0,
+            churn: 0.0,
+            skip: 0,
         }
     }
 

@@ -67,6 +67,8 @@ pub struct Shape {
     pub workers: usize,
     /// Blocks at either end that passes run which are not whole.
     pub outer: Option<usize>,
+    /// Whether parts of a picture are kept.
+    pub masked: bool,
 }
 
 /// A network with the tensors of a step loop, ready on a device.
@@ -82,6 +84,9 @@ pub struct Denoiser {
     names: Names,
 }
 
+/// What inpainting needs: the picture, its noise, and the mask.
+const KEPT: [&str; 3] = ["kept picture", "kept noise", "mask"];
+
 /// The names of the State's tensors.
 struct Names {
     latents: String,
@@ -96,7 +101,7 @@ impl Denoiser {
     /// # Errors
     /// `OUT_OF_MEMORY`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`; `INVALID_ARGUMENT` if there are not so many blocks.
     pub async fn new(component: &mut Component, shape: Shape) -> Result<Denoiser> {
-        let Shape { batch, scratch_slots, workers, outer } = shape;
+        let Shape { batch, scratch_slots, workers, outer, masked } = shape;
         let parts = split(batch.items(), workers);
         let alone = parts.len() == 1;
         let own = if alone { batch } else { Batch::plain(parts[0].len()) };
@@ -119,6 +124,9 @@ impl Denoiser {
             (names.model.clone(), of_items),
             (names.preview.clone(), of_images.clone()),
         ];
+        if masked {
+            tensors.extend(KEPT.map(|name| (name.to_string(), of_images.clone())));
+        }
         tensors.extend(names.scratch.iter().map(|name| (name.clone(), of_images.clone())));
         if alone {
             // The network reads what the solver writes, and the other way round.
@@ -253,6 +261,35 @@ impl Denoiser {
             }
         }
         self.state.combine(out, elements, &sum, clip.map(|(low, high)| (low as f32, high as f32)))
+    }
+
+    /// Writes what [`Denoiser::keep`] keeps.
+    ///
+    /// # Errors
+    /// `INTERNAL` if it was made without a mask, or a length differs.
+    pub fn give_kept(&self, picture: &[f32], noise: &[f32], mask: &[f32]) -> Result<()> {
+        let [of_picture, of_noise, of_mask] = KEPT;
+        self.state.write(of_picture, picture)?;
+        self.state.write(of_noise, noise)?;
+        self.state.write(of_mask, mask)
+    }
+
+    /// Other noise for what is kept.
+    ///
+    /// # Errors
+    /// As [`Denoiser::give_kept`].
+    pub fn renew_kept(&self, noise: &[f32]) -> Result<()> {
+        self.state.write(KEPT[1], noise)
+    }
+
+    /// Where the mask is 0 the latents become `alpha_t` picture + `sigma_t` noise; where it is 1 they stay.
+    ///
+    /// # Errors
+    /// `INTERNAL` if it was made without a mask.
+    pub fn keep(&self, alpha_t: f64, sigma_t: f64) -> Result<()> {
+        let [picture, noise, mask] = KEPT;
+        let term = |tensor, coefficient: f64| Term { tensor, from: 0, coefficient: coefficient as f32 };
+        self.state.blend(&self.names.latents, mask, self.elements()?, &[term(picture, alpha_t), term(noise, sigma_t)])
     }
 
     /// The estimate of x0, clipped to [-1, 1]: `x0[0]` latents + `x0[1]` prediction.

@@ -35,7 +35,8 @@ use crate::model::Network;
 use crate::package::Manifest;
 use crate::sampler::{SamplerKind, SamplerSettings, guidance::needs_uncond, recipe};
 use crate::{Code, Error, Result};
-use sampling::{Control, Inputs, Readback, noise_for, sample};
+use request::skipped;
+use sampling::{Control, Inputs, Mask, Picture, Readback, noise_for, sample};
 use web_time::Instant;
 
 /// The most images of one call.
@@ -92,6 +93,7 @@ impl Pipeline {
             steps: (request.steps).or(request.preset.map(Preset::steps)).unwrap_or(defaults.steps),
             grid: request.grid,
             eta: request.eta,
+            churn: request.churn,
             ..defaults
         }
     }
@@ -143,8 +145,20 @@ impl Pipeline {
         if !(1..=MAX_COUNT).contains(&count) {
             return Err(invalid(format!("count is {count}"), format!("Give a whole number from 1 to {MAX_COUNT}")));
         }
-        let settings = self.settings(request);
+        let mut settings = self.settings(request);
+        let strength = request.strength()?;
+        settings.skip = strength.map_or(0, |strength| skipped(settings.steps, strength));
         let recipe = recipe(&settings)?;
+        let [channels, height, width] = self.network().image_shape();
+        let elements = channels * height * width;
+        let picture = request.init_image.as_ref().map(|values| match values.len() == elements {
+            true => values.repeat(count),
+            false => values.clone(),
+        });
+        let mask = match &request.mask {
+            Some(mask) => Some(of_mask(mask, count * channels, height * width)?),
+            None => None,
+        };
         let guidance_scale = request.guidance_scale.unwrap_or(match self.manifest.null_class {
             Some(_) => self.manifest.sampling.guidance_scale,
             None => 1.0,
@@ -188,10 +202,19 @@ impl Pipeline {
             scratch_slots: recipe.scratch_slots,
             workers: (1 + helpers.map_or(0, Helpers::count)).min(batch.items()),
             outer: cache.map(|cache| cache.outer),
+            masked: mask.is_some(),
         };
         let inputs = Inputs {
             guidance,
             start: request.start.as_deref(),
+            picture: picture.as_deref().map(|values| Picture {
+                values,
+                mask: mask.as_deref().map(|values| Mask {
+                    values,
+                    fresh_noise: request.fresh_noise,
+                    from_noise: settings.skip == 0,
+                }),
+            }),
             noise: noise_for(request.seed, count)?,
             readback: if request.preview { Readback::Preview } else { Readback::None },
             passes: savings::passes(&recipe, settings.time_scale, guided, request.guidance_interval, cache),
@@ -212,7 +235,6 @@ impl Pipeline {
         let mut watch = Control { on_step: &mut on_step, stopped: control.stopped };
         let values = sample(denoiser, &recipe, inputs, &mut watch, helpers).await?;
         let workers = denoiser.workers();
-        let [channels, height, width] = self.network().image_shape();
         Ok(Generated {
             values,
             count,
@@ -227,6 +249,9 @@ impl Pipeline {
             sampler: settings.sampler,
             grid: settings.walked(),
             eta: settings.eta,
+            churn: settings.churn,
+            strength,
+            masked: mask.is_some(),
             guidance_interval: request.guidance_interval.filter(|_| needs_uncond(guidance_scale)),
             cache: request.cache,
             workers,
@@ -266,6 +291,23 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// A mask of one channel and image, for all of them.
+fn of_mask(mask: &[f32], times: usize, elements: usize) -> Result<Vec<f32>> {
+    if mask.len() != elements {
+        return Err(invalid(
+            format!("the mask has {} values", mask.len()),
+            format!("Give [height, width], {elements}"),
+        ));
+    }
+    if !mask.iter().all(|v| (0.0..=1.0).contains(v)) {
+        return Err(invalid(
+            "the mask has values outside 0 to 1",
+            "Give 1 for what is painted anew and 0 for what is kept",
+        ));
+    }
+    Ok(mask.repeat(times))
 }
 
 fn invalid(cause: impl Into<String>, remedy: impl Into<String>) -> Error {

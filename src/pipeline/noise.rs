@@ -8,6 +8,8 @@ pub enum Noise {
     PerImage(Vec<TorchGenerator>),
     /// One generator for whole batches, as reference scripts that draw `[count, ..]` at once.
     Batch(Box<TorchGenerator>),
+    /// What was drawn elsewhere, the next at the end; zeros after that.
+    Given(Vec<Vec<f32>>),
 }
 
 impl Noise {
@@ -21,6 +23,7 @@ impl Noise {
         match self {
             Noise::PerImage(generators) => generators.iter_mut().flat_map(|g| g.randn_f32(elements)).collect(),
             Noise::Batch(generator) => generator.randn_f32(count * elements),
+            Noise::Given(left) => left.pop().unwrap_or_else(|| vec![0.0; count * elements]),
         }
     }
 }

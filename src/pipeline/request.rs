@@ -75,6 +75,8 @@ pub struct Request {
     pub grid: Option<Spacing>,
     /// DDIM: 0 is deterministic, 1 draws as much noise as DDPM.
     pub eta: f64,
+    /// Euler: fresh noise over all steps; 0 is none.
+    pub churn: f64,
     /// Fewer steps with a solver that bears them, where these are not given.
     pub preset: Option<Preset>,
     /// Guidance only while t lies between these, from 0 (the picture) to 1 (noise).
@@ -85,9 +87,18 @@ pub struct Request {
     pub preview: bool,
     /// Start latents `[count, channels, height, width]` instead of noise.
     pub start: Option<Vec<f32>>,
+    /// A picture to start from, x_0 as the network predicts it: `[channels, height, width]` for all images, or one for each.
+    pub init_image: Option<Vec<f32>>,
+    /// How much of the way from noise to the picture is walked anew, above 0 to 1: of N steps the last min(int(N strength), N).
+    /// None: 0.8, with a mask 1.
+    pub strength: Option<f64>,
+    /// What is painted anew (1) and what is kept (0) of that picture, `[height, width]`.
+    pub mask: Option<Vec<f32>>,
+    /// With a mask: what is kept gets other noise at every step.
+    pub fresh_noise: bool,
 }
 
-/// All but the start.
+/// All but the arrays.
 impl Read for Request {
     fn read(value: &Value) -> json::Result<Request> {
         let fields = Fields::of(value)?;
@@ -100,13 +111,57 @@ impl Read for Request {
             sampler: fields.named("sampler")?,
             grid: fields.named("grid")?,
             eta: fields.or("eta", 0.0)?,
+            churn: fields.or("churn", 0.0)?,
             preset: fields.named("preset")?,
             guidance_interval: fields.optional("guidanceInterval")?,
             cache: fields.or("cache", false)?,
             preview: fields.or("preview", false)?,
+            strength: fields.optional("strength")?,
+            fresh_noise: fields.or("freshNoise", false)?,
             start: None,
+            init_image: None,
+            mask: None,
         })
     }
+}
+
+/// The strength where only a picture is given, as in diffusers.
+const STRENGTH: f64 = 0.8;
+
+impl Request {
+    /// [`Request::strength`], or what it is if not given; none without a picture.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` for one out of range, and for what needs a picture where there is none.
+    pub fn strength(&self) -> Result<Option<f64>> {
+        let lonely = [
+            ("strength", self.strength.is_some()),
+            ("mask", self.mask.is_some()),
+            ("freshNoise", self.fresh_noise && self.mask.is_none()),
+        ];
+        let missing = if self.init_image.is_none() { "a picture to start from" } else { "a mask" };
+        for (name, given) in &lonely[if self.init_image.is_none() { 0 } else { 2 }..] {
+            if *given {
+                return Err(invalid(
+                    format!("{name} is given without {missing}"),
+                    format!("Give both, or leave {name} out"),
+                ));
+            }
+        }
+        if self.init_image.is_none() {
+            return Ok(None);
+        }
+        let strength = self.strength.unwrap_or(if self.mask.is_some() { 1.0 } else { STRENGTH });
+        if !(strength > 0.0 && strength <= 1.0) {
+            return Err(invalid(format!("strength is {strength}"), "Give a number above 0, at most 1"));
+        }
+        Ok(Some(strength))
+    }
+}
+
+/// How many of the first of `steps` are left out.
+pub(super) fn skipped(steps: usize, strength: f64) -> usize {
+    steps - ((steps as f64 * strength) as usize).min(steps)
 }
 
 #[cfg(test)]
@@ -117,8 +172,8 @@ mod tests {
     #[test]
     fn options_are_read_and_what_is_wrong_is_named() {
         let all = json!({
-            "label": "cat", "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "grid": "log_snr", "eta": 0.5,
-            "preset": "draft", "guidanceInterval": [0, 0.5], "cache": true, "preview": true, "floatPixels": true,
+            "label": "cat", "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "grid": "log_snr", "eta": 0.5, "churn": 2,
+            "preset": "draft", "guidanceInterval": [0, 0.5], "cache": true, "preview": true, "floatPixels": true, "strength": 0.25, "freshNoise": true,
         });
         let read = Request::read(&all).unwrap();
         let want = Request {
@@ -130,11 +185,16 @@ mod tests {
             sampler: Some(SamplerKind::Ddim),
             grid: Some(Spacing::LogSnr),
             eta: 0.5,
+            churn: 2.0,
             preset: Some(Preset::Draft),
             guidance_interval: Some([0.0, 0.5]),
             cache: true,
             preview: true,
             start: None,
+            init_image: None,
+            strength: Some(0.25),
+            mask: None,
+            fresh_noise: true,
         };
         assert_eq!(format!("{read:?}"), format!("{want:?}"));
         let nothing = Request::read(&json!({ "label": null, "steps": null })).unwrap();
@@ -145,7 +205,7 @@ mod tests {
             (json!({ "label": [1] }), "label: [1] is neither"),
             (json!({ "steps": 1.5 }), "steps: 1.5 is no whole number"),
             (json!({ "seed": 1u64 << 32 }), "seed: 4294967296 is no whole number that fits"),
-            (json!({ "sampler": "euler" }), "sampler: There is no sampler \"euler\""),
+            (json!({ "sampler": "eular" }), "sampler: There is no sampler \"eular\""),
             (json!({ "preset": 1 }), "preset: 1 is no text"),
             (json!({ "guidanceInterval": [0] }), "guidanceInterval: 1 values, 2 are needed"),
             (json!({ "cache": "yes" }), "cache: \"yes\" is neither true nor false"),
@@ -154,5 +214,25 @@ mod tests {
             let said = Request::read(&wrong).unwrap_err();
             assert!(said.starts_with(what), "{said}");
         }
+    }
+
+    #[test]
+    fn a_strength_needs_a_picture_and_lies_in_its_range() {
+        assert_eq!(Request::default().strength().unwrap(), None);
+        let picture = Request { init_image: Some(Vec::new()), ..Request::default() };
+        assert_eq!(picture.strength().unwrap(), Some(0.8));
+        assert_eq!(Request { mask: Some(Vec::new()), ..picture.clone() }.strength().unwrap(), Some(1.0));
+        for wrong in [
+            Request { strength: Some(0.5), ..Request::default() },
+            Request { mask: Some(Vec::new()), ..Request::default() },
+            Request { fresh_noise: true, ..Request::default() },
+            Request { fresh_noise: true, ..picture.clone() },
+            Request { strength: Some(0.0), ..picture.clone() },
+            Request { strength: Some(1.01), ..picture.clone() },
+            Request { strength: Some(f64::NAN), ..picture },
+        ] {
+            assert_eq!(wrong.strength().unwrap_err().code, crate::Code::InvalidArgument, "{wrong:?}");
+        }
+        assert_eq!([0.6, 1.0, 0.1, 0.0].map(|strength| skipped(6, strength)), [3, 0, 6, 6]);
     }
 }

@@ -58,6 +58,12 @@ pub struct Generated {
     pub grid: Option<Spacing>,
     /// As used.
     pub eta: f64,
+    /// Euler's.
+    pub churn: f64,
+    /// Where it began with a picture.
+    pub strength: Option<f64>,
+    /// Whether parts of that were kept.
+    pub masked: bool,
     /// As used.
     pub guidance_interval: Option<[f64; 2]>,
     /// As used.
@@ -118,6 +124,9 @@ impl Write for Generated {
             ("sampler", self.sampler.as_str().into()),
             ("grid", self.grid.map(Spacing::as_str).into()),
             ("eta", self.eta.into()),
+            ("churn", self.churn.into()),
+            ("strength", self.strength.map_or(Value::Null, Value::from)),
+            ("masked", self.masked.into()),
             ("guidanceInterval", self.guidance_interval.into()),
             ("cache", self.cache.into()),
             ("workers", self.workers.into()),
@@ -191,6 +200,9 @@ mod tests {
             sampler: SamplerKind::Ddim,
             grid: Some(Spacing::TimeUniform),
             eta: 0.5,
+            churn: 0.0,
+            strength: Some(0.5),
+            masked: false,
             guidance_interval: Some([0.0, 0.5]),
             cache: false,
             workers: 1,
@@ -201,7 +213,7 @@ mod tests {
         };
         let mut want = json::json!({
             "count": 1, "channels": 3, "height": 1, "width": 1, "label": 5, "labelName": null, "steps": 2,
-            "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "grid": "time_uniform", "eta": 0.5,
+            "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "grid": "time_uniform", "eta": 0.5, "churn": 0.0, "strength": 0.5, "masked": false,
             "guidanceInterval": [0.0, 0.5], "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "encodeMs": 0.0 },
             "dispatches": 0, "multiplyAdds": 1u64 << 40, "name": "cats", "dtype": "q8", "compute": "quality",
             "threads": 2, "bytes": 3, "parameters": 4, "modelHash": "ab", "loadMs": 1.5, "device": "cpu",

@@ -42,12 +42,34 @@ pub struct Control<'a> {
     pub stopped: &'a dyn Fn() -> bool,
 }
 
+/// A picture to start from.
+#[derive(Clone, Copy, Debug)]
+pub struct Picture<'a> {
+    /// x_0, `[count, channels, height, width]`.
+    pub values: &'a [f32],
+    /// What is kept of it.
+    pub mask: Option<Mask<'a>>,
+}
+
+/// Which parts of a picture are painted anew.
+#[derive(Clone, Copy, Debug)]
+pub struct Mask<'a> {
+    /// 1: painted anew, 0: kept; `[count, channels, height, width]`.
+    pub values: &'a [f32],
+    /// The kept parts get other noise at every step, not that of the start.
+    pub fresh_noise: bool,
+    /// Sampling starts from noise alone, as it does without a picture.
+    pub from_noise: bool,
+}
+
 /// What is sampled.
 pub struct Inputs<'a> {
     /// What the network is given, and how its outputs become one.
     pub guidance: Guidance,
-    /// `[count, channels, height, width]`, or none: drawn from `noise`.
+    /// Standard normal `[count, channels, height, width]`, or none: drawn from `noise`.
     pub start: Option<&'a [f32]>,
+    /// A picture that this noise is mixed into, by the recipe's first level.
+    pub picture: Option<Picture<'a>>,
     /// Where noise comes from.
     pub noise: Noise,
     /// What to read back at every step.
@@ -87,7 +109,20 @@ pub async fn sample(
         }
         None => noise,
     };
-    start.iter_mut().for_each(|v| *v *= recipe.init_noise_sigma as f32);
+    let mask = inputs.picture.and_then(|picture| picture.mask);
+    if let Some(picture) = inputs.picture {
+        finite_picture(picture.values, elements)?;
+        if let Some(mask) = mask {
+            denoiser.give_kept(picture.values, &start, mask.values)?;
+        }
+    }
+    match inputs.picture.filter(|_| mask.is_none_or(|mask| !mask.from_noise)) {
+        None => start.iter_mut().for_each(|v| *v *= recipe.init_noise_sigma as f32),
+        Some(picture) => {
+            let [alpha_t, sigma_t] = recipe.start.map(|share| share as f32);
+            start.iter_mut().zip(picture.values).for_each(|(v, x0)| *v = alpha_t * x0 + sigma_t * *v);
+        }
+    }
     denoiser.write(Slot::Latents, &start)?;
     let given = denoiser.give(&inputs.guidance)?;
 
@@ -95,6 +130,8 @@ pub async fn sample(
     let mut pass = everything;
     let mut step = 0;
     let mut preview = None;
+    let arrivals = recipe.steps.iter().filter(|step| matches!(step, Step::Arrive { .. })).count();
+    let mut arrived = 0;
     let mut steps = recipe.steps.iter().peekable();
     while let Some(instruction) = steps.next() {
         match instruction {
@@ -114,6 +151,17 @@ pub async fn sample(
                 let terms: Vec<(Slot, f64)> = terms.iter().map(|t| (t.slot, t.coefficient)).collect();
                 denoiser.combine(*out, &terms, &inputs.guidance, pass.guided, *clip)?;
             }
+            Step::Arrive { alpha_t, sigma_t } => {
+                if let Some(mask) = mask {
+                    arrived += 1;
+                    // In the end the kept parts are the picture itself.
+                    let (alpha_t, sigma_t) = if arrived == arrivals { (1.0, 0.0) } else { (*alpha_t, *sigma_t) };
+                    if mask.fresh_noise && arrived < arrivals {
+                        denoiser.renew_kept(&inputs.noise.draw(count, elements / count))?;
+                    }
+                    denoiser.keep(alpha_t, sigma_t)?;
+                }
+            }
             Step::Noise { out } => denoiser.write(*out, &inputs.noise.draw(count, elements / count))?,
         }
         if matches!(steps.peek(), None | Some(Step::Eval { .. })) {
@@ -129,6 +177,15 @@ pub async fn sample(
     let result = denoiser.latents().await?;
     finite(&result, "Lower the guidance scale, or raise the number of steps")?;
     Ok(result)
+}
+
+/// Refuses a picture of another length, or with values that are no numbers.
+fn finite_picture(values: &[f32], elements: usize) -> Result<()> {
+    if values.len() == elements && values.iter().all(|v| v.is_finite()) {
+        return Ok(());
+    }
+    let cause = format!("the picture to start from has {} values, or some that are not finite", values.len());
+    Err(Error::new(Code::InvalidArgument, cause, format!("Give {elements} finite values")))
 }
 
 /// Whether a result is finite.

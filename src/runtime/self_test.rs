@@ -108,7 +108,7 @@ async fn run(device: &Device, compute: Compute, cases: &Isolated, stored: Stored
     Ok(results)
 }
 
-/// Two tensors, one of them from its second half on, mixed and clipped.
+/// Two tensors, one of them from its second half on, mixed and clipped, then mixed by a mask.
 async fn combine(device: &Device) -> Result<Vec<f32>> {
     let elements = 67;
     let tensors = [("a", elements), ("b", 2 * elements)].map(|(name, n)| (name.to_string(), vec![1, 1, 1, n]));
@@ -119,5 +119,6 @@ async fn combine(device: &Device) -> Result<Vec<f32>> {
     let terms =
         [("a", 0, 0.75), ("b", elements, -1.25)].map(|(tensor, from, coefficient)| Term { tensor, from, coefficient });
     state.combine("a", elements, &terms, Some((-1.0, 1.0)))?;
+    state.blend("a", "b", elements, &terms)?;
     state.read("a").await
 }

@@ -79,6 +79,25 @@ impl State {
     /// # Errors
     /// `INTERNAL` if a tensor does not exist, is shorter, or has gaps between its rows.
     pub fn combine(&self, out: &str, elements: usize, terms: &[Term<'_>], clip: Option<(f32, f32)>) -> Result<()> {
+        self.mix(out, None, elements, terms, clip)
+    }
+
+    /// `out = mask * out + (1 - mask) * sum of coefficient * tensor` over the first `elements` of `out` and of `mask`.
+    ///
+    /// # Errors
+    /// As [`State::combine`].
+    pub fn blend(&self, out: &str, mask: &str, elements: usize, terms: &[Term<'_>]) -> Result<()> {
+        self.mix(out, Some(mask), elements, terms, None)
+    }
+
+    fn mix(
+        &self,
+        out: &str,
+        mask: Option<&str>,
+        elements: usize,
+        terms: &[Term<'_>],
+        clip: Option<(f32, f32)>,
+    ) -> Result<()> {
         let first = |name: &str, from: usize| {
             let slot = self.layout().slot(name)?;
             let dense = slot.shape.last() == Some(&slot.row_stride);
@@ -92,7 +111,11 @@ impl State {
             sources.push((first(term.tensor, term.from)?, term.coefficient));
         }
         let out = first(out, 0)?;
-        each!(&self.0, state => state.combine(out, elements, &sources, clip));
+        let mask = match mask {
+            Some(mask) => Some(first(mask, 0)?),
+            None => None,
+        };
+        each!(&self.0, state => state.combine(out, elements, &sources, clip, mask));
         Ok(())
     }
 }

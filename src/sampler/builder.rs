@@ -1,6 +1,7 @@
 //! Collects a [`Recipe`] step by step, so that solvers read like their formulas: terms over the same slot are added
 //! up, terms that vanish are left out, and a coefficient that no device could hold is refused before anything runs.
 
+use super::schedule::NoiseLevel;
 use super::{MAX_TERMS, Recipe, Slot, Step, Term};
 use crate::error::{Code, Error, Result};
 
@@ -38,9 +39,14 @@ impl Builder {
         self.steps.push(Step::Noise { out });
     }
 
-    /// The finished recipe, checked: every number is one that f32 can hold, no combination is too long, and every
+    /// The latents have arrived at this level: the end of an update.
+    pub(super) fn arrive(&mut self, level: &NoiseLevel) {
+        self.steps.push(Step::Arrive { alpha_t: level.alpha_t, sigma_t: level.sigma_t });
+    }
+
+    /// The finished recipe from the level `start` on, checked: every number is one that f32 can hold, no combination is too long, and every
     /// scratch slot is written before it is read.
-    pub(super) fn finish(self, init_noise_sigma: f64) -> Result<Recipe> {
+    pub(super) fn finish(self, start: &NoiseLevel, init_noise_sigma: f64) -> Result<Recipe> {
         let holdable = |value: f64| value.is_finite() && value.abs() <= f64::from(f32::MAX);
         let mut evaluations = 0;
         let mut written = [false; 256];
@@ -69,13 +75,15 @@ impl Builder {
                     mark(&mut written, *out);
                 }
                 Step::Noise { out } => mark(&mut written, *out),
+                Step::Arrive { .. } => {}
             }
         }
         let scratch_slots = written.iter().rposition(|w| *w).map_or(0, |last| last + 1);
         if !written[..scratch_slots].iter().all(|w| *w) {
             return Err(Error::internal("The scratch slots have gaps"));
         }
-        Ok(Recipe { steps: self.steps, scratch_slots, evaluations, init_noise_sigma })
+        let start = [start.alpha_t, start.sigma_t];
+        Ok(Recipe { steps: self.steps, scratch_slots, evaluations, init_noise_sigma, start })
     }
 }
 

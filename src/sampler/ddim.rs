@@ -1,20 +1,13 @@
 //! DDIM (arXiv:2010.02502, equation 12): x_0 and the noise are read from the network's output and put together again at
 //! the next, lower noise level; `eta` replaces part of the noise by fresh noise (1: DDPM). [`DiffusersDdim`] follows
-//! diffusers 0.42.1 scheduling_ddim.py; [`continuous`] is the same update on a grid of continuous times.
+//! diffusers 0.42.1 scheduling_ddim.py.
 
 use super::builder::Builder;
-use super::grid::Spacing;
+use super::grid::Point;
 use super::schedule::{NoiseLevel, rescale_zero_terminal_snr};
 use super::timesteps::TimestepSpacing;
 use super::{Prediction, Recipe, Schedule, Slot};
 use crate::error::{Code, Error, Result};
-
-/// One step, from one noise level to the next.
-struct Move {
-    network_time: f64,
-    from: NoiseLevel,
-    to: NoiseLevel,
-}
 
 /// What a step does, apart from where.
 struct Update {
@@ -26,26 +19,18 @@ struct Update {
     eta: f64,
 }
 
-/// DDIM on a grid of times from `t_max` to `t_min`; the network is handed `time_scale` t. With `clip_x0` the x_0
-/// estimates are clipped to \[-1, 1\]; the noise is not recomputed from them, as in diffusers.
-pub fn continuous(
-    schedule: &Schedule,
+/// One step for each pair of neighbouring points. With `clip` the x_0 estimates are clipped to plus and minus that; the noise
+/// is not recomputed from them, as in diffusers.
+pub(super) fn over(
+    points: &[Point],
     prediction: Prediction,
-    spacing: Spacing,
-    steps: usize,
-    t_max: f64,
-    t_min: f64,
-    time_scale: f64,
-    clip_x0: bool,
+    clip: Option<f64>,
     eta: f64,
+    init_noise_sigma: f64,
 ) -> Result<Recipe> {
-    let curve = schedule.curve()?;
-    let moves: Vec<Move> = spacing
-        .times(&curve, t_max, t_min, steps)
-        .windows(2)
-        .map(|t| Move { network_time: time_scale * t[0], from: curve.level(t[0]), to: curve.level(t[1]) })
-        .collect();
-    compile(&moves, &Update { prediction, clip: clip_x0.then_some(1.0), use_clipped_model_output: false, eta })
+    let moves: Vec<(Point, NoiseLevel)> = points.windows(2).map(|pair| (pair[0], pair[1].level)).collect();
+    let update = Update { prediction, clip, use_clipped_model_output: false, eta };
+    compile(&moves, &update, init_noise_sigma)
 }
 
 /// diffusers' DDIMScheduler; the fields are its arguments (and `step`'s).
@@ -99,15 +84,13 @@ impl DiffusersDdim {
         let train_steps = alphas_cumprod.len();
         let times = self.timestep_spacing.ddim(train_steps, self.steps, self.steps_offset)?;
         let end = if self.set_alpha_to_one { 1.0 } else { alphas_cumprod[0] };
-        let moves: Vec<Move> = times
+        let moves: Vec<(Point, NoiseLevel)> = times
             .iter()
-            .map(|&t| Move {
-                network_time: t as f64,
-                from: NoiseLevel::from_alphas_cumprod(alphas_cumprod[t]),
+            .map(|&t| {
                 // Always one stride down, also where the spacing's own neighbour lies elsewhere.
-                to: NoiseLevel::from_alphas_cumprod(
-                    t.checked_sub(train_steps / self.steps).map_or(end, |previous| alphas_cumprod[previous]),
-                ),
+                let to = t.checked_sub(train_steps / self.steps).map_or(end, |previous| alphas_cumprod[previous]);
+                let level = NoiseLevel::from_alphas_cumprod(alphas_cumprod[t]);
+                (Point { network_time: t as f64, level }, NoiseLevel::from_alphas_cumprod(to))
             })
             .collect();
         compile(
@@ -118,6 +101,7 @@ impl DiffusersDdim {
                 use_clipped_model_output: self.use_clipped_model_output,
                 eta: self.eta,
             },
+            1.0,
         )
     }
 }
@@ -127,13 +111,13 @@ const FRESH: Slot = Slot::Scratch(1);
 
 /// One step a move: x = alpha_s x_0 + sqrt(sigma_s^2 - std^2) noise + std z,
 /// std = eta sqrt(sigma_s^2 / sigma_t^2 (1 - alpha_t^2 / alpha_s^2)), from t to s.
-fn compile(moves: &[Move], update: &Update) -> Result<Recipe> {
+fn compile(moves: &[(Point, NoiseLevel)], update: &Update, init_noise_sigma: f64) -> Result<Recipe> {
     if !(0.0..=1.0).contains(&update.eta) {
         return Err(Error::new(Code::InvalidArgument, format!("eta is {}", update.eta), "Give a number from 0 to 1"));
     }
     let clip = update.clip.map(|bound| (-bound, bound));
     let mut recipe = Builder::default();
-    for &Move { network_time, from: t, to: s } in moves {
+    for &(Point { network_time, level: t }, s) in moves {
         let x0 = update.prediction.x0(t.alpha_t, t.sigma_t);
         recipe.eval(network_time, x0);
         recipe.combine(X0, &[(Slot::Latents, x0[0]), (Slot::Model, x0[1])], clip);
@@ -152,8 +136,9 @@ fn compile(moves: &[Move], update: &Update) -> Result<Recipe> {
             sum.push((FRESH, std));
         }
         recipe.combine(Slot::Latents, &sum, None);
+        recipe.arrive(&s);
     }
-    recipe.finish(1.0)
+    recipe.finish(&moves[0].0.level, init_noise_sigma)
 }
 
 #[cfg(test)]
@@ -161,14 +146,14 @@ mod tests {
     use super::*;
     use crate::sampler::Step;
 
-    const SCHEDULE: Schedule = Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 };
-
     #[test]
     fn eta_draws_once_a_step() {
-        let recipe =
-            continuous(&SCHEDULE, Prediction::X0, Spacing::TimeUniform, 5, 1.0, 0.001, 999.0, true, 0.5).unwrap();
+        let level = |ratio: f64| NoiseLevel::from_ratio(ratio);
+        let points: Vec<Point> =
+            (0..6).map(|i| Point { network_time: 10.0 - i as f64, level: level(5.0 - i as f64) }).collect();
+        let recipe = over(&points, Prediction::X0, Some(1.0), 0.5, 1.0).unwrap();
         let draws = recipe.steps.iter().filter(|step| matches!(step, Step::Noise { .. })).count();
         assert_eq!((draws, recipe.scratch_slots, recipe.evaluations), (5, 2, 5));
-        assert!(continuous(&SCHEDULE, Prediction::X0, Spacing::TimeUniform, 5, 1.0, 0.001, 999.0, true, 1.5).is_err());
+        assert!(over(&points, Prediction::X0, Some(1.0), 1.5, 1.0).is_err());
     }
 }

@@ -1,8 +1,9 @@
 //! What the DPM solvers share. They hold one of two quantities, m, constant (or nearly so) over a step in lambda: the noise
 //! (DPM-Solver, arXiv:2206.00927) or x_0 (DPM-Solver++, arXiv:2211.01095). From s to t, with h = lambda_t - lambda_s and e = +1
-//! for the noise, -1 for x_0 (-2 with fresh noise): x_t = A x_s + B (p1 m_s + ..), where A, B and the p are those of [`Span`].
+//! for the noise, -1 for x_0 (-2 with fresh noise): x_t = A x_s + B (p1 m_s + ..), where A, B and the p are those of `Span`.
 
 use super::builder::Builder;
+use super::grid::Point;
 use super::schedule::NoiseLevel;
 use super::{Prediction, Slot};
 
@@ -26,16 +27,8 @@ pub enum SolverType {
     Heun,
 }
 
-/// Where the network is called.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Point {
-    /// As handed to the network.
-    pub(super) network_time: f64,
-    pub(super) level: NoiseLevel,
-}
-
 /// What an update does, apart from where.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Update {
     pub(super) prediction: Prediction,
     pub(super) algorithm: Algorithm,

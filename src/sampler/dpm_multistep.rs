@@ -4,57 +4,25 @@
 //! dpm_solver_pp.py); [`DpmMultistep`] walks the grid of diffusers 0.42.1 scheduling_dpmsolver_multistep.py. The arithmetic is one.
 
 use super::builder::Builder;
-use super::dpm::{Algorithm, Point, SolverType, Update};
-use super::grid::Spacing;
+use super::dpm::{Algorithm, SolverType, Update};
+use super::grid::{ContinuousGrid, Point};
 use super::training_grid::{FinalSigma, TrainingGrid};
-use super::unipc::{self, BhType};
-use super::{Prediction, Recipe, Schedule, Slot};
+use super::{Prediction, Recipe, Slot};
 use crate::error::{Code, Error, Result};
 
-/// The multistep solvers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Multistep {
-    /// DPM-Solver.
-    Dpm {
-        /// 1 to 3; the first steps have less.
-        order: usize,
-    },
-    /// UniPC.
-    UniPc {
-        /// 1 to 3; the first steps have less.
-        order: usize,
-        /// B(h).
-        bh: BhType,
-    },
-}
-
-/// A multistep solver on a grid of continuous times; all fields count.
+/// The solver on a grid of continuous times; all fields count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Continuous {
-    /// The noise schedule.
-    pub schedule: Schedule,
-    /// What the network predicts.
+    /// Where the network is called.
+    pub grid: ContinuousGrid,
+    /// What it predicts.
     pub prediction: Prediction,
-    /// How often the network runs.
-    pub steps: usize,
-    /// Which solver.
-    pub method: Multistep,
+    /// 1 to 3; the first steps have less.
+    pub order: usize,
     /// x_0 or the noise.
     pub algorithm: Algorithm,
-    /// The form of DPM-Solver's order 2.
+    /// The form of order 2.
     pub solver_type: SolverType,
-    /// The last step is of order 1 (and of three the one before it of order 2 at most).
-    pub lower_order_final: bool,
-    /// How the grid is spread.
-    pub spacing: Spacing,
-    /// Where it starts.
-    pub t_max: f64,
-    /// Where it ends.
-    pub t_min: f64,
-    /// The network is handed this times t.
-    pub time_scale: f64,
-    /// x_0 estimates are clipped to \[-1, 1\], and the clipped ones are remembered.
-    pub clip_x0: bool,
 }
 
 impl Continuous {
@@ -63,31 +31,21 @@ impl Continuous {
     /// # Errors
     /// `INVALID_ARGUMENT`.
     pub fn recipe(&self) -> Result<Recipe> {
-        let curve = self.schedule.curve()?;
-        let points: Vec<Point> = self
-            .spacing
-            .times(&curve, self.t_max, self.t_min, self.steps)
-            .into_iter()
-            .map(|t| Point { network_time: self.time_scale * t, level: curve.level(t) })
-            .collect();
-        let update = Update {
-            prediction: self.prediction,
-            algorithm: self.algorithm,
-            solver_type: self.solver_type,
-            clip: self.clip_x0.then_some((-1.0, 1.0)),
-        };
-        let order = match self.method {
-            Multistep::UniPc { order, bh } => {
-                return unipc::compile(&points, &update, order, bh, self.lower_order_final);
-            }
-            Multistep::Dpm { order } => order,
-        };
-        check_order(order)?;
-        compile(&points, &update, |i| match self.steps - i {
-            left @ 1..=2 if self.lower_order_final => left.min(order),
-            _ => order,
-        })
+        let Continuous { prediction, algorithm, solver_type, .. } = *self;
+        let update = Update { prediction, algorithm, solver_type, clip: None };
+        over(&self.grid.points()?, &update, self.order, false)
     }
+}
+
+/// One step for each pair of neighbouring points. With `lower_order_final` the last is of order 1, the one before it of order 2 at
+/// most.
+pub(super) fn over(points: &[Point], update: &Update, order: usize, lower_order_final: bool) -> Result<Recipe> {
+    check_order(order)?;
+    let steps = points.len() - 1;
+    compile(points, update, |i| match steps - i {
+        left @ 1..=2 if lower_order_final => left.min(order),
+        _ => order,
+    })
 }
 
 fn check_order(order: usize) -> Result<()> {
@@ -145,7 +103,7 @@ impl DpmMultistep {
         }
         let points = self.grid.points()?;
         let few = self.lower_order_final && self.grid.steps < 15;
-        let last_is_first_order = self.euler_at_final || few || self.grid.final_sigmas_type == FinalSigma::Zero;
+        let last_is_first_order = self.euler_at_final || few;
         let update = Update {
             prediction: self.prediction,
             algorithm: self.algorithm_type,
@@ -160,10 +118,12 @@ impl DpmMultistep {
     }
 }
 
-/// One step for each pair of neighbouring points, of order `order_of(i)` where there are as many steps before it.
+/// One step for each pair of neighbouring points, of order `order_of(i)` where there are as many steps before it; the way to no
+/// noise at all, which has no end in lambda, is of order 1.
 fn compile(points: &[Point], update: &Update, order_of: impl Fn(usize) -> usize) -> Result<Recipe> {
     let steps = points.len() - 1;
-    let orders: Vec<usize> = (0..steps).map(|i| order_of(i).min(i + 1)).collect();
+    let most = |i: usize| if points[i + 1].level.sigma_t == 0.0 { 1 } else { i + 1 };
+    let orders: Vec<usize> = (0..steps).map(|i| order_of(i).min(most(i))).collect();
     // The newest m and those before it take turns.
     let remembered = orders.iter().copied().max().unwrap_or(1).max(if steps > 1 { 2 } else { 1 });
     let slot = |i: usize| Slot::Scratch((i % remembered) as u8);
@@ -202,6 +162,7 @@ fn compile(points: &[Point], update: &Update, order_of: impl Fn(usize) -> usize)
             terms.push((fresh, pair[1].level.sigma_t * (-p1).sqrt()));
         }
         recipe.combine(Slot::Latents, &terms, None);
+        recipe.arrive(&pair[1].level);
     }
-    recipe.finish(1.0)
+    recipe.finish(&points[0].level, 1.0)
 }

@@ -4,10 +4,10 @@
 //! walks `order` intervals an update, and the inner calls are the grid's own points.
 
 use super::builder::Builder;
-use super::dpm::{Algorithm, Point, SolverType, Update};
-use super::grid::Spacing;
+use super::dpm::{Algorithm, SolverType, Update};
+use super::grid::{ContinuousGrid, Point};
 use super::schedule::{Curve, NoiseLevel};
-use super::{Prediction, Recipe, Schedule, Slot};
+use super::{Prediction, Recipe, Slot};
 use crate::error::{Code, Error, Result};
 
 /// Which orders the updates have.
@@ -31,12 +31,10 @@ pub enum Inner {
 /// The solver; all fields count.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DpmSinglestep {
-    /// The noise schedule.
-    pub schedule: Schedule,
+    /// Its spread, its ends, and how often the network runs, at most.
+    pub grid: ContinuousGrid,
     /// What the network predicts.
     pub prediction: Prediction,
-    /// How often the network runs, at most.
-    pub steps: usize,
     /// 1 to 3.
     pub order: usize,
     /// Which orders the updates have.
@@ -47,14 +45,6 @@ pub struct DpmSinglestep {
     pub solver_type: SolverType,
     /// Where an update calls the network on its way; with [`Method::Singlestep`] always at ratios.
     pub inner: Inner,
-    /// How the grid is spread.
-    pub spacing: Spacing,
-    /// Where it starts.
-    pub t_max: f64,
-    /// Where it ends.
-    pub t_min: f64,
-    /// The network is handed this times t.
-    pub time_scale: f64,
     /// x_0 estimates are clipped to \[-1, 1\].
     pub clip_x0: bool,
     /// The result is the x_0 estimate at the end: one more call.
@@ -95,13 +85,11 @@ impl DpmSinglestep {
     /// # Errors
     /// `INVALID_ARGUMENT`.
     pub fn recipe(&self) -> Result<Recipe> {
-        let orders = orders(self.method, self.steps, self.order)?;
-        let curve = self.schedule.curve()?;
-        let point = |t: f64| Point { network_time: self.time_scale * t, level: curve.level(t) };
+        let orders = orders(self.method, self.grid.steps, self.order)?;
+        let curve = self.grid.schedule.curve()?;
         let own = self.method == Method::Fast && self.inner == Inner::GridPoints;
         let intervals = if own { orders.iter().sum() } else { orders.len() };
-        let grid: Vec<Point> =
-            self.spacing.times(&curve, self.t_max, self.t_min, intervals).into_iter().map(point).collect();
+        let grid = ContinuousGrid { steps: intervals, ..self.grid }.points()?;
 
         let update = Update {
             prediction: self.prediction,
@@ -116,9 +104,10 @@ impl DpmSinglestep {
             let inner = if own {
                 grid[at + 1..end].to_vec()
             } else {
-                ratios(order).iter().map(|r| between(&curve, &grid[at], &grid[end], *r, self.time_scale)).collect()
+                ratios(order).iter().map(|r| between(&curve, &grid[at], &grid[end], *r, self.grid.time_scale)).collect()
             };
             self::update(&mut recipe, &update, &grid[at], &inner, &grid[end].level);
+            recipe.arrive(&grid[end].level);
             at = end;
         }
         if self.denoise {
@@ -127,7 +116,7 @@ impl DpmSinglestep {
             recipe.eval(end.network_time, x0);
             recipe.combine(Slot::Latents, &[(Slot::Latents, x0[0]), (Slot::Model, x0[1])], update.clip);
         }
-        recipe.finish(1.0)
+        recipe.finish(&grid[0].level, 1.0)
     }
 }
 

@@ -17,18 +17,23 @@ pub enum Equation {
 
 const X0: Slot = Slot::Scratch(0);
 
-/// `steps` updates over the times t_max .. t_min (evenly spaced) and then 0; the network is handed `time_scale` t.
+/// `steps` times t_max .. t_min, evenly spaced, and 0.
+pub fn times(steps: usize, t_max: f64, t_min: f64) -> Vec<f64> {
+    // One step has t_min alone before 0, not t_max.
+    let spacing = if steps > 1 { (t_max - t_min) / (steps - 1) as f64 } else { 0.0 };
+    (0..steps).rev().map(|i| t_min + spacing * i as f64).chain([0.0]).collect()
+}
+
+/// One update for each pair of neighbouring `times`; the network is handed `time_scale` t.
 ///
 /// One step from t to s: x + (f - w g2 score) (s - t) + sqrt(g2 (t - s)) z with f = -beta x / 2, g2 = beta,
 /// score = -noise / sigma_t, w = 1 (SDE) or 1/2 (ODE, without z). With `clip_x0` (not in the published code) x_0 is
 /// estimated, clipped to \[-1, 1\], and the noise taken from what is left.
-pub fn continuous(
+pub fn over(
     schedule: &Schedule,
     prediction: Prediction,
     equation: Equation,
-    steps: usize,
-    t_max: f64,
-    t_min: f64,
+    times: &[f64],
     time_scale: f64,
     clip_x0: bool,
 ) -> Result<Recipe> {
@@ -36,15 +41,11 @@ pub fn continuous(
     let discrete = || {
         Error::new(
             Code::UnsupportedModel,
-            "Euler-Maruyama follows a continuous beta(t), and this model's noise schedule is discrete",
+            "Euler-Maruyama follows beta(t), and this model's noise schedule has none",
             "Take the sampler dpmpp_2m or ddim for this model",
         )
     };
-    // One step has t_min alone before 0, not t_max.
-    let spacing = if steps > 1 { (t_max - t_min) / (steps - 1) as f64 } else { 0.0 };
-    let mut times: Vec<f64> = (0..steps).rev().map(|i| t_min + spacing * i as f64).collect();
-    times.push(0.0);
-
+    let steps = times.len() - 1;
     let fresh = Slot::Scratch(u8::from(clip_x0));
     let mut recipe = Builder::default();
     for (i, pair) in times.windows(2).enumerate() {
@@ -71,6 +72,7 @@ pub fn continuous(
             sum.push((fresh, (beta * (t - s)).sqrt()));
         }
         recipe.combine(Slot::Latents, &sum, None);
+        recipe.arrive(&curve.level(s));
     }
-    recipe.finish(1.0)
+    recipe.finish(&curve.level(times[0]), 1.0)
 }

@@ -11,12 +11,18 @@
 
 mod builder;
 pub mod ddim;
+pub mod deis;
 pub mod dpm;
 pub mod dpm_multistep;
 pub mod dpm_singlestep;
+pub mod euler;
 pub mod euler_maruyama;
+pub mod flow_match;
 pub mod grid;
 pub mod guidance;
+pub mod heun;
+pub mod lcm;
+pub mod pndm;
 pub mod prediction;
 pub mod schedule;
 pub mod settings;
@@ -75,6 +81,13 @@ pub enum Step {
         /// What is written.
         out: Slot,
     },
+    /// The end of an update: `Latents` are x_t = `alpha_t` x_0 + `sigma_t` noise. Inpainting puts back what it keeps here.
+    Arrive {
+        /// The part of the picture.
+        alpha_t: f64,
+        /// The part of the noise.
+        sigma_t: f64,
+    },
 }
 
 /// The most terms a [`Step::Combine`] has (Model counts once).
@@ -91,4 +104,6 @@ pub struct Recipe {
     pub evaluations: usize,
     /// The start latents are standard normal noise times this.
     pub init_noise_sigma: f64,
+    /// Where it starts: x_t = `start[0]` x_0 + `start[1]` noise, for those who start from a picture.
+    pub start: [f64; 2],
 }

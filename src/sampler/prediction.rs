@@ -14,11 +14,13 @@ pub enum Prediction {
     X0,
     /// v = alpha_t noise - sigma_t x_0.
     V,
+    /// The flow, noise - x_0 (rectified flow, arXiv:2403.03206).
+    Flow,
 }
 
 impl Prediction {
     /// All of them.
-    pub const ALL: [Prediction; 3] = [Prediction::Noise, Prediction::X0, Prediction::V];
+    pub const ALL: [Prediction; 4] = [Prediction::Noise, Prediction::X0, Prediction::V, Prediction::Flow];
 
     /// The stable name, as in JSON.
     pub fn as_str(self) -> &'static str {
@@ -26,6 +28,7 @@ impl Prediction {
             Prediction::Noise => "noise",
             Prediction::X0 => "x0",
             Prediction::V => "v",
+            Prediction::Flow => "flow",
         }
     }
 
@@ -35,6 +38,7 @@ impl Prediction {
             Prediction::Noise => [1.0 / alpha_t, -sigma_t / alpha_t],
             Prediction::X0 => [0.0, 1.0],
             Prediction::V => [alpha_t, -sigma_t],
+            Prediction::Flow => [1.0 / (alpha_t + sigma_t), -sigma_t / (alpha_t + sigma_t)],
         }
     }
 
@@ -44,6 +48,7 @@ impl Prediction {
             Prediction::Noise => [0.0, 1.0],
             Prediction::X0 => [1.0 / sigma_t, -alpha_t / sigma_t],
             Prediction::V => [sigma_t, alpha_t],
+            Prediction::Flow => [1.0 / (alpha_t + sigma_t), alpha_t / (alpha_t + sigma_t)],
         }
     }
 }
@@ -53,7 +58,11 @@ impl std::str::FromStr for Prediction {
 
     fn from_str(name: &str) -> Result<Prediction> {
         Prediction::ALL.into_iter().find(|p| p.as_str() == name).ok_or_else(|| {
-            Error::new(Code::InvalidArgument, format!("there is no prediction {name:?}"), "Give one of noise, x0, v")
+            Error::new(
+                Code::InvalidArgument,
+                format!("there is no prediction {name:?}"),
+                "Give one of noise, x0, v, flow",
+            )
         })
     }
 }
@@ -77,21 +86,24 @@ mod tests {
 
     #[test]
     fn names_are_stable() {
-        for (prediction, name) in Prediction::ALL.into_iter().zip(["noise", "x0", "v"]) {
+        for (prediction, name) in Prediction::ALL.into_iter().zip(["noise", "x0", "v", "flow"]) {
             assert_eq!(prediction.write(), name);
             assert_eq!(Prediction::read(&name.into()), Ok(prediction));
         }
         let what = Prediction::read(&"epsilon".into()).unwrap_err();
-        assert_eq!(what, "there is no prediction \"epsilon\". Give one of noise, x0, v");
+        assert_eq!(what, "there is no prediction \"epsilon\". Give one of noise, x0, v, flow");
     }
 
     #[test]
     fn forms_recover_picture_and_noise() {
         let (alpha_t, sigma_t, x0, noise) = (0.6, 0.8, 0.3, -1.7);
         let latents = alpha_t * x0 + sigma_t * noise;
-        for (prediction, model) in
-            [(Prediction::Noise, noise), (Prediction::X0, x0), (Prediction::V, alpha_t * noise - sigma_t * x0)]
-        {
+        for (prediction, model) in [
+            (Prediction::Noise, noise),
+            (Prediction::X0, x0),
+            (Prediction::V, alpha_t * noise - sigma_t * x0),
+            (Prediction::Flow, noise - x0),
+        ] {
             let apply = |form: [f64; 2]| form[0] * latents + form[1] * model;
             assert!((apply(prediction.x0(alpha_t, sigma_t)) - x0).abs() < 1e-12, "{prediction:?}");
             assert!((apply(prediction.noise(alpha_t, sigma_t)) - noise).abs() < 1e-12, "{prediction:?}");

@@ -1,4 +1,4 @@
-//! Variance-preserving noise schedules: x_t = alpha_t x_0 + sigma_t noise with alpha_t^2 + sigma_t^2 = 1, in f64.
+//! Noise schedules: x_t = alpha_t x_0 + sigma_t noise, with alpha_t^2 + sigma_t^2 = 1 or, in rectified flow, alpha_t + sigma_t = 1, in f64.
 //! lambda_t = ln(alpha_t / sigma_t) is half the log signal-to-noise ratio, the natural time of the DPM solvers
 //! (arXiv:2206.00927, section 2 and appendix D). The forms follow dpm_solver_pp.py of
 //! baofff/U-ViT@ce551708dc9cde9818d2af7d84dfadfeb7bd9034 (class NoiseScheduleVP) and diffusers 0.42.1.
@@ -29,7 +29,23 @@ pub enum Schedule {
         /// How many steps there are, usually 1000.
         train_steps: usize,
     },
+    /// Discrete, beta_k linear in k: DiT's. Otherwise as `ScaledLinear`.
+    Linear {
+        /// beta_0, usually 0.0001.
+        beta_start: f64,
+        /// The last beta, usually 0.02.
+        beta_end: f64,
+        /// How many steps there are, usually 1000.
+        train_steps: usize,
+    },
+    /// x = (1 - s) x_0 + s noise; the network is handed `time_scale` s (arXiv:2403.03206, section 2).
+    RectifiedFlow {
+        /// Moves the levels that are visited towards noise: s becomes shift s / (1 + (shift - 1) s). Stable Diffusion 3 has 3.
+        shift: f64,
+    },
 }
+
+const KNOWN: &str = "vp_linear, vp_cosine, scaled_linear, linear, rectified_flow";
 
 impl json::Read for Schedule {
     fn read(value: &Value) -> json::Result<Schedule> {
@@ -45,9 +61,13 @@ impl json::Read for Schedule {
                 beta_end: fields.required("beta_end")?,
                 train_steps: fields.required("train_steps")?,
             }),
-            other => {
-                Err(format!("type: there is no schedule {other:?}. Give one of vp_linear, vp_cosine, scaled_linear"))
-            }
+            "linear" => Ok(Schedule::Linear {
+                beta_start: fields.required("beta_start")?,
+                beta_end: fields.required("beta_end")?,
+                train_steps: fields.required("train_steps")?,
+            }),
+            "rectified_flow" => Ok(Schedule::RectifiedFlow { shift: fields.or("shift", 1.0)? }),
+            other => Err(format!("type: there is no schedule {other:?}. Give one of {KNOWN}")),
         }
     }
 }
@@ -62,6 +82,10 @@ impl json::Write for Schedule {
             Schedule::ScaledLinear { beta_start, beta_end, train_steps } => {
                 json!({ "type": "scaled_linear", "beta_start": beta_start, "beta_end": beta_end, "train_steps": train_steps })
             }
+            Schedule::Linear { beta_start, beta_end, train_steps } => {
+                json!({ "type": "linear", "beta_start": beta_start, "beta_end": beta_end, "train_steps": train_steps })
+            }
+            Schedule::RectifiedFlow { shift } => json!({ "type": "rectified_flow", "shift": shift }),
         }
     }
 }
@@ -75,7 +99,9 @@ impl Schedule {
                 beta_min >= 0.0 && beta_max >= beta_min && beta_max > 0.0 && beta_max.is_finite(),
                 format!("beta_min = {beta_min}, beta_max = {beta_max}"),
             ),
-            Schedule::ScaledLinear { beta_start, beta_end, train_steps } => (
+            Schedule::RectifiedFlow { shift } => (shift > 0.0 && shift.is_finite(), format!("shift = {shift}")),
+            Schedule::ScaledLinear { beta_start, beta_end, train_steps }
+            | Schedule::Linear { beta_start, beta_end, train_steps } => (
                 beta_start > 0.0 && beta_end >= beta_start && beta_end < 1.0 && (2..=100_000).contains(&train_steps),
                 format!("beta_start = {beta_start}, beta_end = {beta_end}, train_steps = {train_steps}"),
             ),
@@ -86,8 +112,16 @@ impl Schedule {
         Err(Error::new(
             Code::InvalidArgument,
             format!("The noise schedule has {found}"),
-            "Give finite betas that do not fall, above 0 (below 1 and with 2 to 100000 steps if discrete)",
+            "Give finite betas that do not fall, above 0 (below 1 and with 2 to 100000 steps if discrete), and a shift above 0",
         ))
+    }
+
+    /// How many training steps there are; 1000, which is usual, where time is continuous.
+    pub fn train_steps(&self) -> usize {
+        match *self {
+            Schedule::ScaledLinear { train_steps, .. } | Schedule::Linear { train_steps, .. } => train_steps,
+            _ => 1000,
+        }
     }
 
     /// alpha_t, sigma_t, lambda_t in continuous time.
@@ -98,7 +132,11 @@ impl Schedule {
                 Ok(Curve::VpLinear { beta_min, beta_max })
             }
             Schedule::VpCosine => Ok(Curve::VpCosine),
-            Schedule::ScaledLinear { .. } => {
+            Schedule::RectifiedFlow { .. } => {
+                self.validate()?;
+                Ok(Curve::Flow)
+            }
+            Schedule::ScaledLinear { .. } | Schedule::Linear { .. } => {
                 let log_alphas = self.log_alphas_cumprod()?.iter().map(|la| la / 2.0).collect();
                 Ok(Curve::Discrete { log_alphas })
             }
@@ -138,10 +176,14 @@ impl Schedule {
                 let root = |k: usize| first + (last - first) * k as f64 / (train_steps - 1) as f64;
                 Ok((0..train_steps).map(|k| root(k).powi(2)).collect())
             }
-            Schedule::VpLinear { .. } | Schedule::VpCosine => Err(Error::new(
+            Schedule::Linear { beta_start, beta_end, train_steps } => {
+                let beta = |k: usize| beta_start + (beta_end - beta_start) * k as f64 / (train_steps - 1) as f64;
+                Ok((0..train_steps).map(beta).collect())
+            }
+            Schedule::VpLinear { .. } | Schedule::VpCosine | Schedule::RectifiedFlow { .. } => Err(Error::new(
                 Code::UnsupportedModel,
                 "A continuous schedule has no discrete training steps",
-                "Use the continuous form of the sampler, or a scaled_linear schedule",
+                "Take another grid: time_uniform, log_snr, quadratic or karras",
             )),
         }
     }
@@ -175,6 +217,8 @@ pub enum Curve {
         /// ln alpha_t at t = (k + 1) / n, k = 0 .. n - 1.
         log_alphas: Vec<f64>,
     },
+    /// See [`Schedule::RectifiedFlow`]; t is s.
+    Flow,
 }
 
 impl Curve {
@@ -189,6 +233,7 @@ impl Curve {
                 let k = (position.max(0.0) as usize).min(n - 2);
                 log_alphas[k] + (position - k as f64) * (log_alphas[k + 1] - log_alphas[k])
             }
+            Curve::Flow => (-t).ln_1p(),
         }
     }
 
@@ -199,6 +244,9 @@ impl Curve {
 
     /// The part of the noise in x_t: sqrt(1 - alpha_t^2), without cancellation at small t.
     pub fn sigma_t(&self, t: f64) -> f64 {
+        if *self == Curve::Flow {
+            return t;
+        }
         (-(2.0 * self.log_alpha_t(t)).exp_m1()).sqrt()
     }
 
@@ -216,6 +264,7 @@ impl Curve {
                 let root = (beta_min * beta_min + 2.0 * (beta_max - beta_min) * minus_2_log_alpha).sqrt();
                 2.0 * minus_2_log_alpha / (root + beta_min)
             }
+            Curve::Flow => 1.0 / (1.0 + lambda.exp()),
             Curve::VpCosine => {
                 let cosine = (-minus_2_log_alpha / 2.0).exp() * cosine_angle(0.0).cos();
                 COSINE_SCALE * cosine.acos() / std::f64::consts::FRAC_PI_2 - COSINE_OFFSET
@@ -235,7 +284,7 @@ impl Curve {
         match self {
             Curve::VpLinear { beta_min, beta_max } => Some(beta_min + (beta_max - beta_min) * t),
             Curve::VpCosine => Some(std::f64::consts::PI / COSINE_SCALE * cosine_angle(t).tan()),
-            Curve::Discrete { .. } => None,
+            Curve::Discrete { .. } | Curve::Flow => None,
         }
     }
 
@@ -275,6 +324,11 @@ impl NoiseLevel {
         let alpha_t = 1.0 / (1.0 + ratio * ratio).sqrt();
         NoiseLevel { alpha_t, sigma_t: ratio * alpha_t, lambda_t: -ratio.ln() }
     }
+
+    /// From rectified flow's s, which is sigma_t.
+    pub fn of_flow(s: f64) -> NoiseLevel {
+        NoiseLevel { alpha_t: 1.0 - s, sigma_t: s, lambda_t: ((1.0 - s) / s).ln() }
+    }
 }
 
 #[cfg(test)]
@@ -288,11 +342,17 @@ mod tests {
             Schedule::VpLinear { beta_min: 3.0, beta_max: 3.0 },
             Schedule::VpCosine,
             Schedule::ScaledLinear { beta_start: 0.00085, beta_end: 0.012, train_steps: 1000 },
+            Schedule::Linear { beta_start: 0.0001, beta_end: 0.02, train_steps: 1000 },
+            Schedule::RectifiedFlow { shift: 3.0 },
         ] {
             let curve = schedule.curve().unwrap();
             for t in [0.0007, 0.001, 0.0123, 0.37, 0.5, 0.9996] {
                 let level = curve.level(t);
-                assert!((level.alpha_t.powi(2) + level.sigma_t.powi(2) - 1.0).abs() < 1e-14);
+                let sum = match curve {
+                    Curve::Flow => level.alpha_t + level.sigma_t,
+                    _ => level.alpha_t.powi(2) + level.sigma_t.powi(2),
+                };
+                assert!((sum - 1.0).abs() < 1e-14);
                 let back = curve.t_of_lambda(level.lambda_t);
                 assert!((back - t).abs() < 1e-10 * t.max(0.01), "{schedule:?}: {t} came back as {back}");
             }
@@ -317,6 +377,8 @@ mod tests {
             Schedule::VpLinear { beta_min: 0.0, beta_max: 0.0 },
             Schedule::ScaledLinear { beta_start: 0.1, beta_end: 1.5, train_steps: 1000 },
             Schedule::ScaledLinear { beta_start: 0.1, beta_end: 0.2, train_steps: 1 },
+            Schedule::Linear { beta_start: 0.0, beta_end: 0.2, train_steps: 1000 },
+            Schedule::RectifiedFlow { shift: 0.0 },
         ] {
             assert_eq!(schedule.curve().unwrap_err().code, Code::InvalidArgument, "{schedule:?}");
         }

@@ -2,7 +2,8 @@
 //! output at the predicted point, which it has anyhow. The forms are those of diffusers 0.42.1 scheduling_unipc_multistep.py.
 
 use super::builder::Builder;
-use super::dpm::{Algorithm, Point, SolverType, Update};
+use super::dpm::{Algorithm, SolverType, Update};
+use super::grid::Point;
 use super::training_grid::TrainingGrid;
 use super::{Prediction, Recipe, Slot};
 use crate::error::{Code, Error, Result};
@@ -100,8 +101,9 @@ pub(super) fn compile(
             way.slope(&mut terms, rho / way.ratios[j], m(i - 1 - j), m(i));
         }
         recipe.combine(Slot::Latents, &terms, None);
+        recipe.arrive(&points[i + 1].level);
     }
-    recipe.finish(1.0)
+    recipe.finish(&points[0].level, 1.0)
 }
 
 /// From point `i` to the next: x = A x_i + B (expm1(hh) m_i + Bh sum rho_j (m_j - m_i) / rk_j).

@@ -46,13 +46,22 @@ pub async fn draw_by(device: &Device, sampler: SamplerKind, start: Option<&[f32]
         t_min: 0.001,
         t_max: 1.0,
         eta: 0.0,
+        churn: 0.0,
+        skip: 0,
     };
     let labels = |labels: [u32; 2]| vec![NamedTensor::new("y", Values::Indices(labels.to_vec()))];
     let guidance = Guidance::classifier_free(labels([1, 4]), labels([5, 5]), 1.5);
     let recipe = recipe(&settings).unwrap();
-    let shape = Shape { batch: guidance.batch(2), scratch_slots: recipe.scratch_slots, workers: 1, outer: None };
-    let inputs =
-        Inputs { guidance, start, noise: noise_for(11, 2).unwrap(), readback: Readback::None, passes: Vec::new() };
+    let shape =
+        Shape { batch: guidance.batch(2), scratch_slots: recipe.scratch_slots, workers: 1, outer: None, masked: false };
+    let inputs = Inputs {
+        guidance,
+        start,
+        picture: None,
+        noise: noise_for(11, 2).unwrap(),
+        readback: Readback::None,
+        passes: Vec::new(),
+    };
     let forms = vec![(Dtype::F32, 0); plan.weights.len()];
     let mut component = Component::new(network, loading.finish().await.unwrap(), forms, Vec::new());
     let mut denoiser = Denoiser::new(&mut component, shape).await.unwrap();

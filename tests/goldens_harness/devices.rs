@@ -49,11 +49,16 @@ pub fn judge_on_each(report: &mut Report, run: &str, mut body: impl FnMut(&Devic
 
 /// The network of a case: its kind is the architecture, `params` and `version` are its parameters.
 pub fn network_of(case: &Case) -> Result<Network, Stop> {
+    network_of_kind(case, &case.kind)
+}
+
+/// A network of that architecture, whatever the case's kind.
+pub fn network_of_kind(case: &Case, kind: &str) -> Result<Network, Stop> {
     let mut params = case.config["params"].clone();
     if let Some(version) = case.config.get("version") {
         params["version"] = version.clone();
     }
-    Ok(Network::of(&case.kind, &params)?)
+    Ok(Network::of(kind, &params)?)
 }
 
 /// The weights of a case's network.

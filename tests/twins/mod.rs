@@ -417,7 +417,33 @@ pub async fn judge_combine(device: &Device) -> Result<usize, String> {
             return Err(format!("clipping a NaN, 3, -inf and 0.25 gives {sum:?}"));
         }
     }
-    Ok(judged + 1)
+    let mut got = Vec::new();
+    for device in [device, &Device::reference()] {
+        got.push(blend(device).await.map_err(|e| e.to_string())?);
+    }
+    compare("blend", &got[0], &got[1], tolerance(&[]))?;
+    // A mask of 1 keeps, one of 0 replaces, both exactly.
+    if got[0][1] != 8.1 || got[0][2] != 0.3 {
+        return Err(format!("blending gives {:?}", &got[0][..3]));
+    }
+    Ok(judged + 2)
+}
+
+/// `out = mask * out + (1 - mask) * sum` over an odd number of values.
+async fn blend(device: &Device) -> uvit_web::Result<Vec<f32>> {
+    let mut random = TorchGenerator::new(1);
+    let elements = 77;
+    let tensors: Vec<_> = ["out", "mask", "x", "y"].map(|name| (name.to_string(), vec![1, 1, 1, elements])).into();
+    let state = State::new(device, &tensors).await?;
+    let mut values = ["out", "mask", "x", "y"].map(|_| random.randn_f32(elements));
+    (values[0][1], values[1][1]) = (8.1, 1.0);
+    (values[1][2], values[2][2], values[3][2]) = (0.0, 0.3, 0.0);
+    for ((name, _), values) in tensors.iter().zip(&values) {
+        state.write(name, values)?;
+    }
+    let terms = [("x", 1.0), ("y", -0.5)].map(|(tensor, coefficient)| Term { tensor, from: 0, coefficient });
+    state.blend("out", "mask", elements, &terms)?;
+    state.read("out").await
 }
 
 /// `terms` halves of tensors; the result overwrites the first of them.

@@ -16,7 +16,8 @@ struct Params {
     clip: u32,
     low: f32,
     high: f32,
-    unused: [u32; 2],
+    masked: u32,
+    mask: u32,
     sources: [u32; MAX_COMBINE_TERMS],
     coefficients: [f32; MAX_COMBINE_TERMS],
 }
@@ -28,8 +29,15 @@ pub(super) fn variant() -> Variant {
 /// Where that buffer is bound.
 pub const COMBINED: u32 = 1;
 
-/// `out = clip(sum of coefficient * source)` on ranges of one buffer, given by their first element.
-pub fn combine(out: usize, elements: usize, terms: &[(usize, f32)], clip: Option<(f32, f32)>) -> Launch {
+/// `out = clip(sum of coefficient * source)` on ranges of one buffer, given by their first element; with a mask,
+/// `mask * out + (1 - mask) * sum`.
+pub fn combine(
+    out: usize,
+    elements: usize,
+    terms: &[(usize, f32)],
+    clip: Option<(f32, f32)>,
+    mask: Option<usize>,
+) -> Launch {
     assert!(terms.len() <= MAX_COMBINE_TERMS, "a combination of {} terms", terms.len());
     let (low, high) = clip.unwrap_or_default();
     let mut params = Params {
@@ -39,7 +47,8 @@ pub fn combine(out: usize, elements: usize, terms: &[(usize, f32)], clip: Option
         clip: u32::from(clip.is_some()),
         low,
         high,
-        unused: [0; 2],
+        masked: u32::from(mask.is_some()),
+        mask: mask.unwrap_or_default() as u32,
         sources: [0; MAX_COMBINE_TERMS],
         coefficients: [0.0; MAX_COMBINE_TERMS],
     };

@@ -3,8 +3,9 @@
 use crate::goldens_harness::recipes::{Compiled, judge_compiled};
 use crate::goldens_harness::{Case, Report, Run, Stop};
 use uvit_web::sampler::dpm::{Algorithm, SolverType};
-use uvit_web::sampler::dpm_multistep::{Continuous, Multistep};
+use uvit_web::sampler::dpm_multistep::Continuous;
 use uvit_web::sampler::dpm_singlestep::{DpmSinglestep, Inner, Method, orders};
+use uvit_web::sampler::grid::ContinuousGrid;
 use uvit_web::sampler::{Prediction, Schedule, Spacing};
 
 /// Every run.
@@ -54,22 +55,18 @@ fn compile(run: &Run) -> Result<Compiled, Stop> {
     let denoise = options.flag("denoise", false)?;
     options.finish()?;
 
+    let grid = ContinuousGrid { schedule, steps, spacing, t_max, t_min, time_scale };
     let (recipe, updates) = match method {
         Some(method) => {
             let inner = if is_pp { Inner::GridPoints } else { Inner::Ratios };
             let solver = DpmSinglestep {
-                schedule,
+                grid,
                 prediction,
-                steps,
                 order,
                 method,
                 algorithm,
                 solver_type,
                 inner,
-                spacing,
-                t_max,
-                t_min,
-                time_scale,
                 clip_x0: false,
                 denoise,
             };
@@ -78,24 +75,11 @@ fn compile(run: &Run) -> Result<Compiled, Stop> {
             (solver.recipe()?, updates)
         }
         None => {
-            let solver = Continuous {
-                schedule,
-                prediction,
-                steps,
-                method: Multistep::Dpm { order },
-                algorithm,
-                solver_type,
-                lower_order_final: false,
-                spacing,
-                t_max,
-                t_min,
-                time_scale,
-                clip_x0: false,
-            };
+            let solver = Continuous { grid, prediction, order, algorithm, solver_type };
             (solver.recipe()?, vec![1; steps])
         }
     };
     // The published quadratic grids are rounded to 1e-7.
     let (tolerance, times) = if is_quadratic { ("states_time_quadratic", 1e-4) } else { ("states", 1e-9) };
-    Ok(Compiled { a, recipe, updates: Some(updates), tolerance, times })
+    Ok(Compiled { a, recipe, updates: Some(updates), scales: None, tolerance, times })
 }

@@ -55,6 +55,8 @@ pub fn judge(case: &Case, report: &mut Report) {
             t_max: options.number("t_start", 1.0)?,
             grid: None,
             eta: 0.0,
+            churn: 0.0,
+            skip: 0,
         };
         options.number("eps", 0.001)?;
         if options.number("T", 1.0)? != 1.0 {
@@ -84,11 +86,17 @@ pub fn judge(case: &Case, report: &mut Report) {
         };
         let unconditional = given(&vec![null_class.unwrap_or(0); labels.len()]);
         let guidance = Guidance::classifier_free(given(&labels), unconditional, form.guidance_scale(scale));
-        let shape =
-            Shape { batch: guidance.batch(count), scratch_slots: recipe.scratch_slots, workers: 1, outer: None };
+        let shape = Shape {
+            batch: guidance.batch(count),
+            scratch_slots: recipe.scratch_slots,
+            workers: 1,
+            outer: None,
+            masked: false,
+        };
         let inputs = Inputs {
             guidance,
             start: None,
+            picture: None,
             noise: Noise::Batch(Box::new(TorchGenerator::new(seed))),
             readback: Readback::Latents,
             passes: Vec::new(),

@@ -35,6 +35,8 @@ fn compile(run: &Run) -> Result<(f64, Recipe), Stop> {
         t_max: options.number("T", 1.0)?,
         grid: None,
         eta: 0.0,
+        churn: 0.0,
+        skip: 0,
     };
     schedule.finish()?;
     options.finish()?;

@@ -5,6 +5,7 @@ pub mod dpm_solver;
 pub mod end_to_end;
 pub mod euler_maruyama;
 pub mod guidance;
+pub mod img2img_inpaint;
 pub mod network;
 pub mod torch_randn;
 pub mod vp_dpmpp2m;

@@ -58,6 +58,8 @@ fn settings(run: &Run) -> Result<(f64, SamplerSettings), Stop> {
         t_max: options.number("t_start", 1.0)?,
         grid: None,
         eta: 0.0,
+        churn: 0.0,
+        skip: 0,
     };
     schedule.finish()?;
     options.finish()?;
