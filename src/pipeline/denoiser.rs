@@ -18,12 +18,16 @@ pub struct Guidance {
     pub copies: Vec<Vec<NamedTensor>>,
     /// For every copy, the coefficient of its output.
     pub coefficients: Vec<f64>,
+    /// So many of the output's first channels are guided, the others are the first copy's; none: all.
+    pub channels: Option<usize>,
+    /// How far the guided output is rescaled to vary as the first copy's, 0 (not at all) to 1; costs a readback at every call.
+    pub rescale: f64,
 }
 
 impl Guidance {
     /// Only the conditional copy.
     pub fn none(given: Vec<NamedTensor>) -> Guidance {
-        Guidance { copies: vec![given], coefficients: vec![1.0] }
+        Guidance { copies: vec![given], coefficients: vec![1.0], channels: None, rescale: 0.0 }
     }
 
     /// `uncond + s (cond - uncond)`; s = 1 needs no unconditional copy.
@@ -31,7 +35,8 @@ impl Guidance {
         if !guidance::needs_uncond(scale) {
             return Guidance::none(cond);
         }
-        Guidance { copies: vec![cond, uncond], coefficients: guidance::expand(1.0, scale).to_vec() }
+        let coefficients = guidance::expand(1.0, scale).to_vec();
+        Guidance { copies: vec![cond, uncond], coefficients, channels: None, rescale: 0.0 }
     }
 
     /// The batch of so many images.
@@ -82,6 +87,8 @@ pub struct Denoiser {
     /// The kernels that only whole passes run.
     inner: Option<Range<usize>>,
     names: Names,
+    /// Of the network's output.
+    channels: usize,
 }
 
 /// What inpainting needs: the picture, its noise, and the mask.
@@ -149,7 +156,8 @@ impl Denoiser {
         };
         let state = State::new(&component.weights().device(), &tensors).await?;
         let session = component.session(program, alone.then_some(&state).or(inner.as_ref().map(|_| &state))).await?;
-        Ok(Denoiser { shape, recording, session, state, parts, inner, names })
+        let channels = of_images[1];
+        Ok(Denoiser { shape, recording, session, state, parts, inner, names, channels })
     }
 
     /// What it was made for.
@@ -197,6 +205,14 @@ impl Denoiser {
     /// `INTERNAL` if the length differs.
     pub fn write(&self, slot: Slot, values: &[f32]) -> Result<()> {
         self.state.write(self.slot(slot)?, values)
+    }
+
+    /// Reads a slot.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`, `INTERNAL` if there is none.
+    pub async fn read(&self, slot: Slot) -> Result<Vec<f32>> {
+        self.state.read(self.slot(slot)?).await
     }
 
     /// Reads the latents.
@@ -247,20 +263,48 @@ impl Denoiser {
         clip: Option<(f64, f64)>,
     ) -> Result<()> {
         let elements = self.elements()?;
-        let mut sum = Vec::with_capacity(terms.len() + guidance.copies.len());
-        for &(slot, coefficient) in terms {
-            let tensor = self.slot(slot)?;
-            if slot == Slot::Model && guided {
-                sum.extend(guidance.coefficients.iter().enumerate().map(|(copy, of_copy)| Term {
-                    tensor,
-                    from: copy * elements,
-                    coefficient: (coefficient * of_copy) as f32,
-                }));
-            } else {
-                sum.push(Term { tensor, from: 0, coefficient: coefficient as f32 });
+        let images = self.shape.batch.images;
+        let clip = clip.map(|(low, high)| (low as f32, high as f32));
+        let parts = match guidance.channels.filter(|_| guided && terms.iter().any(|(slot, _)| *slot == Slot::Model)) {
+            Some(channels) => guidance::parts(images, elements / images, self.channels, channels),
+            None => vec![(0, elements, guided)],
+        };
+        for (first, elements_of_part, guided) in parts {
+            let mut sum = Vec::with_capacity(terms.len() + guidance.copies.len());
+            for &(slot, coefficient) in terms {
+                let tensor = self.slot(slot)?;
+                if slot == Slot::Model && guided {
+                    sum.extend(guidance.coefficients.iter().enumerate().map(|(copy, of_copy)| Term {
+                        tensor,
+                        from: copy * elements + first,
+                        coefficient: (coefficient * of_copy) as f32,
+                    }));
+                } else {
+                    sum.push(Term { tensor, from: first, coefficient: coefficient as f32 });
+                }
             }
+            self.state.combine_from(out, first, elements_of_part, &sum, clip)?;
         }
-        self.state.combine(out, elements, &sum, clip.map(|(low, high)| (low as f32, high as f32)))
+        Ok(())
+    }
+
+    /// Makes the guided output the only one, rescaled; what follows is not guided any more.
+    ///
+    /// # Errors
+    /// `DEVICE_LOST`.
+    pub async fn rescale(&self, guidance: &Guidance) -> Result<()> {
+        let elements = self.elements()?;
+        let of_image = elements / self.shape.batch.images;
+        let mut model = self.state.read(&self.names.model).await?;
+        self.combine_into(&self.names.preview, &[(Slot::Model, 1.0)], guidance, true, None)?;
+        let mixed = self.state.read(&self.names.preview).await?;
+        for (i, mixed) in mixed.chunks(of_image).enumerate() {
+            let place = i * of_image..(i + 1) * of_image;
+            let f64s = |values: &[f32]| -> Vec<f64> { values.iter().map(|v| f64::from(*v)).collect() };
+            let factor = guidance::rescale_factor(&f64s(&model[place.clone()]), &f64s(mixed), guidance.rescale);
+            model[place].iter_mut().zip(mixed).for_each(|(to, from)| *to = (factor * f64::from(*from)) as f32);
+        }
+        self.write(Slot::Model, &model)
     }
 
     /// Writes what [`Denoiser::keep`] keeps.

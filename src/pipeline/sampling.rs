@@ -5,8 +5,10 @@ use super::denoiser::{Denoiser, Guidance};
 use super::helpers::Helpers;
 use super::noise::Noise;
 use super::savings::Pass;
+use super::tensors::NamedTensor;
 use crate::runtime::turn;
-use crate::sampler::{Recipe, Slot, Step};
+use crate::sampler::dpm_adaptive::MAX_ATTEMPTS;
+use crate::sampler::{Adaptive, Recipe, Slot, Step};
 use crate::{Code, Error, Result};
 use web_time::Instant;
 
@@ -126,57 +128,107 @@ pub async fn sample(
     denoiser.write(Slot::Latents, &start)?;
     let given = denoiser.give(&inputs.guidance)?;
 
-    let everything = Pass { guided: inputs.guidance.copies.len() > 1, whole: true };
-    let mut pass = everything;
-    let mut step = 0;
-    let mut preview = None;
     let arrivals = recipe.steps.iter().filter(|step| matches!(step, Step::Arrive { .. })).count();
-    let mut arrived = 0;
-    let mut steps = recipe.steps.iter().peekable();
-    while let Some(instruction) = steps.next() {
-        match instruction {
-            Step::Eval { network_time, x0 } => {
-                pass = inputs.passes.get(step).copied().unwrap_or(everything);
-                denoiser.evaluate(*network_time, pass, &given, helpers, control.stopped).await?;
-                turn().await;
-                if (control.stopped)() {
-                    return Err(Error::new(Code::Aborted, "the generation was stopped", "Call generate again"));
-                }
-                if inputs.readback == Readback::Preview {
-                    preview = Some(denoiser.preview(*x0, &inputs.guidance, pass.guided).await?);
-                }
-                step += 1;
-            }
-            Step::Combine { out, terms, clip } => {
-                let terms: Vec<(Slot, f64)> = terms.iter().map(|t| (t.slot, t.coefficient)).collect();
-                denoiser.combine(*out, &terms, &inputs.guidance, pass.guided, *clip)?;
-            }
-            Step::Arrive { alpha_t, sigma_t } => {
-                if let Some(mask) = mask {
-                    arrived += 1;
-                    // In the end the kept parts are the picture itself.
-                    let (alpha_t, sigma_t) = if arrived == arrivals { (1.0, 0.0) } else { (*alpha_t, *sigma_t) };
-                    if mask.fresh_noise && arrived < arrivals {
-                        denoiser.renew_kept(&inputs.noise.draw(count, elements / count))?;
-                    }
-                    denoiser.keep(alpha_t, sigma_t)?;
-                }
-            }
-            Step::Noise { out } => denoiser.write(*out, &inputs.noise.draw(count, elements / count))?,
-        }
-        if matches!(steps.peek(), None | Some(Step::Eval { .. })) {
-            let values = match inputs.readback {
-                Readback::None => None,
-                Readback::Preview => preview.take(),
-                Readback::Latents => Some(denoiser.latents().await?),
-            };
-            let elapsed_ms = began.elapsed().as_secs_f64() * 1e3;
-            (control.on_step)(StepEvent { step, steps: recipe.evaluations, elapsed_ms, values });
+    let everything = Pass { guided: inputs.guidance.copies.len() > 1, whole: true };
+    let mut walk = Walk { began, given, pass: everything, everything, step: 0, arrivals, arrived: 0 };
+    walk.along(&recipe.steps, recipe.evaluations, denoiser, &mut inputs, control, helpers).await?;
+    if let Some(adaptive) = &recipe.adaptive {
+        let mut adaptive = adaptive.clone();
+        for _ in 0..MAX_ATTEMPTS {
+            let Some(steps) = adaptive.attempt() else { break };
+            let calls = steps.iter().filter(|step| matches!(step, Step::Eval { .. })).count();
+            let expected = ((walk.step + calls) as f64 / adaptive.progress().max(0.02)) as usize;
+            walk.along(&steps, expected, denoiser, &mut inputs, control, helpers).await?;
+            let f64s = |values: Vec<f32>| -> Vec<f64> { values.into_iter().map(f64::from).collect() };
+            let [low, before] = Adaptive::compared();
+            let high = f64s(denoiser.latents().await?);
+            let (low, before) = (f64s(denoiser.read(low).await?), f64s(denoiser.read(before).await?));
+            let steps = adaptive.settle(adaptive.error(count, &high, &low, &before));
+            walk.along(&steps, expected, denoiser, &mut inputs, control, helpers).await?;
         }
     }
     let result = denoiser.latents().await?;
     finite(&result, "Lower the guidance scale, or raise the number of steps")?;
     Ok(result)
+}
+
+/// The state of a walk.
+struct Walk {
+    began: Instant,
+    given: Vec<NamedTensor>,
+    pass: Pass,
+    everything: Pass,
+    /// Calls of the network so far.
+    step: usize,
+    /// Updates of the recipe, and how many are done.
+    arrivals: usize,
+    arrived: usize,
+}
+
+impl Walk {
+    async fn along(
+        &mut self,
+        steps: &[Step],
+        expected: usize,
+        denoiser: &mut Denoiser,
+        inputs: &mut Inputs<'_>,
+        control: &mut Control<'_>,
+        helpers: Option<&dyn Helpers>,
+    ) -> Result<()> {
+        let (elements, count) = (denoiser.elements()?, denoiser.shape().batch.images);
+        let mask = inputs.picture.and_then(|picture| picture.mask);
+        let mut preview = None;
+        let mut called = false;
+        let mut steps = steps.iter().peekable();
+        while let Some(instruction) = steps.next() {
+            match instruction {
+                Step::Eval { network_time, x0 } => {
+                    self.pass = inputs.passes.get(self.step).copied().unwrap_or(self.everything);
+                    denoiser.evaluate(*network_time, self.pass, &self.given, helpers, control.stopped).await?;
+                    turn().await;
+                    if (control.stopped)() {
+                        return Err(Error::new(Code::Aborted, "the generation was stopped", "Call generate again"));
+                    }
+                    if self.pass.guided && inputs.guidance.rescale > 0.0 {
+                        denoiser.rescale(&inputs.guidance).await?;
+                        self.pass.guided = false;
+                    }
+                    if inputs.readback == Readback::Preview {
+                        preview = Some(denoiser.preview(*x0, &inputs.guidance, self.pass.guided).await?);
+                    }
+                    self.step += 1;
+                    called = true;
+                }
+                Step::Combine { out, terms, clip } => {
+                    let terms: Vec<(Slot, f64)> = terms.iter().map(|t| (t.slot, t.coefficient)).collect();
+                    denoiser.combine(*out, &terms, &inputs.guidance, self.pass.guided, *clip)?;
+                }
+                Step::Arrive { alpha_t, sigma_t } => {
+                    if let Some(mask) = mask {
+                        self.arrived += 1;
+                        // In the end the kept parts are the picture itself.
+                        let last = self.arrived == self.arrivals;
+                        let (alpha_t, sigma_t) = if last { (1.0, 0.0) } else { (*alpha_t, *sigma_t) };
+                        if mask.fresh_noise && !last {
+                            denoiser.renew_kept(&inputs.noise.draw(count, elements / count))?;
+                        }
+                        denoiser.keep(alpha_t, sigma_t)?;
+                    }
+                }
+                Step::Noise { out } => denoiser.write(*out, &inputs.noise.draw(count, elements / count))?,
+            }
+            if called && matches!(steps.peek(), None | Some(Step::Eval { .. })) {
+                let values = match inputs.readback {
+                    Readback::None => None,
+                    Readback::Preview => preview.take(),
+                    Readback::Latents => Some(denoiser.latents().await?),
+                };
+                let elapsed_ms = self.began.elapsed().as_secs_f64() * 1e3;
+                (control.on_step)(StepEvent { step: self.step, steps: expected, elapsed_ms, values });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Refuses a picture of another length, or with values that are no numbers.

@@ -51,7 +51,14 @@ mod tests {
 
     fn recipe(times: &[f64]) -> Recipe {
         let steps = times.iter().map(|t| Step::Eval { network_time: 999.0 * t, x0: [1.0, 0.0] }).collect();
-        Recipe { steps, scratch_slots: 0, evaluations: times.len(), init_noise_sigma: 1.0, start: [0.0, 1.0] }
+        Recipe {
+            steps,
+            scratch_slots: 0,
+            evaluations: times.len(),
+            init_noise_sigma: 1.0,
+            start: [0.0, 1.0],
+            adaptive: None,
+        }
     }
 
     fn letters(passes: &[Pass]) -> String {

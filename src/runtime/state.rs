@@ -79,7 +79,22 @@ impl State {
     /// # Errors
     /// `INTERNAL` if a tensor does not exist, is shorter, or has gaps between its rows.
     pub fn combine(&self, out: &str, elements: usize, terms: &[Term<'_>], clip: Option<(f32, f32)>) -> Result<()> {
-        self.mix(out, None, elements, terms, clip)
+        self.mix((out, 0), None, elements, terms, clip)
+    }
+
+    /// [`State::combine`] from an element `first` of `out` on.
+    ///
+    /// # Errors
+    /// As [`State::combine`].
+    pub fn combine_from(
+        &self,
+        out: &str,
+        first: usize,
+        elements: usize,
+        terms: &[Term<'_>],
+        clip: Option<(f32, f32)>,
+    ) -> Result<()> {
+        self.mix((out, first), None, elements, terms, clip)
     }
 
     /// `out = mask * out + (1 - mask) * sum of coefficient * tensor` over the first `elements` of `out` and of `mask`.
@@ -87,12 +102,12 @@ impl State {
     /// # Errors
     /// As [`State::combine`].
     pub fn blend(&self, out: &str, mask: &str, elements: usize, terms: &[Term<'_>]) -> Result<()> {
-        self.mix(out, Some(mask), elements, terms, None)
+        self.mix((out, 0), Some(mask), elements, terms, None)
     }
 
     fn mix(
         &self,
-        out: &str,
+        out: (&str, usize),
         mask: Option<&str>,
         elements: usize,
         terms: &[Term<'_>],
@@ -110,7 +125,7 @@ impl State {
         for term in terms {
             sources.push((first(term.tensor, term.from)?, term.coefficient));
         }
-        let out = first(out, 0)?;
+        let out = first(out.0, out.1)?;
         let mask = match mask {
             Some(mask) => Some(first(mask, 0)?),
             None => None,

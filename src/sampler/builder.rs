@@ -44,6 +44,11 @@ impl Builder {
         self.steps.push(Step::Arrive { alpha_t: level.alpha_t, sigma_t: level.sigma_t });
     }
 
+    /// The steps alone, of which more come.
+    pub(super) fn steps(self) -> Vec<Step> {
+        self.steps
+    }
+
     /// The finished recipe from the level `start` on, checked: every number is one that f32 can hold, no combination is too long, and every
     /// scratch slot is written before it is read.
     pub(super) fn finish(self, start: &NoiseLevel, init_noise_sigma: f64) -> Result<Recipe> {
@@ -83,7 +88,7 @@ impl Builder {
             return Err(Error::internal("The scratch slots have gaps"));
         }
         let start = [start.alpha_t, start.sigma_t];
-        Ok(Recipe { steps: self.steps, scratch_slots, evaluations, init_noise_sigma, start })
+        Ok(Recipe { steps: self.steps, scratch_slots, evaluations, init_noise_sigma, start, adaptive: None })
     }
 }
 

@@ -28,7 +28,7 @@ pub enum SolverType {
 }
 
 /// What an update does, apart from where.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Update {
     pub(super) prediction: Prediction,
     pub(super) algorithm: Algorithm,

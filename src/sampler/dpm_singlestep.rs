@@ -51,7 +51,7 @@ pub struct DpmSinglestep {
     pub denoise: bool,
 }
 
-const START: Slot = Slot::Scratch(1);
+pub(super) const START: Slot = Slot::Scratch(1);
 const M: [Slot; 3] = [Slot::Scratch(0), Slot::Scratch(2), Slot::Scratch(3)];
 
 /// The order of every update.
@@ -120,7 +120,7 @@ impl DpmSinglestep {
     }
 }
 
-fn ratios(order: usize) -> &'static [f64] {
+pub(super) fn ratios(order: usize) -> &'static [f64] {
     match order {
         1 => &[],
         2 => &[0.5],
@@ -129,20 +129,20 @@ fn ratios(order: usize) -> &'static [f64] {
 }
 
 /// The point at a ratio of the way in lambda.
-fn between(curve: &Curve, s: &Point, t: &Point, ratio: f64, time_scale: f64) -> Point {
+pub(super) fn between(curve: &Curve, s: &Point, t: &Point, ratio: f64, time_scale: f64) -> Point {
     let time = curve.t_of_lambda(s.level.lambda_t + ratio * (t.level.lambda_t - s.level.lambda_t));
     Point { network_time: time_scale * time, level: curve.level(time) }
 }
 
 /// One update from s to t by way of `inner`: its order is one more than these are.
-fn update(recipe: &mut Builder, update: &Update, s: &Point, inner: &[Point], t: &NoiseLevel) {
-    let whole = update.span(&s.level, t);
-    let (a, b, p1, p2) = (whole.a, whole.b, whole.p1(), whole.p2());
+pub(super) fn update(recipe: &mut Builder, update: &Update, s: &Point, inner: &[Point], t: &NoiseLevel) {
     update.estimate(recipe, s, M[0]);
-    let Some(last) = inner.last() else {
-        return recipe.combine(Slot::Latents, &[(Slot::Latents, a), (M[0], b * p1)], None);
-    };
+    if inner.is_empty() {
+        let whole = update.span(&s.level, t);
+        return recipe.combine(Slot::Latents, &[(Slot::Latents, whole.a), (M[0], whole.b * whole.p1())], None);
+    }
     recipe.combine(START, &[(Slot::Latents, 1.0)], None);
+    let whole = update.span(&s.level, t);
     let ratio = |point: &Point| (point.level.lambda_t - s.level.lambda_t) / whole.h;
     let mut slope: Option<f64> = None;
     for (i, point) in inner.iter().enumerate() {
@@ -157,23 +157,30 @@ fn update(recipe: &mut Builder, update: &Update, s: &Point, inner: &[Point], t: 
         update.estimate(recipe, point, M[i + 1]);
         slope = Some(ratio(point));
     }
-    let m = M[inner.len()];
-    let terms = match (update.solver_type, inner) {
-        (SolverType::Heun, [first, _]) => {
+    recipe.combine(Slot::Latents, &arrival(update, s, inner, t), None);
+}
+
+/// x_t from what an update has left in its slots: the start, m there and at `inner`.
+pub(super) fn arrival(update: &Update, s: &Point, inner: &[Point], t: &NoiseLevel) -> Vec<(Slot, f64)> {
+    let whole = update.span(&s.level, t);
+    let (a, b, p1, p2) = (whole.a, whole.b, whole.p1(), whole.p2());
+    let ratio = |point: &Point| (point.level.lambda_t - s.level.lambda_t) / whole.h;
+    match (update.solver_type, inner) {
+        (_, []) => vec![(START, a), (M[0], b * p1)],
+        (SolverType::Heun, [first, last]) => {
             let (r1, r2) = (ratio(first), ratio(last));
             // First and second derivative: D1 = (r2 D_1 - r1 D_2) / (r2 - r1), D2 = 2 (D_2 - D_1) / (r2 - r1), D_i = (m_i - m_s) / r_i.
             let of_1 = (p2 * r2 - 2.0 * whole.p3()) / (r2 - r1) / r1;
             let of_2 = (2.0 * whole.p3() - p2 * r1) / (r2 - r1) / r2;
             vec![(START, a), (M[0], b * (p1 - of_1 - of_2)), (M[1], b * of_1), (M[2], b * of_2)]
         }
-        _ => {
-            let slope = match (update.solver_type, inner.len()) {
+        (solver_type, [.., last]) => {
+            let slope = match (solver_type, inner.len()) {
                 (SolverType::Midpoint, 1) => p1 / 2.0,
                 _ => p2,
             };
             let slope = slope / ratio(last);
-            vec![(START, a), (M[0], b * (p1 - slope)), (m, b * slope)]
+            vec![(START, a), (M[0], b * (p1 - slope)), (M[inner.len()], b * slope)]
         }
-    };
-    recipe.combine(Slot::Latents, &terms, None);
+    }
 }

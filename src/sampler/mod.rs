@@ -13,6 +13,7 @@ mod builder;
 pub mod ddim;
 pub mod deis;
 pub mod dpm;
+pub mod dpm_adaptive;
 pub mod dpm_multistep;
 pub mod dpm_singlestep;
 pub mod euler;
@@ -31,6 +32,7 @@ pub mod training_grid;
 pub mod unipc;
 
 pub use crate::generator::TorchGenerator;
+pub use dpm_adaptive::Adaptive;
 pub use grid::Spacing;
 pub use prediction::Prediction;
 pub use schedule::Schedule;
@@ -106,4 +108,6 @@ pub struct Recipe {
     pub init_noise_sigma: f64,
     /// Where it starts: x_t = `start[0]` x_0 + `start[1]` noise, for those who start from a picture.
     pub start: [f64; 2],
+    /// What decides on the way which steps follow those above.
+    pub adaptive: Option<Adaptive>,
 }

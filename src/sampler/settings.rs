@@ -3,6 +3,7 @@
 //! grids of training steps they visit those.
 
 use super::dpm::{Algorithm, SolverType, Update};
+use super::dpm_adaptive::{DpmAdaptive, Tolerances};
 use super::dpm_singlestep::{DpmSinglestep, Inner, Method};
 use super::euler::{self, Churn};
 use super::euler_maruyama::{self, Equation};
@@ -32,6 +33,8 @@ pub enum SamplerKind {
     DpmppThreeS,
     /// DPM-Solver, singlestep, order 3, "fast", even in lambda: U-ViT's own for continuous schedules.
     DpmSolver,
+    /// DPM-Solver, orders 2 and 3, with as many steps as it needs.
+    DpmAdaptive,
     /// Euler; along the flow, where the schedule is one.
     Euler,
     /// Euler ancestral.
@@ -55,7 +58,7 @@ pub enum SamplerKind {
 }
 
 /// All of them, in the order to offer them, with their stable names.
-const NAMES: [(SamplerKind, &str); 17] = [
+const NAMES: [(SamplerKind, &str); 18] = [
     (SamplerKind::DpmppTwoM, "dpmpp_2m"),
     (SamplerKind::DpmppThreeM, "dpmpp_3m"),
     (SamplerKind::DpmppTwoMSde, "dpmpp_2m_sde"),
@@ -63,6 +66,7 @@ const NAMES: [(SamplerKind, &str); 17] = [
     (SamplerKind::Deis, "deis"),
     (SamplerKind::DpmppThreeS, "dpmpp_3s"),
     (SamplerKind::DpmSolver, "dpm_solver"),
+    (SamplerKind::DpmAdaptive, "dpm_adaptive"),
     (SamplerKind::Euler, "euler"),
     (SamplerKind::EulerAncestral, "euler_ancestral"),
     (SamplerKind::Heun, "heun"),
@@ -105,15 +109,16 @@ impl SamplerKind {
     /// The grid that it walks if none is asked for; none for those that have but one.
     pub fn grid(self) -> Option<Spacing> {
         match self {
-            SamplerKind::EulerMaruyamaSde | SamplerKind::EulerMaruyamaOde => None,
+            SamplerKind::EulerMaruyamaSde | SamplerKind::EulerMaruyamaOde | SamplerKind::DpmAdaptive => None,
             SamplerKind::DpmSolver => Some(Spacing::LogSnr),
             _ => Some(Spacing::TimeUniform),
         }
     }
 
-    /// How often the network runs in so many steps.
+    /// How often the network runs in so many steps; 0: as often as it needs, whatever the steps.
     pub fn calls(self, steps: usize) -> usize {
         match self {
+            SamplerKind::DpmAdaptive => 0,
             SamplerKind::Heun => 2 * steps - 1,
             SamplerKind::Plms => steps + usize::from(steps > 1),
             SamplerKind::Pndm => steps + 9,
@@ -278,6 +283,27 @@ pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
             let cause = format!("grid is {:?}, and the sampler {} has its own", grid.as_str(), sampler.as_str());
             return refuse(cause, "Leave the grid out, or give another sampler");
         }
+        if sampler == SamplerKind::DpmAdaptive {
+            if skip > 0 {
+                let remedy = "Take another sampler for pictures to start from";
+                return refuse("dpm_adaptive has no steps to leave out".into(), remedy);
+            }
+            let (order, algorithm, solver_type) = (3, Algorithm::DpmSolver, SolverType::Midpoint);
+            let tolerances = Tolerances::default();
+            return DpmAdaptive {
+                schedule,
+                prediction,
+                order,
+                algorithm,
+                solver_type,
+                t_max,
+                t_min,
+                time_scale,
+                clip_x0,
+                tolerances,
+            }
+            .recipe();
+        }
         let equation = match sampler {
             SamplerKind::EulerMaruyamaSde => Equation::Sde,
             _ => Equation::Ode,
@@ -320,7 +346,9 @@ pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
             let boundary = |point: &Point| Some(LCM_SCALING * train_steps * point.network_time / time_scale);
             lcm::compile(&points, prediction, clip, boundary, false)
         }
-        SamplerKind::EulerMaruyamaSde | SamplerKind::EulerMaruyamaOde => Err(Error::internal("no grid")),
+        SamplerKind::EulerMaruyamaSde | SamplerKind::EulerMaruyamaOde | SamplerKind::DpmAdaptive => {
+            Err(Error::internal("no grid"))
+        }
     }
 }
 
@@ -398,7 +426,8 @@ mod tests {
                     let settings = SamplerSettings { sampler, grid, schedule, time_scale: 1000.0, ..EMOJI };
                     let between = [SamplerKind::DpmppThreeS, SamplerKind::DpmSolver].contains(&sampler);
                     let trained = grid.is_some_and(|grid| grid.of_training_steps().is_some());
-                    let wanted = sampler.grid().is_some() && !(between && trained);
+                    let adaptive = sampler == SamplerKind::DpmAdaptive && grid.is_none();
+                    let wanted = adaptive || sampler.grid().is_some() && !(between && trained);
                     assert_eq!(compiles(&settings), wanted, "{settings:?}");
                 }
             }
@@ -429,6 +458,10 @@ mod tests {
     fn a_start_on_the_way_takes_what_is_left_of_the_steps() {
         for sampler in SamplerKind::ALL {
             let settings = SamplerSettings { sampler, steps: 20, skip: 8, ..EMOJI };
+            if sampler == SamplerKind::DpmAdaptive {
+                assert_eq!(recipe(&settings).unwrap_err().code, Code::InvalidArgument);
+                continue;
+            }
             let started = recipe(&settings).unwrap();
             assert_eq!(started.evaluations, sampler.calls(12), "{sampler:?}");
             let whole = recipe(&SamplerSettings { skip: 0, ..settings }).unwrap();
@@ -486,10 +519,10 @@ mod tests {
             let curve = schedule.curve().unwrap();
             let on_the_way = |t| curve.alpha_t(t) * x0 + curve.sigma_t(t) * noise;
             let deterministic = SamplerKind::ALL.into_iter().filter(|sampler| {
-                let first_order =
-                    [SamplerKind::EulerMaruyamaSde, SamplerKind::EulerMaruyamaOde, SamplerKind::DpmppTwoMSde];
-                let stochastic = [SamplerKind::EulerAncestral, SamplerKind::Ddpm, SamplerKind::Lcm];
-                !first_order.contains(sampler) && !stochastic.contains(sampler)
+                let other = [SamplerKind::DpmAdaptive, SamplerKind::EulerMaruyamaSde, SamplerKind::EulerMaruyamaOde];
+                let stochastic =
+                    [SamplerKind::DpmppTwoMSde, SamplerKind::EulerAncestral, SamplerKind::Ddpm, SamplerKind::Lcm];
+                !other.contains(sampler) && !stochastic.contains(sampler)
             });
             let continuous = Spacing::ALL.into_iter().filter(|grid| grid.of_training_steps().is_none()).map(Some);
             let grids = continuous.chain([None]);

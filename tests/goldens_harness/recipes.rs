@@ -3,7 +3,7 @@
 
 use super::{Checks, Report, Run, Stop, Tensor, devices};
 use uvit_web::runtime::{State, Term};
-use uvit_web::sampler::{Recipe, Slot, Step};
+use uvit_web::sampler::{Adaptive, Recipe, Slot, Step};
 
 /// What computes the linear combinations of a recipe.
 pub trait Backend {
@@ -97,55 +97,92 @@ pub fn walk(
     network: impl Fn(&[f64], f64) -> Vec<f64>,
     backend: &mut dyn Backend,
 ) -> Result<Trace, Stop> {
-    let mut trace = Trace::default();
-    let mut latents: Vec<f64> = start.iter().map(|x| x * recipe.init_noise_sigma).collect();
-    let mut model: Option<Vec<f64>> = None;
-    let mut scratch: Vec<Option<Vec<f64>>> = vec![None; recipe.scratch_slots];
-    for step in &recipe.steps {
-        let (out, result) = match step {
-            Step::Eval { network_time, x0 } => {
-                trace.states.push(latents.clone());
-                let output = network(&latents, *network_time);
-                trace.model_t.push(*network_time);
-                trace.x0.push(latents.iter().zip(&output).map(|(x, o)| x0[0] * x + x0[1] * o).collect());
-                model = Some(output);
-                continue;
-            }
-            Step::Combine { out, terms, clip } => {
-                let mut read: Vec<(f64, &[f64])> = Vec::with_capacity(terms.len());
-                for term in terms {
-                    let values = match term.slot {
-                        Slot::Latents => Some(&latents),
-                        Slot::Model => model.as_ref(),
-                        Slot::Scratch(i) => scratch.get(i as usize).and_then(Option::as_ref),
-                    };
-                    let values = values.ok_or_else(|| format!("{:?} is read before it is written", term.slot))?;
-                    read.push((term.coefficient, values));
-                }
-                (*out, backend.combine(&read, *clip)?)
-            }
-            Step::Arrive { .. } => continue,
-            Step::Noise { out } => {
-                let values =
-                    noise.get(trace.draws).ok_or_else(|| "more noise is drawn than the reference drew".to_owned())?;
-                trace.draws += 1;
-                (*out, values.to_vec())
-            }
+    let mut walk = Walk {
+        trace: Trace::default(),
+        latents: start.iter().map(|x| x * recipe.init_noise_sigma).collect(),
+        model: None,
+        scratch: vec![None; recipe.scratch_slots],
+        noise,
+    };
+    walk.along(&recipe.steps, &network, backend)?;
+    if let Some(adaptive) = &recipe.adaptive {
+        let mut adaptive = adaptive.clone();
+        while let Some(steps) = adaptive.attempt() {
+            walk.along(&steps, &network, backend)?;
+            let read = |slot| walk.read(slot).cloned();
+            let [low, before] = Adaptive::compared();
+            let error = adaptive.error(2, &walk.latents, &read(low)?, &read(before)?);
+            walk.along(&adaptive.settle(error), &network, backend)?;
+        }
+    } else if walk.trace.model_t.len() != recipe.evaluations {
+        let ran = walk.trace.model_t.len();
+        return Err(Stop::Fail(format!("evaluations is {}, the network ran {ran} times", recipe.evaluations)));
+    }
+    walk.trace.states.push(walk.latents);
+    Ok(walk.trace)
+}
+
+struct Walk<'a> {
+    trace: Trace,
+    latents: Vec<f64>,
+    model: Option<Vec<f64>>,
+    scratch: Vec<Option<Vec<f64>>>,
+    noise: &'a [&'a [f64]],
+}
+
+impl Walk<'_> {
+    fn read(&self, slot: Slot) -> Result<&Vec<f64>, Stop> {
+        let values = match slot {
+            Slot::Latents => Some(&self.latents),
+            Slot::Model => self.model.as_ref(),
+            Slot::Scratch(i) => self.scratch.get(i as usize).and_then(Option::as_ref),
         };
-        match out {
-            Slot::Latents => latents = result,
-            Slot::Model => return Err("the network's output is written to".to_owned().into()),
-            Slot::Scratch(i) => {
-                *scratch.get_mut(i as usize).ok_or_else(|| "scratch_slots is too small".to_owned())? = Some(result)
+        values.ok_or_else(|| format!("{slot:?} is read before it is written").into())
+    }
+
+    fn along(
+        &mut self,
+        steps: &[Step],
+        network: &impl Fn(&[f64], f64) -> Vec<f64>,
+        backend: &mut dyn Backend,
+    ) -> Result<(), Stop> {
+        for step in steps {
+            let (out, result) = match step {
+                Step::Eval { network_time, x0 } => {
+                    self.trace.states.push(self.latents.clone());
+                    let output = network(&self.latents, *network_time);
+                    self.trace.model_t.push(*network_time);
+                    let estimate = self.latents.iter().zip(&output).map(|(x, o)| x0[0] * x + x0[1] * o);
+                    self.trace.x0.push(estimate.collect());
+                    self.model = Some(output);
+                    continue;
+                }
+                Step::Combine { out, terms, clip } => {
+                    let mut read: Vec<(f64, &[f64])> = Vec::with_capacity(terms.len());
+                    for term in terms {
+                        read.push((term.coefficient, self.read(term.slot)?));
+                    }
+                    (*out, backend.combine(&read, *clip)?)
+                }
+                Step::Arrive { .. } => continue,
+                Step::Noise { out } => {
+                    let drawn = self.noise.get(self.trace.draws);
+                    let values = drawn.ok_or_else(|| "more noise is drawn than the reference drew".to_owned())?;
+                    self.trace.draws += 1;
+                    (*out, values.to_vec())
+                }
+            };
+            match out {
+                Slot::Latents => self.latents = result,
+                Slot::Model => return Err("the network's output is written to".to_owned().into()),
+                Slot::Scratch(i) => {
+                    let slot = self.scratch.get_mut(i as usize);
+                    *slot.ok_or_else(|| "scratch_slots is too small".to_owned())? = Some(result);
+                }
             }
         }
+        Ok(())
     }
-    trace.states.push(latents);
-    if trace.model_t.len() != recipe.evaluations {
-        let why = format!("evaluations is {}, the network ran {} times", recipe.evaluations, trace.model_t.len());
-        return Err(Stop::Fail(why));
-    }
-    Ok(trace)
 }
 
 /// a x + 0.5 tanh(x W^T + b + c sin(3 tm / 1000)) on rows of a batch.
@@ -179,6 +216,14 @@ impl<'a> ToyNetwork<'a> {
     }
 }
 
+/// Adaptive steps are as long as an error estimate says, which is f32 on devices.
+fn times_within(compiled: &Compiled, backend: &str) -> f64 {
+    match compiled.updates {
+        Updates::Adaptive { .. } if backend != HostF64.name() => 1e-3,
+        _ => compiled.times,
+    }
+}
+
 /// Of more states than points there are two for every point but the first and the last: what Heun predicts, and corrects.
 fn scale(states: &mut [Vec<f64>], scales: &[f64]) {
     let twice = states.len() > scales.len();
@@ -193,6 +238,19 @@ pub fn ends(updates: &[usize]) -> impl Iterator<Item = usize> {
     (0..=updates.len()).map(|n| updates[..n].iter().sum())
 }
 
+/// After how many evaluations the reference kept a state.
+pub enum Updates {
+    /// After each.
+    One,
+    /// After updates of so many.
+    Of(Vec<usize>),
+    /// The first and the last, after so many in all.
+    Adaptive {
+        /// Of the network.
+        calls: usize,
+    },
+}
+
 /// A run's recipe, and what is particular in judging it.
 pub struct Compiled {
     /// Of the network.
@@ -201,8 +259,8 @@ pub struct Compiled {
     pub recipe: Recipe,
     /// By what the reference's states are larger than ours, point by point of the grid, and what each is after.
     pub scales: Option<Vec<f64>>,
-    /// How many evaluations each update takes, where the reference kept the states after its updates only.
-    pub updates: Option<Vec<usize>>,
+    /// Which states the reference kept.
+    pub updates: Updates,
     /// Which of the case's tolerances holds for states.
     pub tolerance: &'static str,
     /// The tolerance for the network's times.
@@ -218,7 +276,7 @@ pub fn judge_recipe(
 ) {
     let compile = || {
         let (a, recipe) = compile()?;
-        Ok(Compiled { a, recipe, updates: None, scales: None, tolerance: "states", times: 1e-12 })
+        Ok(Compiled { a, recipe, updates: Updates::One, scales: None, tolerance: "states", times: 1e-12 })
     };
     judge_compiled(run, report, compile, and_also);
 }
@@ -243,8 +301,14 @@ pub fn judge_compiled(
             let noise = run.tensor("noise").map_or(Vec::new(), Tensor::rows);
             let start = &run.case.tensor("x")?.values;
             let mut trace = walk(&compiled.recipe, start, &noise, |x, tm| network.call(x, tm), backend.as_mut())?;
-            if let Some(updates) = &compiled.updates {
-                trace.states = ends(updates).map(|at| trace.states[at].clone()).collect();
+            match &compiled.updates {
+                Updates::One => {}
+                Updates::Of(updates) => trace.states = ends(updates).map(|at| trace.states[at].clone()).collect(),
+                Updates::Adaptive { calls } => {
+                    checks
+                        .that(trace.model_t.len() == *calls, || format!("{} calls, not {calls}", trace.model_t.len()));
+                    trace.states = vec![trace.states[0].clone(), trace.states[trace.states.len() - 1].clone()];
+                }
             }
 
             if let Some(scales) = &compiled.scales {
@@ -253,7 +317,7 @@ pub fn judge_compiled(
             checks.close("states", &trace.states.concat(), run.tensor("states")?, tolerance);
             for name in ["model_t", "timesteps"] {
                 if let Ok(times) = run.tensor(name) {
-                    checks.close(name, &trace.model_t, times, compiled.times);
+                    checks.close(name, &trace.model_t, times, times_within(&compiled, backend.name()));
                 }
             }
             checks.that(trace.draws == noise.len(), || {

@@ -1,6 +1,6 @@
 //! `sampler_diffusers`: the schedulers of diffusers by their class names; one function a class turns arguments into a recipe.
 
-use crate::goldens_harness::recipes::{Compiled, judge_compiled};
+use crate::goldens_harness::recipes::{Compiled, Updates, judge_compiled};
 use crate::goldens_harness::{Case, Options, Report, Run, Stop};
 use uvit_web::sampler::ddim::DiffusersDdim;
 use uvit_web::sampler::deis::Deis;
@@ -68,7 +68,7 @@ fn compile(run: &Run) -> Result<Compiled, Stop> {
     if (sigma / init_noise_sigma - 1.0).abs() > 1e-12 {
         return Err(Stop::Fail(format!("init_noise_sigma is {sigma}, not {init_noise_sigma}")));
     }
-    Ok(Compiled { a, recipe, updates: None, scales, tolerance: "states", times: 1e-9 })
+    Ok(Compiled { a, recipe, updates: Updates::One, scales, tolerance: "states", times: 1e-9 })
 }
 
 fn schedule(config: &mut Options) -> Result<Schedule, Stop> {

@@ -1,8 +1,9 @@
 //! `sampler_dpm_solver` and `sampler_dpm_solver_pp`: U-ViT's two files of DPM solvers, as its evaluation calls them and beyond.
 
-use crate::goldens_harness::recipes::{Compiled, judge_compiled};
+use crate::goldens_harness::recipes::{Compiled, Updates, judge_compiled};
 use crate::goldens_harness::{Case, Report, Run, Stop};
 use uvit_web::sampler::dpm::{Algorithm, SolverType};
+use uvit_web::sampler::dpm_adaptive::{DpmAdaptive, Tolerances};
 use uvit_web::sampler::dpm_multistep::Continuous;
 use uvit_web::sampler::dpm_singlestep::{DpmSinglestep, Inner, Method, orders};
 use uvit_web::sampler::grid::ContinuousGrid;
@@ -15,11 +16,18 @@ pub fn judge(case: &Case, report: &mut Report) {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Walked {
+    Singlestep(Method),
+    Multistep,
+    Adaptive,
+}
+
 fn compile(run: &Run) -> Result<Compiled, Stop> {
     let is_pp = run.case.kind == "sampler_dpm_solver_pp";
     let mut options = run.options();
     let a = options.number("a", 0.0)?;
-    options.take("nfe");
+    let calls = options.count("nfe", 0)?;
     let schedule = options.choice(
         "schedule",
         &[
@@ -43,7 +51,12 @@ fn compile(run: &Run) -> Result<Compiled, Stop> {
     )?;
     let method = options.choice(
         "method",
-        &[("fast", Some(Method::Fast)), ("singlestep", Some(Method::Singlestep)), ("multistep", None)],
+        &[
+            ("fast", Walked::Singlestep(Method::Fast)),
+            ("singlestep", Walked::Singlestep(Method::Singlestep)),
+            ("multistep", Walked::Multistep),
+            ("adaptive", Walked::Adaptive),
+        ],
     )?;
     let predict_x0 = options.flag("predict_x0", false)?;
     let algorithm = if predict_x0 { Algorithm::DpmSolverPlusPlus } else { Algorithm::DpmSolver };
@@ -57,7 +70,7 @@ fn compile(run: &Run) -> Result<Compiled, Stop> {
 
     let grid = ContinuousGrid { schedule, steps, spacing, t_max, t_min, time_scale };
     let (recipe, updates) = match method {
-        Some(method) => {
+        Walked::Singlestep(method) => {
             let inner = if is_pp { Inner::GridPoints } else { Inner::Ratios };
             let solver = DpmSinglestep {
                 grid,
@@ -72,14 +85,34 @@ fn compile(run: &Run) -> Result<Compiled, Stop> {
             };
             let mut updates = orders(method, steps, order)?;
             updates.extend(denoise.then_some(1));
-            (solver.recipe()?, updates)
+            (solver.recipe()?, Updates::Of(updates))
         }
-        None => {
+        Walked::Multistep => {
             let solver = Continuous { grid, prediction, order, algorithm, solver_type };
-            (solver.recipe()?, vec![1; steps])
+            (solver.recipe()?, Updates::One)
+        }
+        Walked::Adaptive => {
+            let tolerances = Tolerances::default();
+            let solver = DpmAdaptive {
+                schedule,
+                prediction,
+                order,
+                algorithm,
+                solver_type,
+                t_max,
+                t_min,
+                time_scale,
+                clip_x0: false,
+                tolerances,
+            };
+            (solver.recipe()?, Updates::Adaptive { calls })
         }
     };
     // The published quadratic grids are rounded to 1e-7.
-    let (tolerance, times) = if is_quadratic { ("states_time_quadratic", 1e-4) } else { ("states", 1e-9) };
-    Ok(Compiled { a, recipe, updates: Some(updates), scales: None, tolerance, times })
+    let (tolerance, times) = match method {
+        Walked::Adaptive => ("states_adaptive", 1e-6),
+        _ if is_quadratic => ("states_time_quadratic", 1e-4),
+        _ => ("states", 1e-9),
+    };
+    Ok(Compiled { a, recipe, updates, scales: None, tolerance, times })
 }
