@@ -1,54 +1,63 @@
 //! `uvit generate`.
 
+use super::many::{self, Shard};
 use super::output::say;
-use super::pictures::Files;
-use super::{records, refusal};
+use super::pictures::{self, Files};
+use super::{records, refusal, start};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
+use uvit_web::json::{Read, Value, Write};
 use uvit_web::package::{DENOISER, read_asset, read_manifest};
 use uvit_web::pipeline::sampling::{Control, StepEvent};
 use uvit_web::pipeline::{
-    ComputeChoice, DeviceChoice, DeviceInfo, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request,
+    ComputeChoice, DeviceChoice, DeviceInfo, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request,
 };
 use uvit_web::runtime::Tune;
 use uvit_web::sampler::{SamplerKind, Spacing};
-use uvit_web::weights::Dtype;
+use uvit_web::weights::{Dtype, sha256};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// The model: a manifest.json or its folder
-    model: PathBuf,
+    pub model: PathBuf,
     /// Label, by number or name
     #[arg(long)]
-    label: Option<String>,
-    /// How often the network runs, 1 to 1000
+    pub label: Option<String>,
+    /// A text's embedding, for networks that take one: .npy [tokens, dim], or .safetensors with `context` and, for guidance,
+    /// `null_context`, that of the empty text
+    #[arg(long, value_name = "FILE")]
+    context: Option<PathBuf>,
+    /// Steps, 1 to 1000; most samplers call the network once a step
     #[arg(long, value_parser = refusal::count)]
     steps: Option<usize>,
     /// uncond + s (cond - uncond); 1 is off
     #[arg(long, allow_hyphen_values = true)]
     guidance_scale: Option<f64>,
+    /// Make the guided output vary as the unguided one does, 0 (off) to 1
+    #[arg(long, allow_hyphen_values = true)]
+    guidance_rescale: Option<f64>,
     /// Image k has seed + k; 0 to 4294967295; random if not given
     #[arg(long, value_parser = refusal::seed)]
-    seed: Option<u32>,
-    /// How many pictures
-    #[arg(long, default_value_t = 1, value_parser = refusal::count)]
-    count: usize,
-    /// dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc, deis, dpmpp_3s, dpm_solver, euler, euler_ancestral, heun, ddim, ddpm, plms, pndm,
-    /// lcm, euler_maruyama_sde or euler_maruyama_ode; the model's own if not given
+    pub seed: Option<u32>,
+    /// How many pictures; at most 64 but for --out-npz [default: 1]
+    #[arg(long, value_parser = refusal::count)]
+    pub count: Option<usize>,
+    /// dpmpp_2m, dpmpp_3m, dpmpp_2m_sde, unipc, deis, dpmpp_3s, dpm_solver, dpm_adaptive, euler, euler_ancestral, heun, ddim,
+    /// ddpm, plms, pndm, lcm, euler_maruyama_sde or euler_maruyama_ode; the model's own if not given
     #[arg(long)]
     sampler: Option<SamplerKind>,
     /// How the sampler's times are spread: time_uniform, log_snr, quadratic, karras, or, where the schedule is one of training
     /// steps, linspace, leading or trailing; the sampler's own if not given
     #[arg(long)]
     grid: Option<Spacing>,
-    /// ddim: 0 is deterministic, 1 draws as much noise as DDPM
-    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
-    eta: f64,
-    /// euler: fresh noise over all steps (S_churn); 0 is none
-    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
-    churn: f64,
+    /// ddim: 0 is deterministic, 1 draws as much noise as DDPM [default: 0]
+    #[arg(long, allow_hyphen_values = true)]
+    eta: Option<f64>,
+    /// euler: fresh noise over all steps (S_churn); 0 is none [default: 0]
+    #[arg(long, allow_hyphen_values = true)]
+    churn: Option<f64>,
     /// Fewer steps with a solver that bears them: fast (12) or draft (6)
     #[arg(long)]
     preset: Option<Preset>,
@@ -58,27 +67,52 @@ pub struct Arguments {
     /// Leave out inner blocks in some steps, as the manifest's calibrated schedule says
     #[arg(long)]
     cache: bool,
+    /// A picture to start from (PNG, JPEG, WebP: made to cover the model's size, and cropped), or latents (.npy, .safetensors)
+    #[arg(long, value_name = "FILE")]
+    init_image: Option<PathBuf>,
+    /// How much of the way from noise to the picture is walked anew: above 0, at most 1 [default: 0.8, with a mask 1]
+    #[arg(long, allow_hyphen_values = true)]
+    strength: Option<f64>,
+    /// Paint only a part of the picture anew: white there, black where it is kept, or .npy [height, width] of 1 and 0
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// With a mask: what is kept gets other noise at every step
+    #[arg(long)]
+    fresh_noise: bool,
+    /// Draw this picture of `uvit generate` again, with its settings where no others are given
+    #[arg(long, value_name = "PNG", conflicts_with_all = ["out_npz", "count", "preset"])]
+    from: Option<PathBuf>,
     #[command(flatten)]
-    place: Place,
+    pub place: Place,
     /// The file or folder to write into; with --count N, NAME-SEED.png each and a contact sheet NAME.png. A name that ends in
     /// .npy or .safetensors takes the floats [count, channels, height, width] of all, as latents need
     #[arg(long, short, default_value = "uvit.png")]
     out: PathBuf,
+    /// Instead of pictures the array that FID tools read: arr_0, uint8 [count, height, width, 3]. Image k is of label k modulo
+    /// the number of labels, unless --label is given. An interrupted run goes on where it was
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    pub out_npz: Option<PathBuf>,
+    /// With --out-npz: pictures that are drawn at once
+    #[arg(long, default_value_t = 16, value_parser = refusal::count, requires = "out_npz")]
+    pub batch: usize,
+    /// With --out-npz: only pictures I, I + N, I + 2 N, ..; `uvit merge` makes one file of all N
+    #[arg(long, value_name = "I/N", requires = "out_npz")]
+    pub shard: Option<Shard>,
 }
 
 /// Where and how a model runs.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub struct Place {
-    /// cpu, gpu or auto
-    #[arg(long, default_value = "auto")]
-    device: DeviceChoice,
+    /// cpu, gpu or auto [default: auto]
+    #[arg(long)]
+    device: Option<DeviceChoice>,
     /// Which stored dtype
     #[arg(long)]
     dtype: Option<Dtype>,
     /// Arithmetic: on the CPU quality, fast or f32, on a GPU f32, f16 or w8a8; auto is f32 on a GPU, and on the CPU the faster
-    /// of quality and f32, which look the same
-    #[arg(long, default_value = "auto")]
-    compute: ComputeChoice,
+    /// of quality and f32, which look the same [default: auto]
+    #[arg(long)]
+    compute: Option<ComputeChoice>,
     /// Whether to measure which kernels are fastest on the GPU: auto (once, then remembered), off or again
     #[arg(long, default_value = "auto")]
     tune: Tune,
@@ -90,7 +124,18 @@ pub struct Place {
 impl Place {
     pub fn options(&self) -> LoadOptions {
         let Place { device, dtype, compute, threads, tune } = *self;
+        let (device, compute) = (device.unwrap_or_default(), compute.unwrap_or_default());
         LoadOptions { device, dtype, compute, threads, tune, records: records::read(), ..LoadOptions::default() }
+    }
+}
+
+impl Place {
+    /// Where nothing else is asked for, what drew an earlier picture.
+    fn as_before(&mut self, settings: &Value) {
+        let named = |name: &str| settings[name].as_str().unwrap_or_default().to_owned();
+        self.device = self.device.or_else(|| named("device").parse().ok());
+        self.dtype = self.dtype.or_else(|| named("dtype").parse().ok());
+        self.compute = self.compute.or_else(|| named("compute").parse().ok());
     }
 }
 
@@ -120,7 +165,7 @@ pub fn load(model: &Path, options: LoadOptions) -> Result<Pipeline> {
     })
 }
 
-fn style(template: &str) -> ProgressStyle {
+pub fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
@@ -130,41 +175,88 @@ fn random_seed() -> u32 {
     std::collections::hash_map::RandomState::new().build_hasher().finish() as u32
 }
 
+/// What was asked for, and what its arrays were, for the settings that are written.
+pub struct Asked {
+    pub request: Request,
+    pub about: Vec<(&'static str, String)>,
+}
+
+/// The request, the arrays read from files, for images of that shape.
+pub fn request(a: &Arguments, earlier: Option<&Value>, shape: [usize; 3]) -> Result<Asked> {
+    let broken = |what: String| Error::new(Code::InvalidArgument, what, "Give a PNG that uvit has written");
+    let mut request = match earlier {
+        Some(settings) => Request::read(settings).map_err(broken)?,
+        None => Request { seed: random_seed(), ..Request::default() },
+    };
+    if let Some(text) = a.label.clone() {
+        request.label = Some(text.parse().map_or(LabelChoice::Name(text), LabelChoice::Index));
+    }
+    request.seed = a.seed.unwrap_or(request.seed);
+    request.count = Some(a.count.unwrap_or(1));
+    request.steps = a.steps.or(request.steps);
+    request.guidance_scale = a.guidance_scale.or(request.guidance_scale);
+    request.guidance_rescale = a.guidance_rescale.unwrap_or(request.guidance_rescale);
+    request.guidance_interval = a.guidance_interval.as_chunks().0.first().copied().or(request.guidance_interval);
+    request.sampler = a.sampler.or(request.sampler);
+    request.grid = a.grid.or(request.grid);
+    request.eta = a.eta.unwrap_or(request.eta);
+    request.churn = a.churn.unwrap_or(request.churn);
+    request.preset = a.preset;
+    request.cache |= a.cache;
+    request.strength = a.strength.or(request.strength);
+    request.fresh_noise |= a.fresh_noise;
+
+    let mut about = Vec::new();
+    let mut note = |name: &'static str, values: &[f32]| about.push((name, sha256(bytemuck::cast_slice(values))));
+    if let Some(path) = &a.init_image {
+        let values = start::picture(path, shape)?;
+        note("initImageSha256", &values);
+        request.init_image = Some(values);
+    }
+    if let Some(path) = &a.mask {
+        let values = start::mask(path, shape)?;
+        note("maskSha256", &values);
+        request.mask = Some(values);
+    }
+    if let Some(path) = &a.context {
+        let (context, null) = start::context(path)?;
+        note("contextSha256", &context);
+        request.context = Some(context);
+        request.null_context = null;
+    }
+    if let Some(settings) = earlier {
+        for (name, option) in [("initImageSha256", "init-image"), ("maskSha256", "mask"), ("contextSha256", "context")]
+        {
+            let wanted = settings[name].as_str();
+            let given = about.iter().find(|(known, _)| *known == name).map(|(_, hash)| hash.as_str());
+            if wanted.is_some() && given.is_none() {
+                let cause = format!("the picture was drawn with --{option}, which is not given");
+                return Err(Error::new(Code::InvalidArgument, cause, format!("Give the same --{option} again")));
+            }
+        }
+    }
+    request.strength()?;
+    Ok(Asked { request, about })
+}
+
 pub fn run(a: &Arguments) -> Result<()> {
-    let seed = a.seed.unwrap_or_else(random_seed);
+    if a.out_npz.is_some() {
+        return many::run(a);
+    }
     // Known before minutes of drawing, not after.
     let shape = read_manifest(&a.model)?.0.network(DENOISER)?.image_shape();
-    let files = Files::plan(&a.out, shape, seed, a.count)?;
-    let mut pipeline = load(&a.model, a.place.options())?;
-    let info = pipeline.info().clone();
-    let adapter = info.device.adapter.as_ref().map_or(String::new(), |a| format!(" ({})", a.vendor));
-    let arithmetic = match info.device.device {
-        "cpu" => format!(", {} threads, compute {}", info.threads, info.compute.as_str()),
-        _ => String::new(),
-    };
-    let DeviceInfo { device, device_reason, .. } = &info.device;
+    let earlier = a.from.as_deref().map(pictures::read).transpose()?;
+    let settings = earlier.as_ref().map(|(settings, _)| settings);
+    let Asked { request, about } = request(a, settings, shape)?;
+    let mut files = Files::plan(&a.out, shape, request.seed, request.count.unwrap_or(1))?;
+    about.into_iter().for_each(|(name, value)| files.note(name, value));
+    let mut place = a.place.clone();
+    if let Some(settings) = settings {
+        place.as_before(settings);
+    }
+    let mut pipeline = load(&a.model, place.options())?;
     // Whoever reads this may go away: the picture is drawn all the same.
-    let _ = say!("{} {} on {device}{adapter}{arithmetic}: {device_reason}", info.name, info.dtype.as_str());
-    let request = Request {
-        label: a.label.clone().map(|text| text.parse().map_or(LabelChoice::Name(text), LabelChoice::Index)),
-        steps: a.steps,
-        guidance_scale: a.guidance_scale,
-        seed,
-        count: Some(a.count),
-        sampler: a.sampler,
-        grid: a.grid,
-        eta: a.eta,
-        churn: a.churn,
-        preset: a.preset,
-        guidance_interval: a.guidance_interval.as_chunks().0.first().copied(),
-        cache: a.cache,
-        preview: false,
-        start: None,
-        init_image: None,
-        strength: None,
-        mask: None,
-        fresh_noise: false,
-    };
+    let _ = introduce(&pipeline);
     let bar = ProgressBar::new(0);
     bar.set_style(style("sampling {bar:40} {pos}/{len} steps, {elapsed}"));
     let mut on_step = |event: StepEvent| {
@@ -182,8 +274,70 @@ pub fn run(a: &Arguments) -> Result<()> {
         "label {}, seed {}, {} steps of {mean:.0} ms, {:.2} s in all",
         pictures.label_name.as_deref().unwrap_or("none"),
         pictures.seed,
-        pictures.steps,
+        steps.len(),
         pictures.timings.total_ms / 1e3
     )?;
+    if let Some((settings, pixels)) = &earlier {
+        compare(settings, pixels, &pictures)?;
+    }
     written.iter().try_for_each(|path| say!("wrote {}", path.display()))
+}
+
+/// What runs, and where.
+pub fn introduce(pipeline: &Pipeline) -> Result<()> {
+    let info = pipeline.info();
+    let adapter = info.device.adapter.as_ref().map_or(String::new(), |a| format!(" ({})", a.vendor));
+    let arithmetic = match info.device.device {
+        "cpu" => format!(", {} threads, compute {}", info.threads, info.compute.as_str()),
+        _ => String::new(),
+    };
+    let DeviceInfo { device, device_reason, .. } = &info.device;
+    say!("{} {} on {device}{adapter}{arithmetic}: {device_reason}", info.name, info.dtype.as_str())
+}
+
+/// Says whether a picture came out as it was, and if not, what was different.
+fn compare(settings: &Value, pixels: &[u8], now: &Generated) -> Result<()> {
+    let drawn = now.rgba(0);
+    if drawn == pixels {
+        return say!("the same picture, bit for bit");
+    }
+    let new = now.write();
+    let fields = [
+        "modelHash",
+        "device",
+        "adapter",
+        "dtype",
+        "compute",
+        "seed",
+        "label",
+        "steps",
+        "sampler",
+        "grid",
+        "eta",
+        "churn",
+        "guidanceScale",
+        "guidanceRescale",
+        "guidanceInterval",
+        "strength",
+        "masked",
+        "cache",
+        "width",
+        "height",
+    ];
+    // Pictures of earlier versions lack what was not there to choose.
+    let differs = |name: &&&str| !settings[**name].is_null() && settings[**name] != new[**name];
+    let other: Vec<&str> = fields.iter().filter(differs).copied().collect();
+    let what = match other.as_slice() {
+        [] => "with the same settings".to_owned(),
+        names => format!("other {}", names.join(", ")),
+    };
+    match drawn.len() == pixels.len() {
+        false => say!("another picture, of another size: {what}"),
+        true => {
+            let apart = |(a, b): (&u8, &u8)| a.abs_diff(*b);
+            let most = drawn.iter().zip(pixels).map(apart).max().unwrap_or(0);
+            let many = drawn.iter().zip(pixels).filter(|(a, b)| a != b).count();
+            say!("not the same picture: {many} of {} values differ, by up to {most} of 255: {what}", drawn.len())
+        }
+    }
 }

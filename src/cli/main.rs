@@ -7,6 +7,7 @@ mod convert;
 mod forward;
 mod generate;
 mod inspect;
+mod many;
 mod output;
 mod pictures;
 mod presets;
@@ -14,6 +15,7 @@ mod quality;
 mod records;
 mod refusal;
 mod sensitivity;
+mod start;
 mod upgrade;
 
 use clap::{Parser, Subcommand};
@@ -40,6 +42,8 @@ enum Command {
     Presets(presets::Arguments),
     /// Generate pictures as PNG files
     Generate(generate::Arguments),
+    /// Put the parts of a divided `generate --out-npz` together
+    Merge(many::Merge),
     /// Call the network once, with tensors from a file
     Forward(forward::Arguments),
     /// Time a forward, and on a GPU each of its kernels
@@ -67,6 +71,7 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Presets(arguments) => presets::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Merge(arguments) => many::merge(&arguments),
         Command::Forward(arguments) => forward::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Quality(arguments) => quality::run(&arguments),

@@ -4,7 +4,7 @@
 use super::output;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use uvit_web::json::Write;
+use uvit_web::json::{Value, Write};
 use uvit_web::pipeline::{Generated, MAX_COUNT};
 use uvit_web::{Code, Error, Result};
 
@@ -24,6 +24,8 @@ pub struct Files {
     main: PathBuf,
     /// One a picture, if there are several.
     each: Vec<PathBuf>,
+    /// What the settings hold beside the pipeline's.
+    about: Vec<(&'static str, String)>,
 }
 
 fn invalid(cause: String, remedy: impl Into<String>) -> Error {
@@ -60,9 +62,14 @@ impl Files {
             let stem = main.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             each.extend((0..count as u64).map(|k| main.with_file_name(format!("{stem}-{}.png", u64::from(seed) + k))));
         }
-        let files = Files { form, main, each };
+        let files = Files { form, main, each, about: Vec::new() };
         files.all().try_for_each(|path| output::check(path))?;
         Ok(files)
+    }
+
+    /// Adds something to the settings that are written.
+    pub fn note(&mut self, name: &'static str, value: String) {
+        self.about.push((name, value));
     }
 
     fn all(&self) -> impl Iterator<Item = &PathBuf> {
@@ -78,29 +85,70 @@ impl Files {
         let seed = u64::from(pictures.seed);
         match self.form {
             Form::Npy => output::write(&self.main, &npy(pictures))?,
-            Form::Safetensors => output::write(&self.main, &safetensors(pictures)?)?,
+            Form::Safetensors => {
+                output::write(&self.main, &safetensors(pictures, self.settings(pictures, seed, pictures.count))?)?
+            }
             Form::Png if self.each.is_empty() => {
-                output::write(&self.main, &png(&pictures.rgba(0), width, height, settings(pictures, seed, 1))?)?;
+                output::write(&self.main, &png(&pictures.rgba(0), width, height, self.settings(pictures, seed, 1))?)?;
             }
             Form::Png => {
                 for (k, path) in self.each.iter().enumerate() {
-                    let settings = settings(pictures, seed + k as u64, 1);
+                    let settings = self.settings(pictures, seed + k as u64, 1);
                     output::write(path, &png(&pictures.rgba(k), width, height, settings)?)?;
                 }
                 let (sheet, width, height) = sheet(pictures);
-                output::write(&self.main, &png(&sheet, width, height, settings(pictures, seed, 1))?)?;
+                output::write(&self.main, &png(&sheet, width, height, self.settings(pictures, seed, 1))?)?;
             }
         }
         Ok(self.all().collect())
     }
+
+    /// What drew a picture, as JSON.
+    fn settings(&self, pictures: &Generated, seed: u64, count: usize) -> String {
+        let mut settings = pictures.write();
+        settings["seed"] = seed.into();
+        settings["count"] = count.into();
+        for (name, value) in &self.about {
+            settings[*name] = value.as_str().into();
+        }
+        settings.to_string()
+    }
 }
 
-/// What drew a picture, as JSON.
-fn settings(pictures: &Generated, seed: u64, count: usize) -> String {
-    let mut settings = pictures.write();
-    settings["seed"] = seed.into();
-    settings["count"] = count.into();
-    settings.to_string()
+/// The keyword of a PNG's text chunk with the settings.
+pub const SETTINGS: &str = "Settings";
+
+/// Larger text chunks, and all of a picture's buffers, are refused.
+const MAX_PNG_BYTES: usize = 256 << 20;
+
+/// A picture's settings and its pixels, RGBA.
+///
+/// # Errors
+/// `IO`; `INVALID_ARGUMENT` for anything but a PNG that this tool has written.
+pub fn read(path: &Path) -> Result<(Value, Vec<u8>)> {
+    let file = std::fs::File::open(path).map_err(|e| {
+        Error::new(Code::Io, format!("{}: {e}", path.display()), "Check that the file exists and can be read")
+    })?;
+    read_from(std::io::BufReader::new(file))
+        .map_err(|what| invalid(format!("{}: {what}", path.display()), "Give a PNG that uvit has written"))
+}
+
+/// [`read`] from anywhere; or what is wrong.
+pub fn read_from(source: impl std::io::BufRead + std::io::Seek) -> std::result::Result<(Value, Vec<u8>), String> {
+    let limits = png::Limits { bytes: MAX_PNG_BYTES };
+    let mut decoder = png::Decoder::new_with_limits(source, limits);
+    decoder.set_transformations(png::Transformations::IDENTITY);
+    let mut reader = decoder.read_info().map_err(|e| e.to_string())?;
+    let text = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == SETTINGS);
+    let text = text.ok_or_else(|| "it holds no settings".to_owned())?.get_text().map_err(|e| e.to_string())?;
+    let settings: Value = serde_json::from_str(&text).map_err(|e| format!("its settings are broken ({e})"))?;
+    let size = reader.output_buffer_size().filter(|size| *size <= MAX_PNG_BYTES);
+    let mut pixels = vec![0; size.ok_or_else(|| "it is too large".to_owned())?];
+    reader.next_frame(&mut pixels).map_err(|e| e.to_string())?;
+    match reader.info().color_type {
+        png::ColorType::Rgba => Ok((settings, pixels)),
+        other => Err(format!("its colours are {other:?}")),
+    }
 }
 
 /// All pictures side by side, on white: pixels, width, height.
@@ -127,7 +175,7 @@ fn png(rgba: &[u8], width: usize, height: usize, settings: String) -> Result<Vec
         encoder.set_color(png::ColorType::Rgba);
         encoder.set_depth(png::BitDepth::Eight);
         encoder.add_itxt_chunk("Software".into(), format!("uvit-web {}", env!("CARGO_PKG_VERSION")))?;
-        encoder.add_itxt_chunk("Settings".into(), settings)?;
+        encoder.add_itxt_chunk(SETTINGS.into(), settings)?;
         let mut writer = encoder.write_header()?;
         writer.write_image_data(rgba)?;
         writer.finish()
@@ -158,11 +206,10 @@ fn npy(pictures: &Generated) -> Vec<u8> {
     bytes
 }
 
-fn safetensors(pictures: &Generated) -> Result<Vec<u8>> {
+fn safetensors(pictures: &Generated, settings: String) -> Result<Vec<u8>> {
     let broken = |e: safetensors::SafeTensorError| Error::internal(format!("a tensor was not encoded: {e}"));
     let bytes = floats(pictures);
     let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape(pictures).to_vec(), &bytes);
-    let settings = settings(pictures, pictures.seed.into(), pictures.count);
     let about = HashMap::from([("settings".to_owned(), settings)]);
     safetensors::serialize([("images", view.map_err(broken)?)], Some(about)).map_err(broken)
 }

@@ -29,15 +29,16 @@ pub use result::{Generated, Info, Timings};
 pub use savings::Pass;
 pub use tensors::{NamedTensor, Values};
 
-#[cfg(feature = "gpu")]
-use crate::model::Batch;
-use crate::model::Network;
+use crate::model::{Batch, Network};
 use crate::package::Manifest;
 use crate::sampler::{SamplerKind, SamplerSettings, guidance::needs_uncond, recipe};
 use crate::{Code, Error, Result};
 use request::skipped;
 use sampling::{Control, Inputs, Mask, Picture, Readback, noise_for, sample};
 use web_time::Instant;
+
+/// The port of a text's embedding.
+const CONTEXT: &str = "context";
 
 /// The most images of one call.
 pub const MAX_COUNT: usize = 64;
@@ -159,18 +160,19 @@ impl Pipeline {
             Some(mask) => Some(of_mask(mask, count * channels, height * width)?),
             None => None,
         };
-        let guidance_scale = request.guidance_scale.unwrap_or(match self.manifest.null_class {
-            Some(_) => self.manifest.sampling.guidance_scale,
-            None => 1.0,
-        });
+        // What stands for no condition.
+        let can_guide = self.manifest.null_class.is_some() || request.null_context.is_some();
+        let usual = if can_guide { self.manifest.sampling.guidance_scale } else { 1.0 };
+        let guidance_scale = request.guidance_scale.unwrap_or(usual);
         if !guidance_scale.is_finite() || guidance_scale.abs() > 1000.0 {
             return Err(invalid(format!("guidanceScale is {guidance_scale}"), "Give a number from -1000 to 1000"));
         }
-        if guidance_scale != 1.0 && self.manifest.null_class.is_none() {
-            return Err(invalid(
-                format!("guidanceScale is {guidance_scale}, and the model has no null class"),
-                "Give guidanceScale 1 or leave it out",
-            ));
+        if guidance_scale != 1.0 && !can_guide {
+            let (lacks, remedy) = match self.context_elements()? {
+                None => ("the model has no null class", "Give guidanceScale 1 or leave it out"),
+                Some(_) => ("the empty text's embedding is missing", "Give it, or guidanceScale 1"),
+            };
+            return Err(invalid(format!("guidanceScale is {guidance_scale}, and {lacks}"), remedy));
         }
         if let Some([low, high]) = request.guidance_interval
             && !(0.0 <= low && low <= high && high <= 1.0)
@@ -185,12 +187,33 @@ impl Pipeline {
             let remedy = "Leave cache out, or calibrate the model with `uvit block-cache`";
             return Err(invalid("cache is on, and the manifest has no calibrated schedule for it", remedy));
         }
-        let label = self.label(request)?;
-        let labels = |label: Option<u32>| -> Vec<NamedTensor> {
-            let values = |label| Values::Indices(vec![label; count]);
-            label.map(|label| NamedTensor::new("y", values(label))).into_iter().collect()
+        if !(0.0..=1.0).contains(&request.guidance_rescale) {
+            let cause = format!("guidanceRescale is {}", request.guidance_rescale);
+            return Err(invalid(cause, "Give a number from 0 (off) to 1"));
+        }
+        let labels = match &request.labels {
+            None => self.label(request.label.as_ref())?.map(|label| vec![label; count]),
+            Some(labels) if labels.len() == count => {
+                labels.iter().map(|label| self.label(Some(label))).collect::<Result<_>>()?
+            }
+            Some(labels) => {
+                return Err(invalid(format!("{} labels for {count} images", labels.len()), "Give one for each image"));
+            }
         };
-        let guidance = Guidance::classifier_free(labels(label), labels(self.manifest.null_class), guidance_scale);
+        let label = labels.as_ref().map(|labels| labels[0]).filter(|_| request.labels.is_none());
+        let given = |labels: Option<Vec<u32>>, context: Option<Vec<f32>>| -> Vec<NamedTensor> {
+            let labels = labels.map(|labels| NamedTensor::new("y", Values::Indices(labels)));
+            let context = context.map(|values| NamedTensor::new(CONTEXT, Values::Floats(values)));
+            labels.into_iter().chain(context).collect()
+        };
+        let null = self.manifest.null_class.map(|null| vec![null; count]);
+        let null_context = match needs_uncond(guidance_scale) {
+            true => self.context(request.null_context.as_ref(), count)?,
+            false => None,
+        };
+        let cond = given(labels, self.context(request.context.as_ref(), count)?);
+        let mut guidance = Guidance::classifier_free(cond, given(null, null_context), guidance_scale);
+        guidance.rescale = request.guidance_rescale;
         let mut step_ms: Vec<f64> = Vec::with_capacity(recipe.evaluations);
         let mut last = 0.0;
         let guided = guidance.copies.len() > 1;
@@ -215,7 +238,7 @@ impl Pipeline {
                     from_noise: settings.skip == 0,
                 }),
             }),
-            noise: noise_for(request.seed, count)?,
+            noise: noise_for(request.seed, request.seed_stride.unwrap_or(1), count)?,
             readback: if request.preview { Readback::Preview } else { Readback::None },
             passes: savings::passes(&recipe, settings.time_scale, guided, request.guidance_interval, cache),
         };
@@ -252,6 +275,7 @@ impl Pipeline {
             churn: settings.churn,
             strength,
             masked: mask.is_some(),
+            guidance_rescale: request.guidance_rescale,
             guidance_interval: request.guidance_interval.filter(|_| needs_uncond(guidance_scale)),
             cache: request.cache,
             workers,
@@ -266,10 +290,43 @@ impl Pipeline {
         })
     }
 
+    /// Elements of a text's embedding, if the network takes one.
+    fn context_elements(&self) -> Result<Option<usize>> {
+        let recording = self.network().record(Batch::plain(1))?;
+        let elements = |tensor| recording.plan.shape(tensor).iter().product();
+        Ok(recording.port(CONTEXT).map(|port| elements(port.tensor)))
+    }
+
+    /// A text's embedding for every image.
+    fn context(&self, given: Option<&Vec<f32>>, count: usize) -> Result<Option<Vec<f32>>> {
+        let (elements, values) = match (self.context_elements()?, given) {
+            (None, None) => return Ok(None),
+            (None, Some(_)) => {
+                return Err(invalid("a context is given, and the network takes none", "Leave the context out"));
+            }
+            (Some(elements), None) => {
+                let remedy = format!("Give the text's embedding, {elements} values, as context");
+                return Err(invalid("the network draws a text, and none is given", remedy));
+            }
+            (Some(elements), Some(values)) => (elements, values),
+        };
+        if !values.iter().all(|v| v.is_finite()) {
+            return Err(invalid("the context holds a value that is NaN or infinite", "Give finite values"));
+        }
+        match values.len() {
+            n if n == elements => Ok(Some(values.repeat(count))),
+            n if n == count * elements => Ok(Some(values.clone())),
+            n => Err(invalid(
+                format!("the context has {n} values"),
+                format!("Give {elements}, or so many for each image"),
+            )),
+        }
+    }
+
     /// The label's number: as given, by name, or the null class.
-    fn label(&self, request: &Request) -> Result<Option<u32>> {
+    fn label(&self, label: Option<&LabelChoice>) -> Result<Option<u32>> {
         let classes = self.network().classes();
-        match &request.label {
+        match label {
             None if classes == 0 => Ok(None),
             None => match self.manifest.null_class {
                 Some(null) => Ok(Some(null)),

@@ -13,9 +13,10 @@ pub enum Noise {
 }
 
 impl Noise {
-    /// Generators seeded with `seed`, `seed + 1`, ..
-    pub fn per_image(seed: u32, count: usize) -> Noise {
-        Noise::PerImage((0..count as u64).map(|k| TorchGenerator::new(u64::from(seed) + k)).collect())
+    /// Generators seeded with `seed`, `seed + stride`, ..
+    pub fn per_image(seed: u32, stride: u32, count: usize) -> Noise {
+        let seed_of = |k: u64| u64::from(seed) + k * u64::from(stride);
+        Noise::PerImage((0..count as u64).map(|k| TorchGenerator::new(seed_of(k))).collect())
     }
 
     /// The next `[count, elements]` values.

@@ -61,12 +61,16 @@ impl Preset {
 pub struct Request {
     /// None: the null class.
     pub label: Option<LabelChoice>,
+    /// One for each image, instead of one for all.
+    pub labels: Option<Vec<LabelChoice>>,
     /// How often the network runs, 1 to 1000.
     pub steps: Option<usize>,
     /// `uncond + s (cond - uncond)`; 1 is off.
     pub guidance_scale: Option<f64>,
-    /// Image k has seed + k; 0 to 2^32 - 1.
+    /// Image k has seed + k stride; 0 to 2^32 - 1.
     pub seed: u32,
+    /// None: 1.
+    pub seed_stride: Option<u32>,
     /// Images, 1 to [`super::MAX_COUNT`].
     pub count: Option<usize>,
     /// The solver.
@@ -96,6 +100,13 @@ pub struct Request {
     pub mask: Option<Vec<f32>>,
     /// With a mask: what is kept gets other noise at every step.
     pub fresh_noise: bool,
+    /// For networks that take one: the text's embedding, `[tokens, dim]` for all images, or one for each.
+    pub context: Option<Vec<f32>>,
+    /// That of the empty text, for guidance.
+    pub null_context: Option<Vec<f32>>,
+    /// How far the guided output is rescaled to vary as the unguided one, 0 to 1 (`guidance_rescale` in diffusers); it costs a
+    /// readback at every step.
+    pub guidance_rescale: f64,
 }
 
 /// All but the arrays.
@@ -104,9 +115,11 @@ impl Read for Request {
         let fields = Fields::of(value)?;
         Ok(Request {
             label: fields.optional("label")?,
+            labels: None,
             steps: fields.optional("steps")?,
             guidance_scale: fields.optional("guidanceScale")?,
             seed: fields.or("seed", 0)?,
+            seed_stride: None,
             count: fields.optional("count")?,
             sampler: fields.named("sampler")?,
             grid: fields.named("grid")?,
@@ -118,6 +131,9 @@ impl Read for Request {
             preview: fields.or("preview", false)?,
             strength: fields.optional("strength")?,
             fresh_noise: fields.or("freshNoise", false)?,
+            guidance_rescale: fields.or("guidanceRescale", 0.0)?,
+            context: None,
+            null_context: None,
             start: None,
             init_image: None,
             mask: None,
@@ -174,13 +190,16 @@ mod tests {
         let all = json!({
             "label": "cat", "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "grid": "log_snr", "eta": 0.5, "churn": 2,
             "preset": "draft", "guidanceInterval": [0, 0.5], "cache": true, "preview": true, "floatPixels": true, "strength": 0.25, "freshNoise": true,
+            "guidanceRescale": 0.7,
         });
         let read = Request::read(&all).unwrap();
         let want = Request {
             label: Some(LabelChoice::Name("cat".into())),
+            labels: None,
             steps: Some(7),
             guidance_scale: Some(2.0),
             seed: u32::MAX,
+            seed_stride: None,
             count: Some(3),
             sampler: Some(SamplerKind::Ddim),
             grid: Some(Spacing::LogSnr),
@@ -195,6 +214,9 @@ mod tests {
             strength: Some(0.25),
             mask: None,
             fresh_noise: true,
+            context: None,
+            null_context: None,
+            guidance_rescale: 0.7,
         };
         assert_eq!(format!("{read:?}"), format!("{want:?}"));
         let nothing = Request::read(&json!({ "label": null, "steps": null })).unwrap();

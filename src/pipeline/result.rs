@@ -65,6 +65,8 @@ pub struct Generated {
     /// Whether parts of that were kept.
     pub masked: bool,
     /// As used.
+    pub guidance_rescale: f64,
+    /// As used.
     pub guidance_interval: Option<[f64; 2]>,
     /// As used.
     pub cache: bool,
@@ -127,6 +129,7 @@ impl Write for Generated {
             ("churn", self.churn.into()),
             ("strength", self.strength.map_or(Value::Null, Value::from)),
             ("masked", self.masked.into()),
+            ("guidanceRescale", self.guidance_rescale.into()),
             ("guidanceInterval", self.guidance_interval.into()),
             ("cache", self.cache.into()),
             ("workers", self.workers.into()),
@@ -203,6 +206,7 @@ mod tests {
             churn: 0.0,
             strength: Some(0.5),
             masked: false,
+            guidance_rescale: 0.0,
             guidance_interval: Some([0.0, 0.5]),
             cache: false,
             workers: 1,
@@ -213,7 +217,7 @@ mod tests {
         };
         let mut want = json::json!({
             "count": 1, "channels": 3, "height": 1, "width": 1, "label": 5, "labelName": null, "steps": 2,
-            "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "grid": "time_uniform", "eta": 0.5, "churn": 0.0, "strength": 0.5, "masked": false,
+            "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "grid": "time_uniform", "eta": 0.5, "churn": 0.0, "strength": 0.5, "masked": false, "guidanceRescale": 0.0,
             "guidanceInterval": [0.0, 0.5], "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "encodeMs": 0.0 },
             "dispatches": 0, "multiplyAdds": 1u64 << 40, "name": "cats", "dtype": "q8", "compute": "quality",
             "threads": 2, "bytes": 3, "parameters": 4, "modelHash": "ab", "loadMs": 1.5, "device": "cpu",

@@ -251,17 +251,17 @@ pub fn finite(values: &[f32], remedy: &str) -> Result<()> {
     }
 }
 
-/// Noise of `generate()`: image k of a call has seed + k.
+/// Noise of `generate()`: image k of a call has seed + k stride.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` if seed + count - 1 exceeds 2^32 - 1.
-pub fn noise_for(seed: u32, count: usize) -> Result<Noise> {
-    if u64::from(seed) + count as u64 > 1 << 32 {
+/// `INVALID_ARGUMENT` if the last seed exceeds 2^32 - 1.
+pub fn noise_for(seed: u32, stride: u32, count: usize) -> Result<Noise> {
+    if u64::from(seed) + (count as u64 - 1) * u64::from(stride) >= 1 << 32 {
         return Err(Error::new(
             Code::InvalidArgument,
             format!("seed {seed} with {count} images goes beyond 4294967295"),
             "Give a smaller seed or count",
         ));
     }
-    Ok(Noise::per_image(seed, count))
+    Ok(Noise::per_image(seed, stride, count))
 }

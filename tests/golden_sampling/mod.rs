@@ -58,7 +58,7 @@ pub async fn draw_by(device: &Device, sampler: SamplerKind, start: Option<&[f32]
         guidance,
         start,
         picture: None,
-        noise: noise_for(11, 2).unwrap(),
+        noise: noise_for(11, 1, 2).unwrap(),
         readback: Readback::None,
         passes: Vec::new(),
     };
