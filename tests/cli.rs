@@ -6,6 +6,8 @@ mod devices;
 mod forward;
 #[path = "cli/given.rs"]
 mod given;
+#[path = "cli/starts.rs"]
+mod starts;
 #[path = "cli/written.rs"]
 mod written;
 

@@ -6,8 +6,9 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use uvit_web::model::{Batch, PortKind};
+use std::path::{Path, PathBuf};
+use uvit_web::model::{Batch, PortKind, Recording};
+use uvit_web::package::{DENOISER, read_manifest};
 use uvit_web::pipeline::{NamedTensor, Values};
 use uvit_web::{Code, Error, Result};
 
@@ -25,24 +26,9 @@ pub struct Arguments {
 
 pub fn run(a: &Arguments) -> Result<()> {
     output::check(&a.outputs)?;
-    let bytes = std::fs::read(&a.inputs).map_err(|e| {
-        let cause = format!("{}: {e}", a.inputs.display());
-        Error::new(Code::Io, cause, "Check that the file exists and can be read")
-    })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| {
-        let cause = format!("{}: {e}", a.inputs.display());
-        Error::new(Code::InvalidArgument, cause, "Give a .safetensors file")
-    })?;
+    let network = read_manifest(&a.model)?.0.network(DENOISER)?;
+    let given = read_tensors(&a.inputs, &network.record(Batch::plain(1))?)?;
     let mut pipeline = load(&a.model, a.place.options())?;
-    let recording = pipeline.network().record(Batch::plain(1))?;
-    let mut given = Vec::new();
-    let mut tensors = file.tensors();
-    // They come in any order; which of two mistakes is told should not change from run to run.
-    tensors.sort_by(|a, b| a.0.cmp(&b.0));
-    for (name, view) in tensors {
-        let kind = recording.port(&name).map(|port| port.kind);
-        given.push(NamedTensor { shape: Some(view.shape().to_vec()), values: values(&name, &view, kind)?, name });
-    }
     let results = pollster::block_on(pipeline.forward(&given, &|| false))?;
 
     let mut stored = BTreeMap::new();
@@ -59,6 +45,27 @@ pub fn run(a: &Arguments) -> Result<()> {
     output::write(&a.outputs, &bytes)?;
     stored.iter().try_for_each(|(name, (shape, _))| say!("{name} {shape:?}"))?;
     say!("wrote {}", a.outputs.display())
+}
+
+/// The tensors of a file, as the ports of their names take them.
+pub fn read_tensors(path: &Path, recording: &Recording) -> Result<Vec<NamedTensor>> {
+    let bytes = std::fs::read(path).map_err(|e| {
+        let cause = format!("{}: {e}", path.display());
+        Error::new(Code::Io, cause, "Check that the file exists and can be read")
+    })?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| {
+        let cause = format!("{}: {e}", path.display());
+        Error::new(Code::InvalidArgument, cause, "Give a .safetensors file")
+    })?;
+    let mut given = Vec::new();
+    let mut tensors = file.tensors();
+    // They come in any order; which of two mistakes is told should not change from run to run.
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    for (name, view) in tensors {
+        let kind = recording.port(&name).map(|port| port.kind);
+        given.push(NamedTensor { shape: Some(view.shape().to_vec()), values: values(&name, &view, kind)?, name });
+    }
+    Ok(given)
 }
 
 /// A stored tensor as its port takes it; floats for ports that do not exist, which are refused later by name.

@@ -14,9 +14,11 @@ mod presets;
 mod quality;
 mod records;
 mod refusal;
+mod samplers;
 mod sensitivity;
 mod start;
 mod upgrade;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::io::Write;
@@ -46,10 +48,14 @@ enum Command {
     Merge(many::Merge),
     /// Call the network once, with tensors from a file
     Forward(forward::Arguments),
+    /// Compare the network with inputs and outputs from PyTorch, however it can be computed
+    Verify(verify::Arguments),
     /// Time a forward, and on a GPU each of its kernels
     Bench(bench::Arguments),
     /// Measure what quantisation costs, against the same model in f32
     Quality(quality::Arguments),
+    /// Measure how near samplers come to the exact solution with few steps
+    Samplers(samplers::Arguments),
     /// Find out in which steps a model may leave out its inner blocks
     BlockCache(block_cache::Arguments),
     /// Measure which layers bear coarse activations
@@ -73,8 +79,10 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Merge(arguments) => many::merge(&arguments),
         Command::Forward(arguments) => forward::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Quality(arguments) => quality::run(&arguments),
+        Command::Samplers(arguments) => samplers::run(&arguments),
         Command::BlockCache(arguments) => block_cache::run(&arguments),
         Command::Sensitivity(arguments) => sensitivity::run(&arguments),
         Command::Upgrade(arguments) => upgrade::run(&arguments),

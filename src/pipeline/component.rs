@@ -120,6 +120,26 @@ impl Component {
     }
 }
 
+impl Component {
+    /// One forward of so many items, in which the tensors of these names can be read in the end, whatever lies between the ports.
+    ///
+    /// # Errors
+    /// As [`Component::forward`]; `INTERNAL` if there is no tensor of a name.
+    pub async fn trace(&mut self, items: usize, given: &[NamedTensor], names: &[&str]) -> Result<Vec<Vec<f32>>> {
+        let recording = self.network.record(Batch::plain(items))?;
+        tensors::check(&recording, given)?;
+        let program = lower(&recording.plan, &self.weights.capabilities(), names)?;
+        let mut session = self.session(program, None).await?;
+        write(&recording, &mut session, given)?;
+        session.forward(&|| false).await?;
+        let mut values = Vec::with_capacity(names.len());
+        for name in names {
+            values.push(session.read(session.find(name)?).await?);
+        }
+        Ok(values)
+    }
+}
+
 /// Writes tensors that were checked.
 pub(super) fn write(recording: &Recording, session: &mut Session, tensors: &[NamedTensor]) -> Result<()> {
     for NamedTensor { name, values, .. } in tensors {

@@ -33,6 +33,11 @@ fn labels(labels: &[i64]) -> Stored {
     Stored("y", Dtype::I64, vec![labels.len()], bytemuck::cast_slice(labels).to_vec())
 }
 
+/// Two items, for other commands.
+pub fn write_inputs(path: &Path) {
+    write(path, &[x(2), times(&[900.5, 12.0]), labels(&[3, 21])]);
+}
+
 fn forward(given: &Path, out: &Path) -> std::process::Output {
     let files = [given, out].map(|path| path.to_str().unwrap());
     uvit(&["forward", MODEL, files[0], files[1], "--device", "cpu", "--compute", "f32"])
