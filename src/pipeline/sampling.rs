@@ -164,7 +164,8 @@ pub async fn sample(
             }
             Step::Noise { out } => denoiser.write(*out, &inputs.noise.draw(count, elements / count))?,
         }
-        if matches!(steps.peek(), None | Some(Step::Eval { .. })) {
+        // Some solvers set something up before their first call.
+        if step > 0 && matches!(steps.peek(), None | Some(Step::Eval { .. })) {
             let values = match inputs.readback {
                 Readback::None => None,
                 Readback::Preview => preview.take(),
