@@ -6,7 +6,7 @@ use crate::model::{Batch, Port};
 use crate::package::{DENOISER, Manifest};
 use crate::pipeline::sampling::{Control, StepEvent};
 use crate::pipeline::{self, Generated, Helpers, LoadOptions, NamedTensor, Request, Values, pixels};
-use crate::sampler::{SamplerKind, Spacing};
+use crate::sampler::{SamplerKind, SamplerSettings, Spacing, recipe};
 use crate::{Code, Error};
 use js_sys::{Array, Float32Array, Float64Array, Function, Object, Promise, Reflect, Uint8Array, Uint32Array};
 use std::cell::{Cell, RefCell};
@@ -122,6 +122,12 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
         ("guidanceScale", manifest.null_class.map_or(1.0, |_| sampling.guidance_scale).into()),
         ("sampler", sampling.sampler.as_str().into()),
     ]);
+    // What is offered is what compiles with the model's schedule, whatever its usual steps.
+    let settings = SamplerSettings { steps: 10, ..sampling.settings() };
+    let samplers =
+        SamplerKind::ALL.into_iter().filter(|&sampler| recipe(&SamplerSettings { sampler, ..settings }).is_ok());
+    let on_grid = |spacing| SamplerSettings { sampler: SamplerKind::Euler, grid: Some(spacing), ..settings };
+    let grids = Spacing::ALL.into_iter().filter(|&spacing| recipe(&on_grid(spacing)).is_ok());
     let more = json::object([
         ("architecture", pipeline.network().architecture().into()),
         ("ports", recording.ports.iter().map(port).collect()),
@@ -131,8 +137,8 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
         ("imageSize", height.into()),
         ("channels", channels.into()),
         ("cache", sampling.cache.is_some().into()),
-        ("samplers", SamplerKind::ALL.map(SamplerKind::as_str).into()),
-        ("grids", Spacing::ALL.map(Spacing::as_str).into()),
+        ("samplers", samplers.map(SamplerKind::as_str).collect()),
+        ("grids", grids.map(Spacing::as_str).collect()),
         ("defaults", defaults),
     ]);
     json::with(pipeline.info().write(), more).to_string()
@@ -208,18 +214,30 @@ impl WasmPipeline {
         Ok(profile?.write().to_string())
     }
 
-    /// Generates pictures; `on_step(json, preview)` is called after every step. `workers` share the items, this one
-    /// included: `remote(worker, tensors)` resolves with the prediction of worker 1 .. workers - 1.
+    /// Generates pictures. `arrays` are a `Float32Array` each, whichever are given: `startLatents`, `initImage`, `mask`.
+    /// `on_step(json, preview)` is called after every step. `workers` share the items, this one included:
+    /// `remote(worker, tensors)` resolves with the prediction of worker 1 .. workers - 1.
     pub async fn generate(
         &self,
         options: String,
-        start: Option<Float32Array>,
+        arrays: Object,
         on_step: Function,
         workers: usize,
         remote: Function,
     ) -> Result<WasmResult, JsValue> {
         let mut request: Request = parse("generate", &options)?;
-        request.start = start.map(|values| values.to_vec());
+        for NamedTensor { name, values, .. } in from_js(&arrays)? {
+            let place = match name.as_str() {
+                "startLatents" => &mut request.start,
+                "initImage" => &mut request.init_image,
+                "mask" => &mut request.mask,
+                _ => return Err(Error::internal(format!("generate takes no array {name}")).into()),
+            };
+            let Values::Floats(values) = values else {
+                return Err(Error::internal(format!("{name} is no Float32Array")).into());
+            };
+            *place = Some(values);
+        }
         let mut pipeline = self.take()?;
         let shape = pipeline.network().image_shape();
         let size = shape.iter().product::<usize>();

@@ -267,8 +267,8 @@ pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
     if !(0.0..=1.0).contains(&eta) {
         return refuse(format!("eta is {eta}"), "Give a number from 0 to 1");
     }
-    let taken: [(&str, f64, fn(SamplerKind) -> bool); 2] =
-        [("eta", eta, SamplerKind::takes_eta), ("churn", churn, SamplerKind::takes_churn)];
+    type Takes = fn(SamplerKind) -> bool;
+    let taken = [("eta", eta, SamplerKind::takes_eta as Takes), ("churn", churn, SamplerKind::takes_churn)];
     for (name, value, takes) in taken {
         if value != 0.0 && !takes(sampler) {
             let takers = SamplerKind::ALL.into_iter().filter(|sampler| takes(*sampler)).map(SamplerKind::as_str);

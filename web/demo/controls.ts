@@ -18,6 +18,10 @@ const count = byId('count', HTMLInputElement);
 const steps = byId('steps', HTMLInputElement);
 const guidance = byId('guidance', HTMLInputElement);
 const sampler = byId('sampler', HTMLSelectElement);
+const grid = byId('grid', HTMLSelectElement);
+const interval = byId('interval', HTMLFieldSetElement);
+const low = byId('interval-low', HTMLInputElement);
+const high = byId('interval-high', HTMLInputElement);
 const device = byId('device', HTMLSelectElement);
 const compute = byId('compute', HTMLSelectElement);
 const cache = byId('cache', HTMLInputElement);
@@ -26,17 +30,27 @@ const preview = byId('preview', HTMLInputElement);
 const address = new URLSearchParams(location.search);
 let labels: Label[] = [];
 
-/** How names of samplers and styles are written for people. */
+/** How names of samplers, grids and styles are written for people, where a capital letter is not enough. */
 const TITLES: Record<string, string> = {
   dpmpp_2m: 'DPM-Solver++ (2M)',
   dpmpp_3m: 'DPM-Solver++ (3M)',
   dpmpp_2m_sde: 'DPM-Solver++ (2M SDE)',
   unipc: 'UniPC',
+  deis: 'DEIS',
   dpmpp_3s: 'DPM-Solver++ (singlestep)',
   dpm_solver: 'DPM-Solver (singlestep)',
   ddim: 'DDIM',
+  ddpm: 'DDPM',
+  plms: 'PLMS',
+  pndm: 'PNDM',
+  lcm: 'LCM, for distilled models',
   euler_maruyama_sde: 'Euler-Maruyama (SDE)',
   euler_maruyama_ode: 'Euler (ODE)',
+  time_uniform: 'Even in time',
+  log_snr: 'Even in log SNR',
+  linspace: 'Training steps, both ends',
+  leading: 'Training steps, leading',
+  trailing: 'Training steps, trailing',
   fluent3d: 'Fluent 3D',
 };
 
@@ -54,6 +68,8 @@ export function startControls(onRuntime: () => void): void {
   }
   seed.value = address.get('seed') ?? (address.has('label') ? '' : FIRST.seed);
   if (address.has('count')) count.value = clamped(address.get('count'), count);
+  const [from, to] = (address.get('interval') ?? '').split(',');
+  if (from && to) [low.value, high.value] = [clamped(from, low), clamped(to, high)];
   for (const range of [steps, guidance]) range.addEventListener('input', showRanges);
   seed.addEventListener('input', () => seed.removeAttribute('aria-invalid'));
   count.addEventListener('change', () => {
@@ -75,8 +91,9 @@ export function fillControls(info: PipelineInfo): string | undefined {
   steps.value = clamped(address.get('steps') ?? String(info.defaults.steps), steps);
   guidance.value = clamped(address.get('guidance') ?? String(info.defaults.guidanceScale), guidance);
   showRanges();
-  sampler.replaceChildren(...info.samplers.map((name) => make('option', { value: name }, title(name))));
-  sampler.value = info.defaults.sampler;
+  fillSelect(sampler, info.samplers, info.defaults.sampler);
+  fillSelect(grid, ['', ...info.grids], '');
+  interval.hidden = (info.nullClass ?? null) === null;
   for (const option of compute.options) option.disabled = !isFor(option.value, info.device);
   byId('cache-field', HTMLElement).hidden = !info.cache;
 
@@ -114,6 +131,9 @@ export function readControls(): GenerateOptions | undefined {
     guidanceScale: Number(guidance.value),
     count: pictures(),
     sampler: sampler.value,
+    ...(grid.value && { grid: grid.value }),
+    ...(!interval.hidden &&
+      (low.value !== '0' || high.value !== '1') && { guidanceInterval: [Number(low.value), Number(high.value)] }),
     preview: preview.checked,
     cache: cache.checked && !byId('cache-field', HTMLElement).hidden,
   };
@@ -157,6 +177,15 @@ function chosenLabel(): Label | undefined {
 function findLabel(wanted: string): Label | undefined {
   if (/^\d+$/.test(wanted)) return labels.find((label) => label.index === Number(wanted));
   return labels.find((label) => label.name === wanted) ?? labels.find((label) => label.kind === wanted);
+}
+
+/** Names to choose from: what was picked, what the address asks for, or the usual one comes first. */
+function fillSelect(select: HTMLSelectElement, names: string[], usual: string): void {
+  const wanted = select.options.length > 0 ? select.value : address.get(select.id);
+  select.replaceChildren(
+    ...names.map((value) => make('option', { value }, value ? title(value) : 'As usual for the sampler')),
+  );
+  select.value = wanted !== null && names.includes(wanted) ? wanted : usual;
 }
 
 function fillRadios(place: HTMLElement, name: string, values: string[], chosen: string | undefined): void {

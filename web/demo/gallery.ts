@@ -32,8 +32,8 @@ export function showPreviews(previews: ImageData[]): void {
   }
 }
 
-/** The finished pictures. */
-export function showPictures(result: GenerateResult): void {
+/** The finished pictures; `onVary` gets the one that another is to start from. */
+export function showPictures(result: GenerateResult, onVary: (canvas: HTMLCanvasElement) => void): void {
   const frames = canvases();
   for (const [k, image] of result.images.entries()) {
     const canvas = frames[k];
@@ -41,9 +41,14 @@ export function showPictures(result: GenerateResult): void {
     paint(canvas, image.imageData);
     canvas.dataset.kind = 'picture';
     canvas.ariaLabel = `${result.settings.labelName ?? 'Picture'}, seed ${image.seed}`;
-    const save = button('save', 'Save as PNG', () => savePng(canvas, fileName(result, k)));
-    save.ariaLabel = `Save the picture with seed ${image.seed} as PNG`;
-    canvas.nextElementSibling?.replaceChildren(make('span', {}, `Seed ${image.seed}`), save);
+    const keep = button('save', 'Save as PNG', () => {
+      // At its own size, one pixel for each that the model drew.
+      canvas.toBlob((blob) => blob && save(blob, `${fileName(result, k)}.png`), 'image/png');
+    });
+    keep.ariaLabel = `Save the picture with seed ${image.seed} as PNG`;
+    const vary = button('save vary', 'Vary', () => onVary(canvas));
+    vary.ariaLabel = `Vary the picture with seed ${image.seed}: the next start from it`;
+    canvas.nextElementSibling?.replaceChildren(make('span', {}, `Seed ${image.seed}`), keep, vary);
   }
 }
 
@@ -61,25 +66,22 @@ function paint(canvas: HTMLCanvasElement, image: ImageData): void {
   canvas.getContext('2d')?.putImageData(image, 0, 0);
 }
 
-/** The picture at its own size, one pixel for each that the model drew. */
-function savePng(canvas: HTMLCanvasElement, name: string): void {
-  canvas.toBlob((blob) => {
-    if (!blob) return;
-    const url = URL.createObjectURL(blob);
-    make('a', { href: url, download: name }).click();
-    // The browser has taken the blob by the time the next task runs.
-    setTimeout(() => URL.revokeObjectURL(url), 1000);
-  }, 'image/png');
+/** Hands the person a file. */
+export function save(blob: Blob, name: string): void {
+  const url = URL.createObjectURL(blob);
+  make('a', { href: url, download: name }).click();
+  // The browser has taken the blob by the time the next task runs.
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-/** Such as `smiley-noto-seed-42-25-steps.png`. */
-function fileName(result: GenerateResult, k: number): string {
+/** Such as `smiley-noto-seed-42-25-steps`. */
+export function fileName(result: GenerateResult, k: number): string {
   const { labelName, steps } = result.settings;
   const label = (labelName ?? 'picture')
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, '-')
     .replace(/^-|-$/g, '');
-  return `${label}-seed-${result.images[k]?.seed}-${steps}-steps.png`;
+  return `${label}-seed-${result.images[k]?.seed}-${steps}-steps`;
 }
 
 /** Gaussian-looking noise as the network's input would look, for the eye only. */

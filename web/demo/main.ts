@@ -15,6 +15,7 @@ import {
 } from './controls.js';
 import { byId } from './elements.js';
 import { showNoise, showPictures, showPreviews } from './gallery.js';
+import { fillOrigin, readOrigin, startFrom, startOrigin } from './origin.js';
 import { offerProfile } from './profile.js';
 import {
   clearError,
@@ -41,6 +42,7 @@ let pipeline: Pipeline | undefined;
 let current = new AbortController();
 
 startControls(() => void start());
+startOrigin(showError);
 byId('count', HTMLInputElement).addEventListener('change', () => {
   if (document.documentElement.dataset.state === 'ready') showEmpty();
 });
@@ -79,6 +81,7 @@ async function start(): Promise<void> {
     });
     pipeline = loaded;
     const missing = fillControls(loaded.info);
+    fillOrigin(loaded.info);
     showDevice(loaded.info, device);
     offerProfile(loaded, (thrown) => showError(thrown));
     showLicences(loaded.info);
@@ -109,13 +112,18 @@ async function draw(): Promise<void> {
   try {
     const result = await active.generate({
       ...options,
+      ...readOrigin(),
+      floatPixels: true,
       signal: mine.signal,
       onStep: (step) => {
         showStep(step);
         if (step.preview) showPreviews(step.preview);
       },
     });
-    showPictures(result);
+    showPictures(result, (canvas) => {
+      startFrom(canvas);
+      showStatus('The next pictures start from this one', { aloud: true });
+    });
     showFacts(result, active.info);
     setState('ready');
   } catch (thrown) {
@@ -124,7 +132,7 @@ async function draw(): Promise<void> {
     if (thrown instanceof UvitError && thrown.code === 'ABORTED') {
       showStatus('Stopped', { aloud: true });
       setState('ready');
-    } else if (thrown instanceof UvitError && thrown.code === 'INVALID_ARGUMENT') {
+    } else if (thrown instanceof UvitError && ['INVALID_ARGUMENT', 'UNSUPPORTED_MODEL'].includes(thrown.code)) {
       showStatus('Not drawn', { done: 0 });
       showError(thrown);
       setState('ready');

@@ -11,6 +11,8 @@ import {
 } from 'uvit-web';
 import { title } from './controls.js';
 import { button, byId, make } from './elements.js';
+import { toNpy } from './floats.js';
+import { fileName, save } from './gallery.js';
 
 const bar = byId('progress', HTMLProgressElement);
 const status = byId('status', HTMLElement);
@@ -88,13 +90,14 @@ export function showLicences({ licences }: PipelineInfo): void {
 }
 
 /** Key, term and value of one of the figures. */
-type Row = [string, string, string];
+type Row = [string, string, string | HTMLElement];
 
 /** What the last pictures took, and what made them. */
 export function showFacts(result: GenerateResult, info: PipelineInfo): void {
   const { timings, settings, dispatches } = result;
   const mean = timings.stepMs.reduce((sum, ms) => sum + ms, 0) / Math.max(timings.stepMs.length, 1);
   const device = result.device === 'cpu' ? 'CPU' : `WebGPU, ${adapterName(result.adapter)}`;
+  const origin = `A picture, strength ${settings.strength}${settings.masked ? ', parts kept' : ''}`;
   const cores: Row[] = [
     ['parallel', 'At work', parallel(info.threads, result.workers)],
     ['wasm', 'Instructions', info.wasm === 'simd128' ? '128-bit SIMD' : 'Relaxed SIMD'],
@@ -105,9 +108,12 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
     ['dispatches', 'GPU dispatches', dispatches.toLocaleString('en')],
     ['weights', 'Model', `${(info.parameters / 1e6).toFixed(1)} M weights, ${info.dtype}, ${megabytes(info.bytes)} MB`],
     ['sampler', 'Sampler', `${title(settings.sampler)}, guidance ${settings.guidanceScale}`],
+    ...(settings.grid ? ([['grid', 'Time grid', title(settings.grid)]] as Row[]) : []),
+    ...(settings.strength !== null ? ([['origin', 'Started from', origin]] as Row[]) : []),
     ['device', 'Drawn by', device],
     ['compute', 'Arithmetic', ARITHMETIC[result.compute]],
     ...(result.device === 'cpu' ? cores : []),
+    ['floats', 'Unrounded values', button('link', 'Save as .npy', () => saveFloats(result, info))],
     ['reason', 'Why this device', sentence(result.deviceReason)],
   ];
   const facts = byId('facts', HTMLElement);
@@ -125,6 +131,12 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
   facts.dataset.device = result.device;
   showStatus(`Done in ${(timings.totalMs / 1000).toFixed(1)} s`, { aloud: true, done: 1 });
   pace.textContent = `${milliseconds(mean)} a step`;
+}
+
+function saveFloats(result: GenerateResult, { channels }: PipelineInfo): void {
+  const [first] = result.images;
+  const values = result.images.flatMap(({ floats }) => floats ?? []);
+  if (first) save(toNpy(values, [values.length, channels, first.height, first.width]), `${fileName(result, 0)}.npy`);
 }
 
 /** A failure: what happened, what to do, and a button that does it. */

@@ -2,7 +2,7 @@
 
 import { toUvitError, UvitError } from './errors.js';
 import type { WasmVariant } from './types.js';
-import type { Tensors } from './uvit_web.js';
+import type { Arrays, Tensors } from './uvit_web.js';
 
 /** What the glue that wasm-bindgen writes exports. */
 export type Core = typeof import('./uvit_web.js');
@@ -63,7 +63,7 @@ async function compile(url: string): Promise<WebAssembly.Module> {
 }
 
 /** What may be transferred of tensors. */
-export function buffersOf(tensors: Tensors): ArrayBuffer[] {
+export function buffersOf(tensors: Tensors | Arrays): ArrayBuffer[] {
   return Object.values(tensors).map((values) => values.buffer as ArrayBuffer);
 }
 

@@ -3,8 +3,9 @@
 import type { Client, RequestEvent } from './client.js';
 import { buffersOf } from './core.js';
 import { aborted, internal, UvitError } from './errors.js';
+import { arraysOf } from './pictures.js';
 import type { ResultMetadata } from './protocol.js';
-import { checked, checkForward, coreOptions, own, whole } from './settings.js';
+import { checked, checkForward, coreOptions, whole } from './settings.js';
 import type {
   ForwardTensors,
   GeneratedImage,
@@ -19,6 +20,8 @@ export class Pipeline {
   /** What was loaded, on which device, and why that one. */
   readonly info: PipelineInfo;
   readonly #client: Client;
+  /** Settles once the calls so far were sent: a picture that is still being decoded must not change their order. */
+  #sent: Promise<unknown> = Promise.resolve();
 
   /** @internal Use `load()`. */
   constructor(client: Client, info: PipelineInfo) {
@@ -35,22 +38,23 @@ export class Pipeline {
    * `INTERNAL` and the `WORKER_LOST` that asks for another `load()`, the pipeline goes on working.
    */
   async generate(options: GenerateOptions = {}): Promise<GenerateResult> {
-    const { core, startLatents, signal, onStep } = checked(() => {
-      const { signal, onStep, startLatents } = options;
-      return { core: coreOptions(options), startLatents: startLatents && own(startLatents), signal, onStep };
+    const { core, reading, signal, onStep } = checked(() => {
+      const { signal, onStep } = options;
+      return { core: coreOptions(options), reading: arraysOf(options, this.info), signal, onStep };
     });
+    const arrays = await this.#inTurn(reading);
     if (signal?.aborted) throw aborted('This generation');
     const id = this.#client.nextId();
     const onAbort = () => this.#client.abort(id);
     signal?.addEventListener('abort', onAbort, { once: true });
     try {
       const answer = await this.#client.request(
-        { type: 'generate', id, options: core, ...(startLatents && { startLatents }) },
+        { type: 'generate', id, options: core, arrays },
         // Steps that were already on their way when the caller aborted are not news to it any more.
         (event) => {
           if (onStep && !signal?.aborted) onStep(stepOf(event, this.info.imageSize));
         },
-        startLatents && [startLatents.buffer],
+        buffersOf(arrays),
       );
       // The last step may have finished while the abort was on its way: the caller's wish still counts.
       if (signal?.aborted) throw aborted('This generation');
@@ -67,6 +71,7 @@ export class Pipeline {
    */
   async forward(given: ForwardTensors): Promise<Record<string, Float32Array>> {
     const tensors = checked(() => checkForward(given, this.info.ports));
+    await this.#sent;
     const id = this.#client.nextId();
     const answer = await this.#client.request({ type: 'forward', id, tensors }, () => {}, buffersOf(tensors));
     if (answer.type !== 'tensors') throw internal(`the worker answered forward with ${answer.type}`);
@@ -79,9 +84,17 @@ export class Pipeline {
    */
   async profile(count = 1): Promise<Profile | null> {
     const work = { type: 'profile', count: whole('count', count, 1, 64) } as const;
+    await this.#sent;
     const answer = await this.#client.request({ ...work, id: this.#client.nextId() }, () => {});
     if (answer.type !== 'profile') throw internal(`the worker answered profile with ${answer.type}`);
     return answer.profile;
+  }
+
+  /** What is being read, once the calls before this one were sent. */
+  #inTurn<T>(reading: Promise<T>): Promise<T> {
+    const mine = Promise.all([reading, this.#sent]).then(([read]) => read);
+    this.#sent = Promise.allSettled([mine, this.#sent]).then(() => {});
+    return mine;
   }
 
   /** Frees the memory on every device; what is running, and every later call, rejects with `DISPOSED`. */
@@ -100,7 +113,7 @@ function stepOf(event: RequestEvent, imageSize: number): Step {
 function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Array): GenerateResult {
   const { seed, width, height, channels, timings, device, deviceReason, adapter, dispatches, workers } = metadata;
   const { label, labelName, steps, guidanceScale, sampler, grid, guidanceInterval, cache } = metadata;
-  const { count, dtype, compute, modelHash } = metadata;
+  const { churn, strength, masked, count, dtype, compute, modelHash } = metadata;
   const values = channels * height * width;
   const images = split(rgba, width, height).map((imageData, k): GeneratedImage => {
     const image = { rgba: imageData.data, imageData, seed: seed + k, width, height };
@@ -116,6 +129,9 @@ function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Ar
       guidanceScale,
       sampler,
       grid,
+      churn,
+      strength,
+      masked,
       guidanceInterval,
       cache,
       count,

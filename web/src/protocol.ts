@@ -22,7 +22,7 @@ import type {
   TuneChoice,
   WasmChoice,
 } from './types.js';
-import type { Outputs, Tensors } from './uvit_web.js';
+import type { Arrays, Outputs, Tensors } from './uvit_web.js';
 
 /** The settings of one generation as the wasm core takes them; what is absent gets the model's default. */
 export interface CoreGenerateOptions {
@@ -33,6 +33,9 @@ export interface CoreGenerateOptions {
   count: number;
   sampler?: string;
   grid?: string;
+  churn?: number;
+  strength?: number;
+  freshNoise?: boolean;
   preset?: Preset;
   guidanceInterval?: [number, number];
   cache: boolean;
@@ -67,7 +70,7 @@ export interface CoreLoadOptions {
 export type Request =
   | { type: 'capabilities'; id: number }
   | { type: 'load'; id: number; manifestUrl: string; options: CoreLoadOptions }
-  | { type: 'generate'; id: number; options: CoreGenerateOptions; startLatents?: Float32Array }
+  | { type: 'generate'; id: number; options: CoreGenerateOptions; arrays: Arrays }
   | { type: 'forward'; id: number; tensors: Tensors }
   | { type: 'profile'; id: number; count: number }
   /** Has no reply of its own: the generation with this id is answered with `ABORTED`, if it still runs. */

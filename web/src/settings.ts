@@ -122,12 +122,16 @@ function typed(name: string, kind: Port['kind'], values: unknown, remedy: string
 /** What the core gets for the options of `generate()`; a missing seed is drawn here. */
 export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
   object(options);
-  const { label, steps, guidanceScale, sampler, grid, preset, guidanceInterval, startLatents, count = 1 } = options;
+  const { label, steps, guidanceScale, sampler, grid, churn, preset, guidanceInterval, strength, count = 1 } = options;
   if (label !== undefined && typeof label !== 'string') whole('label', label, 0, Number.MAX_SAFE_INTEGER);
   if (steps !== undefined) whole('steps', steps, 1, Number.MAX_SAFE_INTEGER);
   whole('count', count, 1, Number.MAX_SAFE_INTEGER);
-  if (guidanceScale !== undefined && !Number.isFinite(guidanceScale)) {
-    throw invalidArgument(`guidanceScale is ${show(guidanceScale)}`, 'Give a finite number; 1 switches guidance off');
+  for (const [name, value, remedy] of [
+    ['guidanceScale', guidanceScale, 'Give a finite number; 1 switches guidance off'],
+    ['churn', churn, 'Give a number of at least 0'],
+    ['strength', strength, 'Give a number above 0, at most 1'],
+  ] as const) {
+    if (value !== undefined && !Number.isFinite(value)) throw invalidArgument(`${name} is ${show(value)}`, remedy);
   }
   if (options.seed !== undefined) whole('seed', options.seed, 0, SEEDS - 1);
   if (sampler !== undefined && typeof sampler !== 'string') {
@@ -143,15 +147,9 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
       'Give two numbers from 0 (the picture) to 1 (noise), the smaller first',
     );
   }
-  if (startLatents !== undefined) {
-    const remedy = 'Give [count, channels, height, width] values';
-    if (!(startLatents instanceof Float32Array)) throw invalidArgument('startLatents is not a Float32Array', remedy);
-    // What was transferred to another thread looks like this.
-    if (startLatents.length === 0) throw invalidArgument('startLatents has no values', remedy);
-  }
   aFunction('onStep', options.onStep);
   aSignal(options.signal);
-  for (const name of ['cache', 'preview', 'floatPixels'] as const) {
+  for (const name of ['cache', 'preview', 'floatPixels', 'freshNoise'] as const) {
     const value: unknown = options[name];
     if (value !== undefined && typeof value !== 'boolean') {
       throw invalidArgument(`${name} is ${show(value)}`, 'Give true or false, or leave it out');
@@ -163,6 +161,9 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     ...(guidanceScale !== undefined && { guidanceScale }),
     ...(sampler !== undefined && { sampler }),
     ...(grid !== undefined && { grid }),
+    ...(churn !== undefined && { churn }),
+    ...(strength !== undefined && { strength }),
+    ...(options.freshNoise && { freshNoise: true }),
     ...(preset !== undefined && { preset }),
     ...(guidanceInterval !== undefined && { guidanceInterval }),
     cache: options.cache === true,

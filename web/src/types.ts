@@ -193,9 +193,9 @@ export interface PipelineInfo {
   tuned?: TunedInfo | null;
   labels: Label[];
   defaults: { steps: number; guidanceScale: number; sampler: string };
-  /** Values that `generate({ sampler })` takes. */
+  /** Values that `generate({ sampler })` takes: those that the model's schedule bears. */
   samplers: string[];
-  /** Values that `generate({ grid })` takes. */
+  /** Values that `generate({ grid })` takes, likewise. */
   grids: string[];
   /** Whether `generate({ cache: true })` has a calibrated schedule. */
   cache: boolean;
@@ -215,10 +215,11 @@ export interface PipelineInfo {
   nullClass?: number | null;
 }
 
-/** One finished step. */
+/** One finished call of the network. */
 export interface Step {
   /** 1 to `steps`. */
   step: number;
+  /** Calls in all: of N steps N, but `heun` makes 2 N - 1, `plms` N + 1 (1 of 1) and `pndm` N + 9. */
   steps: number;
   /** Milliseconds since this generation started running. */
   elapsedMs: number;
@@ -230,7 +231,10 @@ export interface Step {
 export interface GenerateOptions {
   /** Index or name of what to draw; see `pipeline.info.labels`. */
   label?: number | string;
-  /** Network calls, 1 to 1000; more is slower and finer. Default: the model's. */
+  /**
+   * 1 to 1000, for `pndm` at least 4; more is slower and finer. A step is one network call, but `heun` makes two, save in the
+   * last, `plms` one more in all and `pndm` nine. Default: the model's.
+   */
   steps?: number;
   /** How strongly the label pulls: `uncond + s (cond - uncond)`. 1 is off and twice as fast. Default: the model's. */
   guidanceScale?: number;
@@ -238,10 +242,20 @@ export interface GenerateOptions {
   seed?: number;
   /** Pictures made at once, at least 1. Default 1. */
   count?: number;
-  /** One of `pipeline.info.samplers`. Default: the model's. */
+  /**
+   * One of `pipeline.info.samplers`, which may be `dpmpp_2m`, `dpmpp_3m`, `dpmpp_2m_sde`, `unipc`, `deis`, `dpmpp_3s`, `dpm_solver`,
+   * `euler`, `euler_ancestral`, `heun`, `ddim`, `ddpm`, `plms`, `pndm`, `lcm`, `euler_maruyama_sde` and `euler_maruyama_ode`.
+   * Default: the model's.
+   */
   sampler?: string;
-  /** How the sampler's times are spread, one of `pipeline.info.grids`; not for `euler_maruyama_*`. Default: the sampler's own. */
+  /**
+   * How the sampler's times are spread, one of `pipeline.info.grids`, which may be `time_uniform`, `log_snr`, `quadratic`, `karras`
+   * and, on schedules of training steps, `linspace`, `leading` and `trailing`; not for `euler_maruyama_*`. Default: the
+   * sampler's own.
+   */
   grid?: string;
+  /** `euler` alone: fresh noise over all steps, at least 0 (S_churn of arXiv:2206.00364). Default 0, none. */
+  churn?: number;
   /** Fewer steps with a solver that bears them, where `steps` and `sampler` are not given. Default: none. */
   preset?: Preset;
   /**
@@ -259,6 +273,24 @@ export interface GenerateOptions {
   preview?: boolean;
   /** Start noise instead of the seed's, `[count, channels, height, width]`, standard normal. */
   startLatents?: Float32Array;
+  /**
+   * A picture to start from: floats `[channels, height, width]` in [-1, 1] for all pictures, or one for each; or whatever a canvas
+   * can draw, an `ImageData` or a `Blob`. Of those, the middle is taken that covers the model's picture, resized, over white, and
+   * a byte b becomes b / 127.5 - 1. Models that draw no pixels (with other channels than 1 or 3) take floats alone.
+   */
+  initImage?: Float32Array | ImageBitmapSource;
+  /**
+   * With `initImage`: how much of the way from noise to a picture is walked anew, above 0, at most 1: of N steps the last
+   * floor(N strength). Default: 0.8, with a mask 1.
+   */
+  strength?: number;
+  /**
+   * With `initImage`: what is painted anew (1) and what is kept (0), floats `[height, width]` in [0, 1], or a picture as above, over
+   * black, of which the luminance counts: white is painted anew. What is kept comes out as it went in.
+   */
+  mask?: Float32Array | ImageBitmapSource;
+  /** With `mask`: what is kept gets other noise at every step, not that of the start. Default false. */
+  freshNoise?: boolean;
   /** Return the unclipped float pixels as well. Default false. */
   floatPixels?: boolean;
 }
@@ -293,6 +325,11 @@ export interface GenerateSettings {
   sampler: string;
   /** Null for a sampler that has but one. */
   grid: string | null;
+  churn: number;
+  /** Null without `initImage`. */
+  strength: number | null;
+  /** Whether there was a mask. */
+  masked: boolean;
   guidanceInterval: [number, number] | null;
   cache: boolean;
   count: number;
@@ -306,7 +343,7 @@ export interface GenerateSettings {
 export interface Timings {
   /** From the first step's start to the pixels. */
   totalMs: number;
-  /** Each step. */
+  /** Each call of the network. */
   stepMs: number[];
   /** What encoding and submitting to the GPU took of all that; 0 on the CPU. */
   encodeMs: number;

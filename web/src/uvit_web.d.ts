@@ -44,6 +44,9 @@ export type Tensors = Record<string, Float32Array | Float64Array | Uint32Array>;
 /** Named tensors, as the network's ports give them. */
 export type Outputs = Record<string, Float32Array>;
 
+/** What `generate()` takes beside its options: `[count, channels, height, width]`, `[channels, height, width]` or that, `[height, width]`. */
+export type Arrays = { startLatents?: Float32Array; initImage?: Float32Array; mask?: Float32Array };
+
 /** One load of one model. */
 export class Loader {
   private constructor();
@@ -74,7 +77,7 @@ export class WasmPipeline {
    */
   generate(
     optionsJson: string,
-    startLatents: Float32Array | undefined,
+    arrays: Arrays,
     onStep: (json: string, preview?: Uint8Array) => void,
     workers: number,
     remote: (worker: number, tensors: Tensors) => Promise<Outputs>,

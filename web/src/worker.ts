@@ -237,7 +237,7 @@ async function helpers(items: number, stop: AbortSignal): Promise<Part[]> {
   return Promise.race([parts.team(items - 1), stopped]);
 }
 
-async function generate({ id, options, startLatents }: GenerateCall, stop: AbortSignal): Promise<void> {
+async function generate({ id, options, arrays }: GenerateCall, stop: AbortSignal): Promise<void> {
   if (!pipeline || !info) throw internal('generate came before a model was loaded');
   const guided = (options.guidanceScale ?? info.defaults.guidanceScale) !== 1;
   const team = await helpers(options.count * (guided ? 2 : 1), stop);
@@ -262,7 +262,7 @@ async function generate({ id, options, startLatents }: GenerateCall, stop: Abort
   };
   const workers = team.length + 1;
   const result = await pipeline
-    .generate(JSON.stringify(options), startLatents, onStep, workers, remote)
+    .generate(JSON.stringify(options), arrays, onStep, workers, remote)
     .catch((thrown: unknown) => {
       for (const part of team) part.abort();
       throw stop.aborted ? aborted('This generation') : (lost ?? thrown);

@@ -346,6 +346,205 @@ test('savings do less and say so; without one the picture is as before', async (
   assert.deepEqual(errors, ['INVALID_ARGUMENT', 'INVALID_ARGUMENT', 'INVALID_ARGUMENT']);
 });
 
+test('samplers and grids are those of the schedule; each says how often it calls the network', async () => {
+  const { info, calls, settings, churned } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
+      const calls = {};
+      for (const sampler of pipeline.info.samplers) {
+        calls[sampler] = [];
+        const onStep = ({ step, steps }) => calls[sampler].push(`${step}/${steps}`);
+        await pipeline.generate({ label: 6, seed: 1, steps: 4, guidanceScale: 1, sampler, onStep });
+      }
+      const one = { label: 6, seed: 1, steps: 4, guidanceScale: 1, sampler: 'euler', grid: 'karras' };
+      const plain = await pipeline.generate(one);
+      const churn = await pipeline.generate({ ...one, churn: 2 });
+      const churned = churn.images[0].rgba.some((value, i) => value !== plain.images[0].rgba[i]);
+      return { info: pipeline.info, calls, settings: [plain.settings, churn.settings], churned };
+    },
+    MODEL,
+  );
+  assert.equal(info.samplers.length, 17);
+  // The model's schedule is continuous: there are no training steps to visit.
+  assert.deepEqual(info.grids, ['time_uniform', 'log_snr', 'quadratic', 'karras']);
+  const wanted = { heun: 7, plms: 5, pndm: 13 };
+  for (const [sampler, steps] of Object.entries(calls)) {
+    const all = wanted[sampler] ?? 4;
+    assert.deepEqual(
+      steps,
+      Array.from({ length: all }, (_, i) => `${i + 1}/${all}`),
+      sampler,
+    );
+  }
+  assert.deepEqual(
+    settings.map(({ grid, churn }) => [grid, churn]),
+    [
+      ['karras', 0],
+      ['karras', 2],
+    ],
+  );
+  assert.ok(churned);
+});
+
+test('a picture to start from is the same as floats, pixels, on a canvas or in a file; others are cropped and resized', async () => {
+  const found = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
+      const picture = new ImageData(64, 64);
+      for (let i = 0; i < picture.data.length; i++)
+        picture.data[i] = i % 4 === 3 ? 255 : (i * 37 + (i >> 8) * 11) % 256;
+      const floats = Float32Array.from(
+        { length: 3 * 4096 },
+        (_, i) => picture.data[(i % 4096) * 4 + Math.floor(i / 4096)] / 127.5 - 1,
+      );
+      const canvas = document.createElement('canvas');
+      canvas.width = canvas.height = 64;
+      canvas.getContext('2d').putImageData(picture, 0, 0);
+      const blob = await new Promise((resolve) => canvas.toBlob(resolve, 'image/png'));
+      const image = new Image();
+      image.src = URL.createObjectURL(blob);
+      await image.decode();
+      const wide = new OffscreenCanvas(200, 64);
+      wide.getContext('2d').putImageData(picture, 68, 0);
+      const [large, small] = [new OffscreenCanvas(300, 200), new OffscreenCanvas(3, 9)];
+      for (const one of [large, small]) {
+        const context = one.getContext('2d');
+        context.fillStyle = 'rgb(50 100 150)';
+        context.fillRect(0, 0, one.width, one.height);
+      }
+      const colour = floats.map((_, i) => [50, 100, 150][Math.floor(i / 4096)] / 127.5 - 1);
+      const groups = {
+        picture: [floats, picture, canvas, blob, image, await createImageBitmap(picture), wide],
+        colour: [colour, large, small],
+        white: [floats.map(() => 1), new ImageData(20, 10)],
+      };
+      const same = {};
+      for (const [name, sources] of Object.entries(groups)) {
+        const all = [];
+        for (const initImage of sources) {
+          const options = { label: 6, seed: 3, steps: 4, strength: 0.5, guidanceScale: 1, initImage };
+          all.push((await pipeline.generate(options)).images[0].rgba);
+        }
+        same[name] = all.map((rgba) => rgba.every((value, i) => value === all[0][i]));
+      }
+      const each = new Float32Array(2 * floats.length);
+      each.set(floats);
+      each.set(colour, floats.length);
+      const pair = await pipeline.generate({ label: 6, seed: 3, steps: 4, count: 2, initImage: each });
+      const steps = [];
+      const onStep = ({ step, steps: all }) => steps.push(`${step}/${all}`);
+      const usual = await pipeline.generate({ label: 6, seed: 3, steps: 10, initImage: picture, onStep });
+      const all = await pipeline.generate({ label: 6, seed: 3, steps: 3, initImage: picture, strength: 1 });
+      return {
+        same,
+        pictures: pair.images.length,
+        steps,
+        settings: [usual, all].map(({ settings }) => [settings.steps, settings.strength, settings.masked]),
+        calls: all.timings.stepMs.length,
+      };
+    },
+    MODEL,
+  );
+  for (const [name, same] of Object.entries(found.same)) assert.ok(same.every(Boolean), `${name}: ${same}`);
+  assert.equal(found.pictures, 2);
+  assert.deepEqual(
+    found.steps,
+    Array.from({ length: 8 }, (_, i) => `${i + 1}/8`),
+  );
+  assert.deepEqual(found.settings, [
+    [10, 0.8, false],
+    [3, 1, false],
+  ]);
+  assert.equal(found.calls, 3);
+});
+
+for (const device of ['cpu', 'webgpu']) {
+  test(`what a mask keeps comes out pixel for pixel, and the rest is painted anew: ${device}`, async () => {
+    const runs = await withPackage(
+      page,
+      async (uvit, [model, device]) => {
+        const pipeline = await uvit.load(model, { device, tune: 'off' });
+        const picture = new ImageData(64, 64);
+        for (let i = 0; i < picture.data.length; i++) picture.data[i] = i % 4 === 3 ? 255 : (i * 53) % 256;
+        // The left half is kept.
+        const floats = Float32Array.from({ length: 4096 }, (_, i) => (i % 64 < 32 ? 0 : 1));
+        const canvas = new OffscreenCanvas(64, 64);
+        canvas.getContext('2d').fillStyle = 'white';
+        canvas.getContext('2d').fillRect(32, 0, 32, 64);
+        const runs = [];
+        for (const options of [
+          { mask: floats },
+          { mask: canvas },
+          { mask: floats, strength: 0.5 },
+          { mask: floats, freshNoise: true, sampler: 'euler_ancestral' },
+          { mask: floats, sampler: 'heun', count: 2 },
+        ]) {
+          const result = await pipeline.generate({ label: 6, seed: 3, steps: 4, initImage: picture, ...options });
+          const changed = result.images.map(({ rgba }) =>
+            [0, 1].map((half) => rgba.filter((v, i) => (i >> 7) % 2 === half && v !== picture.data[i]).length),
+          );
+          const { strength, masked } = result.settings;
+          runs.push({ changed, strength, masked, pixels: [...result.images[0].rgba] });
+        }
+        return runs;
+      },
+      [MODEL, device],
+    );
+    for (const { changed, masked } of runs) {
+      assert.equal(masked, true);
+      for (const [kept, anew] of changed) {
+        assert.equal(kept, 0);
+        assert.ok(anew > 1000, `only ${anew} values are new`);
+      }
+    }
+    assert.deepEqual(
+      runs.map(({ strength }) => strength),
+      [1, 1, 0.5, 1, 1],
+    );
+    assert.deepEqual(runs[1].pixels, runs[0].pixels);
+  });
+}
+
+test('a picture that takes a while to read does not change the order of the calls', async () => {
+  const order = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
+      const canvas = new OffscreenCanvas(2000, 2000);
+      canvas.getContext('2d').fillRect(0, 0, 900, 900);
+      const blob = await canvas.convertToBlob();
+      const order = [];
+      const one = (name, options) =>
+        pipeline.generate({ label: 0, steps: 2, ...options }).then(
+          () => order.push(name),
+          ({ code }) => order.push(`${name} ${code}`),
+        );
+      const stop = new AbortController();
+      const ports = { x: new Float32Array(3 * 4096), timesteps: [1], y: [0] };
+      const all = [
+        one('picture', { initImage: blob }),
+        one('none', { initImage: new Blob(['none']) }),
+        one('stopped', { initImage: blob, signal: stop.signal }),
+        one('plain'),
+        pipeline.forward(ports).then(() => order.push('forward')),
+        one('picture again', { initImage: blob }),
+      ];
+      stop.abort();
+      await Promise.all(all);
+      return order;
+    },
+    MODEL,
+  );
+  const refused = ['none INVALID_ARGUMENT', 'stopped ABORTED'];
+  assert.deepEqual(order.filter((name) => refused.includes(name)).toSorted(), refused);
+  assert.deepEqual(
+    order.filter((name) => !refused.includes(name)),
+    ['picture', 'plain', 'forward', 'picture again'],
+  );
+});
+
 test('profile() times every kernel of a forward', async () => {
   const { profile, onCpu } = await withPackage(
     page,

@@ -114,7 +114,8 @@ test('generate(), forward() and profile(): every option, and the pipeline goes o
       const all = { x: new Float32Array(3 * 64 * 64), timesteps: [1], y: [0] };
       const options = {
         generate: ['label', 'steps', 'guidanceScale', 'seed', 'count', 'sampler', 'grid', 'preset'],
-        more: ['guidanceInterval', 'cache', 'signal', 'onStep', 'preview', 'startLatents', 'floatPixels'],
+        more: ['guidanceInterval', 'cache', 'signal', 'onStep', 'preview', 'startLatents', 'floatPixels', 'churn'],
+        pictures: ['initImage', 'mask', 'strength', 'freshNoise'],
         forward: ['x', 'timesteps', 'y', 'out'],
       };
       for (const [kind, value] of Object.entries(globalThis.VALUES)) {
@@ -123,7 +124,7 @@ test('generate(), forward() and profile(): every option, and the pipeline goes o
           calls.push([`profile ${kind}`, () => pipeline.profile(value)]);
         }
         calls.push([`forward ${kind}`, () => pipeline.forward(value)]);
-        for (const option of [...options.generate, ...options.more]) {
+        for (const option of [...options.generate, ...options.more, ...options.pictures]) {
           calls.push([`${option} ${kind}`, () => pipeline.generate({ ...one, [option]: value })]);
         }
         for (const option of options.forward) {
@@ -158,9 +159,16 @@ test('what is given stays the caller’s, whichever memory it lies in', async ()
       const labels = new Uint32Array([0]);
       for (let k = 0; k < 2; k++) await pipeline.forward({ x: startLatents, timesteps, y: labels });
       const same = second.images[0].rgba.every((value, i) => value === first.images[0].rgba[i]);
-      return [same, startLatents.length, timesteps.length, labels.length];
+      const mask = new Float32Array(64 * 64).fill(0);
+      const pictures = [startLatents, new ImageData(64, 64), await createImageBitmap(new ImageData(64, 64))];
+      // What is in them at the time of the call counts, whatever becomes of them.
+      const kept = pictures.map((initImage) => pipeline.generate({ label: 0, steps: 1, initImage, mask }));
+      startLatents.fill(-1);
+      mask.fill(1);
+      const red = (await Promise.all(kept)).map(({ images }) => images[0].rgba[0]);
+      return [same, startLatents.length, timesteps.length, labels.length, red, mask.length, pictures[2].width];
     },
     MODEL,
   );
-  assert.deepEqual(found, [true, 3 * 64 * 64, 1, 1]);
+  assert.deepEqual(found, [true, 3 * 64 * 64, 1, 1, [191, 255, 255], 64 * 64, 64]);
 });

@@ -176,6 +176,8 @@ test('settings outside their ranges give INVALID_ARGUMENT, and the pipeline goes
     page,
     async (uvit, model) => {
       const pipeline = await uvit.load(model, { device: 'webgpu', tune: 'off' });
+      const initImage = new Float32Array(3 * 64 * 64);
+      const mask = new Float32Array(64 * 64);
       const bad = [
         { label: 31 },
         { label: 99 },
@@ -200,6 +202,31 @@ test('settings outside their ranges give INVALID_ARGUMENT, and the pipeline goes
         { grid: 'no such grid' },
         { grid: 3 },
         { sampler: 'euler_maruyama_sde', grid: 'log_snr' },
+        { churn: -1, sampler: 'euler' },
+        { churn: Number.NaN, sampler: 'euler' },
+        { churn: 1, sampler: 'heun' },
+        { strength: 0.5 },
+        { mask },
+        { freshNoise: true },
+        { initImage, freshNoise: true },
+        { initImage, strength: 0 },
+        { initImage, strength: 1.01 },
+        { initImage, strength: Number.NaN },
+        { initImage, strength: '0.5' },
+        // Of one step nothing is left.
+        { initImage, strength: 0.5 },
+        { initImage: new Float32Array(7) },
+        { initImage: new Float32Array(2 * 3 * 64 * 64) },
+        { initImage: initImage.map((_, i) => (i === 5 ? Number.NaN : 0)) },
+        { initImage: [...initImage] },
+        { initImage: 'picture.png' },
+        { initImage: new Blob(['no picture'], { type: 'image/png' }) },
+        { initImage: new OffscreenCanvas(0, 5) },
+        { initImage: new Image() },
+        { initImage, mask: new Float32Array(3 * 64 * 64) },
+        { initImage, mask: mask.map(() => Number.NaN) },
+        { initImage, mask: mask.map(() => 1.5) },
+        { initImage, mask: new Blob([]) },
         { startLatents: [0, 1] },
         { startLatents: new Float32Array(3 * 64 * 64).fill(Number.NaN) },
         { onStep: 'not a function' },

@@ -42,6 +42,7 @@ async function collect(args, device) {
         const results = [
           await pipeline.generate({ steps: 1, onStep }),
           await pipeline.generate({ ...rich, steps: 2, onStep }),
+          await pipeline.generate({ label: 0, steps: 2, initImage: new ImageData(8, 8), mask: new ImageData(8, 8) }),
         ];
         return {
           ...found,

@@ -1,0 +1,92 @@
+/** The arrays of `generate()`: floats as they are, and whatever a canvas can draw as the network takes it. */
+
+import { invalidArgument, toUvitError, UvitError } from './errors.js';
+import { own } from './settings.js';
+import type { GenerateOptions, PipelineInfo } from './types.js';
+import type { Arrays } from './uvit_web.js';
+
+/**
+ * The arrays among the options, in copies that may be transferred. Floats and elements are read at once, so that what becomes
+ * of them later does not matter.
+ */
+export async function arraysOf(options: GenerateOptions, { channels, imageSize }: PipelineInfo): Promise<Arrays> {
+  const { initImage, mask, startLatents, count = 1 } = options;
+  const plane = imageSize * imageSize;
+  const image = channels * plane;
+  // Other channels than these lie in a space of the model's own.
+  const toImage = channels === 3 ? toPlanes : channels === 1 ? toGrey : undefined;
+  const several = `[channels, height, width], for all pictures or one for each${toImage ? '' : ': this model draws no pixels'}`;
+  const [start, init, painted] = await Promise.all([
+    read('startLatents', startLatents, [count * image], '[count, channels, height, width]'),
+    read('initImage', initImage, [image, count * image], several, toImage && ((rgba) => toImage(rgba, -1)), 'white'),
+    read('mask', mask, [plane], '[height, width], from 0 to 1', (rgba) => toGrey(rgba, 0), 'black'),
+  ]);
+  return {
+    ...(start && { startLatents: start }),
+    ...(init && { initImage: init }),
+    ...(painted && { mask: painted }),
+  };
+
+  async function read(
+    name: string,
+    given: ImageBitmapSource | Float32Array | undefined,
+    lengths: number[],
+    shape: string,
+    convert?: (rgba: Uint8ClampedArray) => Float32Array,
+    ground = '',
+  ): Promise<Float32Array | undefined> {
+    if (given === undefined) return undefined;
+    const remedy = `Give a Float32Array ${shape}${convert ? '; or an image, a canvas, an ImageData or a Blob with a picture' : ''}`;
+    try {
+      if (!(given instanceof Float32Array)) {
+        if (!convert) throw invalidArgument(`${name} is not a Float32Array`, remedy);
+        return convert(await pixels(given, imageSize, ground));
+      }
+      if (!lengths.includes(given.length)) {
+        throw invalidArgument(`${name} has ${given.length} values, not ${lengths.join(' or ')}`, remedy);
+      }
+      if (!given.every(Number.isFinite)) throw invalidArgument(`${name} has values that are not finite`, remedy);
+      return own(given);
+    } catch (thrown) {
+      if (thrown instanceof UvitError) throw thrown;
+      throw invalidArgument(`${name} cannot be read (${toUvitError(thrown).cause})`, remedy);
+    }
+  }
+}
+
+/** A picture on a ground, as RGBA: resized so that it covers a square, whose middle it then fills. */
+async function pixels(source: ImageBitmapSource, size: number, ground: string): Promise<Uint8ClampedArray> {
+  const bitmap = await createImageBitmap(source);
+  const { width, height } = bitmap;
+  const scale = size / Math.min(width, height);
+  // Firefox has had this for less long than what else the package needs.
+  const canvas =
+    typeof OffscreenCanvas === 'function'
+      ? new OffscreenCanvas(size, size)
+      : Object.assign(document.createElement('canvas'), { width: size, height: size });
+  const context = canvas.getContext('2d', { willReadFrequently: true }) as OffscreenCanvasRenderingContext2D;
+  context.fillStyle = ground;
+  context.fillRect(0, 0, size, size);
+  context.imageSmoothingQuality = 'high';
+  const [w, h] = [width * scale, height * scale];
+  context.drawImage(bitmap, (size - w) / 2, (size - h) / 2, w, h);
+  bitmap.close();
+  return context.getImageData(0, 0, size, size).data;
+}
+
+/** RGBA to `[3, height, width]`, -1 to 1. */
+function toPlanes(rgba: Uint8ClampedArray): Float32Array {
+  const plane = rgba.length / 4;
+  return Float32Array.from(
+    { length: 3 * plane },
+    (_, i) => (rgba[(i % plane) * 4 + Math.floor(i / plane)] ?? 0) / 127.5 - 1,
+  );
+}
+
+/** RGBA to luminance `[height, width]`, from `least` to 1. */
+function toGrey(rgba: Uint8ClampedArray, least: number): Float32Array {
+  const share = (i: number, weight: number) => (rgba[i] ?? 0) * weight;
+  // In whole numbers, so that white is 1.
+  const luminance = (i: number) => (share(i, 299) + share(i + 1, 587) + share(i + 2, 114)) / 255_000;
+  return Float32Array.from({ length: rgba.length / 4 }, (_, i) => least + (1 - least) * luminance(4 * i));
+}
