@@ -10,6 +10,7 @@ mod inspect;
 mod output;
 mod pictures;
 mod presets;
+mod progress;
 mod quality;
 mod records;
 mod refusal;
