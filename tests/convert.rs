@@ -98,18 +98,21 @@ fn a_checkpoint_goes_through_in_little_memory_and_is_known_by_its_tensors() {
 fn what_is_no_published_u_vit_is_refused_with_what_it_looks_like() {
     let out = fresh("strangers");
     let path = out.with_file_name("weights.pth");
-    let run = |entries: Vec<(&str, Vec<usize>)>| {
+    let run_with = |entries: Vec<(&str, Vec<usize>)>, more: &[&str]| {
         let zeros = |(name, shape): (&str, Vec<usize>)| {
             let count = shape.iter().product();
             (name.to_owned(), Py::Tensor(shape, vec![0.0; count]))
         };
         save(&path, &Py::StateDict(entries.into_iter().map(zeros).collect()), 2);
-        let run = uvit(&[path.to_str().unwrap(), "--dtype", "q8", "--out", out.to_str().unwrap()]);
+        let run = uvit(&[&[path.to_str().unwrap(), "--dtype", "q8", "--out", out.to_str().unwrap()], more].concat());
         assert!(!run.status.success() && !out.exists(), "{run:?}");
         said(&run)
     };
+    let run = |entries| run_with(entries, &[]);
     let dit = ["x_embedder.proj.weight", "t_embedder.mlp.0.weight", "blocks.0.adaLN_modulation.1.weight"];
     assert!(run(dit.map(|name| (name, vec![4])).to_vec()).contains("looks like a DiT or SiT"));
+    let words = run_with(dit.map(|name| (name, vec![4])).to_vec(), &["--preset", "cifar10_uvit_small"]);
+    assert!(words.contains("TENSOR_MISSING") && words.contains("looks like a DiT or SiT"), "{words}");
     assert!(run(vec![("conv.weight", vec![4])]).contains("no U-ViT"));
     let words = run(vec![
         ("patch_embed.proj.weight", vec![128, 3, 2, 2]),
@@ -120,7 +123,8 @@ fn what_is_no_published_u_vit_is_refused_with_what_it_looks_like() {
         ("mid_block.mlp.fc1.weight", vec![512, 128]),
         ("decoder_pred.weight", vec![12, 128]),
     ]);
-    let want = "embed_dim 128, depth 2, num_heads 2 (if 64 wide), patch_size 2, in_chans 3, img_size 8, mlp_ratio 4, num_classes 10";
+    let want =
+        "embed_dim 128, depth 2, patch_size 2, in_chans 3, img_size 8, mlp_ratio 4, num_classes 10, qkv_bias false";
     assert!(words.contains(want) && words.contains("--config"), "{words}");
 }
 

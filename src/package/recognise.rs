@@ -37,7 +37,7 @@ pub fn recognise(path: &Path) -> Result<(Preset, String)> {
     match fitting.len() {
         0 => refuse(
             format!("it looks like {first}: no preset fits"),
-            "Give --config FILE with these parameters and the schedule that it was trained with (docs/format.md)",
+            "Give --config FILE with these parameters, num_heads (often embed_dim / 64) and the schedule (docs/format.md)",
         ),
         1 => Ok((fitting.remove(0), first.clone())),
         _ => refuse(
@@ -69,8 +69,7 @@ fn look(set: &Shapes) -> Option<String> {
     } else {
         "a U-ViT"
     };
-    let mut said = format!("{what} of embed_dim {dim}, depth {depth}, num_heads {} (if 64 wide)", dim / 64);
-    said += &format!(", patch_size {patch}, in_chans {channels}");
+    let mut said = format!("{what} of embed_dim {dim}, depth {depth}, patch_size {patch}, in_chans {channels}");
     match side * side + extras == tokens {
         true => said += &format!(", img_size {}", side * patch),
         false => said += &format!(", {tokens} tokens"),
@@ -102,10 +101,7 @@ mod tests {
     #[test]
     fn every_preset_shows_its_parameters() {
         for (name, words) in [
-            (
-                "imagenet512_uvit_huge",
-                "embed_dim 1152, depth 28, num_heads 18 (if 64 wide), patch_size 4, in_chans 4, img_size 64",
-            ),
+            ("imagenet512_uvit_huge", "embed_dim 1152, depth 28, patch_size 4, in_chans 4, img_size 64"),
             ("cifar10_uvit_small", "in_chans 3, img_size 32, mlp_ratio 4, num_classes -1, qkv_bias false"),
             ("mscoco_uvit_small", "a U-ViT for text of embed_dim 512, depth 12"),
         ] {
