@@ -7,7 +7,7 @@ use odd_model::{convert, fresh, listing, load};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use uvit_web::package::{DENOISER, MANIFEST, Manifest, Storing, Writer, describe, read_manifest, store};
+use uvit_web::package::{DENOISER, MANIFEST, Manifest, Storing, Writer, describe, read_manifest};
 use uvit_web::weights::{Dtype, checkpoint};
 
 fn fixture(name: &str) -> PathBuf {
@@ -230,9 +230,8 @@ fn a_killed_run_leaves_no_manifest_that_lists_what_is_missing_and_the_next_run_c
         let config = odd_model::config();
         let mut manifest = describe(&config.to_string(), None, None)?;
         let storing = Storing::plain(Dtype::F32);
-        let tensors = store(&odd_model::network(&config), &odd_model::checkpoint(&config), &storing)?;
         let mut writer = Writer::new(out, &[], replace)?;
-        writer.add(&mut manifest, DENOISER, &storing, &tensors)?;
+        writer.add(&mut manifest, DENOISER, &storing, &mut odd_model::checkpoint(&config))?;
         writer.finish(&manifest)
     };
     let count = shards(&new).len();

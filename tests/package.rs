@@ -377,13 +377,13 @@ fn an_asset_is_handed_out_only_if_it_is_the_one_that_the_manifest_means() {
     let config = odd_model::config();
     let network = odd_model::network(&config);
     let storing = Storing::plain(Dtype::F32);
-    let tensors = uvit_web::package::store(&network, &odd_model::checkpoint(&config), &storing).unwrap();
+    let mut tensors = odd_model::checkpoint(&config);
     let mut manifest = uvit_web::package::describe(&config.to_string(), None, None).unwrap();
     let mut writer = Writer::new(&out, &[], false).unwrap();
-    assert_eq!(writer.add(&mut manifest, "autoencoder", &storing, &tensors).unwrap_err().code, Code::BadManifest);
+    assert_eq!(writer.add(&mut manifest, "autoencoder", &storing, &mut tensors).unwrap_err().code, Code::BadManifest);
     manifest.components.insert("autoencoder", Component::new(&network));
-    writer.add(&mut manifest, "autoencoder", &storing, &tensors).unwrap();
-    writer.add(&mut manifest, DENOISER, &storing, &tensors).unwrap();
+    writer.add(&mut manifest, "autoencoder", &storing, &mut tensors).unwrap();
+    writer.add(&mut manifest, DENOISER, &storing, &mut tensors).unwrap();
     writer.add_asset(&mut manifest, "tokenizer", "txt", b"t h\nth e\n").unwrap();
     writer.finish(&manifest).unwrap();
 

@@ -12,7 +12,7 @@ use safetensors::{Dtype as Stored, SafeTensors, tensor::TensorView};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::model::Batch;
-use uvit_web::package::{DENOISER, Storing, Writer, describe, read_manifest, store};
+use uvit_web::package::{DENOISER, Storing, Writer, describe, read_manifest};
 use uvit_web::pipeline::sampling::Control;
 use uvit_web::pipeline::{ComputeChoice, DeviceChoice, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Request};
 use uvit_web::plan::{Compute, lower};
@@ -61,11 +61,10 @@ fn converted(emoji: &Path, name: &str) -> PathBuf {
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("reference-{name}"));
     let _ = std::fs::remove_dir_all(&out);
     let mut manifest = describe(&std::fs::read_to_string(emoji.join("config.json")).unwrap(), None, None).unwrap();
-    let weights = checkpoint::read(&emoji.join("emoji.safetensors")).unwrap();
+    let mut weights = checkpoint::read(&emoji.join("emoji.safetensors")).unwrap();
     let storing = Storing::plain(Dtype::F32);
-    let tensors = store(&manifest.network(DENOISER).unwrap(), &weights, &storing).unwrap();
     let mut writer = Writer::new(&out, &[], false).unwrap();
-    writer.add(&mut manifest, DENOISER, &storing, &tensors).unwrap();
+    writer.add(&mut manifest, DENOISER, &storing, &mut weights).unwrap();
     writer.finish(&manifest).unwrap();
     out
 }

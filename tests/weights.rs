@@ -78,7 +78,7 @@ fn pth_files_that_are_broken_or_hostile_are_refused_and_nothing_in_them_runs() {
     let ran = Path::new("/tmp/uvit-web-ran-code");
     let _ = std::fs::remove_file(ran);
     for (path, cause) in [
-        (fixture("weights/code.pth"), "holds no tensors"),
+        (fixture("weights/code.pth"), "asks for"),
         (fixture("weights/view.pth"), "view into another"),
         (fixture("weights/huge.pth"), "larger than the file"),
         (truncated, "truncated.pth"),
@@ -138,10 +138,10 @@ fn a_value_that_f16_cannot_hold_is_refused_not_stored_as_infinity() {
     let network = network(&config);
     let mut weights = odd_model::checkpoint(&config);
     weights.get_mut("norm.bias").unwrap().1[0] = 1e6; // a vector: f32 in every variant
-    store(&network, &weights, &Storing::plain(Dtype::F16)).unwrap();
+    store(&network, &mut weights, &Storing::plain(Dtype::F16)).unwrap();
     weights.get_mut("pos_embed").unwrap().1[0] = 1e6;
-    store(&network, &weights, &Storing::plain(Dtype::Q8)).unwrap();
-    assert_eq!(store(&network, &weights, &Storing::plain(Dtype::F16)).unwrap_err().code, Code::NotFinite);
+    store(&network, &mut weights, &Storing::plain(Dtype::Q8)).unwrap();
+    assert_eq!(store(&network, &mut weights, &Storing::plain(Dtype::F16)).unwrap_err().code, Code::NotFinite);
 }
 
 /// Replaces a shard's bytes and makes the manifest believe them.

@@ -1,13 +1,14 @@
 //! The inputs that a model's matrices see while it draws, and rounding with error compensation by them.
 
+use super::progress::Progress;
 use std::collections::BTreeMap;
 use uvit_web::model::{Batch, Recording};
-use uvit_web::package::{DENOISER, Manifest, Storing};
+use uvit_web::package::{DENOISER, Manifest, Storing, Writer};
 use uvit_web::plan::{Activation, Compute, Kernel, Op, TensorId, WeightId, lower};
 use uvit_web::runtime::{Device, Loading, Session};
 use uvit_web::sampler::{SamplerSettings, TorchGenerator};
 use uvit_web::simd::{F32Matrix, Finish, Level, Threads, f32_matmul};
-use uvit_web::weights::checkpoint::Checkpoint;
+use uvit_web::weights::checkpoint::Source;
 use uvit_web::weights::gptq::InputFactor;
 use uvit_web::weights::{Data, Tensor};
 use uvit_web::{Error, Result};
@@ -16,7 +17,10 @@ use uvit_web::{Error, Result};
 const BATCH: usize = 6;
 
 /// Sums that are held at once: layers beyond it wait for another pass over the same forwards.
-const MOST_BYTES: usize = 1 << 30;
+const MOST_BYTES: usize = 1 << 29;
+
+/// Multiply-adds of one pass over the forwards: pictures are drawn in fewer steps where they would take more.
+const MOST_WORK: u64 = 20_000_000_000_000;
 
 /// What a matrix sees.
 struct Feed {
@@ -36,42 +40,66 @@ pub struct Given {
 
 /// Rounds every matrix that `storing` makes coarse by what it sees in `pictures` sampling runs, labels in turn, unguided. Some
 /// layers at a time: the sums of all would take several times the model. Their inputs are kept readable, so this runs on the
-/// CPU.
-pub fn compensate(manifest: &Manifest, checkpoint: &Checkpoint, pictures: usize, storing: &mut Storing) -> Result<()> {
-    within(MOST_BYTES, manifest, checkpoint, pictures, storing)
+/// CPU. The network's f32 weights are in memory once. What is rounded is kept in `writer`, and what an interrupted run kept
+/// there is not rounded again.
+pub fn compensate(
+    manifest: &Manifest,
+    source: &mut dyn Source,
+    pictures: usize,
+    storing: &mut Storing,
+    writer: &mut Writer,
+) -> Result<()> {
+    within(MOST_BYTES, manifest, source, pictures, storing, Some(writer))
 }
 
 fn within(
     most_bytes: usize,
     manifest: &Manifest,
-    checkpoint: &Checkpoint,
+    source: &mut dyn Source,
     pictures: usize,
     storing: &mut Storing,
+    mut writer: Option<&mut Writer>,
 ) -> Result<()> {
     let network = manifest.network(DENOISER)?;
     let mut recording = network.record(Batch::plain(BATCH))?;
-    let feeds = feeds(&mut recording, storing);
+    let mut feeds = feeds(&mut recording, storing);
+    if let Some(writer) = &writer {
+        feeds.retain(|feed| match writer.rounded(storing, &recording.plan.weights[feed.weight.index()]) {
+            Some(tensor) => {
+                storing.keep(tensor);
+                false
+            }
+            None => true,
+        });
+    }
+    if feeds.is_empty() {
+        return Ok(());
+    }
     let device = Device::cpu(Threads::all());
     let mut loading = Loading::new(&device, Compute::F32)?;
-    for (id, weight, form) in recording.plan.loads(Compute::F32) {
-        let (shape, values) = &checkpoint[&weight.name];
-        let tensor = Tensor { name: weight.name.clone(), shape: shape.clone(), data: Data::F32(values.clone()) };
+    let loads = recording.plan.loads(Compute::F32);
+    for (id, weight, form) in loads {
+        let data = Data::F32(source.values(&weight.name)?);
+        let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
         pollster::block_on(loading.load(id, weight, form, &tensor))?;
     }
     let weights = pollster::block_on(loading.finish())?;
+    let cost = lower(&recording.plan, &weights.capabilities(), &[])?.cost().multiply_adds;
+    let settings = steps_within(MOST_WORK, cost, pictures.div_ceil(BATCH), manifest.sampling.settings());
 
     let threads = Threads::all();
     let classes = network.classes().max(1) as u32;
     let mut forwards: Vec<Given> = Vec::new();
     let groups = groups(&feeds, most_bytes);
-    let bar = indicatif::ProgressBar::new((groups.len() * pictures.div_ceil(BATCH)) as u64).with_message("calibrating");
+    let parts = groups.len() * pictures.div_ceil(BATCH) * settings.steps + feeds.len();
+    let mut progress = Progress::new(format!("calibrating {}", storing.dtype.as_str()), parts as u64);
     for (nth, group) in groups.iter().enumerate() {
         let inputs = group.iter().flat_map(|feed| feed.uses.iter().flatten());
         let kept: Vec<&str> = inputs.map(|&id| recording.plan.tensors[id.index()].name.as_str()).collect();
         let program = lower(&recording.plan, &weights.capabilities(), &kept)?;
         let end = last_write(&program.kernels, group);
         let mut session = pollster::block_on(Session::new(&weights, program, None))?;
-        let mut sums: Vec<Vec<f64>> = group.iter().map(|feed| vec![0.0; feed.features * feed.features]).collect();
+        let mut sums: Vec<Products> = group.iter().map(|feed| Products::new(feed.features)).collect();
         let mut look = |session: &mut Session| {
             for (feed, sum) in group.iter().zip(&mut sums) {
                 for inputs in &feed.uses {
@@ -79,9 +107,10 @@ fn within(
                     for &id in inputs {
                         parts.push((session.program().view(id).dim(), pollster::block_on(session.read(id))?));
                     }
-                    add(sum, &parts, &threads);
+                    sum.add(&parts, &threads);
                 }
             }
+            progress.step();
             Ok(())
         };
         if nth == 0 {
@@ -89,39 +118,37 @@ fn within(
                 let labels: Vec<u32> = (first..first + BATCH).map(|i| i as u32 % classes).collect();
                 // Seeds apart from those that quality is measured with.
                 let noise = TorchGenerator::new(900_000 + first as u64);
-                walk(
-                    &mut session,
-                    &recording,
-                    &manifest.sampling.settings(),
-                    &labels,
-                    noise,
-                    &mut |session, given| {
-                        forwards.push(given);
-                        look(session)
-                    },
-                )?;
-                bar.inc(1);
+                walk(&mut session, &recording, &settings, &labels, noise, &mut |session, given| {
+                    forwards.push(given);
+                    look(session)
+                })?;
             }
         } else {
-            let a_batch = forwards.len() / pictures.div_ceil(BATCH);
-            for (i, given) in forwards.iter().enumerate() {
+            for given in &forwards {
                 give(&mut session, &recording, given)?;
                 session.run(0..end, None, u64::MAX)?;
                 look(&mut session)?;
-                if (i + 1) % a_batch == 0 {
-                    bar.inc(1);
-                }
             }
         }
         drop(session);
         for (feed, sum) in group.iter().zip(sums) {
-            let factor = InputFactor::new(sum, feed.features);
+            let factor = InputFactor::new(sum.whole(), feed.features);
             let weight = &recording.plan.weights[feed.weight.index()];
-            storing.compensate(weight, &checkpoint[&weight.name].1, &factor);
+            let tensor = storing.compensate(weight, &source.values(&weight.name)?, &factor);
+            if let Some(writer) = &mut writer {
+                writer.keep_rounded(storing, weight, &tensor)?;
+            }
+            storing.keep(tensor);
+            progress.step();
         }
     }
-    bar.finish_and_clear();
     Ok(())
+}
+
+/// As many steps as so much work allows, four at least: every forward costs about as much as another.
+fn steps_within(most: u64, a_forward: u64, batches: usize, settings: SamplerSettings) -> SamplerSettings {
+    let allowed = most / (a_forward.max(1) * batches.max(1) as u64);
+    SamplerSettings { steps: settings.steps.min((allowed as usize).max(4)), ..settings }
 }
 
 /// Which tensors feed the matrices that are to be rounded; unnamed ones get a name, so that lowering keeps them.
@@ -151,7 +178,7 @@ fn groups(feeds: &[Feed], most_bytes: usize) -> Vec<&[Feed]> {
     let mut groups = Vec::new();
     let (mut from, mut bytes) = (0, 0);
     for (i, feed) in feeds.iter().enumerate() {
-        let more = 8 * feed.features * feed.features;
+        let more = 4 * feed.features * (feed.features + 1);
         if i > from && bytes + more > most_bytes {
             groups.push(&feeds[from..i]);
             (from, bytes) = (i, 0);
@@ -229,28 +256,67 @@ pub fn walk(
     Ok(())
 }
 
-/// `sum += X^T X`, X the rows of the parts side by side. Products in f32, sums in f64.
-fn add(sum: &mut [f64], parts: &[(usize, Vec<f32>)], threads: &Threads) {
-    let n: usize = parts.iter().map(|(dim, _)| dim).sum();
-    let rows = parts[0].1.len() / parts[0].0;
-    let mut transposed = Vec::with_capacity(n * rows);
-    for (dim, values) in parts {
-        for column in 0..*dim {
-            transposed.extend((0..rows).map(|r| values[r * dim + column]));
+/// The sum of all `X^T X` `[n, n]`: its upper triangle, row after row. Products in f32, sums in f64.
+struct Products {
+    n: usize,
+    sums: Vec<f64>,
+}
+
+/// Rows of the triangle that are multiplied at once.
+const ROWS: usize = 256;
+
+impl Products {
+    fn new(n: usize) -> Products {
+        Products { n, sums: vec![0.0; n * (n + 1) / 2] }
+    }
+
+    /// X is the rows of the parts side by side.
+    fn add(&mut self, parts: &[(usize, Vec<f32>)], threads: &Threads) {
+        let n = self.n;
+        let rows = parts[0].1.len() / parts[0].0;
+        let mut transposed = Vec::with_capacity(n * rows);
+        for (dim, values) in parts {
+            for column in 0..*dim {
+                transposed.extend((0..rows).map(|r| values[r * dim + column]));
+            }
+        }
+        let level = Level::detect();
+        let plain = Finish { bias: None, activation: Activation::None, residual: None, coarse: false };
+        let mut sums = self.sums.as_mut_slice();
+        for first in (0..n).step_by(ROWS) {
+            let (count, wide) = (ROWS.min(n - first), n - first);
+            let x = &transposed[first * rows..];
+            let matrix = F32Matrix::new(level, x, wide, rows);
+            let mut products = vec![0f32; count * wide];
+            let x = &x[..count * rows];
+            threads.enter(|| f32_matmul(level, threads, (x, rows), (&[], 0), &matrix, plain, &mut products));
+            for (i, row) in products.chunks(wide).enumerate() {
+                let (own, rest) = sums.split_at_mut(wide - i);
+                own.iter_mut().zip(&row[i..]).for_each(|(sum, v)| *sum += f64::from(*v));
+                sums = rest;
+            }
         }
     }
-    let level = Level::detect();
-    let matrix = F32Matrix::new(level, &transposed, n, rows);
-    let plain = Finish { bias: None, activation: Activation::None, residual: None, coarse: false };
-    let mut products = vec![0f32; n * n];
-    threads.enter(|| f32_matmul(level, threads, (&transposed, rows), (&[], 0), &matrix, plain, &mut products));
-    sum.iter_mut().zip(&products).for_each(|(sum, v)| *sum += f64::from(*v));
+
+    /// Both triangles.
+    fn whole(self) -> Vec<f64> {
+        let n = self.n;
+        let mut whole = vec![0.0; n * n];
+        let mut sums = self.sums.iter();
+        for r in 0..n {
+            for (c, &sum) in (r..n).zip(&mut sums) {
+                (whole[r * n + c], whole[c * n + r]) = (sum, sum);
+            }
+        }
+        whole
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use uvit_web::package::{describe, store};
+    use uvit_web::weights::checkpoint::Checkpoint;
     use uvit_web::weights::{Dtype, random};
 
     #[test]
@@ -265,20 +331,47 @@ mod tests {
         let network = manifest.network(DENOISER).unwrap();
         let mut generator = TorchGenerator::new(7);
         let plan = network.record(Batch::plain(1)).unwrap().plan;
-        let checkpoint: Checkpoint = plan
+        let mut checkpoint: Checkpoint = plan
             .published()
             .map(|weight| {
                 let values = random::tensor(&weight.name, &weight.shape, None, &mut generator).to_f32();
                 (weight.name.clone(), (weight.shape.clone(), values))
             })
             .collect();
-        let tensors = |most_bytes| {
+        let mut tensors = |most_bytes| {
             let mut storing = Storing::plain(Dtype::Q8);
-            within(most_bytes, &manifest, &checkpoint, 7, &mut storing).unwrap();
-            store(&network, &checkpoint, &storing).unwrap()
+            within(most_bytes, &manifest, &mut checkpoint, 7, &mut storing, None).unwrap();
+            store(&network, &mut checkpoint, &storing).unwrap()
         };
         let (all, one) = (tensors(MOST_BYTES), tensors(1));
         assert_eq!(all, one);
-        assert_ne!(all, store(&network, &checkpoint, &Storing::plain(Dtype::Q8)).unwrap());
+        assert_ne!(all, store(&network, &mut checkpoint, &Storing::plain(Dtype::Q8)).unwrap());
+    }
+
+    #[test]
+    fn the_sum_of_products_is_what_it_is() {
+        let (n, rows) = (2 * ROWS + 7, 5);
+        let x = TorchGenerator::new(3).randn_f32(n * rows);
+        let (left, right): (Vec<f32>, Vec<f32>) = (
+            x.chunks(n).flat_map(|row| &row[..100]).copied().collect(),
+            x.chunks(n).flat_map(|row| &row[100..]).copied().collect(),
+        );
+        let mut sum = Products::new(n);
+        sum.add(&[(100, left), (n - 100, right)], &Threads::all());
+        let whole = sum.whole();
+        for (r, c) in [(0, 0), (3, 400), (400, 3), (ROWS, ROWS - 1), (n - 1, n - 1), (n - 1, 0)] {
+            let want: f64 = x.chunks(n).map(|row| f64::from(row[r]) * f64::from(row[c])).sum();
+            assert!((whole[r * n + c] - want).abs() < 1e-5, "{r}, {c}");
+        }
+    }
+
+    #[test]
+    fn large_networks_draw_in_fewer_steps() {
+        let manifest = uvit_web::package::preset("cifar10_uvit_small").unwrap().manifest().unwrap();
+        let settings = |steps| SamplerSettings { steps, ..manifest.sampling.settings() };
+        assert_eq!(steps_within(1000, 10, 2, settings(50)).steps, 50);
+        assert_eq!(steps_within(1000, 50, 2, settings(50)).steps, 10);
+        assert_eq!(steps_within(1000, 500, 2, settings(50)).steps, 4);
+        assert_eq!(steps_within(1000, 500, 2, settings(3)).steps, 3);
     }
 }

@@ -1,13 +1,14 @@
 //! `uvit convert`.
 
 use super::output::say;
+use super::progress::Progress;
 use super::{calibrate, read_text, refusal};
 use std::path::{Path, PathBuf};
 use uvit_web::model::{Batch, Network};
-use uvit_web::package::{DENOISER, MANIFEST, Storing, Writer, describe, store};
+use uvit_web::package::{DENOISER, MANIFEST, Manifest, Storing, Writer, describe, preset, recognise};
 use uvit_web::plan::WeightUse;
 use uvit_web::weights::Dtype;
-use uvit_web::weights::checkpoint::{self, Weights};
+use uvit_web::weights::checkpoint::{self, Source, Weights};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
@@ -19,8 +20,11 @@ pub struct Arguments {
     #[arg(long, default_value = "auto", value_name = "auto|ema|model|KEY")]
     weights: Weights,
     /// Architecture, schedule and sampling defaults (JSON; docs/format.md)
-    #[arg(long)]
-    config: PathBuf,
+    #[arg(long, value_name = "FILE", conflicts_with = "preset")]
+    config: Option<PathBuf>,
+    /// A published model's (`uvit presets`). Without this and --config: the one whose tensors the checkpoint has
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
     /// What the labels mean (JSON)
     #[arg(long)]
     labels: Option<PathBuf>,
@@ -51,17 +55,28 @@ pub struct Arguments {
 pub fn run(a: &Arguments) -> Result<()> {
     let labels = a.labels.as_deref().map(read_text).transpose()?;
     let licences = a.licences.as_deref().map(read_text).transpose()?;
-    let mut manifest = describe(&read_text(&a.config)?, labels.as_deref(), licences.as_deref())?;
+    let config = match (&a.preset, &a.config) {
+        (Some(name), _) => preset(name)?.config.to_string(),
+        (None, Some(file)) => read_text(file)?,
+        (None, None) => {
+            let (preset, seen) = recognise(&a.checkpoint)?;
+            let _ = say!("{}: taken for {seen}", preset.name);
+            preset.config.to_string()
+        }
+    };
+    let mut manifest = describe(&config, labels.as_deref(), licences.as_deref())?;
     let network = manifest.network(DENOISER)?;
     check(a, &network)?;
-    let inputs = [Some(&a.checkpoint), Some(&a.config), a.labels.as_ref(), a.licences.as_ref()];
+    let inputs = [Some(&a.checkpoint), a.config.as_ref(), a.labels.as_ref(), a.licences.as_ref()];
     let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
-    let mut writer = Writer::new(&a.out, &inputs, a.force)?;
-    let taken = checkpoint::take(&a.checkpoint, &network, &a.weights)?;
-    let weights = taken.tensors;
-    if let Some(report) = taken.report {
+    let mut found = checkpoint::find(&a.checkpoint, &network, &a.weights)?;
+    let mut writer = Writer::resuming(&a.out, &inputs, a.force, &work(a, &manifest)?)?;
+    if let Some(report) = &found.report {
         // Whether somebody reads it or not: the model is yet to be written.
         let _ = say!("{report}");
+    }
+    if writer.found() > 0 {
+        let _ = say!("goes on where a run was interrupted: {} files are there", writer.found());
     }
     for &dtype in &a.dtype {
         let mut storing = Storing::plain(dtype);
@@ -77,15 +92,42 @@ pub fn run(a: &Arguments) -> Result<()> {
             _ => 0,
         };
         if pictures > 0 {
-            calibrate::compensate(&manifest, &weights, pictures, &mut storing)?;
+            calibrate::compensate(&manifest, &mut found, pictures, &mut storing, &mut writer)?;
         }
-        writer.add(&mut manifest, DENOISER, &storing, &store(&network, &weights, &storing)?)?;
+        let tensors = storing.forms(&network)?.len() as u64;
+        let progress = Progress::new(format!("writing {}", dtype.as_str()), tensors);
+        writer.add(&mut manifest, DENOISER, &storing, &mut Counted { source: &mut found, progress })?;
     }
     writer.finish(&manifest)?;
     for variant in &manifest.component(DENOISER)?.variants {
         say!("{} {:>12} bytes in {} shards", variant.dtype.as_str(), variant.bytes, variant.shards.len())?;
     }
     say!("wrote {}", a.out.join(MANIFEST).display())
+}
+
+/// All that decides what the files will hold, for a run that goes on where another was interrupted.
+fn work(a: &Arguments, manifest: &Manifest) -> Result<String> {
+    let about = std::fs::metadata(&a.checkpoint).and_then(|about| Ok((about.len(), about.modified()?)));
+    let about = about.map_err(|e| {
+        let cause = format!("{}: {e}", a.checkpoint.display());
+        Error::new(Code::Io, cause, "Check that the file exists and can be read")
+    })?;
+    let options = (&a.weights, &a.dtype, a.group, &a.keep_q8, a.calibration);
+    Ok(format!("{about:?} {options:?} {}", manifest.to_json()))
+}
+
+/// Counts the tensors that are read.
+struct Counted<'a> {
+    source: &'a mut dyn Source,
+    progress: Progress,
+}
+
+impl Source for Counted<'_> {
+    fn values(&mut self, name: &str) -> Result<Vec<f32>> {
+        let values = self.source.values(name);
+        self.progress.step();
+        values
+    }
 }
 
 /// Options that contradict each other, or would do nothing.

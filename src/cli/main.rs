@@ -11,6 +11,7 @@ mod many;
 mod output;
 mod pictures;
 mod presets;
+mod progress;
 mod quality;
 mod records;
 mod refusal;

@@ -24,7 +24,7 @@ struct Cost {
 
 fn cost(network: &Network) -> Result<Cost> {
     let plan = network.record(Batch::plain(1))?.plan;
-    let bytes = |dtype| plan.published().map(|weight| Storing::plain(dtype).bytes(weight)).sum();
+    let bytes = |dtype| plan.published().map(|weight| Storing::plain(dtype).form(weight).bytes()).sum();
     Ok(Cost {
         parameters: plan.published().map(|weight| weight.shape.iter().product::<usize>()).sum(),
         multiply_adds: lower(&plan, &Capabilities::WEBGPU, &[])?.cost().multiply_adds,

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use uvit_web::model::Batch;
 use uvit_web::named::Named;
-use uvit_web::package::{Component, DENOISER, Storing, Writer, read_manifest, store};
+use uvit_web::package::{Component, DENOISER, Storing, Writer, read_manifest};
 use uvit_web::pipeline::sampling::Control;
 use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LabelChoice, LoadOptions, Pipeline, Preset, Request};
 use uvit_web::plan::Compute;
@@ -74,13 +74,13 @@ pub fn run(a: &Arguments) -> Result<()> {
     reference.components = Named::of(DENOISER, Component::new(&network));
     reference.assets = Named::default();
     let file = a.reference.clone().unwrap_or_else(|| beside(&manifest.name));
-    let taken = checkpoint::take(&file, &network, &a.weights)?;
-    if let Some(report) = &taken.report {
+    let mut found = checkpoint::find(&file, &network, &a.weights)?;
+    if let Some(report) = &found.report {
         let _ = writeln!(std::io::stderr(), "{}: {report}", file.display());
     }
     let storing = Storing::plain(Dtype::F32);
     let mut writer = Writer::new(&scratch, &[], true)?;
-    writer.add(&mut reference, DENOISER, &storing, &store(&network, &taken.tensors, &storing)?)?;
+    writer.add(&mut reference, DENOISER, &storing, &mut found)?;
     writer.finish(&reference)?;
     let loaded = load(&scratch, options(a.device, Dtype::F32, Compute::F32));
     let _ = std::fs::remove_dir_all(&scratch);

@@ -7,10 +7,10 @@ use crate::json::{self, Fields, Read, Value};
 use crate::model::{Batch, Network};
 use crate::named::Named;
 use crate::plan::{Weight, WeightUse};
-use crate::weights::checkpoint::Checkpoint;
+use crate::weights::checkpoint::Source;
 use crate::weights::gptq::{InputFactor, gptq};
 use crate::weights::quantize::quantize;
-use crate::weights::{Dtype, Tensor};
+use crate::weights::{Dtype, Entry, Tensor};
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
 
@@ -102,79 +102,76 @@ impl Storing {
         Storing { dtype, group, keep_q8: Vec::new(), compensated: BTreeMap::new() }
     }
 
-    /// The dtype of one tensor, and columns a scale. `decoder_pred` and what is read as floats is sensitive and small: it stays
-    /// f32, or f16 in the half- and 4-bit variants; vectors are always f32.
-    fn form(&self, name: &str, usage: WeightUse, vector: bool) -> (Dtype, usize) {
-        if usage != WeightUse::Matrix || name.starts_with("decoder_pred") {
-            return match self.dtype {
-                Dtype::F16 | Dtype::Q4 if !vector => (Dtype::F16, 0),
+    /// What a tensor is stored as, but for its parts. `decoder_pred` and what is read as floats is sensitive and small: it stays f32, or f16 in the
+    /// half- and 4-bit variants; vectors are always f32.
+    pub fn form(&self, weight: &Weight) -> Entry {
+        let Weight { name, shape, usage, .. } = weight;
+        let (dtype, group) = if *usage != WeightUse::Matrix || name.starts_with("decoder_pred") {
+            match self.dtype {
+                Dtype::F16 | Dtype::Q4 if shape.len() != 1 => (Dtype::F16, 0),
                 _ => (Dtype::F32, 0),
-            };
-        }
-        match self.dtype {
-            Dtype::Q4 if self.keep_q8.iter().any(|part| name.contains(part.as_str())) => (Dtype::Q8, 0),
-            dtype => (dtype, self.group),
-        }
-    }
-
-    /// What a tensor takes in a shard.
-    pub fn bytes(&self, weight: &Weight) -> u64 {
-        let (rows, all) = (weight.shape[0], weight.shape.iter().product::<usize>());
-        let (dtype, group) = self.form(&weight.name, weight.usage, weight.shape.len() == 1);
-        let columns = all / rows.max(1);
-        let scales = if group == 0 { rows } else { rows * columns.div_ceil(group) };
-        let bytes = match dtype {
-            Dtype::F32 => 4 * all,
-            Dtype::F16 => 2 * all,
-            Dtype::Q8 => all + 4 * scales,
-            Dtype::Q4 => rows * columns.div_ceil(2) + 2 * scales,
+            }
+        } else {
+            match self.dtype {
+                Dtype::Q4 if self.keep_q8.iter().any(|part| name.contains(part.as_str())) => (Dtype::Q8, 0),
+                Dtype::F32 | Dtype::F16 => (self.dtype, 0),
+                dtype => (dtype, self.group),
+            }
         };
-        bytes as u64
+        Entry { shape: shape.clone(), dtype, group, parts: Vec::new() }
     }
 
     /// Whether a tensor is rounded so coarsely that its error should be compensated.
     pub fn is_coarse(&self, weight: &Weight) -> bool {
-        let (dtype, _) = self.form(&weight.name, weight.usage, weight.shape.len() == 1);
-        matches!(dtype, Dtype::Q8 | Dtype::Q4)
+        matches!(self.form(weight).dtype, Dtype::Q8 | Dtype::Q4)
     }
 
-    /// Rounds a matrix with error compensation, for [`store`] to find: `factor` is that of the inputs that it sees.
-    pub fn compensate(&mut self, weight: &Weight, values: &[f32], factor: &InputFactor) {
-        let (dtype, group) = self.form(&weight.name, weight.usage, false);
-        let data = gptq(values, factor, dtype, group);
-        let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
-        self.compensated.insert(weight.name.clone(), tensor);
+    /// Rounds a matrix with error compensation; [`Storing::keep`] takes it. `factor` is that of the inputs that it sees.
+    pub fn compensate(&self, weight: &Weight, values: &[f32], factor: &InputFactor) -> Tensor {
+        let form = self.form(weight);
+        let data = gptq(values, factor, form.dtype, form.group);
+        Tensor { name: weight.name.clone(), shape: form.shape, data }
     }
 
-    fn store(&self, weight: &Weight, shape: &[usize], values: &[f32]) -> Tensor {
-        if let Some(tensor) = self.compensated.get(&weight.name) {
-            return tensor.clone();
+    /// Takes a rounded matrix for the one of its name.
+    pub fn keep(&mut self, tensor: Tensor) {
+        self.compensated.insert(tensor.name.clone(), tensor);
+    }
+
+    /// One tensor in its stored form.
+    ///
+    /// # Errors
+    /// Those of the source; `NOT_FINITE` for a value beyond what f16 holds.
+    pub fn tensor(&self, name: &str, form: &Entry, source: &mut dyn Source) -> Result<Tensor> {
+        if let Some(tensor) = self.compensated.get(name) {
+            return Ok(tensor.clone());
         }
-        let (dtype, group) = self.form(&weight.name, weight.usage, shape.len() == 1);
-        quantize(&weight.name, shape, values, dtype, group)
+        let values = source.values(name)?;
+        let tensor = quantize(name, &form.shape, &values, form.dtype, form.group);
+        match tensor.first_not_finite() {
+            None => Ok(tensor),
+            Some(i) => Err(Error::new(
+                Code::NotFinite,
+                format!("tensor {name}: value {i} is too large for {}", self.dtype.as_str()),
+                "Store it as f32 or q8",
+            )),
+        }
+    }
+
+    /// What a network's tensors are stored as, by name, in its order.
+    ///
+    /// # Errors
+    /// `UNSUPPORTED_MODEL`.
+    pub fn forms(&self, network: &Network) -> Result<Vec<(String, Entry)>> {
+        let plan = network.record(Batch::plain(1))?.plan;
+        Ok(plan.published().map(|weight| (weight.name.clone(), self.form(weight))).collect())
     }
 }
 
-/// The tensors of a checkpoint (checked before) in one stored form.
+/// The tensors of a checkpoint (checked before) in one stored form, all of them.
 ///
 /// # Errors
-/// `UNSUPPORTED_MODEL`, `TENSOR_MISSING`, `NOT_FINITE` for a value beyond what f16 holds.
-pub fn store(network: &Network, checkpoint: &Checkpoint, storing: &Storing) -> Result<Vec<Tensor>> {
-    let plan = network.record(Batch::plain(1))?.plan;
-    let mut tensors = Vec::with_capacity(plan.weights.len());
-    for weight in plan.published() {
-        let (shape, values) = checkpoint.get(&weight.name).ok_or_else(|| {
-            Error::new(Code::TensorMissing, format!("tensor {} is missing", weight.name), "Check the checkpoint")
-        })?;
-        let tensor = storing.store(weight, shape, values);
-        if let Some(i) = tensor.first_not_finite() {
-            return Err(Error::new(
-                Code::NotFinite,
-                format!("tensor {}: value {i} is too large for {}", weight.name, storing.dtype.as_str()),
-                "Store it as f32 or q8",
-            ));
-        }
-        tensors.push(tensor);
-    }
-    Ok(tensors)
+/// `UNSUPPORTED_MODEL`, those of [`Storing::tensor`].
+pub fn store(network: &Network, source: &mut dyn Source, storing: &Storing) -> Result<Vec<Tensor>> {
+    storing.forms(network)?.iter().map(|(name, form)| storing.tensor(name, form, source)).collect()
 }

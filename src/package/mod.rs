@@ -8,11 +8,15 @@ mod fields;
 mod given;
 mod hash;
 #[cfg(not(target_arch = "wasm32"))]
+mod journal;
+#[cfg(not(target_arch = "wasm32"))]
 mod layout;
 mod load;
 mod manifest;
 #[cfg(not(target_arch = "wasm32"))]
 mod presets;
+#[cfg(not(target_arch = "wasm32"))]
+mod recognise;
 mod task;
 mod version1;
 #[cfg(not(target_arch = "wasm32"))]
@@ -26,6 +30,8 @@ pub use load::{read_asset, read_manifest, read_shards};
 pub use manifest::{BlockCache, Component, DENOISER, FORMAT_VERSION, Label, Licence, MANIFEST, Manifest, Sampling};
 #[cfg(not(target_arch = "wasm32"))]
 pub use presets::{Preset, preset, presets};
+#[cfg(not(target_arch = "wasm32"))]
+pub use recognise::recognise;
 pub use task::Task;
 #[cfg(not(target_arch = "wasm32"))]
 pub use writer::{Writer, write_manifest};

@@ -1,14 +1,19 @@
 //! Writes a model's folder, from within: a mount point or a link to a folder will do. Files get their names only when all of
 //! them are there, the manifest last, so at no time does a manifest list what is missing. What a run that was killed leaves
-//! is known by its names, and by the manifests it wrote beforehand; the next run removes it.
+//! is known by its names, and by the manifests it wrote beforehand; the next run removes it, or takes over what is whole
+//! ([`super::journal`]).
 //!
 //! Nothing is deleted but what a manifest in the folder lists.
 
 use super::convert::Storing;
+use super::journal::Journal;
 use super::load::{manifest_path, read_manifest};
 use super::manifest::{MANIFEST, Manifest};
-use crate::weights::write::write_shards;
-use crate::weights::{MAX_FILE_BYTES, StoredFile, Tensor, sha256};
+use crate::named::Named;
+use crate::plan::Weight;
+use crate::weights::checkpoint::Source;
+use crate::weights::write::{Make, write_shards};
+use crate::weights::{Dtype, MAX_FILE_BYTES, Part, ShardReader, StoredFile, Tensor, Variant, sha256};
 use crate::{Code, Error, Result};
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +21,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// What the names of unfinished files begin with.
-const PARTIAL: &str = ".uvit-partial-";
+pub(super) const PARTIAL: &str = ".uvit-partial-";
 /// The manifest to be, there before any of its files has its name.
 const NEXT: &str = ".uvit-partial-next.json";
 /// The manifest that was replaced, there until the last of its files is gone.
@@ -28,6 +33,8 @@ pub struct Writer {
     shard_bytes: usize,
     /// Names that files will have, and have with [`PARTIAL`] in front.
     written: BTreeSet<String>,
+    /// What an interrupted run has finished, and this one.
+    journal: Option<Journal>,
     /// Folders that were made, the outermost first.
     created: Vec<PathBuf>,
     finished: bool,
@@ -40,6 +47,19 @@ impl Writer {
     /// # Errors
     /// `INVALID_ARGUMENT` naming what is in the way, `IO`.
     pub fn new(folder: &Path, inputs: &[&Path], replace: bool) -> Result<Writer> {
+        Writer::open(folder, inputs, replace, None)
+    }
+
+    /// As [`Writer::new`], and takes over what a run that was killed has finished, if `work` was the same: a text that says
+    /// all that decides what the files will hold.
+    ///
+    /// # Errors
+    /// Those of [`Writer::new`].
+    pub fn resuming(folder: &Path, inputs: &[&Path], replace: bool, work: &str) -> Result<Writer> {
+        Writer::open(folder, inputs, replace, Some(work))
+    }
+
+    fn open(folder: &Path, inputs: &[&Path], replace: bool, work: Option<&str>) -> Result<Writer> {
         let refuse = |cause: String, remedy: &str| Err(Error::new(Code::InvalidArgument, cause, remedy));
         let shown = folder.display();
         if folder.as_os_str().is_empty() {
@@ -76,8 +96,10 @@ impl Writer {
         // From here on, whatever fails undoes it.
         let written = BTreeSet::new();
         let shard_bytes = MAX_FILE_BYTES as usize;
-        let writer = Writer { folder: folder.to_owned(), shard_bytes, written, created, finished: false };
-        remove_leftovers(folder);
+        let journal = work.map(|work| Journal::open(folder, work));
+        let kept = journal.as_ref().map(Journal::names).unwrap_or_default();
+        let writer = Writer { folder: folder.to_owned(), shard_bytes, written, journal, created, finished: false };
+        remove_leftovers(folder, &kept);
         let probe = folder.join(format!("{PARTIAL}probe"));
         fs::write(&probe, "").and_then(|()| fs::remove_file(&probe)).map_err(|e| io(folder, &e))?;
         Ok(writer)
@@ -90,15 +112,29 @@ impl Writer {
         self
     }
 
-    /// Writes one stored form of a component and lists it in the manifest.
+    /// Files of an interrupted run that may be taken over.
+    pub fn found(&self) -> usize {
+        self.journal.as_ref().map_or(0, |journal| journal.names().len().saturating_sub(1))
+    }
+
+    /// Writes one stored form of a component and lists it in the manifest. Tensors are read as they are written.
     ///
     /// # Errors
-    /// `IO`, `BAD_MANIFEST` if the manifest has no such component.
-    pub fn add(&mut self, manifest: &mut Manifest, name: &str, storing: &Storing, tensors: &[Tensor]) -> Result<()> {
-        manifest.component(name)?;
+    /// `IO`, `BAD_MANIFEST` if the manifest has no such component, those of [`Storing::tensor`].
+    pub fn add(
+        &mut self,
+        manifest: &mut Manifest,
+        name: &str,
+        storing: &Storing,
+        source: &mut dyn Source,
+    ) -> Result<()> {
+        let forms = storing.forms(&manifest.network(name)?)?;
         let (dtype, shard_bytes) = (storing.dtype, self.shard_bytes);
-        let variant = write_shards((dtype, storing.group), tensors, shard_bytes, |number, bytes| {
-            self.save(&format!("{name}-{}-{number:05}", dtype.as_str()), "safetensors", bytes)
+        let mut tensor = |i: usize| storing.tensor(&forms[i].0, &forms[i].1, source);
+        let variant = write_shards((dtype, storing.group), &forms, shard_bytes, &mut tensor, &mut |number, make| {
+            let stored = self.save(&format!("{name}-{}-{number:05}", dtype.as_str()), "safetensors", make)?;
+            self.written.insert(stored.file.clone());
+            Ok(stored)
         })?;
         if let Some(component) = manifest.components.get_mut(name) {
             component.variants.push(variant);
@@ -111,18 +147,57 @@ impl Writer {
     /// # Errors
     /// `IO`.
     pub fn add_asset(&mut self, manifest: &mut Manifest, name: &str, ending: &str, bytes: &[u8]) -> Result<()> {
-        let stored = self.save(name, ending, bytes)?;
+        let stored = self.save(name, ending, &mut || Ok(bytes.to_vec()))?;
+        self.written.insert(stored.file.clone());
         manifest.assets.insert(name, stored);
         Ok(())
     }
 
+    /// Keeps a matrix that calibration has rounded, for the next run should this one be killed. It is no part of the model.
+    ///
+    /// # Errors
+    /// `IO`.
+    pub fn keep_rounded(&mut self, storing: &Storing, weight: &Weight, tensor: &Tensor) -> Result<()> {
+        let form = [(weight.name.clone(), storing.form(weight))];
+        let mut one = |_| Ok(tensor.clone());
+        let stem = rounded(storing.dtype, weight);
+        write_shards((storing.dtype, storing.group), &form, usize::MAX, &mut one, &mut |_, make| {
+            self.save(&stem, "safetensors", make)
+        })?;
+        Ok(())
+    }
+
+    /// The matrix that an interrupted run has kept, if it is whole.
+    pub fn rounded(&self, storing: &Storing, weight: &Weight) -> Option<Tensor> {
+        let (stored, bytes) = self.journal.as_ref()?.find(&rounded(storing.dtype, weight))?;
+        let mut entry = storing.form(weight);
+        entry.parts.push(Part { shard: 0, rows: [0, weight.shape[0]] });
+        let variant = Variant {
+            dtype: storing.dtype,
+            group: storing.group,
+            bytes: stored.bytes,
+            shards: vec![stored],
+            tensors: Named::of(&weight.name, entry),
+        };
+        let mut reader = ShardReader::new(variant, std::iter::once(weight)).ok()?;
+        let mut shard = reader.open(0, &bytes).ok()?;
+        reader.next_tensor(&mut shard).ok()?
+    }
+
     /// A file's name carries its hash: what a cache holds under a name is what the manifest means.
-    fn save(&mut self, stem: &str, ending: &str, bytes: &[u8]) -> Result<StoredFile> {
-        let sha256 = sha256(bytes);
+    fn save(&mut self, stem: &str, ending: &str, make: Make<'_>) -> Result<StoredFile> {
+        if let Some((stored, _)) = self.journal.as_ref().and_then(|journal| journal.find(stem)) {
+            return Ok(stored);
+        }
+        let bytes = make()?;
+        let sha256 = sha256(&bytes);
         let file = format!("{stem}-{}.{ending}", &sha256[..8]);
-        write_synced(&self.folder.join(format!("{PARTIAL}{file}")), bytes)?;
-        self.written.insert(file.clone());
-        Ok(StoredFile { file, bytes: bytes.len() as u64, sha256 })
+        write_synced(&self.folder.join(format!("{PARTIAL}{file}")), &bytes)?;
+        let stored = StoredFile { file, bytes: bytes.len() as u64, sha256 };
+        if let Some(journal) = &mut self.journal {
+            journal.note(stem, &stored)?;
+        }
+        Ok(stored)
     }
 
     /// Gives all files their names and writes the manifest; then the replaced model's files go.
@@ -143,7 +218,7 @@ impl Writer {
         }
         fs::rename(path(NEXT), &target).map_err(|e| io(&target, &e))?;
         self.finished = true;
-        remove_leftovers(&self.folder);
+        remove_leftovers(&self.folder, &[]);
         Ok(())
     }
 }
@@ -151,11 +226,16 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         if !self.finished {
-            remove_leftovers(&self.folder);
+            remove_leftovers(&self.folder, &[]);
             // Those that others have put something into meanwhile stay.
             self.created.iter().rev().for_each(|folder| drop(fs::remove_dir(folder)));
         }
     }
+}
+
+/// What the journal calls a rounded matrix.
+fn rounded(dtype: Dtype, weight: &Weight) -> String {
+    format!("rounded-{}-{}", dtype.as_str(), weight.name)
 }
 
 /// Writes a manifest in the place of another one of the same files, given its path or its folder's: beside it, then renamed.
@@ -220,8 +300,8 @@ fn listed(folder: &Path, manifests: &[&str]) -> BTreeSet<String> {
 }
 
 /// Removes what a run left that was killed or has failed, and what is no longer needed after one that has not. What cannot be
-/// removed stays for the next run.
-fn remove_leftovers(folder: &Path) {
+/// removed stays for the next run; `kept` stays, too.
+fn remove_leftovers(folder: &Path, kept: &[String]) {
     let model = folder.join(MANIFEST).exists();
     let needed = listed(folder, &[MANIFEST]);
     if model && needed.is_empty() {
@@ -236,7 +316,8 @@ fn remove_leftovers(folder: &Path) {
     stale.difference(&needed).for_each(|name| remove(name));
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    let partial = |name: &&String| name.starts_with(PARTIAL) && ![NEXT, LAST].contains(&name.as_str());
+    let partial =
+        |name: &&String| name.starts_with(PARTIAL) && ![NEXT, LAST].contains(&name.as_str()) && !kept.contains(name);
     names.iter().filter(partial).for_each(|name| remove(name));
     // The manifests go last: they say what else there is to remove.
     if gone {
@@ -255,7 +336,7 @@ fn lies_in(file: &Path, folder: &Path) -> bool {
     inside(file) || inside(parent)
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || {
         let mut file = fs::File::create(path)?;
         file.write_all(bytes)?;
@@ -264,6 +345,12 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|e| io(path, &e))
 }
 
-fn io(path: &Path, error: &std::io::Error) -> Error {
-    Error::new(Code::Io, format!("{}: {error}", path.display()), "Check that the folder can be written")
+pub(super) fn io(path: &Path, error: &std::io::Error) -> Error {
+    use std::io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    let remedy = match error.kind() {
+        StorageFull | QuotaExceeded => "Free some space on that disk, or give a folder on another",
+        FileTooLarge => "Allow files of 32 MiB there, or give a folder on another disk",
+        _ => "Check that the folder can be written",
+    };
+    Error::new(Code::Io, format!("{}: {error}", path.display()), remedy)
 }

@@ -130,7 +130,7 @@ fn inverse(m: &[f64], n: usize) -> Vec<f64> {
 }
 
 /// Does everything, on all cores.
-fn in_parallel<T: Send>(all: Vec<T>, work: impl Fn(T) + Sync) {
+pub(super) fn in_parallel<T: Send>(all: Vec<T>, work: impl Fn(T) + Sync) {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
     if cores == 1 || all.len() == 1 {
         return all.into_iter().for_each(work);

@@ -50,15 +50,24 @@ impl Grid {
 
     /// Every value to the nearest code; codes, and scales row by row.
     fn round_rows(&self, values: &[f32], columns: usize) -> (Vec<i8>, Vec<f32>) {
+        let groups = columns.div_ceil(self.group);
         let mut codes = vec![0i8; values.len()];
-        let mut scales = Vec::new();
-        for (row, codes) in values.chunks(columns).zip(codes.chunks_mut(columns)) {
-            for (values, codes) in row.chunks(self.group).zip(codes.chunks_mut(self.group)) {
-                let scale = self.scale(values, &[]);
-                codes.iter_mut().zip(values).for_each(|(code, &v)| *code = self.round(v, scale));
-                scales.push(scale);
+        let mut scales = vec![0f32; values.len() / columns * groups];
+        let rows = values.chunks(columns).zip(codes.chunks_mut(columns)).zip(scales.chunks_mut(groups));
+        let round = |((row, codes), scales): ((&[f32], &mut [i8]), &mut [f32])| {
+            let groups = row.chunks(self.group).zip(codes.chunks_mut(self.group)).zip(scales);
+            for ((values, codes), scale) in groups {
+                *scale = self.scale(values, &[]);
+                codes.iter_mut().zip(values).for_each(|(code, &v)| *code = self.round(v, *scale));
             }
+        };
+        // A scale of q4 is one of many that are tried. Pages only read it.
+        #[cfg(not(target_arch = "wasm32"))]
+        if self.dtype == Dtype::Q4 {
+            super::gptq::in_parallel(rows.collect(), round);
+            return (codes, scales);
         }
+        rows.for_each(round);
         (codes, scales)
     }
 

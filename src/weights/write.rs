@@ -10,27 +10,28 @@ use std::collections::BTreeMap;
 /// Bytes of a shard's header for each tensor beside its name (dtype, shape, offsets), and for the whole: rounded up.
 const HEADER_BYTES: usize = 160;
 
+/// Makes a file's bytes, if they are needed.
+pub type Make<'a> = &'a mut dyn FnMut() -> Result<Vec<u8>>;
+
 /// Some rows of one tensor, as bytes for a shard: name, dtype, shape, bytes.
 type Piece = Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>;
 
-/// Hands every shard's number, from 1, and bytes to `save`, which says what it is called. No shard exceeds `shard_bytes`
-/// unless one row does.
-///
-/// # Errors
-/// Those of `save`.
-pub fn write_shards(
-    (dtype, group): (Dtype, usize),
-    tensors: &[Tensor],
-    shard_bytes: usize,
-    mut save: impl FnMut(usize, &[u8]) -> Result<StoredFile>,
-) -> Result<Variant> {
-    let mut variant = Variant { dtype, group, bytes: 0, shards: Vec::new(), tensors: Named::default() };
-    let mut shard: Piece = Vec::new();
+/// Some rows of one tensor, under the name that they have in a shard.
+struct Slice {
+    tensor: usize,
+    name: String,
+    rows: [usize; 2],
+}
+
+/// Which rows lie in which shard. No shard exceeds `shard_bytes` unless one row does.
+fn lay_out(forms: &[(String, Entry)], shard_bytes: usize) -> (Vec<Vec<Slice>>, Named<Entry>) {
+    let mut shards: Vec<Vec<Slice>> = vec![Vec::new()];
+    let mut entries = Named::default();
     let mut filled = HEADER_BYTES;
-    for tensor in tensors {
-        let rows = tensor.rows();
-        let row_bytes = tensor.bytes().div_ceil(rows);
-        let header = 2 * (HEADER_BYTES + tensor.name.len());
+    for (tensor, (name, form)) in forms.iter().enumerate() {
+        let rows = form.shape.first().copied().unwrap_or(1);
+        let row_bytes = form.row_bytes() as usize;
+        let header = 2 * (HEADER_BYTES + name.len());
         let room = shard_bytes.saturating_sub(HEADER_BYTES + header);
         let rows_a_part = (room / row_bytes.max(1)).clamp(1, rows);
         let parts_count = rows.div_ceil(rows_a_part);
@@ -38,24 +39,59 @@ pub fn write_shards(
         for i in 0..parts_count {
             let range = [i * rows_a_part, ((i + 1) * rows_a_part).min(rows)];
             let bytes = header + (range[1] - range[0]) * row_bytes;
-            if !shard.is_empty() && filled + bytes > shard_bytes {
-                flush(&mut variant, std::mem::take(&mut shard), &mut save)?;
+            let empty = shards.last().is_none_or(Vec::is_empty);
+            if !empty && filled + bytes > shard_bytes {
+                shards.push(Vec::new());
                 filled = HEADER_BYTES;
             }
-            let stored = if parts_count == 1 { tensor.name.clone() } else { format!("{}#{i}", tensor.name) };
-            shard.extend(piece(tensor, stored, range));
+            let stored = if parts_count == 1 { name.clone() } else { format!("{name}#{i}") };
             filled += bytes;
-            parts.push(Part { shard: variant.shards.len(), rows: range });
+            parts.push(Part { shard: shards.len() - 1, rows: range });
+            if let Some(shard) = shards.last_mut() {
+                shard.push(Slice { tensor, name: stored, rows: range });
+            }
         }
-        let (dtype, group) = match &tensor.data {
-            Data::F32(_) => (Dtype::F32, 0),
-            Data::F16(_) => (Dtype::F16, 0),
-            Data::Q8 { group, .. } => (Dtype::Q8, *group),
-            Data::Q4 { group, .. } => (Dtype::Q4, *group),
-        };
-        variant.tensors.insert(&tensor.name, Entry { shape: tensor.shape.clone(), dtype, group, parts });
+        entries.insert(name, Entry { parts, ..form.clone() });
     }
-    flush(&mut variant, shard, &mut save)?;
+    (shards, entries)
+}
+
+/// Hands every shard's number, from 1, to `save`, with what makes its bytes, and is told what it is called. `forms` says how
+/// tensors are stored, but for their parts; `tensor` gives them by their position there, and is asked for none whose shards
+/// were saved without their bytes. One tensor and one shard are in memory at a time.
+///
+/// # Errors
+/// Those of `save` and `tensor`.
+pub fn write_shards(
+    (dtype, group): (Dtype, usize),
+    forms: &[(String, Entry)],
+    shard_bytes: usize,
+    tensor: &mut dyn FnMut(usize) -> Result<Tensor>,
+    save: &mut dyn FnMut(usize, Make<'_>) -> Result<StoredFile>,
+) -> Result<Variant> {
+    let (shards, tensors) = lay_out(forms, shard_bytes);
+    let mut variant = Variant { dtype, group, bytes: 0, shards: Vec::new(), tensors };
+    // A tensor of which more rows are to come.
+    let mut held: Option<(usize, Tensor)> = None;
+    for (number, slices) in (1..).zip(&shards) {
+        let mut make = || {
+            let mut shard: Piece = Vec::new();
+            for slice in slices {
+                let of = match held.take() {
+                    Some((at, of)) if at == slice.tensor => of,
+                    _ => tensor(slice.tensor)?,
+                };
+                shard.extend(piece(&of, slice.name.clone(), slice.rows));
+                if slice.rows[1] < of.rows() {
+                    held = Some((slice.tensor, of));
+                }
+            }
+            serialize(shard)
+        };
+        let stored = save(number, &mut make)?;
+        variant.bytes += stored.bytes;
+        variant.shards.push(stored);
+    }
     Ok(variant)
 }
 
@@ -89,15 +125,11 @@ fn piece(tensor: &Tensor, name: String, [first, end]: [usize; 2]) -> Piece {
     }
 }
 
-fn flush(variant: &mut Variant, shard: Piece, save: &mut impl FnMut(usize, &[u8]) -> Result<StoredFile>) -> Result<()> {
+fn serialize(shard: Piece) -> Result<Vec<u8>> {
     let broken = |e: safetensors::SafeTensorError| Error::internal(format!("a shard could not be written: {e}"));
     let mut views = BTreeMap::new();
     for (name, dtype, shape, bytes) in &shard {
         views.insert(name.clone(), TensorView::new(*dtype, shape.clone(), bytes).map_err(broken)?);
     }
-    let bytes = safetensors::serialize(views, None).map_err(broken)?;
-    let stored = save(variant.shards.len() + 1, &bytes)?;
-    variant.bytes += stored.bytes;
-    variant.shards.push(stored);
-    Ok(())
+    safetensors::serialize(views, None).map_err(broken)
 }

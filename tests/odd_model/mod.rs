@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::Result;
 use uvit_web::model::{Batch, Network};
-use uvit_web::package::{DENOISER, Manifest, Storing, Writer, describe, read_manifest, read_shards, reader, store};
+use uvit_web::package::{DENOISER, Manifest, Storing, Writer, describe, read_manifest, read_shards, reader};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::checkpoint::Checkpoint;
 use uvit_web::weights::{Dtype, Tensor};
@@ -48,9 +48,8 @@ pub fn convert(out: &Path, dtype: Dtype, group: usize, shard_bytes: usize) -> Re
     let mut manifest = describe(&config.to_string(), None, None)?;
     let mut storing = Storing::plain(dtype);
     storing.group = group;
-    let tensors = store(&network(&config), &checkpoint(&config), &storing)?;
     let mut writer = Writer::new(out, &[], false)?.with_shard_bytes(shard_bytes);
-    writer.add(&mut manifest, DENOISER, &storing, &tensors)?;
+    writer.add(&mut manifest, DENOISER, &storing, &mut checkpoint(&config))?;
     writer.finish(&manifest)?;
     Ok(manifest)
 }

@@ -187,7 +187,15 @@ fn missing(file: &File, expected: &[(&str, &[usize])], best: Option<&Set>, avera
         Some(_) if found > 0 => format!(" ({found} of {} are there)", expected.len()),
         _ => String::new(),
     };
-    let cause = format!("{}: tensor {name} {shape:?} is missing{where_}; {}", file.path.display(), groups(file));
+    let other = super::looks_like(file.tensors.iter().map(|tensor| tensor.name.as_str()));
+    // A network's own half is no other model.
+    let other = other.filter(|_| 2 * found < expected.len()).map(|what| format!("it looks like {what}; "));
+    let cause = format!(
+        "{}: {}tensor {name} {shape:?} is missing{where_}; {}",
+        file.path.display(),
+        other.unwrap_or_default(),
+        groups(file)
+    );
     Error::new(Code::TensorMissing, cause, remedy(average))
 }
 

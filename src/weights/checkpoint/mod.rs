@@ -8,21 +8,47 @@ mod opcodes;
 #[cfg(feature = "cli")]
 mod pickle;
 mod sets;
+mod stranger;
 #[cfg(feature = "cli")]
 mod torch;
 
 pub use choice::{Taken, Weights};
+pub use stranger::looks_like;
 
 use super::load::check_names;
 use crate::model::{Batch, Network};
 use crate::{Code, Error, Result};
 use half::{bf16, f16};
-use safetensors::SafeTensors;
+use safetensors::tensor::Metadata;
 use std::collections::BTreeMap;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// The tensors of a checkpoint, by name: shape and values.
 pub type Checkpoint = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// Where a network's weights come from, one tensor at a time.
+pub trait Source {
+    /// The values of a tensor, by the network's name for it; all finite.
+    ///
+    /// # Errors
+    /// `TENSOR_MISSING`, `NOT_FINITE`, `BAD_CHECKPOINT`, `IO`.
+    fn values(&mut self, name: &str) -> Result<Vec<f32>>;
+}
+
+impl Source for Checkpoint {
+    fn values(&mut self, name: &str) -> Result<Vec<f32>> {
+        let tensor = self.get(name).ok_or_else(|| {
+            Error::new(Code::TensorMissing, format!("tensor {name} is missing"), "Check the checkpoint")
+        })?;
+        Ok(tensor.1.clone())
+    }
+}
+
+/// Bytes that are read at once.
+const PIECE: usize = 1 << 20;
+/// Bytes of a safetensors file's header, at most; the format's own bound.
+const MOST_HEADER: u64 = 100_000_000;
 
 const GIVE: &str = "Give a PyTorch state_dict (.pth) or a .safetensors file";
 
@@ -76,7 +102,6 @@ impl Dtype {
     }
 
     /// Bytes a value; at least 1.
-    #[cfg(feature = "cli")]
     fn bytes(&self) -> usize {
         match self {
             Dtype::F64 | Dtype::I64 => 8,
@@ -90,30 +115,54 @@ impl Dtype {
         matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16)
     }
 
-    fn values(&self, bytes: &[u8]) -> Option<Vec<f32>> {
-        Some(match self {
-            Dtype::F64 => bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32).collect(),
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::Bf16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::I64 => bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f32).collect(),
-            Dtype::I32 => bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f32).collect(),
-            Dtype::I16 => bytes.as_chunks().0.iter().map(|b| f32::from(i16::from_le_bytes(*b))).collect(),
-            Dtype::I8 => bytes.iter().map(|&b| f32::from(b as i8)).collect(),
-            Dtype::U8 => bytes.iter().map(|&b| f32::from(b)).collect(),
-            Dtype::Other(_) => return None,
-        })
+    /// Appends the values that some bytes stand for; none for what is not read.
+    fn decode(&self, bytes: &[u8], into: &mut Vec<f32>) {
+        match self {
+            Dtype::F64 => into.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
+            Dtype::F32 => into.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+            Dtype::F16 => into.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
+            Dtype::Bf16 => into.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
+            Dtype::I64 => into.extend(bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f32)),
+            Dtype::I32 => into.extend(bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f32)),
+            Dtype::I16 => into.extend(bytes.as_chunks().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)))),
+            Dtype::I8 => into.extend(bytes.iter().map(|&b| f32::from(b as i8))),
+            Dtype::U8 => into.extend(bytes.iter().map(|&b| f32::from(b))),
+            Dtype::Other(_) => {}
+        }
+    }
+
+    /// Reads so many values, with no more than a piece of them in memory beside the result.
+    fn read(&self, from: &mut dyn Read, count: usize) -> std::io::Result<Vec<f32>> {
+        let mut values = Vec::with_capacity(count);
+        let mut piece = vec![0; PIECE.min(count * self.bytes())];
+        while values.len() < count {
+            let bytes = &mut piece[..self.bytes() * (count - values.len()).min(PIECE / self.bytes())];
+            from.read_exact(bytes)?;
+            self.decode(bytes, &mut values);
+        }
+        Ok(values)
     }
 }
 
 /// Where a tensor's bytes lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Place {
-    /// In a safetensors file, by its name.
-    Named,
+    /// In a safetensors file: the first byte.
+    At(u64),
     /// In a storage of a `.pth`: its key, the first value and the steps between values.
     #[cfg(feature = "cli")]
     Storage { key: String, offset: usize, strides: Vec<usize> },
+}
+
+impl Place {
+    /// Whether two tensors share bytes; safetensors files cannot hold such.
+    fn overlaps(&self, other: &Place) -> bool {
+        match (self, other) {
+            #[cfg(feature = "cli")]
+            (Place::Storage { key, .. }, Place::Storage { key: other, .. }) => key == other,
+            _ => false,
+        }
+    }
 }
 
 /// A tensor that a file lists.
@@ -129,13 +178,17 @@ struct Listed {
 }
 
 impl Listed {
+    fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
     fn full_name(&self) -> String {
         if self.dict.is_empty() { self.name.clone() } else { format!("{}.{}", self.dict, self.name) }
     }
 }
 
-enum Source {
-    Bytes(Vec<u8>),
+enum Bytes {
+    Safetensors(std::fs::File),
     #[cfg(feature = "cli")]
     Torch(Box<torch::Archive>),
 }
@@ -144,7 +197,7 @@ enum Source {
 struct File {
     path: PathBuf,
     tensors: Vec<Listed>,
-    source: Source,
+    bytes: Bytes,
 }
 
 impl File {
@@ -159,7 +212,7 @@ impl File {
         }
         let mut file = std::fs::File::open(path).map_err(|e| io(path, &e))?;
         let listed = match kind::of(path, &mut file, about.len())? {
-            kind::Kind::Safetensors => open_safetensors(path)?,
+            kind::Kind::Safetensors => open_safetensors(path, file, about.len())?,
             kind::Kind::Zip => open_zip(path, file, about.len())?,
         };
         if listed.0.tensors.is_empty() {
@@ -172,22 +225,89 @@ impl File {
         Ok(listed.0)
     }
 
-    fn values(&mut self, i: usize) -> Result<Vec<f32>> {
+    fn no_float(&self, i: usize) -> Error {
         let tensor = &self.tensors[i];
-        let unread = || {
-            let cause = format!("tensor {} is {:?}, no float", tensor.full_name(), tensor.dtype);
-            bad(&self.path, cause, "Save the weights as float32, float16 or bfloat16")
+        let dtype = match &tensor.dtype {
+            Dtype::Other(name) => name.clone(),
+            dtype => format!("{dtype:?}"),
         };
-        match &mut self.source {
-            Source::Bytes(bytes) => {
-                let file = SafeTensors::deserialize(bytes).map_err(|e| bad(&self.path, e, GIVE))?;
-                let view = file.tensor(&tensor.name).map_err(|e| bad(&self.path, e, GIVE))?;
-                tensor.dtype.values(view.data()).ok_or_else(unread)
-            }
+        let cause = format!("tensor {} is {dtype}, no float", tensor.full_name());
+        bad(&self.path, cause, "Save the weights as float32, float16 or bfloat16")
+    }
+
+    /// Checks a tensor's place, so that [`File::values`] allocates no more than the file holds.
+    fn check(&mut self, i: usize) -> Result<()> {
+        match &mut self.bytes {
+            Bytes::Safetensors(_) => Ok(()),
             #[cfg(feature = "cli")]
-            Source::Torch(archive) => tensor.dtype.values(&archive.bytes(tensor)?).ok_or_else(unread),
+            Bytes::Torch(archive) => archive.check(&self.tensors[i]),
         }
     }
+
+    fn values(&mut self, i: usize) -> Result<Vec<f32>> {
+        if let Dtype::Other(_) = self.tensors[i].dtype {
+            return Err(self.no_float(i));
+        }
+        self.check(i)?;
+        let tensor = &self.tensors[i];
+        match (&mut self.bytes, &tensor.place) {
+            (Bytes::Safetensors(file), Place::At(at)) => {
+                file.seek(SeekFrom::Start(*at)).map_err(|e| io(&self.path, &e))?;
+                tensor.dtype.read(file, tensor.elements()).map_err(|e| io(&self.path, &e))
+            }
+            #[cfg(feature = "cli")]
+            (Bytes::Torch(archive), _) => archive.values(tensor),
+            #[cfg(feature = "cli")]
+            _ => Err(Error::internal("a tensor of another file")),
+        }
+    }
+}
+
+/// A network's weights in a file: found, of the right shapes and dtypes, and not yet read.
+pub struct Found {
+    file: File,
+    /// Positions by the network's names.
+    places: BTreeMap<String, usize>,
+    /// What was taken and what else there was; none if the file holds these weights alone under their own names.
+    pub report: Option<String>,
+}
+
+impl Source for Found {
+    fn values(&mut self, name: &str) -> Result<Vec<f32>> {
+        let at = self.places.get(name).copied();
+        let at = at.ok_or_else(|| Error::internal(format!("tensor {name} is none of the network's")))?;
+        let values = self.file.values(at)?;
+        finite(name, &values)?;
+        Ok(values)
+    }
+}
+
+/// Shapes by name.
+pub type Shapes = BTreeMap<String, Vec<usize>>;
+
+/// The sets of tensors in a file that may be a network's: each dict's own, and those behind one prefix in it. Nothing is read
+/// but names and shapes.
+///
+/// # Errors
+/// `IO`, `BAD_CHECKPOINT`.
+pub fn shapes(path: &Path) -> Result<Vec<Shapes>> {
+    let file = File::open(path)?;
+    // Every U-ViT has this one.
+    const ONE: &str = "patch_embed.proj.weight";
+    let mut starts: Vec<(&str, &str)> = Vec::new();
+    for tensor in &file.tensors {
+        let prefix = tensor.name.strip_suffix(ONE).filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+        for start in [Some(""), prefix].into_iter().flatten().map(|prefix| (tensor.dict.as_str(), prefix)) {
+            if !starts.contains(&start) {
+                starts.push(start);
+            }
+        }
+    }
+    let set = |&(dict, prefix): &(&str, &str)| {
+        let own = file.tensors.iter().filter(|tensor| tensor.dict == dict && tensor.dtype.is_float());
+        own.filter_map(|tensor| Some((tensor.name.strip_prefix(prefix)?.to_owned(), tensor.shape.clone()))).collect()
+    };
+    Ok(starts.iter().map(set).collect())
 }
 
 /// Reads the weights of a file whatever network they are for: the EMA ones where there are some, under their names without
@@ -201,25 +321,51 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     names.into_iter().map(|(name, i)| Ok((name, (file.tensors[i].shape.clone(), file.values(i)?)))).collect()
 }
 
-/// Reads a network's weights from a file and checks them.
+/// Finds a network's weights in a file and checks all but the values, which are checked as they are read.
 ///
 /// # Errors
-/// `IO`, `BAD_CHECKPOINT`, those of [`check`]; `INVALID_ARGUMENT` if the file has no such `weights`.
-pub fn take(path: &Path, network: &Network, weights: &Weights) -> Result<Taken> {
+/// `IO`, `BAD_CHECKPOINT`, `TENSOR_MISSING`, `TENSOR_UNEXPECTED`, `TENSOR_SHAPE`; `INVALID_ARGUMENT` if the file has no such
+/// `weights`.
+pub fn find(path: &Path, network: &Network, weights: &Weights) -> Result<Found> {
     let mut file = File::open(path)?;
     let plan = network.record(Batch::plain(1))?.plan;
     let expected: Vec<(&str, &[usize])> = plan.published().map(|w| (w.name.as_str(), w.shape.as_slice())).collect();
-    let (chosen, report) = choice::choose(&file, &expected, weights)?;
-    let mut tensors = Checkpoint::new();
-    for (name, i) in chosen {
+    let (places, report) = choice::choose(&file, &expected, weights)?;
+    let mut taken: Vec<(&Place, &str)> = Vec::new();
+    for &i in places.values() {
         if !file.tensors[i].dtype.is_float() {
-            let cause = format!("tensor {} is {:?}, no float", file.tensors[i].full_name(), file.tensors[i].dtype);
-            return Err(bad(path, cause, "Save the weights as float32, float16 or bfloat16"));
+            return Err(file.no_float(i));
         }
-        tensors.insert(name, (file.tensors[i].shape.clone(), file.values(i)?));
+        file.check(i)?;
     }
-    check(&tensors, network)?;
-    Ok(Taken { tensors, report })
+    for (name, &i) in &places {
+        let place = &file.tensors[i].place;
+        if let Some((_, other)) = taken.iter().find(|(other, _)| other.overlaps(place)) {
+            let cause = format!("tensors {other} and {name} lie in one storage");
+            return Err(bad(
+                path,
+                cause,
+                "Save clones of the tensors: {name: t.clone() for name, t in state_dict.items()}",
+            ));
+        }
+        taken.push((place, name));
+    }
+    Ok(Found { file, places, report })
+}
+
+/// Reads a network's weights from a file and checks them.
+///
+/// # Errors
+/// Those of [`find`], `NOT_FINITE`.
+pub fn take(path: &Path, network: &Network, weights: &Weights) -> Result<Taken> {
+    let mut found = find(path, network, weights)?;
+    let names: Vec<(String, usize)> = found.places.iter().map(|(name, &i)| (name.clone(), i)).collect();
+    let tensors = names.into_iter().map(|(name, i)| {
+        let values = found.values(&name)?;
+        Ok((name, (found.file.tensors[i].shape.clone(), values)))
+    });
+    let tensors = tensors.collect::<Result<Checkpoint>>()?;
+    Ok(Taken { tensors, report: found.report })
 }
 
 /// Checks that a checkpoint holds the network's tensors, all of them, no others, in their shapes, and finite.
@@ -232,16 +378,18 @@ pub fn check(checkpoint: &Checkpoint, network: &Network) -> Result<()> {
         plan.published().map(|w| (w.name.as_str(), w.shape.as_slice())),
         checkpoint.iter().map(|(name, (shape, _))| (name.as_str(), shape.as_slice())),
     )?;
-    for (name, (_, values)) in checkpoint {
-        if let Some(i) = values.iter().position(|v| !v.is_finite()) {
-            return Err(Error::new(
-                Code::NotFinite,
-                format!("tensor {name}: value {i} is {}", values[i]),
-                "Use a checkpoint from before the training broke down",
-            ));
-        }
+    checkpoint.iter().try_for_each(|(name, (_, values))| finite(name, values))
+}
+
+fn finite(name: &str, values: &[f32]) -> Result<()> {
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(()),
+        Some(i) => Err(Error::new(
+            Code::NotFinite,
+            format!("tensor {name}: value {i} is {}", values[i]),
+            "Use a checkpoint from before the training broke down",
+        )),
     }
-    Ok(())
 }
 
 fn bad(path: &Path, what: impl std::fmt::Display, remedy: impl Into<String>) -> Error {
@@ -255,26 +403,43 @@ fn io(path: &Path, error: &std::io::Error) -> Error {
 /// A file, and the keys of its outermost dict.
 type Opened = (File, Vec<String>);
 
-fn open_safetensors(path: &Path) -> Result<Opened> {
-    let bytes = std::fs::read(path).map_err(|e| io(path, &e))?;
-    let broken = |e| bad(path, format!("a safetensors file that is damaged ({e})"), "Download or copy it again");
-    let file = SafeTensors::deserialize(&bytes).map_err(broken)?;
-    let listed = file.tensors().into_iter().map(|(name, view)| Listed {
+fn open_safetensors(path: &Path, mut file: std::fs::File, bytes: u64) -> Result<Opened> {
+    let broken = |e: &dyn std::fmt::Display| {
+        bad(path, format!("a safetensors file that is damaged ({e})"), "Download or copy it again")
+    };
+    // `kind::of` has seen that the file is as long as its header says.
+    let mut header = vec![0; 8];
+    file.rewind().and_then(|()| file.read_exact(&mut header)).map_err(|e| io(path, &e))?;
+    let length = header.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    if length > MOST_HEADER {
+        return Err(broken(&format!("its header has {length} bytes")));
+    }
+    header.resize(8 + length as usize, 0);
+    file.read_exact(&mut header[8..]).map_err(|e| io(path, &e))?;
+    // Reading it checks that tensors neither overlap nor leave gaps, and are as large as their shapes.
+    let about: Metadata = serde_json::from_slice(&header[8..]).map_err(|e| broken(&e))?;
+    let begin = header.len() as u64;
+    if begin + about.data_len() as u64 != bytes {
+        let what = format!("its tensors take {} bytes, the file has {}", about.data_len(), bytes - begin);
+        return Err(broken(&what));
+    }
+    let listed = about.tensors().into_iter().map(|(name, info)| Listed {
         dict: String::new(),
         name,
-        dtype: Dtype::of_safetensors(view.dtype()),
-        shape: view.shape().to_vec(),
-        place: Place::Named,
+        dtype: Dtype::of_safetensors(info.dtype),
+        shape: info.shape.clone(),
+        place: Place::At(begin + info.data_offsets.0 as u64),
     });
-    let tensors = listed.collect();
-    Ok((File { path: path.into(), tensors, source: Source::Bytes(bytes) }, Vec::new()))
+    let mut tensors: Vec<Listed> = listed.collect();
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok((File { path: path.into(), tensors, bytes: Bytes::Safetensors(file) }, Vec::new()))
 }
 
 #[cfg(feature = "cli")]
 fn open_zip(path: &Path, file: std::fs::File, bytes: u64) -> Result<Opened> {
     let (archive, contents) = torch::open(path, file, bytes)?;
-    let source = Source::Torch(Box::new(archive));
-    Ok((File { path: path.into(), tensors: contents.tensors, source }, contents.keys))
+    let bytes = Bytes::Torch(Box::new(archive));
+    Ok((File { path: path.into(), tensors: contents.tensors, bytes }, contents.keys))
 }
 
 #[cfg(not(feature = "cli"))]

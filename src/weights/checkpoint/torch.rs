@@ -14,6 +14,8 @@ const DEPTH: usize = 32;
 /// Nodes that are visited, at most: a pickle may name one value many times.
 const VISITS: usize = 2_000_000;
 
+const AGAIN: &str = "Download or copy it again";
+
 /// An open `.pth` file.
 pub struct Archive {
     path: PathBuf,
@@ -44,6 +46,7 @@ pub fn open(path: &Path, file: File, file_bytes: u64) -> Result<(Archive, Conten
     let pickle = pickle.ok_or_else(|| stranger(path, &names))?;
     let folder = pickle.trim_end_matches("data.pkl").to_owned();
     let mut archive = Archive { path: path.into(), zip, file_bytes, folder };
+    archive.check_entries()?;
     if names.contains(&format!("{}byteorder", archive.folder)) && archive.entry("byteorder")? == b"big" {
         let cause = "its numbers are big-endian";
         return Err(bad(path, cause, "Save it with PyTorch on a little-endian machine (x86, Arm)"));
@@ -51,6 +54,10 @@ pub fn open(path: &Path, file: File, file_bytes: u64) -> Result<(Archive, Conten
     let bytes = archive.entry("data.pkl")?;
     let broken = |what: String| bad(path, format!("its pickle is broken: {what}"), "Download or copy it again");
     let pickle = Pickle::parse(&bytes).map_err(broken)?;
+    if let Some(function) = pickle.nodes.iter().find_map(|node| dangerous(&pickle, node)) {
+        let cause = format!("its pickle asks for {function}, which no checkpoint needs; nothing of it was run");
+        return Err(bad(path, cause, "Do not load this file in Python, and do not trust where it came from"));
+    }
     let mut walk = Walk { pickle: &pickle, tensors: Vec::new(), visits: 0, open: HashSet::new() };
     walk.container(pickle.root, "", 0).map_err(broken)?;
     let tensors = walk.tensors;
@@ -63,6 +70,65 @@ pub fn open(path: &Path, file: File, file_bytes: u64) -> Result<(Archive, Conten
         _ => Vec::new(),
     };
     Ok((archive, Contents { tensors, keys }))
+}
+
+/// Modules whose functions do something to the machine. Tensors are made by a few functions of PyTorch's (`Walk::rebuilt`), and
+/// objects of other classes are data here; a pickle that names one of these means harm.
+const DANGEROUS: [&str; 26] = [
+    "os",
+    "posix",
+    "nt",
+    "subprocess",
+    "sys",
+    "shutil",
+    "socket",
+    "runpy",
+    "importlib",
+    "ctypes",
+    "pty",
+    "code",
+    "codeop",
+    "commands",
+    "webbrowser",
+    "pickle",
+    "_pickle",
+    "marshal",
+    "types",
+    "timeit",
+    "pdb",
+    "bdb",
+    "asyncio",
+    "multiprocessing",
+    "threading",
+    "requests",
+];
+/// Of the built-in functions, these do.
+const DANGEROUS_BUILTINS: [&str; 12] = [
+    "eval",
+    "exec",
+    "execfile",
+    "compile",
+    "open",
+    "input",
+    "getattr",
+    "setattr",
+    "delattr",
+    "__import__",
+    "globals",
+    "breakpoint",
+];
+
+fn dangerous(pickle: &Pickle, node: &Node) -> Option<String> {
+    let Node::Object { callable, .. } = node else { return None };
+    let name = pickle.class(*callable)?;
+    let (module, function) = name.rsplit_once('.')?;
+    let outer = module.split('.').next()?;
+    let harmful = match outer {
+        "builtins" | "__builtin__" => DANGEROUS_BUILTINS.contains(&function),
+        "torch" => ["load", "hub", "jit"].iter().any(|part| name.split('.').nth(1) == Some(part)),
+        _ => DANGEROUS.contains(&outer),
+    };
+    harmful.then(|| name.to_owned())
 }
 
 /// A zip without a pickle of PyTorch's.
@@ -89,24 +155,43 @@ fn stranger(path: &Path, names: &[String]) -> Error {
 impl Archive {
     /// The bytes of an entry; its checksum is verified.
     fn entry(&mut self, name: &str) -> Result<Vec<u8>> {
-        let (path, file_bytes, name) = (&self.path, self.file_bytes, format!("{}{name}", self.folder));
-        let again = "Download or copy it again";
-        let entry = self.zip.by_name(&name);
-        let mut entry = entry.map_err(|e| bad(path, format!("its entry {name} cannot be read ({e})"), again))?;
-        // PyTorch stores without compression, so the file bounds what an entry may claim.
-        if entry.size() > file_bytes {
-            return Err(bad(path, format!("its entry {name} claims to be larger than the file"), again));
-        }
+        let (path, name) = (&self.path, format!("{}{name}", self.folder));
+        let mut entry = self.zip.by_name(&name).map_err(|e| unreadable(path, &name, &e))?;
         let mut bytes = Vec::with_capacity(entry.size() as usize);
-        entry.read_to_end(&mut bytes).map_err(|e| bad(path, format!("its entry {name} is damaged ({e})"), again))?;
+        entry.read_to_end(&mut bytes).map_err(|e| damaged(path, &name, &e))?;
         Ok(bytes)
     }
 
-    /// The bytes of a tensor.
+    /// Checks what the zip says of its entries, before anything is allocated by it. PyTorch stores without compression, so the
+    /// file bounds what they may claim.
+    fn check_entries(&mut self) -> Result<()> {
+        let (path, mut sum) = (&self.path, 0u64);
+        for i in 0..self.zip.len() {
+            let entry = self.zip.by_index_raw(i).map_err(|e| unreadable(path, &format!("number {i}"), &e))?;
+            let name = entry.name().map(|name| name.into_owned()).unwrap_or_default();
+            let strange = |part: &str| part == ".." || part.contains(['\\', ':', '\0']);
+            if name.is_empty() || name.starts_with('/') || name.split('/').any(strange) {
+                let cause = format!("its entry {name:?} has a name that leads out of the zip");
+                return Err(bad(path, cause, "Do not trust this file: torch.save writes no such names"));
+            }
+            if entry.compression() != zip::CompressionMethod::Stored || entry.size() != entry.compressed_size() {
+                let (size, packed) = (entry.size(), entry.compressed_size());
+                let cause = format!("its entry {name} is compressed, {packed} bytes for {size}");
+                return Err(bad(path, cause, "Save it with torch.save, which does not compress"));
+            }
+            sum = sum.saturating_add(entry.size());
+            if sum > self.file_bytes {
+                return Err(bad(path, format!("its entry {name} claims to be larger than the file"), AGAIN));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks that a tensor is no view, and lies within its storage.
     ///
     /// # Errors
-    /// `BAD_CHECKPOINT` for views and for what the file does not hold.
-    pub fn bytes(&mut self, tensor: &Listed) -> Result<Vec<u8>> {
+    /// `BAD_CHECKPOINT`.
+    pub fn check(&mut self, tensor: &Listed) -> Result<()> {
         let Place::Storage { key, offset, strides } = &tensor.place else {
             return Err(Error::internal("a tensor of another file"));
         };
@@ -120,20 +205,44 @@ impl Archive {
         let bytes = tensor.shape.iter().try_fold(tensor.dtype.bytes() as u64, |n, &size| n.checked_mul(size as u64));
         let Some(bytes) = bytes.filter(|&bytes| bytes <= self.file_bytes) else {
             let cause = format!("tensor {name} {:?} is larger than the file", tensor.shape);
-            return Err(bad(&self.path, cause, "Download or copy it again"));
+            return Err(bad(&self.path, cause, AGAIN));
         };
-        if *offset != 0 || !in_order {
+        if *offset != 0 || !in_order || tensor.shape.len() != strides.len() {
             let remedy = "Save contiguous clones of the tensors: {name: t.clone() for name, t in state_dict.items()}";
             return Err(bad(&self.path, format!("tensor {name} is a view into another"), remedy));
         }
-        let mut stored = self.entry(&format!("data/{key}"))?;
-        if (stored.len() as u64) < bytes {
+        let storage = format!("{}data/{key}", self.folder);
+        let entry = self.zip.by_name(&storage).map_err(|e| unreadable(&self.path, &storage, &e))?;
+        if entry.size() < bytes {
             let cause = format!("tensor {name} {:?} is larger than its storage", tensor.shape);
-            return Err(bad(&self.path, cause, "Download or copy it again"));
+            return Err(bad(&self.path, cause, AGAIN));
         }
-        stored.truncate(bytes as usize);
-        Ok(stored)
+        Ok(())
     }
+
+    /// The values of a tensor that was checked; the checksum of its storage is verified.
+    ///
+    /// # Errors
+    /// `BAD_CHECKPOINT` for what is damaged.
+    pub fn values(&mut self, tensor: &Listed) -> Result<Vec<f32>> {
+        let Place::Storage { key, .. } = &tensor.place else {
+            return Err(Error::internal("a tensor of another file"));
+        };
+        let (path, storage) = (&self.path, format!("{}data/{key}", self.folder));
+        let mut entry = self.zip.by_name(&storage).map_err(|e| unreadable(path, &storage, &e))?;
+        let values = tensor.dtype.read(&mut entry, tensor.elements()).map_err(|e| damaged(path, &storage, &e))?;
+        // The checksum is known at the end, which may lie behind the tensor's.
+        std::io::copy(&mut entry, &mut std::io::sink()).map_err(|e| damaged(path, &storage, &e))?;
+        Ok(values)
+    }
+}
+
+fn unreadable(path: &Path, name: &str, error: &zip::result::ZipError) -> Error {
+    bad(path, format!("its entry {name} cannot be read ({error})"), AGAIN)
+}
+
+fn damaged(path: &Path, name: &str, error: &std::io::Error) -> Error {
+    bad(path, format!("its entry {name} is damaged ({error})"), AGAIN)
 }
 
 struct Walk<'a> {
