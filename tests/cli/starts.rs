@@ -139,9 +139,11 @@ fn parts_of_a_divided_run_are_the_whole_and_an_interrupted_one_goes_on() {
     assert!(said.contains("has 2 of 7 pictures: going on"), "{said}");
     assert_eq!(bytes(&resumed), array);
     assert!(!Path::new(&begun).exists());
-    for (more, said) in
-        [(&["--shard", "3/3"][..], "--shard is \"3/3\""), (&["--batch", "0"][..], "batch"), (&["--count", "0"][..], "count")]
-    {
+    for (more, said) in [
+        (&["--shard", "3/3"][..], "--shard is \"3/3\""),
+        (&["--batch", "0"][..], "batch"),
+        (&["--count", "0"][..], "count"),
+    ] {
         let fixed = ["generate", MODEL, "--seed", "1", "--out-npz", "never.npz"];
         let run = uvit(&[&fixed[..], more].concat());
         assert_eq!(run.status.code(), Some(2));
