@@ -43,7 +43,7 @@ fn a_mask_keeps_what_it_says_and_strength_leaves_out_steps() {
     write_png(&init, 160, 128, |_, _| [200, 40, 90]);
     write_png(&mask, 64, 64, |x, _| if x < 32 { [255; 3] } else { [0; 3] });
     done(&draw(&["--seed", "5", "--steps", "4", "--init-image", &init, "--mask", &mask, "--out", &out]));
-    let (width, _, pixels, texts) = read_png(&out.as_ref());
+    let (width, _, pixels, texts) = read_png(out.as_ref());
     let kept = |x: u32, y: u32| pixels[(4 * (y * width + x)) as usize..][..3] == [200, 40, 90];
     assert!((0..64).all(|y| (32..64).all(|x| kept(x, y))));
     assert!((0..64).any(|y| (0..32).any(|x| !kept(x, y))));
@@ -55,7 +55,7 @@ fn a_mask_keeps_what_it_says_and_strength_leaves_out_steps() {
     let said =
         done(&draw(&["--seed", "5", "--steps", "10", "--init-image", &init, "--strength", "0.31", "--out", &weak]));
     assert!(said.contains(" 3 steps of "), "{said}");
-    let (_, _, pixels, _) = read_png(&weak.as_ref());
+    let (_, _, pixels, _) = read_png(weak.as_ref());
     let mean = pixels.chunks(4).map(|rgba| i32::from(rgba[0]) - i32::from(rgba[1])).sum::<i32>() / (64 * 64);
     assert!(mean > 60, "the colour of the start is left: {mean}");
 }
@@ -93,7 +93,7 @@ fn a_picture_is_repeated_from_its_own_settings_or_the_difference_is_told() {
     done(&draw(&[&own[..], &["--init-image", &init, "--strength", "0.7", "--out", &first]].concat()));
     let from = |more: &[&str]| uvit(&[&["generate", MODEL, "--from", &first], more].concat());
     assert!(done(&from(&["--init-image", &init, "--out", &again])).contains("the same picture, bit for bit"));
-    assert_eq!(read_png(&first.as_ref()).2, read_png(&again.as_ref()).2);
+    assert_eq!(read_png(first.as_ref()).2, read_png(again.as_ref()).2);
     let said = done(&from(&["--init-image", &init, "--seed", "10", "--steps", "5", "--out", &other]));
     assert!(said.contains("not the same picture") && said.contains("seed") && said.contains("steps"), "{said}");
     refused(&from(&["--out", &other]), &["drawn with --init-image"]);
