@@ -137,7 +137,7 @@ pub async fn sample(
         for _ in 0..MAX_ATTEMPTS {
             let Some(steps) = adaptive.attempt() else { break };
             let calls = steps.iter().filter(|step| matches!(step, Step::Eval { .. })).count();
-            let expected = ((walk.step + calls) as f64 / adaptive.progress().max(0.02)) as usize;
+            let expected = ((walk.step + calls) as f64 / adaptive.progress().max(0.02)).round() as usize;
             walk.along(&steps, expected, denoiser, &mut inputs, control, helpers).await?;
             let f64s = |values: Vec<f32>| -> Vec<f64> { values.into_iter().map(f64::from).collect() };
             let [low, before] = Adaptive::compared();

@@ -19,8 +19,9 @@ struct Update {
     eta: f64,
 }
 
-/// One step for each pair of neighbouring points. With `clip` the x_0 estimates are clipped to plus and minus that; the noise
-/// is not recomputed from them, as in diffusers.
+/// One step for each pair of neighbouring points. With `clip` the x_0 estimates are clipped to plus and minus that, and the noise is
+/// recomputed from them, as OpenAI's guided-diffusion does it and diffusers does not: with hundreds of steps what was clipped away
+/// would add up.
 pub(super) fn over(
     points: &[Point],
     prediction: Prediction,
@@ -29,7 +30,7 @@ pub(super) fn over(
     init_noise_sigma: f64,
 ) -> Result<Recipe> {
     let moves: Vec<(Point, NoiseLevel)> = points.windows(2).map(|pair| (pair[0], pair[1].level)).collect();
-    let update = Update { prediction, clip, use_clipped_model_output: false, eta };
+    let update = Update { prediction, clip, use_clipped_model_output: clip.is_some(), eta };
     compile(&moves, &update, init_noise_sigma)
 }
 
@@ -145,6 +146,26 @@ fn compile(moves: &[(Point, NoiseLevel)], update: &Update, init_noise_sigma: f64
 mod tests {
     use super::*;
     use crate::sampler::Step;
+
+    #[test]
+    fn a_clipped_estimate_takes_its_noise_with_it() {
+        let level = |ratio: f64| NoiseLevel::from_ratio(ratio);
+        let points = [level(2.0), level(1.0)].map(|level| Point { network_time: 1.0, level });
+        let (s, t) = (points[0].level, points[1].level);
+        for prediction in Prediction::ALL {
+            let recipe = over(&points, prediction, Some(1.0), 0.0, 1.0).unwrap();
+            let Some(Step::Combine { terms, .. }) = recipe.steps.iter().rev().nth(1) else { panic!("{recipe:?}") };
+            // x_t = (sigma_t / sigma_s) x_s + (alpha_t - alpha_s sigma_t / sigma_s) x_0, and nothing of the network's output.
+            let kept = t.sigma_t / s.sigma_t;
+            for term in terms {
+                let wanted = if term.slot == X0 { t.alpha_t - s.alpha_t * kept } else { kept };
+                assert!(
+                    term.slot != Slot::Model && (term.coefficient - wanted).abs() < 1e-12,
+                    "{prediction:?} {terms:?}"
+                );
+            }
+        }
+    }
 
     #[test]
     fn eta_draws_once_a_step() {

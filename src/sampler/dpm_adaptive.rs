@@ -158,10 +158,10 @@ impl Adaptive {
         steps.steps()
     }
 
-    /// How much of the way is done, 0 to 1.
+    /// How much of the way is done with the next update, 0 to 1.
     pub fn progress(&self) -> f64 {
         let end = self.curve.lambda_t(self.t_min);
-        (self.curve.lambda_t(self.t) - self.began) / (end - self.began)
+        (self.curve.lambda_t(self.next()) - self.began) / (end - self.began)
     }
 
     fn next(&self) -> f64 {

@@ -528,6 +528,10 @@ mod tests {
             let grids = continuous.chain([None]);
             for (sampler, grid) in deterministic.flat_map(|sampler| grids.clone().map(move |grid| (sampler, grid))) {
                 for prediction in [Prediction::Noise, Prediction::X0, Prediction::V] {
+                    // They extrapolate the network's output, and v is another one at every time.
+                    if prediction == Prediction::V && [SamplerKind::Plms, SamplerKind::Pndm].contains(&sampler) {
+                        continue;
+                    }
                     let settings =
                         SamplerSettings { sampler, grid, steps: 7, schedule, prediction, time_scale, ..EMOJI };
                     let (mut latents, mut model, mut scratch) = (on_the_way(1.0), f64::NAN, [f64::NAN; 8]);
@@ -541,7 +545,8 @@ mod tests {
                                     Prediction::V => level.alpha_t * noise - level.sigma_t * x0,
                                     Prediction::Flow => noise - x0,
                                 };
-                                assert!((preview[0] * latents + preview[1] * model - x0).abs() < 1e-9);
+                                let off = preview[0] * latents + preview[1] * model - x0;
+                                assert!(off.abs() < 1e-9, "{sampler:?} {grid:?} {prediction:?} {schedule:?}: {off:e}");
                             }
                             Step::Combine { out, terms, clip } => {
                                 let read = |slot| match slot {

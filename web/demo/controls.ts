@@ -39,6 +39,7 @@ const TITLES: Record<string, string> = {
   deis: 'DEIS',
   dpmpp_3s: 'DPM-Solver++ (singlestep)',
   dpm_solver: 'DPM-Solver (singlestep)',
+  dpm_adaptive: 'DPM-Solver (adaptive)',
   ddim: 'DDIM',
   ddpm: 'DDPM',
   plms: 'PLMS',

@@ -244,8 +244,8 @@ export interface GenerateOptions {
   count?: number;
   /**
    * One of `pipeline.info.samplers`, which may be `dpmpp_2m`, `dpmpp_3m`, `dpmpp_2m_sde`, `unipc`, `deis`, `dpmpp_3s`, `dpm_solver`,
-   * `euler`, `euler_ancestral`, `heun`, `ddim`, `ddpm`, `plms`, `pndm`, `lcm`, `euler_maruyama_sde` and `euler_maruyama_ode`.
-   * Default: the model's.
+   * `dpm_adaptive` (as many steps as it needs), `euler`, `euler_ancestral`, `heun`, `ddim`, `ddpm`, `plms`, `pndm`, `lcm`,
+   * `euler_maruyama_sde` and `euler_maruyama_ode`. Default: the model's.
    */
   sampler?: string;
   /**
