@@ -32,7 +32,7 @@ test('all who wait for a turn at the same time get theirs', async () => {
       const options = { label: 0, steps: 3, seed: 1, count: 2 };
       await pipeline.generate(
         JSON.stringify(options),
-        undefined,
+        {},
         () => {},
         1,
         () => {},
