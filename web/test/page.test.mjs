@@ -81,7 +81,7 @@ test('a picture is dropped, a part of it painted over and drawn anew, and the re
       `${server.url}/?device=cpu&label=heart&seed=42&steps=4&sampler=heun&grid=karras`,
     );
     await reach(page, 'ready');
-    assert.equal(await page.locator('#sampler option').count(), 17);
+    assert.equal(await page.locator('#sampler option').count(), 18);
     assert.deepEqual(await Promise.all(['#sampler', '#grid'].map((select) => page.locator(select).inputValue())), [
       'heun',
       'karras',
