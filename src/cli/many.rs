@@ -220,7 +220,7 @@ fn write_npz(
         archive.start_file(ARRAY, options)?;
         archive.write_all(b"\x93NUMPY\x01\x00")?;
         archive.write_all(&(length as u16).to_le_bytes())?;
-        write!(archive, "{header:<width$}\n", width = length - 1)?;
+        writeln!(archive, "{header:<width$}", width = length - 1)?;
         fill(&mut archive)?;
         archive.start_file(ABOUT, options)?;
         archive.write_all(settings.to_string().as_bytes())?;

@@ -92,7 +92,7 @@ pub fn run(a: &Arguments) -> Result<()> {
                 Err(e) => return Err(e),
             };
             // A NaN is off, too.
-            let off = |error: f64| !(error <= tolerance);
+            let off = |error: f64| error > tolerance || error.is_nan();
             let first = errors.iter().find(|(_, error)| off(*error));
             let output = errors.iter().filter(|(name, _)| outputs.contains(name)).map(|(_, error)| *error);
             let output = output.fold(0.0, |most, error| if error > most || error.is_nan() { error } else { most });
