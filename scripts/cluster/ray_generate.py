@@ -7,6 +7,7 @@ The folder of FILE must be one that all nodes share. A task whose node is lost r
 
 import argparse
 import subprocess
+import sys
 from pathlib import Path
 
 import ray
@@ -26,13 +27,14 @@ def main():
     parser.add_argument("--uvit", default="uvit", help="the tool")
     parser.add_argument("--cpus", type=float, default=1, help="cores of a task")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of a task")
-    parser.add_argument("options", nargs="*", help="after --: options of `uvit generate`, --seed among them")
-    a = parser.parse_args()
+    # What follows -- is for `uvit generate`, --seed among it.
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    a, options = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
 
     ray.init()
     out = a.out.resolve()
     parts = [out.with_suffix(f".{i}.npz") for i in range(a.shards)]
-    base = [a.uvit, "generate", str(Path(a.model).resolve()), *a.options, "--count", str(a.count)]
+    base = [a.uvit, "generate", str(Path(a.model).resolve()), *options, "--count", str(a.count)]
     commands = [[*base, "--shard", f"{i}/{a.shards}", "--out-npz", str(part)] for i, part in enumerate(parts)]
     task = shard.options(num_cpus=a.cpus, num_gpus=a.gpus)
     ray.get([task.remote(command) for command in commands])
