@@ -151,6 +151,20 @@ impl Pipeline {
         settings.skip = strength.map_or(0, |strength| skipped(settings.steps, strength));
         let recipe = recipe(&settings)?;
         let [channels, height, width] = self.network().image_shape();
+        if recipe.adaptive.is_some() {
+            let unknown = [
+                ("mask", request.mask.is_some()),
+                ("guidanceInterval", request.guidance_interval.is_some()),
+                ("cache", request.cache),
+            ];
+            if let Some((name, _)) = unknown.iter().find(|(_, given)| *given) {
+                let cause = format!(
+                    "{name} needs steps that are known beforehand, which {} has not",
+                    settings.sampler.as_str()
+                );
+                return Err(invalid(cause, format!("Leave {name} out, or take another sampler")));
+            }
+        }
         let elements = channels * height * width;
         let picture = request.init_image.as_ref().map(|values| match values.len() == elements {
             true => values.repeat(count),

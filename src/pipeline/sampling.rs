@@ -134,8 +134,9 @@ pub async fn sample(
     walk.along(&recipe.steps, recipe.evaluations, denoiser, &mut inputs, control, helpers).await?;
     if let Some(adaptive) = &recipe.adaptive {
         let mut adaptive = adaptive.clone();
-        for _ in 0..MAX_ATTEMPTS {
-            let Some(steps) = adaptive.attempt() else { break };
+        let mut attempts = 0;
+        while let Some(steps) = adaptive.attempt() {
+            attempts += 1;
             let calls = steps.iter().filter(|step| matches!(step, Step::Eval { .. })).count();
             let expected = ((walk.step + calls) as f64 / adaptive.progress().max(0.02)).round() as usize;
             walk.along(&steps, expected, denoiser, &mut inputs, control, helpers).await?;
@@ -143,7 +144,12 @@ pub async fn sample(
             let [low, before] = Adaptive::compared();
             let high = f64s(denoiser.latents().await?);
             let (low, before) = (f64s(denoiser.read(low).await?), f64s(denoiser.read(before).await?));
-            let steps = adaptive.settle(adaptive.error(count, &high, &low, &before));
+            let error = adaptive.error(count, &high, &low, &before);
+            if attempts > MAX_ATTEMPTS || !error.is_finite() {
+                let cause = format!("the sampler's error estimate is {error} after {attempts} attempts");
+                return Err(Error::new(Code::NotFinite, cause, "Lower the guidance scale, or take another sampler"));
+            }
+            let steps = adaptive.settle(error);
             walk.along(&steps, expected, denoiser, &mut inputs, control, helpers).await?;
         }
     }

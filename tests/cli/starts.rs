@@ -77,6 +77,13 @@ fn what_cannot_be_started_from_is_refused_before_any_work() {
     refused(&with(&["--init-image", &broken]), &["broken.png"]);
     refused(&with(&["--init-image", &init, "--steps", "3", "--strength", "0.1"]), &["all 3 steps"]);
     refused(&with(&["--init-image", &init, "--sampler", "dpm_adaptive"]), &["dpm_adaptive"]);
+    let adaptive = ["--sampler", "dpm_adaptive"];
+    refused(
+        &with(&[&adaptive[..], &["--init-image", &init, "--mask", &init, "--strength", "1"]].concat()),
+        &["mask needs"],
+    );
+    refused(&with(&[&adaptive[..], &["--guidance-interval", "0", "0.5"]].concat()), &["guidanceInterval needs"]);
+    refused(&with(&[&adaptive[..], &["--cache"]].concat()), &["cache needs"]);
     refused(&with(&["--context", &mask]), &["mask.npy"]);
     let files = [with(&["--grid", "leading"]), with(&["--init-image", "nowhere.png"])];
     assert_eq!(files.map(|run| run.status.code()), [Some(3); 2]);
