@@ -2,21 +2,19 @@
 #![cfg(feature = "cli")]
 
 mod odd_model;
-#[path = "checkpoints/pth.rs"]
+#[path = "checkpoints/random.rs"]
 #[allow(dead_code)]
-mod pth;
+mod random_checkpoint;
 
 use odd_model::{fresh, listing, load};
-use pth::{Py, save};
+use random_checkpoint::pth::{Py, save};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use uvit_web::model::Batch;
 use uvit_web::package::{DENOISER, MANIFEST, Storing, Writer, describe, preset, read_manifest};
-use uvit_web::plan::Weight;
-use uvit_web::sampler::TorchGenerator;
+use uvit_web::weights::Dtype;
 use uvit_web::weights::checkpoint::{Checkpoint, Source};
-use uvit_web::weights::{Dtype, random};
 use uvit_web::{Code, Result};
 
 fn uvit(arguments: &[&str]) -> Output {
@@ -27,13 +25,9 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Random weights of a preset, as a state_dict in a `.pth`; how many bytes its largest tensor has.
-fn random_checkpoint(name: &str, path: &Path) -> u64 {
+/// How many bytes a preset's largest tensor has in f32.
+fn largest_tensor(name: &str) -> u64 {
     let plan = preset(name).unwrap().network().unwrap().record(Batch::plain(1)).unwrap().plan;
-    let mut generator = TorchGenerator::new(1);
-    let mut values = |w: &Weight| random::tensor(&w.name, &w.shape, None, &mut generator).to_f32();
-    let state = plan.published().map(|w| (w.name.clone(), Py::Tensor(w.shape.clone(), values(w)))).collect();
-    save(path, &Py::StateDict(state), 2);
     plan.published().map(|w| 4 * w.shape.iter().product::<usize>() as u64).max().unwrap()
 }
 
@@ -59,7 +53,8 @@ fn peak_of(command: &mut Command) -> u64 {
 fn a_checkpoint_goes_through_in_little_memory_and_is_known_by_its_tensors() {
     let out = fresh("memory");
     let checkpoint = out.with_file_name("nnet_ema.pth");
-    let largest = random_checkpoint("cifar10_uvit_small", &checkpoint);
+    random_checkpoint::write("cifar10_uvit_small", &checkpoint);
+    let largest = largest_tensor("cifar10_uvit_small");
     let bytes = std::fs::metadata(&checkpoint).unwrap().len();
     let bound = largest + (32 << 20) + 64_000_000;
     assert!(bytes > bound + 50_000_000, "the checkpoint is too small to tell: {bytes} bytes");
@@ -78,6 +73,8 @@ fn a_checkpoint_goes_through_in_little_memory_and_is_known_by_its_tensors() {
     let run = uvit(&base);
     let printed = String::from_utf8_lossy(&run.stdout).into_owned();
     assert!(printed.contains("cifar10_uvit_small: taken for a U-ViT of embed_dim 512, depth 12"), "{printed}");
+    let inspected = Command::new(env!("CARGO_BIN_EXE_uvit")).args(["inspect", base[0], "--json"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&inspected.stdout).contains("\"name\":\"cifar10_uvit_small\""), "{inspected:?}");
     let first = std::fs::read(out.join(MANIFEST)).unwrap();
     let run = uvit(&[&base[..], &["--preset", "cifar10_uvit_small"]].concat());
     assert!(run.status.success() && std::fs::read(out.join(MANIFEST)).unwrap() == first, "{}", said(&run));
@@ -256,6 +253,13 @@ fn hostile_zips_are_refused_before_any_work() {
         (b"\x80\x02cos\nsystem\n\x8c\x04true\x85R.".as_slice(), "asks for os.system"),
         (b"\x80\x02c__builtin__\neval\n\x8c\x011\x85R.", "asks for __builtin__.eval"),
         (b"\x80\x04\x8c\x0asubprocess\x8c\x05Popen\x93\x8c\x04true\x85R.", "asks for subprocess.Popen"),
+        (b"(S'true'\nios\nsystem\n.", "asks for os.system"),
+        (b"(cos\nsystem\nS'true'\no.", "asks for os.system"),
+        // What no list of dangerous functions would have.
+        (b"\x80\x02ctraining.setup\ninstall\n)R.", "asks for training.setup.install"),
+        (b"\x80\x02ctorch._utils\n_import_dotted_name\n\x8c\x02os\x85R.", "asks for torch._utils._import_dotted_name"),
+        // A function that the pickle makes first.
+        (b"\x80\x02cfunctools\npartial\ncos\nsystem\n\x85R\x8c\x04true\x85R.", "asks for a call of a value"),
     ] {
         refused(&zipped("pickle", &[("a/data.pkl", pickle)]), words);
     }

@@ -2,7 +2,7 @@
 
 use super::progress::Progress;
 use std::collections::BTreeMap;
-use uvit_web::model::{Batch, Recording};
+use uvit_web::model::{Batch, Network, Recording};
 use uvit_web::package::{DENOISER, Manifest, Storing, Writer};
 use uvit_web::plan::{Activation, Compute, Kernel, Op, TensorId, WeightId, lower};
 use uvit_web::runtime::{Device, Loading, Session};
@@ -13,11 +13,14 @@ use uvit_web::weights::gptq::InputFactor;
 use uvit_web::weights::{Data, Tensor};
 use uvit_web::{Error, Result};
 
-/// Pictures that are drawn together.
+/// Pictures that are drawn together, at most.
 const BATCH: usize = 6;
 
+/// Fewer where their widest tensor would take more: every layer that is looked at keeps a few like it.
+const BATCH_BYTES: usize = 1 << 24;
+
 /// Sums that are held at once: layers beyond it wait for another pass over the same forwards.
-const MOST_BYTES: usize = 1 << 29;
+const MOST_BYTES: usize = 1 << 30;
 
 /// Multiply-adds of one pass over the forwards: pictures are drawn in fewer steps where they would take more.
 const MOST_WORK: u64 = 20_000_000_000_000;
@@ -61,7 +64,8 @@ fn within(
     mut writer: Option<&mut Writer>,
 ) -> Result<()> {
     let network = manifest.network(DENOISER)?;
-    let mut recording = network.record(Batch::plain(BATCH))?;
+    let batch = batch(&network)?;
+    let mut recording = network.record(Batch::plain(batch))?;
     let mut feeds = feeds(&mut recording, storing);
     if let Some(writer) = &writer {
         feeds.retain(|feed| match writer.rounded(storing, &recording.plan.weights[feed.weight.index()]) {
@@ -85,13 +89,13 @@ fn within(
     }
     let weights = pollster::block_on(loading.finish())?;
     let cost = lower(&recording.plan, &weights.capabilities(), &[])?.cost().multiply_adds;
-    let settings = steps_within(MOST_WORK, cost, pictures.div_ceil(BATCH), manifest.sampling.settings());
+    let settings = steps_within(MOST_WORK, cost, pictures.div_ceil(batch), manifest.sampling.settings());
 
     let threads = Threads::all();
     let classes = network.classes().max(1) as u32;
     let mut forwards: Vec<Given> = Vec::new();
     let groups = groups(&feeds, most_bytes);
-    let parts = groups.len() * pictures.div_ceil(BATCH) * settings.steps + feeds.len();
+    let parts = groups.len() * pictures.div_ceil(batch) * settings.steps + feeds.len();
     let mut progress = Progress::new(format!("calibrating {}", storing.dtype.as_str()), parts as u64);
     for (nth, group) in groups.iter().enumerate() {
         let inputs = group.iter().flat_map(|feed| feed.uses.iter().flatten());
@@ -114,8 +118,8 @@ fn within(
             Ok(())
         };
         if nth == 0 {
-            for first in (0..pictures).step_by(BATCH) {
-                let labels: Vec<u32> = (first..first + BATCH).map(|i| i as u32 % classes).collect();
+            for first in (0..pictures).step_by(batch) {
+                let labels: Vec<u32> = (first..first + batch).map(|i| i as u32 % classes).collect();
                 // Seeds apart from those that quality is measured with.
                 let noise = TorchGenerator::new(900_000 + first as u64);
                 walk(&mut session, &recording, &settings, &labels, noise, &mut |session, given| {
@@ -143,6 +147,13 @@ fn within(
         }
     }
     Ok(())
+}
+
+/// How many pictures are drawn together.
+fn batch(network: &Network) -> Result<usize> {
+    let plan = network.record(Batch::plain(1))?.plan;
+    let a_picture = plan.tensors.iter().map(|tensor| 4 * tensor.shape.iter().product::<usize>()).max();
+    Ok((BATCH_BYTES / a_picture.unwrap_or(1).max(1)).clamp(1, BATCH))
 }
 
 /// As many steps as so much work allows, four at least: every forward costs about as much as another.

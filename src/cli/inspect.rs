@@ -6,23 +6,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::json::Write;
 use uvit_web::model::{Batch, Port, Recording};
-use uvit_web::package::{Component, DENOISER, Manifest, describe, preset, read_manifest};
+use uvit_web::package::{Component, DENOISER, Manifest, describe, preset, read_manifest, recognise};
 use uvit_web::plan::{Capabilities, lower};
 use uvit_web::weights::Variant;
 use uvit_web::weights::checkpoint::{self, Weights};
-use uvit_web::{Code, Error, Result};
+use uvit_web::{Error, Result};
 
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Arguments {
-    /// A manifest.json or its folder, or a checkpoint (with --config)
+    /// A manifest.json or its folder, or a checkpoint
     #[arg(required_unless_present = "preset")]
     path: Option<PathBuf>,
-    /// The checkpoint's configuration
+    /// The checkpoint's configuration. Without it: that of the published model whose tensors it has
     #[arg(long)]
     config: Option<PathBuf>,
     /// Which weights of a checkpoint that holds several: auto (EMA if there are some), ema, model or a key
-    #[arg(long, default_value = "auto", value_name = "auto|ema|model|KEY", requires = "config")]
+    #[arg(long, default_value = "auto", value_name = "auto|ema|model|KEY")]
     weights: Weights,
     /// A published model without any file, one of `uvit presets`
     #[arg(long, conflicts_with_all = ["path", "config"])]
@@ -115,6 +115,7 @@ fn is_manifest(path: &Path) -> bool {
 
 pub fn run(a: &Arguments) -> Result<()> {
     let mut manifest: Option<Manifest> = None;
+    let mut name = a.preset.clone();
     let mut taken = None;
     let network = match (&a.preset, &a.path) {
         (Some(name), _) => preset(name)?.network()?,
@@ -122,12 +123,15 @@ pub fn run(a: &Arguments) -> Result<()> {
             manifest.insert(read_manifest(path)?.0).network(DENOISER)?
         }
         (None, Some(path)) => {
-            let config = a.config.as_ref().ok_or_else(|| {
-                let remedy = "Give --config FILE with the architecture's parameters";
-                Error::new(Code::InvalidArgument, "a checkpoint does not say its architecture", remedy)
-            })?;
-            let network = describe(&read_text(config)?, None, None)?.network(DENOISER)?;
-            taken = checkpoint::take(path, &network, &a.weights)?.report;
+            let network = match &a.config {
+                Some(config) => describe(&read_text(config)?, None, None)?.network(DENOISER)?,
+                None => {
+                    let (preset, _) = recognise(path)?;
+                    name = Some(preset.name.clone());
+                    preset.network()?
+                }
+            };
+            taken = checkpoint::find(path, &network, &a.weights)?.report;
             network
         }
         (None, None) => return Err(Error::internal("neither a path nor a preset")),
@@ -141,7 +145,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let multiply_adds = program.cost().multiply_adds;
     let stored = manifest.as_ref().map(in_json).transpose()?.unwrap_or_default();
     let report = serde_json::json!({
-        "name": manifest.as_ref().map(|m| m.name.clone()).or(a.preset.clone()),
+        "name": manifest.as_ref().map(|m| m.name.clone()).or(name),
         "architecture": network.architecture(),
         "params": network.params(),
         "parameters": parameters,

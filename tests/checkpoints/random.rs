@@ -2,11 +2,11 @@
 //! `cargo run --release --example random-checkpoint -- imagenet512_uvit_huge weights.pth` (or `.safetensors`).
 
 #[path = "pth.rs"]
-#[allow(dead_code)]
-mod pth;
+#[allow(dead_code, missing_docs)]
+pub mod pth;
 
 use pth::{Py, save};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use uvit_web::model::Batch;
 use uvit_web::package::preset;
 use uvit_web::sampler::TorchGenerator;
@@ -17,7 +17,12 @@ fn main() {
     let (Some(name), Some(path)) = (arguments.next(), arguments.next().map(PathBuf::from)) else {
         panic!("usage: random-checkpoint PRESET FILE.pth|FILE.safetensors");
     };
-    let plan = preset(&name).unwrap().network().unwrap().record(Batch::plain(1)).unwrap().plan;
+    write(&name, &path);
+}
+
+/// Writes random weights of a preset, the same each time.
+pub fn write(name: &str, path: &Path) {
+    let plan = preset(name).unwrap().network().unwrap().record(Batch::plain(1)).unwrap().plan;
     let mut generator = TorchGenerator::new(1);
     let tensors = plan.published().map(|weight| {
         let Data::F32(values) = random::tensor(&weight.name, &weight.shape, None, &mut generator).data else {
@@ -27,7 +32,7 @@ fn main() {
     });
     if path.extension().is_some_and(|ending| ending == "pth") {
         let state = tensors.map(|(name, shape, values)| (name, Py::Tensor(shape, values))).collect();
-        return save(&path, &Py::StateDict(state), 2);
+        return save(path, &Py::StateDict(state), 2);
     }
     let tensors: Vec<_> = tensors
         .map(|(name, shape, values)| (name, shape, values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()))
@@ -35,5 +40,5 @@ fn main() {
     let views = tensors.iter().map(|(name, shape, bytes)| {
         (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
     });
-    safetensors::serialize_to_file(views, None, &path).unwrap();
+    safetensors::serialize_to_file(views, None, path).unwrap();
 }

@@ -111,7 +111,7 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn object(&mut self, callable: Id, arguments: Id) {
+    fn object(&mut self, callable: Id, called: bool, arguments: Id) {
         let class = match &self.nodes[callable] {
             Node::Class(name) => name.as_str(),
             _ => "",
@@ -122,6 +122,7 @@ impl<'a> Machine<'a> {
         ) {
             return self.push(Node::Object {
                 callable,
+                called,
                 arguments,
                 state: None,
                 entries: Vec::new(),
@@ -288,11 +289,11 @@ impl<'a> Machine<'a> {
             }
             b'R' | 0x81 => {
                 let (arguments, callable) = (self.pop()?, self.pop()?);
-                self.object(callable, arguments);
+                self.object(callable, opcode == b'R', arguments);
             }
             0x92 => {
                 let (_named, arguments, callable) = (self.pop()?, self.pop()?, self.pop()?);
-                self.object(callable, arguments);
+                self.object(callable, false, arguments);
             }
             b'i' | b'o' => {
                 if opcode == b'i' {
@@ -309,7 +310,7 @@ impl<'a> Machine<'a> {
                 let callable = values.remove(0);
                 self.push(Node::List(values));
                 let arguments = self.pop()?;
-                self.object(callable, arguments);
+                self.object(callable, true, arguments);
             }
             b'b' => {
                 let given = self.pop()?;

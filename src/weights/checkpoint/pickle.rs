@@ -23,6 +23,8 @@ pub enum Node {
     Object {
         /// A [`Node::Class`], as a rule.
         callable: Id,
+        /// Whether Python would call it, as a function; it would make an object without `__init__` otherwise.
+        called: bool,
         /// A [`Node::List`].
         arguments: Id,
         /// What `__setstate__` would get.

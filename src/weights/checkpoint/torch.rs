@@ -54,9 +54,11 @@ pub fn open(path: &Path, file: File, file_bytes: u64) -> Result<(Archive, Conten
     let bytes = archive.entry("data.pkl")?;
     let broken = |what: String| bad(path, format!("its pickle is broken: {what}"), "Download or copy it again");
     let pickle = Pickle::parse(&bytes).map_err(broken)?;
-    if let Some(function) = pickle.nodes.iter().find_map(|node| dangerous(&pickle, node)) {
-        let cause = format!("its pickle asks for {function}, which no checkpoint needs; nothing of it was run");
-        return Err(bad(path, cause, "Do not load this file in Python, and do not trust where it came from"));
+    if let Some(function) = pickle.nodes.iter().find_map(|node| foreign(&pickle, node)) {
+        let cause = format!("its pickle asks for {function}, which no tensor needs; nothing of it was run");
+        let remedy =
+            "Do not load it in Python unless you trust it; torch.save(model.state_dict(), FILE) asks for nothing such";
+        return Err(bad(path, cause, remedy));
     }
     let mut walk = Walk { pickle: &pickle, tensors: Vec::new(), visits: 0, open: HashSet::new() };
     walk.container(pickle.root, "", 0).map_err(broken)?;
@@ -72,63 +74,45 @@ pub fn open(path: &Path, file: File, file_bytes: u64) -> Result<(Archive, Conten
     Ok((archive, Contents { tensors, keys }))
 }
 
-/// Modules whose functions do something to the machine. Tensors are made by a few functions of PyTorch's (`Walk::rebuilt`), and
-/// objects of other classes are data here; a pickle that names one of these means harm.
-const DANGEROUS: [&str; 26] = [
-    "os",
-    "posix",
-    "nt",
-    "subprocess",
-    "sys",
-    "shutil",
-    "socket",
-    "runpy",
-    "importlib",
-    "ctypes",
-    "pty",
-    "code",
-    "codeop",
-    "commands",
-    "webbrowser",
-    "pickle",
-    "_pickle",
-    "marshal",
-    "types",
-    "timeit",
-    "pdb",
-    "bdb",
-    "asyncio",
-    "multiprocessing",
-    "threading",
-    "requests",
-];
-/// Of the built-in functions, these do.
-const DANGEROUS_BUILTINS: [&str; 12] = [
-    "eval",
-    "exec",
-    "execfile",
-    "compile",
-    "open",
-    "input",
-    "getattr",
-    "setattr",
-    "delattr",
-    "__import__",
-    "globals",
-    "breakpoint",
+/// All that a pickle may call: what makes tensors, containers, numbers, times and paths. Of these `Walk::rebuilt` follows those
+/// that make tensors, and nothing is run. An object of a class that is made without a call (NEWOBJ), as a module of the
+/// training script's is, is its attributes here and may be of any class.
+#[rustfmt::skip]
+const CALLED: [(&str, &[&str]); 14] = [
+    ("torch._utils", &[
+        "_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter",
+        "_rebuild_parameter_with_state", "_rebuild_sparse_tensor", "_rebuild_qtensor", "_rebuild_meta_tensor_no_storage",
+    ]),
+    ("torch._tensor", &["_rebuild_from_type_v2"]),
+    ("torch", &["Size", "device", "Tensor"]),
+    ("torch.serialization", &["_get_layout"]),
+    ("builtins", &["set", "frozenset", "list", "dict", "tuple", "bytearray", "complex", "slice", "range", "object"]),
+    ("collections", &["OrderedDict", "defaultdict", "Counter", "deque"]),
+    ("_codecs", &["encode"]), // bytes in protocols 0 to 2
+    ("copyreg", &["_reconstructor"]), // objects in protocols 0 and 1
+    ("functools", &["partial"]),
+    ("types", &["SimpleNamespace"]),
+    ("numpy", &["dtype", "ndarray"]),
+    ("numpy.core.multiarray", &["scalar", "_reconstruct", "_frombuffer"]),
+    ("datetime", &["datetime", "date", "time", "timedelta", "timezone"]),
+    ("pathlib", &["PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath"]),
 ];
 
-fn dangerous(pickle: &Pickle, node: &Node) -> Option<String> {
-    let Node::Object { callable, .. } = node else { return None };
-    let name = pickle.class(*callable)?;
+/// What a pickle calls beside [`CALLED`].
+fn foreign(pickle: &Pickle, node: &Node) -> Option<String> {
+    let Node::Object { callable, called: true, .. } = node else { return None };
+    let Some(name) = pickle.class(*callable) else { return Some("a call of a value that it makes".into()) };
     let (module, function) = name.rsplit_once('.')?;
-    let outer = module.split('.').next()?;
-    let harmful = match outer {
-        "builtins" | "__builtin__" => DANGEROUS_BUILTINS.contains(&function),
-        "torch" => ["load", "hub", "jit"].iter().any(|part| name.split('.').nth(1) == Some(part)),
-        _ => DANGEROUS.contains(&outer),
+    // As Python 2, NumPy 2 and Python 3.13 call them.
+    let module = match module {
+        "__builtin__" => "builtins",
+        "copy_reg" => "copyreg",
+        "numpy._core.multiarray" | "numpy._core.numeric" | "numpy.core.numeric" => "numpy.core.multiarray",
+        "pathlib._local" => "pathlib",
+        module => module,
     };
-    harmful.then(|| name.to_owned())
+    let listed = CALLED.iter().any(|(from, functions)| *from == module && functions.contains(&function));
+    (!listed).then(|| name.to_owned())
 }
 
 /// A zip without a pickle of PyTorch's.
