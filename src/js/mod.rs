@@ -214,7 +214,8 @@ impl WasmPipeline {
         Ok(profile?.write().to_string())
     }
 
-    /// Generates pictures. `arrays` are a `Float32Array` each, whichever are given: `startLatents`, `initImage`, `mask`.
+    /// Generates pictures. `arrays` are a `Float32Array` each, whichever are given: `startLatents`, `initImage`, `mask`,
+    /// `context`, `nullContext`.
     /// `on_step(json, preview)` is called after every step. `workers` share the items, this one included:
     /// `remote(worker, tensors)` resolves with the prediction of worker 1 .. workers - 1.
     pub async fn generate(
@@ -231,6 +232,8 @@ impl WasmPipeline {
                 "startLatents" => &mut request.start,
                 "initImage" => &mut request.init_image,
                 "mask" => &mut request.mask,
+                "context" => &mut request.context,
+                "nullContext" => &mut request.null_context,
                 _ => return Err(Error::internal(format!("generate takes no array {name}")).into()),
             };
             let Values::Floats(values) = values else {

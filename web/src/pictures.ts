@@ -10,27 +10,33 @@ import type { Arrays } from './uvit_web.js';
  * of them later does not matter.
  */
 export async function arraysOf(options: GenerateOptions, { channels, imageSize }: PipelineInfo): Promise<Arrays> {
-  const { initImage, mask, startLatents, count = 1 } = options;
+  const { initImage, mask, startLatents, context, nullContext, count = 1 } = options;
   const plane = imageSize * imageSize;
   const image = channels * plane;
   // Other channels than these lie in a space of the model's own.
   const toImage = channels === 3 ? toPlanes : channels === 1 ? toGrey : undefined;
   const several = `[channels, height, width], for all pictures or one for each${toImage ? '' : ': this model draws no pixels'}`;
-  const [start, init, painted] = await Promise.all([
+  const embedding = '[tokens, dim], for all pictures or one for each';
+  const [start, init, painted, text, noText] = await Promise.all([
     read('startLatents', startLatents, [count * image], '[count, channels, height, width]'),
     read('initImage', initImage, [image, count * image], several, toImage && ((rgba) => toImage(rgba, -1)), 'white'),
     read('mask', mask, [plane], '[height, width], from 0 to 1', (rgba) => toGrey(rgba, 0), 'black'),
+    // How long they are to be is the network's matter.
+    read('context', context, undefined, embedding),
+    read('nullContext', nullContext, undefined, embedding),
   ]);
   return {
     ...(start && { startLatents: start }),
     ...(init && { initImage: init }),
     ...(painted && { mask: painted }),
+    ...(text && { context: text }),
+    ...(noText && { nullContext: noText }),
   };
 
   async function read(
     name: string,
     given: ImageBitmapSource | Float32Array | undefined,
-    lengths: number[],
+    lengths: number[] | undefined,
     shape: string,
     convert?: (rgba: Uint8ClampedArray) => Float32Array,
     ground = '',
@@ -42,7 +48,7 @@ export async function arraysOf(options: GenerateOptions, { channels, imageSize }
         if (!convert) throw invalidArgument(`${name} is not a Float32Array`, remedy);
         return convert(await pixels(given, imageSize, ground));
       }
-      if (!lengths.includes(given.length)) {
+      if (lengths && !lengths.includes(given.length)) {
         throw invalidArgument(`${name} has ${given.length} values, not ${lengths.join(' or ')}`, remedy);
       }
       if (!given.every(Number.isFinite)) throw invalidArgument(`${name} has values that are not finite`, remedy);

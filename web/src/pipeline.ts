@@ -113,7 +113,7 @@ function stepOf(event: RequestEvent, imageSize: number): Step {
 function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Array): GenerateResult {
   const { seed, width, height, channels, timings, device, deviceReason, adapter, dispatches, workers } = metadata;
   const { label, labelName, steps, guidanceScale, sampler, grid, guidanceInterval, cache } = metadata;
-  const { churn, strength, masked, count, dtype, compute, modelHash } = metadata;
+  const { guidanceRescale, eta, churn, strength, masked, count, dtype, compute, modelHash } = metadata;
   const values = channels * height * width;
   const images = split(rgba, width, height).map((imageData, k): GeneratedImage => {
     const image = { rgba: imageData.data, imageData, seed: seed + k, width, height };
@@ -127,8 +127,10 @@ function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Ar
       labelName,
       steps,
       guidanceScale,
+      guidanceRescale,
       sampler,
       grid,
+      eta,
       churn,
       strength,
       masked,

@@ -29,10 +29,12 @@ export interface CoreGenerateOptions {
   label?: number | string;
   steps?: number;
   guidanceScale?: number;
+  guidanceRescale?: number;
   seed: number;
   count: number;
   sampler?: string;
   grid?: string;
+  eta?: number;
   churn?: number;
   strength?: number;
   freshNoise?: boolean;

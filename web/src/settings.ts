@@ -122,12 +122,15 @@ function typed(name: string, kind: Port['kind'], values: unknown, remedy: string
 /** What the core gets for the options of `generate()`; a missing seed is drawn here. */
 export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
   object(options);
-  const { label, steps, guidanceScale, sampler, grid, churn, preset, guidanceInterval, strength, count = 1 } = options;
+  const { label, steps, guidanceScale, guidanceRescale, sampler, grid, eta, churn } = options;
+  const { preset, guidanceInterval, strength, count = 1 } = options;
   if (label !== undefined && typeof label !== 'string') whole('label', label, 0, Number.MAX_SAFE_INTEGER);
   if (steps !== undefined) whole('steps', steps, 1, Number.MAX_SAFE_INTEGER);
   whole('count', count, 1, Number.MAX_SAFE_INTEGER);
   for (const [name, value, remedy] of [
     ['guidanceScale', guidanceScale, 'Give a finite number; 1 switches guidance off'],
+    ['guidanceRescale', guidanceRescale, 'Give a number from 0 to 1; 0 switches it off'],
+    ['eta', eta, 'Give a number from 0 to 1'],
     ['churn', churn, 'Give a number of at least 0'],
     ['strength', strength, 'Give a number above 0, at most 1'],
   ] as const) {
@@ -159,8 +162,10 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     ...(label !== undefined && { label }),
     ...(steps !== undefined && { steps }),
     ...(guidanceScale !== undefined && { guidanceScale }),
+    ...(guidanceRescale !== undefined && { guidanceRescale }),
     ...(sampler !== undefined && { sampler }),
     ...(grid !== undefined && { grid }),
+    ...(eta !== undefined && { eta }),
     ...(churn !== undefined && { churn }),
     ...(strength !== undefined && { strength }),
     ...(options.freshNoise && { freshNoise: true }),

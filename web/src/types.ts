@@ -238,6 +238,11 @@ export interface GenerateOptions {
   steps?: number;
   /** How strongly the label pulls: `uncond + s (cond - uncond)`. 1 is off and twice as fast. Default: the model's. */
   guidanceScale?: number;
+  /**
+   * How far the guided output is rescaled to vary as the unguided one (arXiv:2305.08891, equations 15 and 16), 0 to 1: against
+   * colours that strong guidance burns. Costs a readback a step. Default 0, off.
+   */
+  guidanceRescale?: number;
   /** 0 to 2^32 - 1; picture k gets seed + k. Default: a random one, always returned. */
   seed?: number;
   /** Pictures made at once, at least 1. Default 1. */
@@ -254,6 +259,8 @@ export interface GenerateOptions {
    * sampler's own.
    */
   grid?: string;
+  /** `ddim` alone: noise that is drawn anew at every step, from 0, none, to 1, as much as `ddpm` does. Default 0. */
+  eta?: number;
   /** `euler` alone: fresh noise over all steps, at least 0 (S_churn of arXiv:2206.00364). Default 0, none. */
   churn?: number;
   /** Fewer steps with a solver that bears them, where `steps` and `sampler` are not given. Default: none. */
@@ -291,6 +298,13 @@ export interface GenerateOptions {
   mask?: Float32Array | ImageBitmapSource;
   /** With `mask`: what is kept gets other noise at every step, not that of the start. Default false. */
   freshNoise?: boolean;
+  /**
+   * The text's embedding, `[tokens, dim]` for all pictures or one for each, for networks with the port `context` (`info.ports`),
+   * which need it.
+   */
+  context?: Float32Array;
+  /** Likewise, that of the empty text: guidance needs it. */
+  nullContext?: Float32Array;
   /** Return the unclipped float pixels as well. Default false. */
   floatPixels?: boolean;
 }
@@ -322,9 +336,11 @@ export interface GenerateSettings {
   labelName: string | null;
   steps: number;
   guidanceScale: number;
+  guidanceRescale: number;
   sampler: string;
   /** Null for a sampler that has but one. */
   grid: string | null;
+  eta: number;
   churn: number;
   /** Null without `initImage`. */
   strength: number | null;

@@ -45,7 +45,13 @@ export type Tensors = Record<string, Float32Array | Float64Array | Uint32Array>;
 export type Outputs = Record<string, Float32Array>;
 
 /** What `generate()` takes beside its options: `[count, channels, height, width]`, `[channels, height, width]` or that, `[height, width]`. */
-export type Arrays = { startLatents?: Float32Array; initImage?: Float32Array; mask?: Float32Array };
+export type Arrays = {
+  startLatents?: Float32Array;
+  initImage?: Float32Array;
+  mask?: Float32Array;
+  context?: Float32Array;
+  nullContext?: Float32Array;
+};
 
 /** One load of one model. */
 export class Loader {

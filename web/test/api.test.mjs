@@ -1,11 +1,25 @@
 /** What `load()` and `generate()` promise: order, aborts, seeds, previews, disposal. */
 
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { launch, openPage, WEBGPU, withPackage } from './browser.mjs';
 import { startServer } from './server.mjs';
 
 const MODEL = '/models/emoji/manifest.json';
+
+/** The f32 tensors of a .safetensors file, by name. */
+function tensors(bytes) {
+  const length = Number(bytes.readBigUInt64LE(0));
+  const { __metadata__, ...header } = JSON.parse(bytes.subarray(8, 8 + length));
+  const values = ([from, to]) =>
+    new Float32Array(bytes.buffer.slice(bytes.byteOffset + 8 + length + from).slice(0, to - from));
+  return Object.fromEntries(
+    Object.entries(header).map(([name, { shape, data_offsets: at }]) => [name, { shape, values: values(at) }]),
+  );
+}
 
 let server;
 let browser;
@@ -547,6 +561,97 @@ test('a picture that takes a while to read does not change the order of the call
     order.filter((name) => !refused.includes(name)),
     ['picture', 'plain', 'forward', 'picture again'],
   );
+});
+
+test('a network that draws texts takes their embeddings', async () => {
+  // The reference implementation's text-to-image network and numbers, as a model.
+  const golden = fileURLToPath(new URL('../../tests/goldens/uvit_t2i/', import.meta.url));
+  const { params, tolerance } = JSON.parse(await readFile(`${golden}config.json`));
+  const weights = await readFile(`${golden}weights.safetensors`);
+  const io = tensors(await readFile(`${golden}io.safetensors`));
+  const shard = {
+    file: 'weights.safetensors',
+    bytes: weights.length,
+    sha256: createHash('sha256').update(weights).digest('hex'),
+  };
+  const stored = Object.entries(tensors(weights)).map(([name, { shape }]) => [
+    name,
+    { shape, dtype: 'f32', parts: [{ shard: 0, rows: [0, shape[0]] }] },
+  ]);
+  const variant = { dtype: 'f32', group: 0, bytes: weights.length, shards: [shard] };
+  const manifest = {
+    format_version: 2,
+    name: 'text to image',
+    task: 'class',
+    sampling: {
+      schedule: { type: 'vp_linear', beta_min: 0.1, beta_max: 20 },
+      prediction: 'noise',
+      time_scale: 999,
+      sampler: 'ddim',
+      steps: 3,
+      guidance_scale: 2,
+    },
+    components: {
+      denoiser: {
+        architecture: 'uvit_t2i',
+        params,
+        variants: [{ ...variant, tensors: Object.fromEntries(stored) }],
+      },
+    },
+  };
+  const files = { 'manifest.json': Buffer.from(JSON.stringify(manifest)), 'weights.safetensors': weights };
+  const text = await startServer({ '/package/': fileURLToPath(new URL('../dist', import.meta.url)) }, { files });
+  const other = await openPage(browser, `${text.url}/blank.html`);
+  const found = await withPackage(
+    other,
+    async (uvit, { x, timesteps, context }) => {
+      const floats = (values) => new Float32Array(values);
+      const pipeline = await uvit.load('/manifest.json', { device: 'webgpu', tune: 'off' });
+      const inputs = { x: floats(x), timesteps, context: floats(context) };
+      const { out } = await pipeline.forward(inputs);
+      const size = context.length / 2;
+      const [a, b] = [floats(context.slice(0, size)), floats(context.slice(size))];
+      const none = floats(new Array(size).fill(0.1));
+      const draw = async (options) => {
+        const { images } = await pipeline.generate({ seed: 4, floatPixels: true, nullContext: none, ...options });
+        return images.map(({ floats }) => [...floats]);
+      };
+      return {
+        out: [...out],
+        one: await draw({ context: a, seed: 5 }),
+        both: await draw({ context: floats(context), count: 2 }),
+        second: await draw({ context: b, seed: 5 }),
+        rescaled: await draw({ context: b, seed: 5, guidanceRescale: 0.7 }),
+        noisy: await draw({ context: b, seed: 5, eta: 1 }),
+        unguided: await draw({ context: b, seed: 5, guidanceScale: 1, nullContext: undefined }),
+        errors: [
+          await attempt(draw({})),
+          await attempt(draw({ context: a, nullContext: undefined })),
+          await attempt(draw({ context: floats([1, 2]) })),
+          await attempt(draw({ context: a.map(() => Number.NaN) })),
+        ],
+      };
+    },
+    Object.fromEntries(Object.entries(io).map(([name, { values }]) => [name, [...values]])),
+  );
+  await other.close();
+  await text.close();
+  const size = Math.max(...io.out.values.map(Math.abs));
+  const error = Math.max(...found.out.map((value, i) => Math.abs(value - io.out.values[i]))) / size;
+  assert.ok(error <= tolerance.outputs_f32, `${error}`);
+  // Of several pictures the k-th has the k-th text.
+  assert.deepEqual(found.both[1], found.second[0]);
+  const differ = [found.one, found.second, found.rescaled, found.noisy, found.unguided].map(([picture]) =>
+    picture.join(),
+  );
+  assert.equal(new Set(differ).size, 5);
+  for (const [error, words] of found.errors.map((error, i) => [
+    error,
+    ['none is given', 'guid', '2 values', 'finite'][i],
+  ])) {
+    assert.equal(error.code, 'INVALID_ARGUMENT');
+    assert.match(error.cause, new RegExp(words));
+  }
 });
 
 test('profile() times every kernel of a forward', async () => {

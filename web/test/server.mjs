@@ -42,13 +42,13 @@ export const ISOLATION = {
  * Starts a server on a free port. `server.spoil`, when set, gets `(path, bytes)` and returns the bytes to send
  * instead, and `server.types`, when set, gets `(path)` and returns the Content-Type, null for none. `/blank.html` is an empty
  * page for tests that call the package themselves, `/blank.js` a worker that runs the functions it is sent. With `isolated`,
- * pages get shared memory.
+ * pages get shared memory. `files` are served under their names, before what is mounted.
  */
-export async function startServer(mounts = MOUNTS, { isolated = false } = {}) {
+export async function startServer(mounts = MOUNTS, { isolated = false, files = {} } = {}) {
   const state = { spoil: undefined, types: undefined };
   const http = createServer(async (request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url, 'http://server').pathname));
-    const bytes = BLANK[path] ?? (await read(mounts, path));
+    const bytes = BLANK[path] ?? files[path.slice(1)] ?? (await read(mounts, path));
     if (!bytes) {
       response.writeHead(404).end(`no file at ${path}`);
       return;
