@@ -2,8 +2,8 @@
 
 use super::many::{self, Shard};
 use super::output::say;
-use super::pictures::{self, Files};
-use super::{records, refusal, start};
+use super::pictures::Files;
+use super::{records, refusal, settings_png, start};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::{Path, PathBuf};
 use uvit_web::json::{Read, Value, Write};
@@ -245,7 +245,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     }
     // Known before minutes of drawing, not after.
     let shape = read_manifest(&a.model)?.0.network(DENOISER)?.image_shape();
-    let earlier = a.from.as_deref().map(pictures::read).transpose()?;
+    let earlier = a.from.as_deref().map(settings_png::read).transpose()?;
     let settings = earlier.as_ref().map(|(settings, _)| settings);
     let Asked { request, about } = request(a, settings, shape)?;
     let mut files = Files::plan(&a.out, shape, request.seed, request.count.unwrap_or(1))?;

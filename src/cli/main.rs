@@ -17,6 +17,7 @@ mod records;
 mod refusal;
 mod samplers;
 mod sensitivity;
+mod settings_png;
 mod start;
 mod upgrade;
 mod verify;

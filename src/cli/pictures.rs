@@ -2,9 +2,10 @@
 //! with their settings inside; floats, which latents must be, are .npy or .safetensors files.
 
 use super::output;
+use super::settings_png::SETTINGS;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use uvit_web::json::{Value, Write};
+use uvit_web::json::Write;
 use uvit_web::pipeline::{Generated, MAX_COUNT};
 use uvit_web::{Code, Error, Result};
 
@@ -112,42 +113,6 @@ impl Files {
             settings[*name] = value.as_str().into();
         }
         settings.to_string()
-    }
-}
-
-/// The keyword of a PNG's text chunk with the settings.
-pub const SETTINGS: &str = "Settings";
-
-/// Larger text chunks, and all of a picture's buffers, are refused.
-const MAX_PNG_BYTES: usize = 256 << 20;
-
-/// A picture's settings and its pixels, RGBA.
-///
-/// # Errors
-/// `IO`; `INVALID_ARGUMENT` for anything but a PNG that this tool has written.
-pub fn read(path: &Path) -> Result<(Value, Vec<u8>)> {
-    let file = std::fs::File::open(path).map_err(|e| {
-        Error::new(Code::Io, format!("{}: {e}", path.display()), "Check that the file exists and can be read")
-    })?;
-    read_from(std::io::BufReader::new(file))
-        .map_err(|what| invalid(format!("{}: {what}", path.display()), "Give a PNG that uvit has written"))
-}
-
-/// [`read`] from anywhere; or what is wrong.
-pub fn read_from(source: impl std::io::BufRead + std::io::Seek) -> std::result::Result<(Value, Vec<u8>), String> {
-    let limits = png::Limits { bytes: MAX_PNG_BYTES };
-    let mut decoder = png::Decoder::new_with_limits(source, limits);
-    decoder.set_transformations(png::Transformations::IDENTITY);
-    let mut reader = decoder.read_info().map_err(|e| e.to_string())?;
-    let text = reader.info().utf8_text.iter().find(|chunk| chunk.keyword == SETTINGS);
-    let text = text.ok_or_else(|| "it holds no settings".to_owned())?.get_text().map_err(|e| e.to_string())?;
-    let settings: Value = serde_json::from_str(&text).map_err(|e| format!("its settings are broken ({e})"))?;
-    let size = reader.output_buffer_size().filter(|size| *size <= MAX_PNG_BYTES);
-    let mut pixels = vec![0; size.ok_or_else(|| "it is too large".to_owned())?];
-    reader.next_frame(&mut pixels).map_err(|e| e.to_string())?;
-    match reader.info().color_type {
-        png::ColorType::Rgba => Ok((settings, pixels)),
-        other => Err(format!("its colours are {other:?}")),
     }
 }
 

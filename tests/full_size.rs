@@ -1,0 +1,110 @@
+//! Published networks at their full size, with random weights: converted by the tool, loaded, and run on the CPU and a GPU.
+//! Minutes and gigabytes: `scripts/test full`.
+#![cfg(all(feature = "cli", feature = "gpu"))]
+
+#[path = "checkpoints/random.rs"]
+#[allow(dead_code)]
+mod random_checkpoint;
+
+mod devices;
+#[allow(dead_code)]
+mod networks;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+use uvit_web::Result;
+use uvit_web::model::Batch;
+use uvit_web::package::{preset, read_manifest};
+use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LoadOptions, Loader, Values};
+use uvit_web::plan::{Capabilities, Compute, lower};
+use uvit_web::runtime::Tune;
+use uvit_web::weights::Dtype;
+
+/// What a folder's denoiser, loaded as users load it, gives for one item.
+fn forward(folder: &Path, dtype: Dtype, device: DeviceChoice, compute: Compute) -> Result<Vec<f32>> {
+    let begin = Instant::now();
+    let (manifest, folder) = read_manifest(folder)?;
+    let options = LoadOptions {
+        device,
+        dtype: Some(dtype),
+        compute: ComputeChoice::Fixed(compute),
+        tune: Tune::Off,
+        ..LoadOptions::default()
+    };
+    let mut loader = pollster::block_on(Loader::new(manifest, options))?;
+    let on = loader.device().adapter.as_ref().map_or("the CPU".to_owned(), |adapter| adapter.description.clone());
+    for index in 0..loader.shards().len() {
+        let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
+        pollster::block_on(loader.add_shard(index, &bytes))?;
+    }
+    let mut pipeline = pollster::block_on(loader.finish())?;
+    let loaded = begin.elapsed();
+    let given = networks::inputs(pipeline.network(), 1);
+    let results = pollster::block_on(pipeline.forward(&given, &|| false))?;
+    let Values::Floats(values) = &results[0].values else { panic!("floats come out") };
+    println!(
+        "  {} in {} on {on}: loaded in {:.1} s, forward in {:.2} s",
+        dtype.as_str(),
+        compute.as_str(),
+        loaded.as_secs_f64(),
+        (begin.elapsed() - loaded).as_secs_f64(),
+    );
+    Ok(values.clone())
+}
+
+/// Its published multiply-adds a forward, in billions, where there are some.
+fn full_size(name: &str, published: Option<f64>) {
+    let network = preset(name).unwrap().network().unwrap();
+    let plan = network.record(Batch::plain(1)).unwrap().plan;
+    let billions = 1e-9 * lower(&plan, &Capabilities::WEBGPU, &[]).unwrap().cost().multiply_adds as f64;
+    println!("{name}: {billions:.2} billion multiply-adds a forward, published: {published:?}");
+    assert!(published.is_none_or(|published| (billions / published - 1.0).abs() < 0.02));
+
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("full-size-{name}"));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).unwrap();
+    let (checkpoint, out) = (folder.join("weights.pth"), folder.join("model"));
+    random_checkpoint::write(name, &checkpoint);
+    let begin = Instant::now();
+    let mut convert = Command::new(env!("CARGO_BIN_EXE_uvit"));
+    convert.arg("convert").arg(&checkpoint).args(["--dtype", "q8", "--dtype", "q4", "--calibration", "0", "--out"]);
+    assert!(convert.arg(&out).status().unwrap().success());
+    println!("{name}: converted to q8 and q4 in {:.0} s", begin.elapsed().as_secs_f64());
+
+    let cpu = |dtype, compute| forward(&out, dtype, DeviceChoice::Cpu, compute).unwrap();
+    for dtype in [Dtype::Q8, Dtype::Q4] {
+        let exact = cpu(dtype, Compute::F32);
+        let size = norm(exact.iter().copied());
+        assert!(size > 0.0 && exact.iter().all(|v| v.is_finite()));
+        let close = |values: Vec<f32>, tolerance: f64| {
+            let error = norm(values.iter().zip(&exact).map(|(a, b)| a - b)) / size;
+            println!("  relative error {error:.1e}");
+            assert!(values.len() == exact.len() && error < tolerance, "{error}");
+        };
+        // As the emoji model is held to (tests/goldens_harness/devices.rs has f32's), with 7-bit activations for fast.
+        close(cpu(dtype, Compute::Quality), 1e-2);
+        close(cpu(dtype, Compute::Fast), 0.1);
+        if let Some(values) = devices::found(forward(&out, dtype, DeviceChoice::WebGpu, Compute::F32)) {
+            close(values, 1e-4);
+        }
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+fn norm(values: impl Iterator<Item = f32>) -> f64 {
+    values.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+}
+
+/// 133.25 for both resolutions: table 8 of Bao et al., "All are Worth Words".
+#[test]
+#[ignore = "minutes and gigabytes: scripts/test full"]
+fn imagenet512_uvit_huge() {
+    full_size("imagenet512_uvit_huge", Some(133.25));
+}
+
+#[test]
+#[ignore = "minutes: scripts/test full"]
+fn mscoco_uvit_small_deep() {
+    full_size("mscoco_uvit_small_deep", None);
+}
