@@ -563,7 +563,7 @@ test('a picture that takes a while to read does not change the order of the call
   );
 });
 
-test('a network that draws texts takes their embeddings', async () => {
+test('a network that draws texts takes their embeddings', async (context) => {
   // The reference implementation's text-to-image network and numbers, as a model.
   const golden = fileURLToPath(new URL('../../tests/goldens/uvit_t2i/', import.meta.url));
   const { params, tolerance } = JSON.parse(await readFile(`${golden}config.json`));
@@ -587,10 +587,16 @@ test('a network that draws texts takes their embeddings', async () => {
       schedule: { type: 'vp_linear', beta_min: 0.1, beta_max: 20 },
       prediction: 'noise',
       time_scale: 999,
+      t_min: 0.001,
+      t_max: 1,
       sampler: 'ddim',
       steps: 3,
       guidance_scale: 2,
+      clip_x0: false,
+      lower_order_final: true,
     },
+    labels: [],
+    licences: [],
     components: {
       denoiser: {
         architecture: 'uvit_t2i',
@@ -601,6 +607,7 @@ test('a network that draws texts takes their embeddings', async () => {
   };
   const files = { 'manifest.json': Buffer.from(JSON.stringify(manifest)), 'weights.safetensors': weights };
   const text = await startServer({ '/package/': fileURLToPath(new URL('../dist', import.meta.url)) }, { files });
+  context.after(() => text.close());
   const other = await openPage(browser, `${text.url}/blank.html`);
   const found = await withPackage(
     other,
@@ -626,7 +633,7 @@ test('a network that draws texts takes their embeddings', async () => {
         unguided: await draw({ context: b, seed: 5, guidanceScale: 1, nullContext: undefined }),
         errors: [
           await attempt(draw({})),
-          await attempt(draw({ context: a, nullContext: undefined })),
+          await attempt(draw({ context: a, guidanceScale: 2, nullContext: undefined })),
           await attempt(draw({ context: floats([1, 2]) })),
           await attempt(draw({ context: a.map(() => Number.NaN) })),
         ],
@@ -635,7 +642,6 @@ test('a network that draws texts takes their embeddings', async () => {
     Object.fromEntries(Object.entries(io).map(([name, { values }]) => [name, [...values]])),
   );
   await other.close();
-  await text.close();
   const size = Math.max(...io.out.values.map(Math.abs));
   const error = Math.max(...found.out.map((value, i) => Math.abs(value - io.out.values[i]))) / size;
   assert.ok(error <= tolerance.outputs_f32, `${error}`);
