@@ -6,13 +6,15 @@
 // Neighbours need the same keys and values: with SHARED each of KEYS4 of them loads one group of four for all, so KEYS4 is at
 // most the smallest subgroup.
 //
+// With `causal` a query sees itself and the keys before it.
+//
 // Template: HEAD_DIM4 (head_dim / 4), QUERIES, KEYS4, SHARED 0 | 1, PACKED 0 | 1 (rows of out quantised), WORKGROUP.
 
 struct Params {
   tokens: u32,
   heads: u32,
   scale: f32,
-  unused: u32,
+  causal: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -50,6 +52,7 @@ fn main(
   let last = params.tokens - 1u;
 //#for q in 0..QUERIES
   let q_at_{q} = q_base + min(query + {q}u, last) * stride;
+  let seen_{q} = select(last, min(query + {q}u, last), params.causal == 1u);
   var o_{q}: array<vec4f, HEAD_DIM4>;
   var largest_{q} = LOWEST;
   var sum_{q} = 0.0;
@@ -96,7 +99,7 @@ fn main(
 //#for q in 0..QUERIES
     var top_{q} = vec4f(LOWEST);
 //#for g in 0..KEYS4
-    s_{q}_{g} = select(s_{q}_{g} * params.scale, vec4f(LOWEST), key_{g} > vec4u(last));
+    s_{q}_{g} = select(s_{q}_{g} * params.scale, vec4f(LOWEST), key_{g} > vec4u(seen_{q}));
     top_{q} = max(top_{q}, s_{q}_{g});
 //#end
     let next_{q} = max(largest_{q}, max(max(top_{q}.x, top_{q}.y), max(top_{q}.z, top_{q}.w)));

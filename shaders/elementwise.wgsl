@@ -1,6 +1,6 @@
 // out = activation(a) + b. One invocation computes one vec4, or with PACKED a group of 16 values of a row.
 //
-// Template: OPERANDS 1 | 2, ACTIVATION none | gelu | silu, PACKED 0 | 1 (rows of out quantised), WORKGROUP.
+// Template: OPERANDS 1 | 2, ACTIVATION (lib/activation.wgsl), PACKED 0 | 1 (rows of out quantised), WORKGROUP.
 //#include "lib/activation.wgsl"
 
 struct Params {

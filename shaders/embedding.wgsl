@@ -1,4 +1,4 @@
-// Token `at` of every item becomes table[index]; with POSITION, a row of another table is added. One invocation computes
+// Tokens `at ..` of every item become table[index]; with POSITION, rows of another table are added. One invocation computes
 // one vec4.
 //
 // Template: POSITION, WORKGROUP.
@@ -10,8 +10,8 @@ struct Params {
   at: u32,
   classes: u32,
   position_at: u32,
-  unused_0: u32,
-  unused_1: u32,
+  count: u32,
+  unused: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -27,10 +27,11 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   if (id.x >= params.dim4) {
     return;
   }
+  let i = id.y % params.count;
   let row = min(index[id.y], params.classes - 1u);
   var value = table[row * params.dim4 + id.x];
 //#if POSITION == 1
-  value = value + position[params.position_at * params.dim4 + id.x];
+  value = value + position[(params.position_at + i) * params.dim4 + id.x];
 //#end
-  out[(id.y * params.tokens + params.at) * params.dim4 + id.x] = value;
+  out[(id.y / params.count * params.tokens + params.at + i) * params.dim4 + id.x] = value;
 }

@@ -7,7 +7,7 @@
 //   q4  vec2u, word 0 outputs 0 (low nibbles) and 1, word 1 outputs 2 and 3, two's complement.
 // Scales (of q4 divided by 16): one vec4 a block row, or with GROUPED one a block row and group.
 //
-// Template: WEIGHTS q8 | q4, GROUPED 0 | 1, BIAS 0 | 1, ACTIVATION none | gelu | silu, RESIDUAL 0 | 1,
+// Template: WEIGHTS q8 | q4, GROUPED 0 | 1, BIAS 0 | 1, ACTIVATION (lib/activation.wgsl), RESIDUAL 0 | 1,
 // PACKED 0 | 1 (then COLUMNS is 4 and RESIDUAL 0), ROWS, COLUMNS, WORKGROUP.
 //#include "lib/activation.wgsl"
 

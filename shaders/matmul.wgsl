@@ -13,7 +13,7 @@
 //
 // With HALF, operands and the sums of four products are f16 (FLOAT4, MATRIX), all other sums f32.
 //
-// Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, BIAS 0 | 1, ACTIVATION none | gelu | silu,
+// Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, BIAS 0 | 1, ACTIVATION (lib/activation.wgsl),
 // RESIDUAL 0 | 1, ROWS, GROUPS, LANES, LANES_g (of group g), SHARED 0 | 1, TILED 0 | 1, TILE (if TILED, with LANES 1),
 // HALF 0 | 1, FLOAT4 vec4f | vec4<f16>, MATRIX mat4x4f | mat4x4<f16>, COLUMNS, WORKGROUP.
 //#include "lib/activation.wgsl"

@@ -8,8 +8,9 @@
 //! 4. [`plan`] lowers a Plan to a [`plan::Program`]: fused operations, memory, cost; still no device.
 //! 5. [`cpu`] and [`gpu`] run a Program. The CPU kernels are the reference that every shader is compared with.
 //! 6. [`sampler`] turns a noise schedule and a solver into a list of steps with coefficients in f64.
-//! 7. [`pipeline`] loads a model, walks the steps, reports progress, can be stopped, and returns pixels.
-//! 8. [`js`](https://docs.rs/wasm-bindgen) (wasm only) and the tool `uvit` (`src/cli`) are thin shells around the pipeline.
+//! 7. [`text`] turns words into the numbers of tokens.
+//! 8. [`pipeline`] loads a model, walks the steps, reports progress, can be stopped, and returns pixels.
+//! 9. [`js`](https://docs.rs/wasm-bindgen) (wasm only) and the tool `uvit` (`src/cli`) are thin shells around the pipeline.
 //!
 //! Conventions: tensors are row-major; images and latents `[batch, channels, height, width]`, tokens
 //! `[batch, tokens, dim]`; pixel values lie in [-1, 1]; `guidance_scale` s means `uncond + s (cond - uncond)`.
@@ -30,6 +31,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod runtime;
 pub mod sampler;
+pub mod text;
 pub mod weights;
 
 pub use error::{Code, Error, Result};

@@ -17,6 +17,8 @@ type Judge = fn(&Case, &mut Report);
 
 /// How each `kind` of `config.json` is judged.
 const KINDS: &[(&str, Judge)] = &[
+    ("clip_text", kinds::network::judge),
+    ("clip_tokenizer", kinds::clip_tokenizer::judge),
     ("end_to_end", kinds::end_to_end::judge),
     ("guidance", kinds::guidance::judge),
     ("img2img_inpaint", kinds::img2img_inpaint::judge),

@@ -1,4 +1,4 @@
-// Template: ACTIVATION none | gelu (exact, erf) | silu.
+// Template: ACTIVATION none | gelu (exact, erf) | silu | quick_gelu | gelu_tanh.
 
 //#if ACTIVATION == none
 fn activate(x: vec4f) -> vec4f {
@@ -30,5 +30,16 @@ fn activate(x: vec4f) -> vec4f {
 //#if ACTIVATION == silu
 fn activate(x: vec4f) -> vec4f {
   return x / (1.0 + exp(-x));
+}
+//#end
+//#if ACTIVATION == quick_gelu
+fn activate(x: vec4f) -> vec4f {
+  return x / (1.0 + exp(-1.702 * x));
+}
+//#end
+//#if ACTIVATION == gelu_tanh
+// x/2 (1 + tanh(y)) is x times the logistic function of 2 y, which no large y makes NaN.
+fn activate(x: vec4f) -> vec4f {
+  return x / (1.0 + exp(-1.5957691216 * (x + 0.044715 * x * x * x)));
 }
 //#end

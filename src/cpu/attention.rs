@@ -1,7 +1,15 @@
 //! `softmax(q k^T / sqrt(head_dim)) v` per head; the twin of `shaders/attention.wgsl`.
 
-/// qkv `[batch, tokens, 3, heads, head_dim]`, out `[batch, tokens, heads, head_dim]`.
-pub fn attention(qkv: &[f32], out: &mut [f32], batch: usize, tokens: usize, heads: usize, head_dim: usize) {
+/// qkv `[batch, tokens, 3, heads, head_dim]`, out `[batch, tokens, heads, head_dim]`; with `causal` token i sees tokens 0 to i.
+pub fn attention(
+    qkv: &[f32],
+    out: &mut [f32],
+    batch: usize,
+    tokens: usize,
+    heads: usize,
+    head_dim: usize,
+    causal: bool,
+) {
     let dim = heads * head_dim;
     let scale = 1.0 / (head_dim as f32).sqrt();
     let mut weights = vec![0f32; tokens];
@@ -10,20 +18,21 @@ pub fn attention(qkv: &[f32], out: &mut [f32], batch: usize, tokens: usize, head
             let at = |token: usize, part: usize| (b * tokens + token) * 3 * dim + part * dim + h * head_dim;
             for i in 0..tokens {
                 let q = &qkv[at(i, 0)..][..head_dim];
+                let seen = if causal { i + 1 } else { tokens };
                 let mut largest = f32::NEG_INFINITY;
-                for j in 0..tokens {
+                for j in 0..seen {
                     let k = &qkv[at(j, 1)..][..head_dim];
                     weights[j] = dot(q, k) * scale;
                     largest = largest.max(weights[j]);
                 }
                 let mut sum = 0.0;
-                for w in &mut weights {
+                for w in &mut weights[..seen] {
                     *w = libm::expf(*w - largest);
                     sum += *w;
                 }
                 let o = &mut out[(b * tokens + i) * dim + h * head_dim..][..head_dim];
                 o.fill(0.0);
-                for j in 0..tokens {
+                for j in 0..seen {
                     let v = &qkv[at(j, 2)..][..head_dim];
                     let w = weights[j] / sum;
                     for d in 0..head_dim {

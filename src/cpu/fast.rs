@@ -125,8 +125,8 @@ impl Launcher<'_> {
             }
             Kernel::Attention(k) => {
                 let [out, qkv] = memory.tensors([k.out, k.qkv])?;
-                let Attention { batch, tokens, heads, head_dim, arithmetic, .. } = *k;
-                let shape = AttentionShape { batch, tokens, heads, head_dim };
+                let Attention { batch, tokens, heads, head_dim, causal, arithmetic, .. } = *k;
+                let shape = AttentionShape { batch, tokens, heads, head_dim, causal };
                 match arithmetic {
                     Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => {
                         uvit_simd::attention(level, threads, qkv, out, &shape)
@@ -161,7 +161,7 @@ impl Launcher<'_> {
             Kernel::Embedding(k) => {
                 let [out, index] = memory.tensors([k.out, k.index])?;
                 let (table, position) = (self.floats(k.table)?.values(), self.positions(k.position, k.dim)?);
-                embedding(table, index, position, out, k.at, k.batch, k.tokens, k.dim);
+                embedding(table, index, position, out, k.at, k.count, k.batch, k.tokens, k.dim);
             }
             Kernel::CopyTokens(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;

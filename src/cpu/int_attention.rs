@@ -9,6 +9,7 @@ pub fn int_attention(
     tokens: usize,
     heads: usize,
     head_dim: usize,
+    causal: bool,
     bits: u32,
 ) {
     let dim = heads * head_dim;
@@ -23,7 +24,8 @@ pub fn int_attention(
                 (0..head_dim).map(|d| signed(&(0..tokens).map(|j| at(j, 2)[d]).collect::<Vec<f32>>(), most)).collect();
             for i in 0..tokens {
                 let (query, scale, least) = unsigned(at(i, 0), bits);
-                let scores: Vec<f32> = keys
+                let seen = if causal { i + 1 } else { tokens };
+                let scores: Vec<f32> = keys[..seen]
                     .iter()
                     .map(|(key, key_scale)| {
                         let product: i32 = query.iter().zip(key).map(|(q, k)| q * k).sum();

@@ -99,9 +99,11 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;
             match k.arithmetic {
                 Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => {
-                    attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim)
+                    attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, k.causal)
                 }
-                Arithmetic::Int { bits } => int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, bits),
+                Arithmetic::Int { bits } => {
+                    int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, k.causal, bits)
+                }
             }
         }
         Kernel::Elementwise(k) => match k.b {
@@ -116,7 +118,17 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
         },
         Kernel::Embedding(k) => {
             let [out, index] = memory.tensors([k.out, k.index])?;
-            embedding(weight(k.table), index, positions(k.position, k.dim), out, k.at, k.batch, k.tokens, k.dim);
+            embedding(
+                weight(k.table),
+                index,
+                positions(k.position, k.dim),
+                out,
+                k.at,
+                k.count,
+                k.batch,
+                k.tokens,
+                k.dim,
+            );
         }
         Kernel::CopyTokens(k) => {
             let [out, x] = memory.tensors([k.out, k.x])?;

@@ -1,6 +1,7 @@
 //! Networks: configuration, tensor names, and the Plan that each records. One file a network; nothing here knows
 //! devices, stored dtypes or time.
 
+pub mod clip_text;
 mod ports;
 mod transformer;
 pub mod unidiffuser;
@@ -50,16 +51,19 @@ pub enum Network {
     UvitT2i(uvit_t2i::Config),
     /// UniDiffuser's U-ViT.
     UniDiffuser(unidiffuser::Config),
+    /// CLIP's text encoder.
+    ClipText(clip_text::Config),
 }
 
 /// Makes a network of its parameters.
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 3] = [
+const REGISTRY: [(&str, Make); 4] = [
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
+    ("clip_text", |params| Read::read(params).map(Network::ClipText)),
 ];
 
 /// One expression for all networks.
@@ -69,6 +73,7 @@ macro_rules! each {
             Network::Uvit($config) => $body,
             Network::UvitT2i($config) => $body,
             Network::UniDiffuser($config) => $body,
+            Network::ClipText($config) => $body,
         }
     };
 }
@@ -100,6 +105,7 @@ impl Network {
             Network::Uvit(_) => "uvit",
             Network::UvitT2i(_) => "uvit_t2i",
             Network::UniDiffuser(_) => "unidiffuser",
+            Network::ClipText(_) => "clip_text",
         }
     }
 
@@ -116,9 +122,15 @@ impl Network {
         each!(self, config => config.record(batch))
     }
 
-    /// `[channels, height, width]` of one image or latent.
+    /// `[channels, height, width]` of one image or latent; zeros for networks that draw none.
     pub fn image_shape(&self) -> [usize; 3] {
-        each!(self, config => [config.in_chans, config.img_size, config.img_size])
+        let [channels, size] = match self {
+            Network::Uvit(config) => [config.in_chans, config.img_size],
+            Network::UvitT2i(config) => [config.in_chans, config.img_size],
+            Network::UniDiffuser(config) => [config.in_chans, config.img_size],
+            Network::ClipText(_) => [0, 0],
+        };
+        [channels, size, size]
     }
 
     /// Tokens of one item.
@@ -129,14 +141,19 @@ impl Network {
     /// What a step leaves out that runs only `outer` blocks at either end: the kernels from the one after the first tensor
     /// to the one that writes the second, by their names. None if there are no blocks between.
     pub fn inner_blocks(&self, outer: usize) -> Option<[String; 2]> {
-        each!(self, config => config.inner_blocks(outer))
+        match self {
+            Network::Uvit(config) => config.inner_blocks(outer),
+            Network::UvitT2i(config) => config.inner_blocks(outer),
+            Network::UniDiffuser(config) => config.inner_blocks(outer),
+            Network::ClipText(_) => None,
+        }
     }
 
     /// Number of class labels, the null class included; 0 for networks without.
     pub fn classes(&self) -> usize {
         match self {
             Network::Uvit(config) => config.num_classes.max(0) as usize,
-            Network::UvitT2i(_) | Network::UniDiffuser(_) => 0,
+            Network::UvitT2i(_) | Network::UniDiffuser(_) | Network::ClipText(_) => 0,
         }
     }
 }

@@ -12,7 +12,7 @@ pub enum PortKind {
     Floats,
     /// Goes in: the network's time of another port `[items]`.
     Time,
-    /// Goes in: `[items]`, which row of a table each item takes.
+    /// Goes in: `[items]` or `[items, tokens]`, which row of a table each takes.
     Indices {
         /// Rows of the table.
         of: usize,

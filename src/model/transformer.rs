@@ -1,7 +1,7 @@
 //! What the U-ViTs share: the time token, patches, blocks joined by long skip connections, and the way back to pixels.
 //! `libs/uvit.py` of baofff/U-ViT at ce551708dc9cde9818d2af7d84dfadfeb7bd9034, tensor names included.
 
-use crate::plan::{Op, Plan, Position, Precision, Role, TensorId, WeightUse};
+use crate::plan::{Activation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
 use crate::{Code, Error, Result};
 
 /// LayerNorm's epsilon in every U-ViT.
@@ -116,7 +116,7 @@ pub(super) fn time_token(plan: &mut Plan, name: &str, time: TensorId, dim: usize
     }
     let hidden = plan.linear(&format!("{name}.0"), embedding, None, 4 * dim, true);
     let activated = plan.scratch("", &[items, 1, 4 * dim]);
-    plan.push(Op::Silu { x: hidden, out: activated });
+    plan.push(Op::Activate { activation: Activation::Silu, x: hidden, out: activated });
     let token = plan.linear(&format!("{name}.2"), activated, None, dim, true);
     plan.tensors[token.0].name = name.into();
     token
@@ -216,7 +216,7 @@ impl Transformer {
         let qkv = plan.linear(&format!("{name}.attn.qkv"), x, None, 3 * self.embed_dim, self.qkv_bias);
         let shape = plan.shape(x).to_vec();
         let attended = plan.scratch("", &shape);
-        plan.push(Op::Attention { qkv, heads: self.num_heads, out: attended });
+        plan.push(Op::Attention { qkv, heads: self.num_heads, causal: false, out: attended });
         let projected = plan.linear(&format!("{name}.attn.proj"), attended, None, self.embed_dim, true);
         plan.tensors[projected.0].name = format!("{name}.attn");
         projected
@@ -227,7 +227,7 @@ impl Transformer {
         let up = plan.linear(&format!("{name}.mlp.fc1"), x, None, hidden, true);
         let shape = plan.shape(up).to_vec();
         let activated = plan.scratch("", &shape);
-        plan.push(Op::Gelu { x: up, out: activated });
+        plan.push(Op::Activate { activation: Activation::Gelu, x: up, out: activated });
         let down = plan.linear(&format!("{name}.mlp.fc2"), activated, None, self.embed_dim, true);
         plan.tensors[down.0].name = format!("{name}.mlp");
         down

@@ -50,7 +50,7 @@ impl Kernel {
             }
             Kernel::LayerNorm(k) => (0, product(&[2, k.rows, k.dim])),
             Kernel::Elementwise(k) => (0, product(&[if k.b.is_some() { 3 } else { 2 }, k.rows, k.dim])),
-            Kernel::Embedding(k) => (0, product(&[3, k.batch, k.dim])),
+            Kernel::Embedding(k) => (0, product(&[3, k.batch, k.count, k.dim])),
             Kernel::CopyTokens(k) => (0, product(&[3, k.batch, k.count, k.dim])),
             Kernel::ResizedPositions(k) => (0, product(&[6, k.batch, k.to[0], k.to[1], k.dim])),
             Kernel::Unpatchify(k) => (0, product(&[2, k.batch, k.channels, k.height, k.width])),

@@ -85,7 +85,10 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             (k.batch, k.tokens, k.heads) = (2, k.tokens.min(most), k.heads.min(2));
         }
         Kernel::Elementwise(k) => (k.rows, k.dim) = (6, width(k.dim)),
-        Kernel::Embedding(k) => (k.batch, k.tokens, k.at, k.dim) = (2, 2, 1, width(k.dim)),
+        Kernel::Embedding(k) => {
+            k.count = k.count.min(3);
+            (k.batch, k.tokens, k.at, k.dim) = (2, k.count + 1, 1, width(k.dim));
+        }
         Kernel::CopyTokens(k) => {
             k.count = k.count.min(3);
             (k.x_tokens, k.x_at, k.out_tokens, k.out_at) = (k.count + 1, 1, k.count + 1, 1);
@@ -170,8 +173,8 @@ impl Isolated {
         out
     }
 
-    fn indices(&mut self, batch: usize, below: usize) -> TensorId {
-        let id = self.plan.tensor("", &[batch], Role::Indices);
+    fn indices(&mut self, shape: &[usize], below: usize) -> TensorId {
+        let id = self.plan.tensor("", shape, Role::Indices);
         self.indices.push((id, below));
         id
     }
@@ -213,7 +216,7 @@ impl Isolated {
                 let dim = k.heads * k.head_dim;
                 let qkv = self.input(&[k.batch, k.tokens, 3 * dim]);
                 let out = self.plan.scratch("", &[k.batch, k.tokens, dim]);
-                self.plan.push(Op::Attention { qkv, heads: k.heads, out });
+                self.plan.push(Op::Attention { qkv, heads: k.heads, causal: k.causal, out });
                 out
             }
             Kernel::Elementwise(ref k) => {
@@ -226,18 +229,17 @@ impl Isolated {
                     let out = self.plan.scratch("", &shape);
                     let b = k.b.map(|_| self.input(&shape));
                     self.plan.push(match (k.activation, b) {
-                        (Activation::Gelu, _) => Op::Gelu { x, out },
-                        (Activation::Silu, _) => Op::Silu { x, out },
                         (Activation::None, b) => Op::Add { a: x, b: b.unwrap_or(x), out },
+                        (activation, _) => Op::Activate { activation, x, out },
                     });
                     out
                 }
             }
             Kernel::Embedding(ref k) => {
                 let rows = program.weights[k.table.0].shape[0].min(3);
-                let index = self.indices(k.batch, rows);
+                let index = self.indices(&[k.batch, k.count], rows);
                 let table = self.weight(&[rows, k.dim], WeightUse::Floats, k.table);
-                let position = self.position(k.position, 1, k.dim);
+                let position = self.position(k.position, k.count, k.dim);
                 let out = self.first_token(k.batch, k.tokens, k.dim);
                 self.plan.push(Op::Embedding { table, index, position, out, at: k.at });
                 out
@@ -310,10 +312,7 @@ impl Isolated {
         let mut out = self.linear(program, m, x, skip);
         if m.activation != Activation::None {
             let next = self.plan.scratch("", &[items, m.tokens, m.n]);
-            self.plan.push(match m.activation {
-                Activation::Silu => Op::Silu { x: out, out: next },
-                _ => Op::Gelu { x: out, out: next },
-            });
+            self.plan.push(Op::Activate { activation: m.activation, x: out, out: next });
             out = next;
         }
         match m.residual {

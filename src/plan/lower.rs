@@ -116,11 +116,8 @@ fn fuse(
                 let mut activation = Activation::None;
                 let mut residual = None;
                 match sole_reader(out) {
-                    Some((j, &Op::Gelu { out: next, .. })) if moves(i, j, None) => {
-                        (activation, out, done[j]) = (Activation::Gelu, next, true);
-                    }
-                    Some((j, &Op::Silu { out: next, .. })) if moves(i, j, None) => {
-                        (activation, out, done[j]) = (Activation::Silu, next, true);
+                    Some((j, &Op::Activate { activation: kind, out: next, .. })) if moves(i, j, None) => {
+                        (activation, out, done[j]) = (kind, next, true);
                     }
                     _ => {}
                 }
@@ -255,14 +252,13 @@ pub(super) const INT_ATTENTION_TOKENS: usize = 128;
 fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
     match *op {
         Op::TimestepEmbedding { .. } | Op::Linear { .. } => unreachable!("handled by fuse"),
-        Op::Gelu { x, out } => elementwise(plan, x, None, Activation::Gelu, out),
-        Op::Silu { x, out } => elementwise(plan, x, None, Activation::Silu, out),
+        Op::Activate { activation, x, out } => elementwise(plan, x, None, activation, out),
         Op::Add { a, b, out } => elementwise(plan, a, Some(b), Activation::None, out),
         Op::LayerNorm { x, weight, bias, eps, out } => {
             let (rows, dim) = rows_of(plan, x);
             Kernel::LayerNorm(LayerNorm { x, weight, bias, eps, out, rows, dim })
         }
-        Op::Attention { qkv, heads, out } => {
+        Op::Attention { qkv, heads, causal, out } => {
             let s = plan.shape(out);
             let head_dim = s[2] / heads;
             // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
@@ -271,11 +267,13 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
                 Compute::F32 | Compute::F16 | Compute::W8A8 => Arithmetic::F32,
                 _ => Arithmetic::Int { bits: 12 },
             };
-            Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim, arithmetic })
+            Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim, causal, arithmetic })
         }
         Op::Embedding { table, index, position, out, at } => {
             let s = plan.shape(out);
-            Kernel::Embedding(Embedding { table, index, position, out, at, batch: s[0], tokens: s[1], dim: s[2] })
+            let (batch, tokens, dim) = (s[0], s[1], s[2]);
+            let count = plan.shape(index).get(1).copied().unwrap_or(1);
+            Kernel::Embedding(Embedding { table, index, position, out, at, count, batch, tokens, dim })
         }
         Op::CopyTokens { x, from, count, position, out, at } => {
             let s = plan.shape(out);

@@ -97,6 +97,25 @@ pub struct Weight {
     pub precision: Precision,
 }
 
+impl Weight {
+    /// The published tensors whose rows it is, one below the other, with their shapes: `a.{q,k,v}.weight` is `a.q.weight`,
+    /// `a.k.weight` and `a.v.weight`.
+    pub fn sources(&self) -> Vec<(String, Vec<usize>)> {
+        let names = joined(&self.name);
+        let mut shape = self.shape.clone();
+        shape[0] /= names.len();
+        names.into_iter().map(|name| (name, shape.clone())).collect()
+    }
+}
+
+/// The names that a name with a list in braces stands for.
+pub fn joined(name: &str) -> Vec<String> {
+    match name.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
+        Some((before, (list, after))) => list.split(',').map(|part| format!("{before}{part}{after}")).collect(),
+        None => vec![name.to_owned()],
+    }
+}
+
 /// Rows of a table `[.., dim]` that are added to tokens, one each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -115,18 +134,16 @@ pub enum Op {
     TimestepEmbedding { time: TensorId, out: TensorId },
     /// `out = x W^T + bias`; with `skip` the input is `cat(x, skip)` along the last axis.
     Linear { x: TensorId, skip: Option<TensorId>, weight: WeightId, bias: Option<WeightId>, out: TensorId },
-    /// `x/2 (1 + erf(x/sqrt 2))`.
-    Gelu { x: TensorId, out: TensorId },
-    /// `x sigmoid(x)`.
-    Silu { x: TensorId, out: TensorId },
+    /// A function of every value.
+    Activate { activation: Activation, x: TensorId, out: TensorId },
     /// `a + b`, equal shapes.
     Add { a: TensorId, b: TensorId, out: TensorId },
     /// `(x - mean) / sqrt(var + eps) weight + bias` over the last axis, biased variance.
     LayerNorm { x: TensorId, weight: WeightId, bias: WeightId, eps: f32, out: TensorId },
     /// Per head `softmax(q k^T / sqrt(head_dim)) v`; `qkv [batch, tokens, 3 dim]` holds q, k, v, each `heads` x
-    /// `head_dim`; out `[batch, tokens, dim]`.
-    Attention { qkv: TensorId, heads: usize, out: TensorId },
-    /// Token `at` of every item of `out` becomes `table[index[b]]`, plus its position.
+    /// `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
+    Attention { qkv: TensorId, heads: usize, causal: bool, out: TensorId },
+    /// Tokens `at ..` of every item of `out` become the table's rows `index` `[batch]` or `[batch, count]`, plus their positions.
     Embedding { table: WeightId, index: TensorId, position: Option<Position>, out: TensorId, at: usize },
     /// Tokens `at ..` of `out` become tokens `from .. from + count` of `x`, plus their positions; x `[batch, n, dim]`.
     CopyTokens { x: TensorId, from: usize, count: usize, position: Option<Position>, out: TensorId, at: usize },
@@ -157,7 +174,7 @@ impl Op {
         match *self {
             Op::TimestepEmbedding { time, .. } => vec![time],
             Op::Linear { x, skip, .. } => [Some(x), skip].into_iter().flatten().collect(),
-            Op::Gelu { x, .. } | Op::Silu { x, .. } | Op::LayerNorm { x, .. } => vec![x],
+            Op::Activate { x, .. } | Op::LayerNorm { x, .. } => vec![x],
             Op::Add { a, b, .. } => vec![a, b],
             Op::Attention { qkv, .. } => vec![qkv],
             Op::Embedding { index, .. } => vec![index],
@@ -172,8 +189,7 @@ impl Op {
         match *self {
             Op::TimestepEmbedding { out, .. }
             | Op::Linear { out, .. }
-            | Op::Gelu { out, .. }
-            | Op::Silu { out, .. }
+            | Op::Activate { out, .. }
             | Op::Add { out, .. }
             | Op::LayerNorm { out, .. }
             | Op::Attention { out, .. }
@@ -329,7 +345,7 @@ impl Plan {
                     .or(check(matches!(shape(x).len(), 2 | 3), "x is neither tokens nor a vector an item"))
                     .or(check(rows(x) == rows(out) && skip.is_none_or(|s| rows(s) == rows(x)), "tokens differ"))
             }
-            Op::Gelu { x, out } | Op::Silu { x, out } => check(shape(x) == shape(out), "shapes differ"),
+            Op::Activate { x, out, .. } => check(shape(x) == shape(out), "shapes differ"),
             Op::Add { a, b, out } => check(shape(a) == shape(b) && shape(a) == shape(out), "shapes differ"),
             Op::LayerNorm { x, weight, bias, out, .. } => check(
                 shape(x) == shape(out)
@@ -338,7 +354,7 @@ impl Plan {
                     && wshape(bias) == [last(x)],
                 "shapes differ",
             ),
-            Op::Attention { qkv, heads, out } => {
+            Op::Attention { qkv, heads, out, .. } => {
                 let dim = last(out);
                 let head_dim = dim.checked_div(heads).unwrap_or(0);
                 let fits = shape(out).len() == 3 && shape(qkv) == [shape(out)[0], shape(out)[1], 3 * dim];
@@ -349,11 +365,15 @@ impl Plan {
                 shape(out).len() == 3
                     && wshape(table).len() == 2
                     && wshape(table)[1] == last(out)
-                    && shape(index) == [shape(out)[0]]
-                    && at < shape(out)[1],
+                    && matches!(shape(index).len(), 1 | 2)
+                    && shape(index)[0] == shape(out)[0]
+                    && at + shape(index).get(1).unwrap_or(&1) <= shape(out)[1],
                 "table or index does not fit",
             )
-            .or(check(positions(position, 1, last(out)), "there are too few positions")),
+            .or(check(
+                positions(position, *shape(index).get(1).unwrap_or(&1), last(out)),
+                "there are too few positions",
+            )),
             Op::CopyTokens { x, from, count, position, out, at } => {
                 let (s, o) = (shape(x), shape(out));
                 if s.len() != 3 || o.len() != 3 {

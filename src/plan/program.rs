@@ -184,6 +184,7 @@ pub struct Attention {
     pub tokens: usize,
     pub heads: usize,
     pub head_dim: usize,
+    pub causal: bool,
     /// Of both products.
     pub arithmetic: Arithmetic,
 }
@@ -209,6 +210,8 @@ pub struct Embedding {
     pub position: Option<Position>,
     pub out: TensorId,
     pub at: usize,
+    /// Tokens an item.
+    pub count: usize,
     pub batch: usize,
     pub tokens: usize,
     pub dim: usize,
@@ -338,7 +341,7 @@ impl Kernel {
             Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch, k.out_channels, k.height, k.width),
             Kernel::PatchEmbed(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
             Kernel::Unpatchify(k) => format!("{} x {} x {} x {}", k.batch, k.channels, k.height, k.width),
-            Kernel::Embedding(k) => format!("{} x {}", k.batch, k.dim),
+            Kernel::Embedding(k) => format!("{} x {}", k.batch * k.count, k.dim),
             Kernel::CopyTokens(k) => format!("{} x {} x {}", k.batch, k.count, k.dim),
             Kernel::ResizedPositions(k) => format!("{} x {} x {} x {}", k.batch, k.to[0], k.to[1], k.dim),
             Kernel::Elementwise(k) => format!("{} x {}", k.rows, k.dim),

@@ -22,8 +22,7 @@ impl Op {
             Op::ResizedPositions { position, .. } => with(Some(position), &[]),
             Op::PatchEmbed { weight, bias, position, .. } => with(position, &[(weight, PatchKernel), (bias, Floats)]),
             Op::TimestepEmbedding { .. }
-            | Op::Gelu { .. }
-            | Op::Silu { .. }
+            | Op::Activate { .. }
             | Op::Add { .. }
             | Op::Attention { .. }
             | Op::Unpatchify { .. } => Vec::new(),
@@ -35,8 +34,7 @@ impl Op {
         match self {
             Op::TimestepEmbedding { .. } => "timestep embedding",
             Op::Linear { .. } => "linear",
-            Op::Gelu { .. } => "gelu",
-            Op::Silu { .. } => "silu",
+            Op::Activate { .. } => "activation",
             Op::Add { .. } => "add",
             Op::LayerNorm { .. } => "layer norm",
             Op::Attention { .. } => "attention",
@@ -52,7 +50,7 @@ impl Op {
     /// The tokens of its result that the operation writes, if it does not write all.
     fn places(&self, plan: &Plan) -> Option<std::ops::Range<usize>> {
         match *self {
-            Op::Embedding { at, .. } => Some(at..at + 1),
+            Op::Embedding { index, at, .. } => Some(at..at + plan.shape(index).get(1).unwrap_or(&1)),
             Op::CopyTokens { count, at, .. } => Some(at..at + count),
             Op::PatchEmbed { image, patch, at, .. } => {
                 let s = plan.shape(image);
@@ -167,6 +165,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Activation;
 
     /// What validation says of a Plan.
     fn refused(record: impl Fn(&mut Plan)) -> String {
@@ -189,16 +188,16 @@ mod tests {
     fn what_no_device_could_run_is_refused() {
         assert_refused("writes what it reads", |plan| {
             let x = plan.tensor("", &[2, 3, 16], Role::State);
-            plan.push(Op::Gelu { x, out: x });
+            plan.push(Op::Activate { activation: Activation::Gelu, x, out: x });
         });
         assert_refused("writes what was written before", |plan| {
             let x = tokens(plan);
             let y = plan.linear("a", x, None, 16, false);
-            plan.push(Op::Gelu { x, out: y });
+            plan.push(Op::Activate { activation: Activation::Gelu, x, out: y });
         });
         assert_refused("writes what the host writes", |plan| {
             let (x, out) = (tokens(plan), tokens(plan));
-            plan.push(Op::Silu { x, out });
+            plan.push(Op::Activate { activation: Activation::Silu, x, out });
         });
         assert_refused("some tokens are never written", |plan| {
             let x = tokens(plan);

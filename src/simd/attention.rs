@@ -105,7 +105,8 @@ unsafe fn head_of<I: Isa, const C: usize>(
             f32_tiles::<I, C>(&queries, keys.as_ptr(), columns / width, target);
             let mut inverses = [0.0; ROWS];
             for r in 0..count {
-                inverses[r] = 1.0 / softmax::<I>(&mut scores[r * columns..][..columns], tokens, scale);
+                let seen = if shape.causal { first + r + 1 } else { tokens };
+                inverses[r] = 1.0 / softmax::<I>(&mut scores[r * columns..][..columns], seen, scale);
             }
             let strip = [Rows { x: scores.as_ptr(), stride: columns, count, k: tokens }];
             let target = out.at((item * tokens + first) * dim + index * head_dim);

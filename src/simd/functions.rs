@@ -79,6 +79,16 @@ pub unsafe fn erf<I: Isa>(x: I::F) -> I::F {
     }
 }
 
+/// `1 + tanh(y)` is twice the logistic function of `2 y`: `2 sqrt(2/pi)`, and that times 0.044715.
+const TANH_SLOPE: f32 = 1.595_769_1;
+const TANH_CUBE: f32 = 0.071_354_814;
+
+/// `x` times the logistic function of `by`.
+#[inline(always)]
+unsafe fn gated<I: Isa>(x: I::F, by: I::F) -> I::F {
+    unsafe { I::div(x, I::add(I::splat(1.0), exp::<I>(I::sub(I::splat(0.0), by)))) }
+}
+
 /// One vector through an activation.
 #[inline(always)]
 pub unsafe fn activate<I: Isa>(activation: Activation, x: I::F) -> I::F {
@@ -89,9 +99,11 @@ pub unsafe fn activate<I: Isa>(activation: Activation, x: I::F) -> I::F {
                 let half = I::mul(x, I::splat(0.5));
                 I::madd(half, erf::<I>(I::mul(x, I::splat(std::f32::consts::FRAC_1_SQRT_2))), half)
             }
-            Activation::Silu => {
-                let e = exp::<I>(I::sub(I::splat(0.0), x));
-                I::div(x, I::add(I::splat(1.0), e))
+            Activation::Silu => gated::<I>(x, x),
+            Activation::QuickGelu => gated::<I>(x, I::mul(x, I::splat(1.702))),
+            Activation::GeluTanh => {
+                let cube = I::madd(I::mul(x, x), I::splat(TANH_CUBE), I::splat(TANH_SLOPE));
+                gated::<I>(x, I::mul(x, cube))
             }
         }
     }

@@ -194,8 +194,9 @@ unsafe fn head_of<I: Isa, const C: usize, const BITS: u32>(
             );
             for r in 0..INT_ROWS {
                 let target = scratch.weights.as_mut_ptr().add(r * token_steps);
-                scales[r] = 1.0
-                    / softmax::<I, BITS>(&mut scratch.scores[r * columns..][..columns], tokens, target, token_steps);
+                let seen = if shape.causal { tokens.min(first + r + 1) } else { tokens };
+                let scores = &mut scratch.scores[r * columns..][..columns];
+                scales[r] = 1.0 / softmax::<I, BITS>(scores, seen, target, token_steps);
             }
             let target = out.at((item * tokens + first) * dim + index * head_dim);
             for (panel, together) in strips(0..value_panels, width, head_dim, count == INT_ROWS) {

@@ -50,6 +50,10 @@ pub enum Activation {
     Gelu,
     /// SiLU.
     Silu,
+    /// `x sigmoid(1.702 x)`, CLIP's.
+    QuickGelu,
+    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
+    GeluTanh,
 }
 
 /// Bits of the lower part of an activation of 12, where 7 is all that a dot product takes.
@@ -66,6 +70,8 @@ pub struct AttentionShape {
     pub tokens: usize,
     pub heads: usize,
     pub head_dim: usize,
+    /// Whether a token sees itself and those before it alone.
+    pub causal: bool,
 }
 
 /// x `[batch, in_channels, height, width]`, out `[batch, out_channels, height, width]`.

@@ -67,13 +67,16 @@ pub fn load_network(device: &Device, case: &Case, network: &Network) -> Result<W
     let mut stored = read_tensors(&case.folder.join("weights.safetensors"))?;
     let mut loading = Loading::new(device, Compute::F32)?;
     for (id, weight, form) in plan.loads(Compute::F32) {
-        let tensor = stored.remove(&weight.name).ok_or_else(|| format!("no weight {}", weight.name))?;
-        if tensor.shape != weight.shape {
-            return Err(Stop::Fail(format!("{} is {:?}, expected {:?}", weight.name, tensor.shape, weight.shape)));
+        let mut values = Vec::new();
+        for (name, shape) in weight.sources() {
+            let tensor = stored.remove(&name).ok_or_else(|| format!("no weight {name}"))?;
+            if tensor.shape != shape {
+                return Err(Stop::Fail(format!("{name} is {:?}, expected {shape:?}", tensor.shape)));
+            }
+            values.extend(tensor.values.iter().map(|v| *v as f32));
         }
-        let values = tensor.values.iter().map(|v| *v as f32).collect();
         let data = weights::Data::F32(values);
-        let tensor = weights::Tensor { name: weight.name.clone(), shape: tensor.shape, data };
+        let tensor = weights::Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
         pollster::block_on(loading.load(id, weight, form, &tensor))?;
     }
     match stored.keys().next() {

@@ -55,15 +55,15 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             1 => plan.linear(&format!("linear {at}"), x, Some(beside[second % beside.len()]), n, second % 2 == 0),
             // One matrix for several Linears.
             2 => plan.linear(&format!("shared {dim} {n}"), x, None, n, true),
-            3 => unary(&mut plan, x, |x, out| Op::Gelu { x, out }),
-            4 => unary(&mut plan, x, |x, out| Op::Silu { x, out }),
+            3 => activate(&mut plan, x, [Activation::Gelu, Activation::QuickGelu][second % 2]),
+            4 => activate(&mut plan, x, [Activation::Silu, Activation::GeluTanh][second % 2]),
             5 | 6 => plan.add("", x, like[second % like.len()]),
             7 => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
             _ => match (shape.len(), dim) {
-                (3, 48) => attention(&mut plan, x, &[shape[0], shape[1], 16], [1, 2, 4][second % 3]),
+                (3, 48) => attention(&mut plan, x, &[shape[0], shape[1], 16], second),
                 (3, _) => {
                     let qkv = plan.linear(&format!("qkv {at}"), x, None, 48, false);
-                    attention(&mut plan, qkv, &[shape[0], shape[1], 16], [1, 2, 4][second % 3])
+                    attention(&mut plan, qkv, &[shape[0], shape[1], 16], second)
                 }
                 _ => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
             },
@@ -122,16 +122,16 @@ pub fn tensors(plan: &Plan) -> Vec<Tensor> {
     plan.weights.iter().map(of).collect()
 }
 
-fn unary(plan: &mut Plan, x: TensorId, op: fn(TensorId, TensorId) -> Op) -> TensorId {
+fn activate(plan: &mut Plan, x: TensorId, activation: Activation) -> TensorId {
     let shape = plan.shape(x).to_vec();
     let out = plan.scratch("", &shape);
-    plan.push(op(x, out));
+    plan.push(Op::Activate { activation, x, out });
     out
 }
 
-fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], heads: usize) -> TensorId {
+fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], second: usize) -> TensorId {
     let out = plan.scratch("", shape);
-    plan.push(Op::Attention { qkv, heads, out });
+    plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, out });
     out
 }
 
@@ -160,8 +160,7 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                     }
                 }
             }
-            Op::Gelu { x, .. } => cpu::elementwise(&values[&x], None, Activation::Gelu, &mut result),
-            Op::Silu { x, .. } => cpu::elementwise(&values[&x], None, Activation::Silu, &mut result),
+            Op::Activate { activation, x, .. } => cpu::elementwise(&values[&x], None, activation, &mut result),
             Op::Add { a, b, .. } => {
                 cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, &mut result);
             }
@@ -169,13 +168,24 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                 let rows = result.len() / dim(x);
                 cpu::layer_norm(&values[&x], &weight(w), &weight(bias), eps, &mut result, rows, dim(x));
             }
-            Op::Attention { qkv, heads, .. } => {
-                cpu::attention(&values[&qkv], &mut result, shape[0], shape[1], heads, shape[2] / heads);
+            Op::Attention { qkv, heads, causal, .. } => {
+                cpu::attention(&values[&qkv], &mut result, shape[0], shape[1], heads, shape[2] / heads, causal);
             }
             Op::Embedding { table, index, position, at, .. } => {
+                let count = plan.shape(index).get(1).copied().unwrap_or(1);
                 let [batch, tokens, dim] = *shape else { panic!("tokens") };
                 let (table, position) = (weight(table), position.map(|p| weight(p.table)));
-                cpu::embedding(&table, &values[&index], position.as_deref(), &mut result, at, batch, tokens, dim);
+                cpu::embedding(
+                    &table,
+                    &values[&index],
+                    position.as_deref(),
+                    &mut result,
+                    at,
+                    count,
+                    batch,
+                    tokens,
+                    dim,
+                );
             }
             ref other => panic!("{other:?} is not recorded here"),
         }

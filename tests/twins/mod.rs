@@ -208,7 +208,9 @@ fn matmuls(all: &mut Vec<Case>) {
             case.plan.push(Op::Linear { x, skip, weight, bias, out });
             if i % 2 == 1 {
                 let activated = case.plan.scratch("", &shape);
-                let op = if i == 1 { Op::Silu { x: out, out: activated } } else { Op::Gelu { x: out, out: activated } };
+                let kinds = [Activation::Silu, Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh];
+                let activation = kinds[i / 2 % 4];
+                let op = Op::Activate { activation, x: out, out: activated };
                 case.plan.push(op);
                 out = activated;
             }
@@ -233,10 +235,8 @@ fn quantised(all: &mut Vec<Case>) {
             let up = case.narrow(normed, hidden, stored, rows == 66);
             let activated = case.plan.scratch("", &[1, rows, hidden]);
             let gelu = hidden != 80;
-            case.plan.push(match gelu {
-                true => Op::Gelu { x: up, out: activated },
-                false => Op::Silu { x: up, out: activated },
-            });
+            let activation = if gelu { Activation::Gelu } else { Activation::Silu };
+            case.plan.push(Op::Activate { activation, x: up, out: activated });
             let down = case.narrow(activated, n, stored, rows != 66);
             let residual = case.input(&[1, rows, n]);
             let out = case.output(&[1, rows, n]);
@@ -249,7 +249,7 @@ fn quantised(all: &mut Vec<Case>) {
         let dim = heads * head_dim;
         let qkv = case.input(&[batch, tokens, 3 * dim]);
         let attended = case.plan.scratch("", &[batch, tokens, dim]);
-        case.plan.push(Op::Attention { qkv, heads, out: attended });
+        case.plan.push(Op::Attention { qkv, heads, causal: tokens == 7, out: attended });
         let projected = case.narrow(attended, dim, ("q8", 0), true);
         let residual = case.input(&[batch, tokens, dim]);
         let out = case.output(&[batch, tokens, dim]);
@@ -269,7 +269,7 @@ fn quantised_copies(all: &mut Vec<Case>) {
             let from = match kind {
                 "input" => x,
                 "silu" => {
-                    case.plan.push(Op::Silu { x, out: made });
+                    case.plan.push(Op::Activate { activation: Activation::Silu, x, out: made });
                     made
                 }
                 "add" => {
@@ -295,10 +295,10 @@ fn quantised_copies(all: &mut Vec<Case>) {
     let mut case = Case::new("w8a8 attention of small heads".into());
     let qkv = case.input(&[2, 7, 96]);
     let attended = case.plan.scratch("", &[2, 7, 32]);
-    case.plan.push(Op::Attention { qkv, heads: 4, out: attended });
+    case.plan.push(Op::Attention { qkv, heads: 4, causal: false, out: attended });
     let projected = case.narrow(attended, 9, ("q8", 0), true);
     let out = case.output(&[2, 7, 9]);
-    case.plan.push(Op::Gelu { x: projected, out });
+    case.plan.push(Op::Activate { activation: Activation::Gelu, x: projected, out });
     all.push(case);
 }
 
@@ -317,26 +317,31 @@ fn attentions(all: &mut Vec<Case>) {
     for (batch, tokens, heads, head_dim) in
         [(1, 1, 1, 4), (2, 3, 2, 8), (1, 7, 3, 12), (2, 66, 2, 64), (1, 72, 1, 72), (1, 257, 2, 72), (2, 5, 1, 128)]
     {
-        let mut case = Case::new(format!("attention [{batch}, {tokens}, {heads} x {head_dim}]"));
-        let dim = heads * head_dim;
-        let qkv = case.input(&[batch, tokens, 3 * dim]);
-        let out = case.output(&[batch, tokens, dim]);
-        case.plan.push(Op::Attention { qkv, heads, out });
-        all.push(case);
+        for causal in [false, true] {
+            let mask = if causal { "causal " } else { "" };
+            let mut case = Case::new(format!("{mask}attention [{batch}, {tokens}, {heads} x {head_dim}]"));
+            let dim = heads * head_dim;
+            let qkv = case.input(&[batch, tokens, 3 * dim]);
+            let out = case.output(&[batch, tokens, dim]);
+            case.plan.push(Op::Attention { qkv, heads, causal, out });
+            all.push(case);
+        }
     }
 }
 
 fn elementwise(all: &mut Vec<Case>) {
     for shape in [[1, 1, 1], [1, 3, 7], [2, 66, 33]] {
-        for kind in ["gelu", "silu", "add"] {
+        for kind in ["gelu", "silu", "quick_gelu", "gelu_tanh", "add"] {
             let mut case = Case::new(format!("elementwise {kind} {shape:?}"));
             let x = case.input(&shape);
             case.inputs[0].1.iter_mut().for_each(|v| *v *= 4.0);
             let b = case.input(&shape);
             let out = case.output(&shape);
             case.plan.push(match kind {
-                "gelu" => Op::Gelu { x, out },
-                "silu" => Op::Silu { x, out },
+                "gelu" => Op::Activate { activation: Activation::Gelu, x, out },
+                "silu" => Op::Activate { activation: Activation::Silu, x, out },
+                "quick_gelu" => Op::Activate { activation: Activation::QuickGelu, x, out },
+                "gelu_tanh" => Op::Activate { activation: Activation::GeluTanh, x, out },
                 _ => Op::Add { a: x, b, out },
             });
             all.push(case);
@@ -371,6 +376,17 @@ fn tokens(all: &mut Vec<Case>) {
         case.plan.push(Op::PatchEmbed { image, weight, bias, position: None, patch, out, at });
         let (position, side) = (Position { table, at: 1 }, side / patch);
         case.plan.push(Op::ResizedPositions { position, from: [2, 3], to: [side, side], out, at });
+        all.push(case);
+    }
+    // Words of a text, all of an item at once.
+    for (batch, count, dim) in [(1, 1, 4), (2, 7, 36), (3, 77, 72)] {
+        let mut case = Case::new(format!("words {batch} x {count}, {dim} wide"));
+        let index = case.plan.tensor("", &[batch, count], Role::Indices);
+        case.indices.push((index, (0..(batch * count) as u32).map(|i| i * 5 % 11).collect()));
+        let words = case.floats(&[11, dim], WeightUse::Floats);
+        let table = case.floats(&[count + 2, dim], WeightUse::Floats);
+        let out = case.output(&[batch, count, dim]);
+        case.plan.push(Op::Embedding { table: words, index, position: Some(Position { table, at: 2 }), out, at: 0 });
         all.push(case);
     }
 }

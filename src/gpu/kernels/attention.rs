@@ -40,7 +40,7 @@ struct Params {
     tokens: u32,
     heads: u32,
     scale: f32,
-    unused: u32,
+    causal: u32,
 }
 
 /// For some head dims, which are nothing but a loop's length.
@@ -64,8 +64,8 @@ fn variant(head_dim: usize, tile: AttentionTile, packed: bool) -> Variant {
 }
 
 pub(super) fn launch(k: &Attention, program: &Program, tile: AttentionTile) -> Launch {
-    let params =
-        Params { tokens: k.tokens as u32, heads: k.heads as u32, scale: 1.0 / (k.head_dim as f32).sqrt(), unused: 0 };
+    let scale = 1.0 / (k.head_dim as f32).sqrt();
+    let params = Params { tokens: k.tokens as u32, heads: k.heads as u32, scale, causal: k.causal.into() };
     Launch {
         variant: variant(k.head_dim, tile, program.view(k.out).packed),
         params: bytemuck::bytes_of(&params).to_vec(),

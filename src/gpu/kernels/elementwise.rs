@@ -6,7 +6,8 @@ use crate::plan::{Activation, Elementwise, PACK_GROUP, Program};
 const WORKGROUP: usize = 64;
 
 /// All that `shaders/lib/activation.wgsl` has.
-pub(super) const ACTIVATIONS: [Activation; 3] = [Activation::None, Activation::Gelu, Activation::Silu];
+pub(super) const ACTIVATIONS: [Activation; 5] =
+    [Activation::None, Activation::Gelu, Activation::Silu, Activation::QuickGelu, Activation::GeluTanh];
 
 /// The activation's name in `shaders/lib/activation.wgsl`.
 pub(super) fn activation_name(activation: Activation) -> &'static str {
@@ -14,6 +15,8 @@ pub(super) fn activation_name(activation: Activation) -> &'static str {
         Activation::None => "none",
         Activation::Gelu => "gelu",
         Activation::Silu => "silu",
+        Activation::QuickGelu => "quick_gelu",
+        Activation::GeluTanh => "gelu_tanh",
     }
 }
 

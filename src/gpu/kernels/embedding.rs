@@ -14,13 +14,13 @@ pub(super) fn launch(k: &Embedding, program: &Program) -> Launch {
     let classes = program.weights[k.table.index()].shape[0];
     let dim4 = k.dim.div_ceil(4);
     let position_at = k.position.map_or(0, |position| position.at);
-    let params = [k.batch, k.tokens, dim4, k.at, classes, position_at, 0, 0].map(|v| v as u32);
+    let params = [k.batch, k.tokens, dim4, k.at, classes, position_at, k.count, 0].map(|v| v as u32);
     let mut bindings = vec![(1, Binding::Weight(k.table)), (2, Binding::Tensor(k.index)), (4, Binding::Tensor(k.out))];
     bindings.extend(k.position.map(|position| (3, Binding::Weight(position.table))));
     Launch {
         variant: variant(k.position.is_some()),
         params: bytemuck::cast_slice(&params).to_vec(),
         bindings,
-        workgroups: [groups(dim4, WORKGROUP), k.batch as u32, 1],
+        workgroups: [groups(dim4, WORKGROUP), (k.batch * k.count) as u32, 1],
     }
 }

@@ -17,6 +17,7 @@ pub use stranger::looks_like;
 
 use super::load::check_names;
 use crate::model::{Batch, Network};
+use crate::plan::joined;
 use crate::{Code, Error, Result};
 use half::{bf16, f16};
 use safetensors::tensor::Metadata;
@@ -38,10 +39,12 @@ pub trait Source {
 
 impl Source for Checkpoint {
     fn values(&mut self, name: &str) -> Result<Vec<f32>> {
-        let tensor = self.get(name).ok_or_else(|| {
-            Error::new(Code::TensorMissing, format!("tensor {name} is missing"), "Check the checkpoint")
-        })?;
-        Ok(tensor.1.clone())
+        let part = |name: String| {
+            let missing =
+                || Error::new(Code::TensorMissing, format!("tensor {name} is missing"), "Check the checkpoint");
+            self.get(&name).map(|tensor| tensor.1.as_slice()).ok_or_else(missing)
+        };
+        Ok(joined(name).into_iter().map(part).collect::<Result<Vec<&[f32]>>>()?.concat())
     }
 }
 
@@ -274,11 +277,16 @@ pub struct Found {
 
 impl Source for Found {
     fn values(&mut self, name: &str) -> Result<Vec<f32>> {
-        let at = self.places.get(name).copied();
-        let at = at.ok_or_else(|| Error::internal(format!("tensor {name} is none of the network's")))?;
-        let values = self.file.values(at)?;
-        finite(name, &values)?;
-        Ok(values)
+        let mut all = Vec::new();
+        for name in joined(name) {
+            let at = self.places.get(&name).copied();
+            let at = at.ok_or_else(|| Error::internal(format!("tensor {name} is none of the network's")))?;
+            let values = self.file.values(at)?;
+            finite(&name, &values)?;
+            // Most are one tensor, which may be large.
+            all = if all.is_empty() { values } else { [all, values].concat() };
+        }
+        Ok(all)
     }
 }
 
@@ -329,7 +337,9 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
 pub fn find(path: &Path, network: &Network, weights: &Weights) -> Result<Found> {
     let mut file = File::open(path)?;
     let plan = network.record(Batch::plain(1))?.plan;
-    let expected: Vec<(&str, &[usize])> = plan.published().map(|w| (w.name.as_str(), w.shape.as_slice())).collect();
+    let sources: Vec<(String, Vec<usize>)> = plan.published().flat_map(|weight| weight.sources()).collect();
+    let expected: Vec<(&str, &[usize])> =
+        sources.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
     let (places, report) = choice::choose(&file, &expected, weights)?;
     let mut taken: Vec<(&Place, &str)> = Vec::new();
     for &i in places.values() {
@@ -374,8 +384,9 @@ pub fn take(path: &Path, network: &Network, weights: &Weights) -> Result<Taken> 
 /// `TENSOR_MISSING`, `TENSOR_UNEXPECTED`, `TENSOR_SHAPE`, `NOT_FINITE` naming the value.
 pub fn check(checkpoint: &Checkpoint, network: &Network) -> Result<()> {
     let plan = network.record(Batch::plain(1))?.plan;
+    let sources: Vec<(String, Vec<usize>)> = plan.published().flat_map(|weight| weight.sources()).collect();
     check_names(
-        plan.published().map(|w| (w.name.as_str(), w.shape.as_slice())),
+        sources.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())),
         checkpoint.iter().map(|(name, (shape, _))| (name.as_str(), shape.as_slice())),
     )?;
     checkpoint.iter().try_for_each(|(name, (_, values))| finite(name, values))

@@ -6,6 +6,19 @@ use uvit_web::model::{Batch, PortKind};
 use uvit_web::plan::lower;
 use uvit_web::runtime::Session;
 
+/// What stands at the first token of every text that ends it.
+fn pooled(case: &Case, hidden: &[f64]) -> Result<Vec<f64>, Stop> {
+    let ids = case.tensor("input_ids")?;
+    let width = hidden.len() / ids.values.len();
+    let end = case.config["params"]["eos_token_id"].as_f64().ok_or_else(|| "no eos_token_id".to_owned())?;
+    let of_text = |(text, hidden): (&[f64], &[f64])| {
+        let at = text.iter().position(|&id| id == end).unwrap_or(0);
+        hidden[at * width..][..width].to_vec()
+    };
+    let texts = ids.values.len() / ids.shape[1];
+    Ok(ids.rows().into_iter().zip(hidden.chunks(hidden.len() / texts)).flat_map(of_text).collect())
+}
+
 /// The forward on every device.
 pub fn judge(case: &Case, report: &mut Report) {
     judge_on_each(report, "forward", |device, checks| {
@@ -55,9 +68,16 @@ pub fn judge(case: &Case, report: &mut Report) {
                 _ if outputs.contains(&name) => "outputs_f32",
                 _ if name.starts_with("time_") && name.ends_with("embed") => "time_embed_f32",
                 _ => "intermediates_f32",
-            })?;
-            let id = session.find(name)?;
-            let got: Vec<f64> = pollster::block_on(session.read(id))?.into_iter().map(f64::from).collect();
+            });
+            let tolerance = tolerance.or_else(|_| case.tolerance("f32"))?;
+            let mut read = |name: &str| -> Result<Vec<f64>, Stop> {
+                let id = session.find(name)?;
+                Ok(pollster::block_on(session.read(id))?.into_iter().map(f64::from).collect())
+            };
+            let got = match name {
+                "pooled" => pooled(case, &read("last_hidden_state")?)?,
+                name => read(name)?,
+            };
             checks.close(stored, &got, case.tensor(stored)?, tolerance);
         }
         Ok(())

@@ -1,0 +1,158 @@
+//! Byte-level BPE as CLIP's tokenizer does it: `clip/simple_tokenizer.py` of openai/CLIP at
+//! d05afc436d78f1c48dc0dbf8e5980a9d471f35f6, with what Hugging Face's CLIPTokenizer does to the text before (NFC, one space
+//! for each run of white space, lower case), which is what U-ViT, UniDiffuser and Stable Diffusion call.
+//!
+//! A byte is a symbol, written as a printable character; a word's last symbol ends in `</w>`. Ids: 256 symbols, 256 with
+//! `</w>`, the merges in order, `<|startoftext|>`, `<|endoftext|>`.
+
+use super::pieces::{Piece, pieces};
+use crate::{Code, Error, Result};
+
+/// Symbols without and with the end of a word.
+const SYMBOLS: usize = 512;
+
+/// Merges, and how long what they encode may be.
+pub struct Tokenizer {
+    /// The two ids that a merge joins, and the id that it makes, which is its rank too; sorted.
+    merges: Vec<((u32, u32), u32)>,
+    /// What each id stands for.
+    spelled: Vec<Symbol>,
+}
+
+/// Bytes, and whether a word ends behind them.
+type Symbol = (Vec<u8>, bool);
+
+/// A text as ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoded {
+    /// As long as asked for: start, the text, end, padding.
+    pub ids: Vec<u32>,
+    /// The first of the text that did not fit, as it was read (in lower case), if something did not.
+    pub left_out: Option<String>,
+}
+
+/// Whether a byte is its own character in a file of merges.
+fn is_printable(byte: &u8) -> bool {
+    matches!(byte, 33..=126 | 161..=172 | 174..=255)
+}
+
+/// The bytes in the order of their symbols: those that are printable, then the others.
+fn in_order() -> impl Iterator<Item = u8> {
+    (0..=255).filter(is_printable).chain((0..=255).filter(|byte| !is_printable(byte)))
+}
+
+/// The characters that stand for bytes in a file of merges; the others are 256 and up.
+fn characters() -> Vec<(char, u8)> {
+    let printable = in_order().filter(is_printable).map(|byte| (char::from(byte), byte));
+    let others = in_order().filter(|byte| !is_printable(byte));
+    let others = ('\u{100}'..).zip(others);
+    let mut all: Vec<(char, u8)> = printable.chain(others).collect();
+    all.sort_unstable();
+    all
+}
+
+impl Tokenizer {
+    /// Reads a file of merges, one a line after a header, as CLIP publishes them.
+    ///
+    /// # Errors
+    /// `BAD_MANIFEST` naming the line that is none.
+    pub fn new(merges: &str) -> Result<Tokenizer> {
+        let characters = characters();
+        let symbol = |written: &str| -> Option<Symbol> {
+            let (text, ends) = written.strip_suffix("</w>").map_or((written, false), |text| (text, true));
+            let byte = |c: char| characters.binary_search_by_key(&c, |at| at.0).ok().map(|at| characters[at].1);
+            text.chars().map(byte).collect::<Option<Vec<u8>>>().map(|bytes| (bytes, ends))
+        };
+        let bad = |line: &str| {
+            let cause = format!("the tokenizer's merge {line:?} does not join two symbols that are there before it");
+            Error::new(Code::BadManifest, cause, "Convert the model again, with its own merges.txt")
+        };
+        let mut spelled: Vec<Symbol> =
+            [false, true].iter().flat_map(|&ends| in_order().map(move |b| (vec![b], ends))).collect();
+        let lines: Vec<&str> = merges.lines().skip(1).filter(|line| !line.is_empty()).collect();
+        let mut pairs = Vec::with_capacity(lines.len());
+        for line in &lines {
+            let pair = line.split_once(' ').and_then(|(left, right)| Some((symbol(left)?, symbol(right)?)));
+            let (left, right) = pair.filter(|(left, _)| !left.1).ok_or_else(|| bad(line))?;
+            spelled.push(([left.0.as_slice(), &right.0].concat(), right.1));
+            pairs.push((left, right));
+        }
+        let mut by_symbol: Vec<u32> = (0..spelled.len() as u32).collect();
+        by_symbol.sort_unstable_by_key(|&id| &spelled[id as usize]);
+        let id = |symbol: &Symbol, before: u32| {
+            let at = by_symbol.binary_search_by_key(&symbol, |&id| &spelled[id as usize]).ok()?;
+            Some(by_symbol[at]).filter(|&id| id < before)
+        };
+        let merge = |(rank, (left, right)): (usize, &(Symbol, Symbol))| {
+            let made = (SYMBOLS + rank) as u32;
+            id(left, made).zip(id(right, made)).map(|pair| (pair, made)).ok_or_else(|| bad(lines[rank]))
+        };
+        let mut merges = pairs.iter().enumerate().map(merge).collect::<Result<Vec<_>>>()?;
+        merges.sort_unstable();
+        Ok(Tokenizer { merges, spelled })
+    }
+
+    /// How many ids there are.
+    pub fn vocabulary(&self) -> usize {
+        self.spelled.len() + 2
+    }
+
+    /// The id of `<|startoftext|>`.
+    pub fn start(&self) -> u32 {
+        self.spelled.len() as u32
+    }
+
+    /// The id of `<|endoftext|>`.
+    pub fn end(&self) -> u32 {
+        self.start() + 1
+    }
+
+    /// The text as `length` ids: start, at most `length - 2` of the text, end, and as many of `pad` as it takes.
+    pub fn encode(&self, text: &str, length: usize, pad: u32) -> Encoded {
+        let room = length.saturating_sub(2);
+        let mut ids = vec![self.start()];
+        let mut left_out = None;
+        for piece in pieces(text) {
+            let of_piece = match &piece {
+                Piece::Start => vec![self.start()],
+                Piece::End => vec![self.end()],
+                Piece::Word(word) => self.word(word),
+            };
+            if left_out.is_none() && ids.len() + of_piece.len() > room + 1 {
+                left_out = Some(piece.text().to_owned());
+            }
+            let free = (room + 1).saturating_sub(ids.len());
+            ids.extend(of_piece.iter().take(free));
+            if free == 0 {
+                break;
+            }
+        }
+        ids.push(self.end());
+        ids.resize(length.max(2), pad);
+        Encoded { ids, left_out }
+    }
+
+    /// A word's ids: of all pairs that a merge joins, the one of the lowest rank first, wherever it is.
+    fn word(&self, word: &str) -> Vec<u32> {
+        let symbol = |byte: u8| in_order().position(|other| other == byte).unwrap_or(0) as u32;
+        let mut ids: Vec<u32> = word.bytes().map(symbol).collect();
+        if let Some(last) = ids.last_mut() {
+            *last += SYMBOLS as u32 / 2;
+        }
+        loop {
+            let merge = |pair: &[u32]| {
+                let pair = (pair[0], pair[1]);
+                self.merges.binary_search_by_key(&pair, |merge| merge.0).ok().map(|at| self.merges[at])
+            };
+            let Some((pair, made)) = ids.windows(2).filter_map(merge).min_by_key(|merge| merge.1) else { return ids };
+            let mut joined = Vec::with_capacity(ids.len());
+            let mut at = 0;
+            while at < ids.len() {
+                let found = ids.get(at..at + 2) == Some(&[pair.0, pair.1]);
+                joined.push(if found { made } else { ids[at] });
+                at += 1 + usize::from(found);
+            }
+            ids = joined;
+        }
+    }
+}
