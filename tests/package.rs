@@ -192,6 +192,14 @@ fn components_and_assets_are_those_that_the_task_needs_under_plain_names_and_in_
     let error = parse(&with(&sound, "/components/autoencoder", strange.clone())).unwrap_err();
     assert_eq!(error.code, Code::UnsupportedModel, "{error}");
     assert!(error.cause.contains("component autoencoder") && error.cause.contains("\"vae\""), "{error}");
+    let words = json!({
+        "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+        "max_position_embeddings": 3,
+    });
+    let blind = with(&with(denoiser, "/architecture", json!("clip_text")), "/params", words);
+    let error = parse(&with(&sound, "/components/denoiser", blind)).unwrap_err();
+    assert_eq!(error.code, Code::UnsupportedModel, "{error}");
+    assert!(error.cause.contains("component denoiser: clip_text draws no pictures"), "{error}");
     let extra = parse(&with(&sound, "/components/upscaler", strange.clone())).unwrap();
     assert_eq!(extra.unused().collect::<Vec<_>>(), ["upscaler"]);
     let error = parse(&with(&sound, "/components/upscaler", with(&strange, "/variants", json!([])))).unwrap_err();

@@ -8,10 +8,13 @@ mod networks;
 mod twins;
 
 use js_sys::wasm_bindgen::JsCast;
+use serde_json::Value;
+use std::io::Read;
 use uvit_web::gpu::kernels::{Tuning, variants};
 use uvit_web::plan::Compute;
 use uvit_web::runtime::Device;
 use uvit_web::simd::Threads;
+use uvit_web::text::Tokenizer;
 use wasm_bindgen_test::{wasm_bindgen_test, wasm_bindgen_test_configure};
 
 wasm_bindgen_test_configure!(run_in_browser);
@@ -156,5 +159,25 @@ async fn four_steps_give_what_the_native_cpu_gives() {
     for device in [Device::gpu().await.unwrap(), Device::cpu(Threads::default())] {
         let worst = golden_sampling::worst(&golden_sampling::draw(&device).await);
         assert!(worst <= 2.0, "off by {worst} of 255");
+    }
+}
+
+/// The browser's regular expressions and normal forms against what the reference implementation made of the same texts.
+#[wasm_bindgen_test]
+fn words_become_the_reference_implementations_ids() {
+    let mut merges = String::new();
+    let packed = &include_bytes!("goldens/clip_tokenizer/bpe_simple_vocab_16e6.txt.gz")[..];
+    flate2::read::GzDecoder::new(packed).read_to_string(&mut merges).unwrap();
+    let merges: String = merges.split_inclusive('\n').take(49408 - 512 - 2 + 1).collect();
+    let tokenizer = Tokenizer::new(&merges).unwrap();
+    let cases: Value = serde_json::from_str(include_str!("goldens/clip_tokenizer/cases.json")).unwrap();
+    let cases = cases.as_array().unwrap();
+    assert!(cases.len() >= 40);
+    for case in cases {
+        let text = case["text"].as_str().unwrap();
+        let want: Vec<u32> = case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
+        let ids = tokenizer.encode(text, 77, tokenizer.end()).ids;
+        assert_eq!(ids[..want.len()], want, "{text:?}");
+        assert!(ids[want.len()..].iter().all(|&id| id == tokenizer.end()), "{text:?}");
     }
 }

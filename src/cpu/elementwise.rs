@@ -10,7 +10,7 @@ pub fn activate(activation: Activation, x: f32) -> f32 {
         Activation::Silu => x / (1.0 + libm::expf(-x)),
         Activation::QuickGelu => x / (1.0 + libm::expf(-1.702 * x)),
         // x/2 (1 + tanh y) is x times the logistic function of 2 y.
-        Activation::GeluTanh => x / (1.0 + libm::expf(-1.595_769_1 * (x + 0.044_715 * x * x * x))),
+        Activation::GeluTanh => x / (1.0 + libm::expf(-1.595_769 * (x + 0.044_715 * x * x * x))),
     }
 }
 

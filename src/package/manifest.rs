@@ -227,9 +227,15 @@ impl Manifest {
     /// A component's network.
     ///
     /// # Errors
-    /// Those of [`Component::network`], naming the component.
+    /// Those of [`Component::network`], naming the component; `UNSUPPORTED_MODEL` for a denoiser that draws no pictures.
     pub fn network(&self, name: &str) -> Result<Network> {
-        self.component(name)?.network().map_err(|e| Error { cause: format!("component {name}: {}", e.cause), ..e })
+        let network = self.component(name)?.network();
+        let network = network.map_err(|e| Error { cause: format!("component {name}: {}", e.cause), ..e })?;
+        if name == DENOISER && network.image_shape() == [0; 3] {
+            let cause = format!("component {name}: {} draws no pictures", network.architecture());
+            return Err(Error::new(Code::UnsupportedModel, cause, "Give the network that is sampled"));
+        }
+        Ok(network)
     }
 
     /// The stored form of a component: the one asked for, or else its default one. A model may hold an autoencoder in f16

@@ -80,7 +80,7 @@ pub unsafe fn erf<I: Isa>(x: I::F) -> I::F {
 }
 
 /// `1 + tanh(y)` is twice the logistic function of `2 y`: `2 sqrt(2/pi)`, and that times 0.044715.
-const TANH_SLOPE: f32 = 1.595_769_1;
+const TANH_SLOPE: f32 = 1.595_769;
 const TANH_CUBE: f32 = 0.071_354_814;
 
 /// `x` times the logistic function of `by`.

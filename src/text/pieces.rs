@@ -72,5 +72,6 @@ fn composed(text: &str) -> String {
 fn words(text: &str) -> Vec<String> {
     let expression = js_sys::RegExp::new(WORDS, "gu");
     let found = js_sys::JsString::from(text).match_(&expression);
-    found.map_or(Vec::new(), |all| all.iter().filter_map(|word| word.as_string()).collect())
+    // Null where there is none.
+    found.map_or(Vec::new(), |all| js_sys::Array::from(&all).iter().filter_map(|word| word.as_string()).collect())
 }

@@ -22,12 +22,15 @@ pub struct Tokenizer {
 /// Bytes, and whether a word ends behind them.
 type Symbol = (Vec<u8>, bool);
 
+/// Bytes of a word that are read, at most: many times what fits, so that a text without spaces takes no long time.
+const LONGEST_WORD: usize = 4096;
+
 /// A text as ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
     /// As long as asked for: start, the text, end, padding.
     pub ids: Vec<u32>,
-    /// The first of the text that did not fit, as it was read (in lower case), if something did not.
+    /// The word that did not fit whole, in lower case, if one did not: behind it nothing is read.
     pub left_out: Option<String>,
 }
 
@@ -109,7 +112,7 @@ impl Tokenizer {
 
     /// The text as `length` ids: start, at most `length - 2` of the text, end, and as many of `pad` as it takes.
     pub fn encode(&self, text: &str, length: usize, pad: u32) -> Encoded {
-        let room = length.saturating_sub(2);
+        let length = length.max(2);
         let mut ids = vec![self.start()];
         let mut left_out = None;
         for piece in pieces(text) {
@@ -118,24 +121,22 @@ impl Tokenizer {
                 Piece::End => vec![self.end()],
                 Piece::Word(word) => self.word(word),
             };
-            if left_out.is_none() && ids.len() + of_piece.len() > room + 1 {
+            ids.extend(of_piece);
+            if ids.len() >= length {
                 left_out = Some(piece.text().to_owned());
-            }
-            let free = (room + 1).saturating_sub(ids.len());
-            ids.extend(of_piece.iter().take(free));
-            if free == 0 {
                 break;
             }
         }
+        ids.truncate(length - 1);
         ids.push(self.end());
-        ids.resize(length.max(2), pad);
+        ids.resize(length, pad);
         Encoded { ids, left_out }
     }
 
     /// A word's ids: of all pairs that a merge joins, the one of the lowest rank first, wherever it is.
     fn word(&self, word: &str) -> Vec<u32> {
         let symbol = |byte: u8| in_order().position(|other| other == byte).unwrap_or(0) as u32;
-        let mut ids: Vec<u32> = word.bytes().map(symbol).collect();
+        let mut ids: Vec<u32> = word.bytes().take(LONGEST_WORD).map(symbol).collect();
         if let Some(last) = ids.last_mut() {
             *last += SYMBOLS as u32 / 2;
         }
@@ -154,5 +155,60 @@ impl Tokenizer {
             }
             ids = joined;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MERGES: &str = "#version: 0.2\nc a\nca t</w>\nd o\ndo g</w>\na t</w>\n";
+    const PAD: u32 = 9999;
+
+    fn id(symbol: u8) -> u32 {
+        in_order().position(|byte| byte == symbol).unwrap() as u32
+    }
+
+    #[test]
+    fn the_earliest_merge_comes_first_and_words_end() {
+        let tokenizer = Tokenizer::new(MERGES).unwrap();
+        let (cat, dog, start, end) = (513, 515, 517, 518);
+        assert_eq!((tokenizer.vocabulary(), tokenizer.start(), tokenizer.end()), (519, start, end));
+        let encode = |text: &str| tokenizer.encode(text, 8, PAD).ids;
+        assert_eq!(encode("a Cat, DOG"), [start, 256 + id(b'a'), cat, 256 + id(b','), dog, end, PAD, PAD]);
+        // "c a" is before "a t</w>", which then finds no a.
+        assert_eq!(encode("cats"), [start, 512, id(b't'), 256 + id(b's'), end, PAD, PAD, PAD]);
+        assert_eq!(encode("  \t\n "), [start, end, PAD, PAD, PAD, PAD, PAD, PAD]);
+        assert_eq!(encode("<|endoftext|>cat<|startoftext|>")[..5], [start, end, cat, start, end]);
+        // One byte of UTF-8 a symbol.
+        assert_eq!(encode("\u{e9}")[1..4], [id(0xc3), 256 + id(0xa9), end]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told() {
+        let tokenizer = Tokenizer::new(MERGES).unwrap();
+        let encode = |text: &str, length| tokenizer.encode(text, length, PAD);
+        assert_eq!(encode("cat dog", 4), Encoded { ids: vec![517, 513, 515, 518], left_out: None });
+        assert_eq!(encode("cat dog Ca t", 4), Encoded { ids: vec![517, 513, 515, 518], left_out: Some("ca".into()) });
+        let cut = encode("cat dogs", 5);
+        assert_eq!((cut.ids, cut.left_out), (vec![517, 513, 514, id(b'g'), 518], Some("dogs".into())));
+        assert_eq!(encode("cat", 0), Encoded { ids: vec![517, 518], left_out: Some("cat".into()) });
+        let long = encode(&"dog".repeat(1 << 20), 77);
+        assert!(long.ids.len() == 77 && long.left_out.is_some());
+    }
+
+    #[test]
+    fn merges_of_what_is_not_there_are_refused_by_their_line() {
+        for (merges, line) in [
+            ("#\nc a\nab c", "\"ab c\""),
+            ("#\nca t\nc a", "\"ca t\""),
+            ("#\nca", "\"ca\""),
+            ("#\na</w> b", "a</w> b"),
+            ("#\na \u{20ac}", "\u{20ac}"),
+        ] {
+            let error = Tokenizer::new(merges).err().unwrap();
+            assert!(error.code == Code::BadManifest && error.cause.contains(line), "{error}");
+        }
+        assert_eq!(Tokenizer::new("").unwrap().vocabulary(), 514);
     }
 }

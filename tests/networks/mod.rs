@@ -1,8 +1,8 @@
 //! Several networks on one device: the same test natively and in the browser, on every kind of device.
 
-use uvit_web::model::{Batch, Network, PortKind, unidiffuser, uvit, uvit_t2i};
+use uvit_web::model::{Batch, Network, PortKind, clip_text, unidiffuser, uvit, uvit_t2i};
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
-use uvit_web::plan::{Compute, WeightUse, lower};
+use uvit_web::plan::{Activation, Compute, WeightUse, lower};
 use uvit_web::runtime::{Device, Loading, Session};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::Dtype;
@@ -61,6 +61,21 @@ pub fn text_network() -> Network {
         num_clip_token: 7,
         conv: true,
         skip: true,
+    })
+}
+
+/// CLIP's text encoder, with a projection.
+pub fn words_network() -> Network {
+    Network::ClipText(clip_text::Config {
+        vocab_size: 30,
+        hidden_size: 64,
+        intermediate_size: 96,
+        num_hidden_layers: 2,
+        num_attention_heads: 2,
+        max_position_embeddings: 11,
+        hidden_act: clip_text::Act(Activation::QuickGelu),
+        layer_norm_eps: 1e-5,
+        projection_dim: 48,
     })
 }
 
@@ -137,7 +152,11 @@ pub async fn come_and_go(device: &Device, compute: Compute) {
     let mut b = load(device, compute, joint_network()).await.unwrap();
     assert!(forward(&mut b).await == of_b, "a network that comes back has other numbers");
     assert_eq!(device.memory().bytes, with_b);
-    drop((a, b));
+    let mut words = load(device, compute, words_network()).await.unwrap();
+    let of_words = forward(&mut words).await;
+    assert_eq!(of_words.len(), 2);
+    assert!(forward(&mut b).await == of_b && forward(&mut words).await == of_words, "words change another's numbers");
+    drop((a, b, words));
     assert_eq!(device.memory().bytes, start);
 }
 

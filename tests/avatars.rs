@@ -1,0 +1,90 @@
+//! The avatars model, part by part, against what PyTorch computed. It is found beside the f32 demo checkpoint (`UVIT_MODELS`,
+//! default `../shared/models`); a clean clone skips, loudly.
+#![cfg(all(feature = "cli", feature = "gpu"))]
+
+mod devices;
+
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use uvit_web::model::{Batch, Network};
+use uvit_web::pipeline::{Component, NamedTensor, Values};
+use uvit_web::plan::Compute;
+use uvit_web::runtime::{Device, Loading};
+use uvit_web::simd::Threads;
+use uvit_web::text::Tokenizer;
+use uvit_web::weights::checkpoint::{self, Source, Weights};
+use uvit_web::weights::{Data, Tensor};
+
+/// The model's folder, its `config.json` and `reference.json`.
+fn avatars() -> Option<(PathBuf, Value, Value)> {
+    let named = std::env::var_os("UVIT_MODELS").map(PathBuf::from);
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models");
+    let folder = named.clone().unwrap_or(beside).join("avatars");
+    let json = |name: &str| Some(serde_json::from_slice(&std::fs::read(folder.join(name)).ok()?).unwrap());
+    match (json("config.json"), json("reference.json")) {
+        (Some(config), Some(reference)) => Some((folder, config, reference)),
+        _ => {
+            assert!(named.is_none(), "UVIT_MODELS is set, and {} lacks a model", folder.display());
+            devices::skip("the avatars model is not here (UVIT_MODELS): its parts are not compared with PyTorch's");
+            None
+        }
+    }
+}
+
+/// One part's network with its weights, in f32.
+fn load(device: &Device, folder: &Path, part: &Value) -> Component {
+    let network = Network::of(part["kind"].as_str().unwrap(), &part["params"]).unwrap();
+    let mut found = checkpoint::find(&folder.join(part["file"].as_str().unwrap()), &network, &Weights::Auto).unwrap();
+    let plan = network.record(Batch::plain(1)).unwrap().plan;
+    let mut loading = Loading::new(device, Compute::F32).unwrap();
+    for (id, weight, form) in plan.loads(Compute::F32) {
+        let data = Data::F32(found.values(&weight.name).unwrap());
+        let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
+        pollster::block_on(loading.load(id, weight, form, &tensor)).unwrap();
+    }
+    let stored = plan.weights.iter().map(|_| (uvit_web::weights::Dtype::F32, 0)).collect();
+    Component::new(network, pollster::block_on(loading.finish()).unwrap(), stored, Vec::new())
+}
+
+/// `max |a - b| / max |b|`
+fn error(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
+    a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest
+}
+
+#[test]
+fn words_become_the_ids_and_the_embeddings_of_pytorch() {
+    let Some((folder, config, reference)) = avatars() else { return };
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let words = |name: &str| -> Vec<[u8; 4]> { stored.tensor(name).unwrap().data().as_chunks().0.to_vec() };
+    let floats = |name: &str| -> Vec<f32> { words(name).into_iter().map(f32::from_le_bytes).collect() };
+
+    let about = &config["parts"]["tokenizer"];
+    let number = |name: &str| about[name].as_u64().unwrap() as u32;
+    let tokenizer = Tokenizer::new(&std::fs::read_to_string(folder.join("merges.txt")).unwrap()).unwrap();
+    assert_eq!(tokenizer.vocabulary(), number("vocab_size") as usize);
+    assert_eq!((tokenizer.start(), tokenizer.end()), (number("bos"), number("eos")));
+    let texts = reference["clip_text"]["texts"].as_array().unwrap();
+    let encoded = texts.iter().map(|text| {
+        let encoded = tokenizer.encode(text.as_str().unwrap(), number("max_length") as usize, number("pad"));
+        assert_eq!(encoded.left_out, None);
+        encoded.ids
+    });
+    let ids: Vec<u32> = encoded.flatten().collect();
+    assert_eq!(ids, words("clip_text/input_ids").into_iter().map(u32::from_le_bytes).collect::<Vec<_>>());
+
+    let gpu = devices::found(pollster::block_on(Device::gpu()));
+    for device in [Some(Device::reference()), Some(Device::cpu(Threads::all())), gpu].into_iter().flatten() {
+        let mut encoder = load(&device, &folder, &config["parts"]["clip_text"]);
+        let given = [NamedTensor::new("input_ids", Values::Indices(ids.clone()))];
+        let names = ["hidden_states.0", "hidden_states.1", "hidden_states.2", "hidden_states.3", "last_hidden_state"];
+        let traced = pollster::block_on(encoder.trace(texts.len(), &given, &names)).unwrap();
+        for (name, got) in names.iter().zip(traced) {
+            let error = error(&got, &floats(&format!("clip_text/{name}")));
+            assert!(error < 2e-5, "{}: {name} is off by {error:.1e}", device.name());
+        }
+    }
+}
