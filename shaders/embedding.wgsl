@@ -1,5 +1,5 @@
-// Tokens `at ..` of every item become table[index]; with POSITION, rows of another table are added. One invocation computes
-// one vec4.
+// Tokens `at ..` of every item become rows of a table, of which rows `first ..` are bound: tokens of others are left as they
+// are. With POSITION, rows of another table are added. One invocation computes one vec4.
 //
 // Template: POSITION, WORKGROUP.
 
@@ -8,10 +8,10 @@ struct Params {
   tokens: u32,
   dim4: u32,
   at: u32,
-  classes: u32,
+  rows: u32,
   position_at: u32,
   count: u32,
-  unused: u32,
+  first: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -28,7 +28,11 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     return;
   }
   let i = id.y % params.count;
-  let row = min(index[id.y], params.classes - 1u);
+  // Below `first` it wraps around.
+  let row = index[id.y] - params.first;
+  if (row >= params.rows) {
+    return;
+  }
   var value = table[row * params.dim4 + id.x];
 //#if POSITION == 1
   value = value + position[(params.position_at + i) * params.dim4 + id.x];

@@ -7,9 +7,10 @@ mod networks;
 
 use networks::{class_network, inputs, load};
 use uvit_web::Code;
+use uvit_web::model::{Batch, Network, clip_text};
 use uvit_web::pipeline::{NamedTensor, Values};
-use uvit_web::plan::Compute;
-use uvit_web::runtime::Device;
+use uvit_web::plan::{Capabilities, Compute, lower};
+use uvit_web::runtime::{Device, Session};
 use uvit_web::simd::Threads;
 
 fn all(device: &Device, computes: &[Compute]) {
@@ -33,6 +34,35 @@ fn networks_come_and_go_on_the_cpu() {
 fn networks_come_and_go_on_a_gpu() {
     let Some(gpu) = devices::found(pollster::block_on(Device::gpu())) else { return };
     all(&gpu, &[Compute::F32, Compute::W8A8]);
+}
+
+/// CLIP's table of words is larger than a binding may be.
+#[test]
+fn a_table_beyond_a_binding_is_read_in_parts() {
+    let network = Network::ClipText(clip_text::Config { vocab_size: 1000, ..networks::words_config() });
+    let ids: Vec<u32> = (0..22).map(|i| i * 47 % 1000).collect();
+    #[cfg(feature = "gpu")]
+    let gpu = devices::found(pollster::block_on(Device::gpu()));
+    #[cfg(not(feature = "gpu"))]
+    let gpu = None;
+    for device in [Some(Device::reference()), Some(Device::cpu(Threads::all())), gpu].into_iter().flatten() {
+        let component = pollster::block_on(load(&device, Compute::F32, network.clone())).unwrap();
+        let recording = network.record(Batch::plain(2)).unwrap();
+        let usual = component.weights().capabilities();
+        // 256 of 1000 rows of 256 bytes.
+        let scarce = Capabilities { max_binding: 100_000, offset_align: 256, ..usual };
+        let results = [usual, scarce].map(|capabilities| {
+            let program = lower(&recording.plan, &capabilities, &[]).unwrap();
+            let launches = program.kernels.iter().filter(|kernel| kernel.name() == "embedding").count();
+            let mut session = pollster::block_on(Session::new(component.weights(), program, None)).unwrap();
+            session.write_indices(recording.port("input_ids").unwrap().tensor, &ids).unwrap();
+            pollster::block_on(session.forward(&|| false)).unwrap();
+            let out = recording.port("last_hidden_state").unwrap().tensor;
+            (launches, pollster::block_on(session.read(out)).unwrap())
+        });
+        assert_eq!((results[0].0, results[1].0), (1, 4));
+        assert!(results[0].1 == results[1].1, "{}", device.name());
+    }
 }
 
 /// The system's memory, but for large pieces while this thread goes without.

@@ -161,7 +161,8 @@ impl Launcher<'_> {
             Kernel::Embedding(k) => {
                 let [out, index] = memory.tensors([k.out, k.index])?;
                 let (table, position) = (self.floats(k.table)?.values(), self.positions(k.position, k.dim)?);
-                embedding(table, index, position, out, k.at, k.count, k.batch, k.tokens, k.dim);
+                let table = &table[k.first * k.dim..][..k.rows * k.dim];
+                embedding(table, k.first, index, position, out, k.at, k.count, k.batch, k.tokens, k.dim);
             }
             Kernel::CopyTokens(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;

@@ -118,8 +118,10 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
         },
         Kernel::Embedding(k) => {
             let [out, index] = memory.tensors([k.out, k.index])?;
+            let table = &weight(k.table)[k.first * k.dim..][..k.rows * k.dim];
             embedding(
-                weight(k.table),
+                table,
+                k.first,
                 index,
                 positions(k.position, k.dim),
                 out,

@@ -122,6 +122,10 @@ impl Session {
         match binding {
             Binding::Tensor(id) => self.place(id),
             Binding::Weight(id) => self.weights.values(id),
+            Binding::Rows(id, offset, bytes) => {
+                let Slice { buffer, offset: begin, .. } = self.weights.values(id)?;
+                Ok(Slice { buffer, offset: begin + offset, bytes })
+            }
             Binding::Scales(id) => self.weights.scales(id),
         }
     }

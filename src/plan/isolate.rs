@@ -88,6 +88,7 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
         Kernel::Embedding(k) => {
             k.count = k.count.min(3);
             (k.batch, k.tokens, k.at, k.dim) = (2, k.count + 1, 1, width(k.dim));
+            (k.first, k.rows) = (0, k.rows.min(3));
         }
         Kernel::CopyTokens(k) => {
             k.count = k.count.min(3);
@@ -129,7 +130,10 @@ fn anonymous(kernel: &Kernel) -> Kernel {
         Kernel::LayerNorm(k) => (k.x, k.out, k.weight, k.bias) = (t, t, w, w),
         Kernel::Attention(k) => (k.qkv, k.out) = (t, t),
         Kernel::Elementwise(k) => (k.a, k.b, k.out) = (t, k.b.map(|_| t), t),
-        Kernel::Embedding(k) => (k.table, k.index, k.position, k.out) = (w, t, position(k.position), t),
+        Kernel::Embedding(k) => {
+            (k.table, k.index, k.position, k.out) = (w, t, position(k.position), t);
+            (k.first, k.rows) = (0, 1);
+        }
         Kernel::CopyTokens(k) => (k.x, k.position, k.out) = (t, position(k.position), t),
         Kernel::ResizedPositions(k) => (k.position, k.out) = (Position { table: w, at: 0 }, t),
         Kernel::PatchEmbed(k) => {
@@ -236,9 +240,8 @@ impl Isolated {
                 }
             }
             Kernel::Embedding(ref k) => {
-                let rows = program.weights[k.table.0].shape[0].min(3);
-                let index = self.indices(&[k.batch, k.count], rows);
-                let table = self.weight(&[rows, k.dim], WeightUse::Floats, k.table);
+                let index = self.indices(&[k.batch, k.count], k.rows);
+                let table = self.weight(&[k.rows, k.dim], WeightUse::Floats, k.table);
                 let position = self.position(k.position, k.count, k.dim);
                 let out = self.first_token(k.batch, k.tokens, k.dim);
                 self.plan.push(Op::Embedding { table, index, position, out, at: k.at });

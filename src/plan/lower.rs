@@ -17,7 +17,7 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
         plan.tensors.get(id.0).is_some_and(|t| t.role != Role::Scratch || keep.contains(&t.name.as_str()))
     };
     let forms = plan.forms(capabilities.compute);
-    let (kernels, time_embeddings) = fuse(plan, &kept, &forms, capabilities.compute);
+    let (kernels, time_embeddings) = fuse(plan, &kept, &forms, capabilities);
     let kernels = if capabilities.packs { pack(kernels, &mut views, &kept) } else { kernels };
     let kernels = unalias(kernels, &mut views);
 
@@ -91,8 +91,9 @@ fn fuse(
     plan: &Plan,
     kept: &dyn Fn(TensorId) -> bool,
     forms: &[Form],
-    compute: Compute,
+    capabilities: &Capabilities,
 ) -> (Vec<Kernel>, Vec<(TensorId, TensorId)>) {
+    let compute = capabilities.compute;
     let mut kernels = Vec::new();
     let mut time_embeddings = Vec::new();
     let mut done = vec![false; plan.ops.len()];
@@ -148,6 +149,28 @@ fn fuse(
                     n: plan.weights[weight.0].shape[0],
                     arithmetic,
                     size: SizeClass::of(rows),
+                }));
+            }
+            Op::Embedding { table, index, position, out, at } => {
+                let (s, rows) = (plan.shape(out), plan.weights[table.0].shape[0]);
+                let (batch, tokens, dim) = (s[0], s[1], s[2]);
+                let count = plan.shape(index).get(1).copied().unwrap_or(1);
+                let most = rows_of_binding(rows, dim, capabilities);
+                kernels.extend((0..rows).step_by(most).map(|first| {
+                    let rows = most.min(rows - first);
+                    Kernel::Embedding(Embedding {
+                        table,
+                        first,
+                        rows,
+                        index,
+                        position,
+                        out,
+                        at,
+                        count,
+                        batch,
+                        tokens,
+                        dim,
+                    })
                 }));
             }
             ref op => kernels.push(single(plan, op, compute)),
@@ -248,10 +271,16 @@ fn copy(from: TensorId, view: View, views: &mut Vec<View>) -> (TensorId, Kernel)
 /// From so many tokens on, attention is worth integers where coarse ones are allowed.
 pub(super) const INT_ATTENTION_TOKENS: usize = 128;
 
+/// How many of a table's rows one binding holds: all of them, or so many that the next begins where a binding may.
+fn rows_of_binding(rows: usize, dim: usize, capabilities: &Capabilities) -> usize {
+    let most = capabilities.max_binding / (4 * dim);
+    if rows <= most { rows } else { (most - most % capabilities.offset_align).max(1) }
+}
+
 /// The kernel of an operation on its own.
 fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
     match *op {
-        Op::TimestepEmbedding { .. } | Op::Linear { .. } => unreachable!("handled by fuse"),
+        Op::TimestepEmbedding { .. } | Op::Linear { .. } | Op::Embedding { .. } => unreachable!("handled by fuse"),
         Op::Activate { activation, x, out } => elementwise(plan, x, None, activation, out),
         Op::Add { a, b, out } => elementwise(plan, a, Some(b), Activation::None, out),
         Op::LayerNorm { x, weight, bias, eps, out } => {
@@ -268,12 +297,6 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
                 _ => Arithmetic::Int { bits: 12 },
             };
             Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim, causal, arithmetic })
-        }
-        Op::Embedding { table, index, position, out, at } => {
-            let s = plan.shape(out);
-            let (batch, tokens, dim) = (s[0], s[1], s[2]);
-            let count = plan.shape(index).get(1).copied().unwrap_or(1);
-            Kernel::Embedding(Embedding { table, index, position, out, at, count, batch, tokens, dim })
         }
         Op::CopyTokens { x, from, count, position, out, at } => {
             let s = plan.shape(out);

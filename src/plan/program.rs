@@ -206,6 +206,10 @@ pub struct Elementwise {
 #[allow(missing_docs)]
 pub struct Embedding {
     pub table: WeightId,
+    /// The first row of the table that is bound, and how many are: a table beyond a binding's limit takes several launches, of
+    /// which each writes the tokens whose rows it has.
+    pub first: usize,
+    pub rows: usize,
     pub index: TensorId,
     pub position: Option<Position>,
     pub out: TensorId,

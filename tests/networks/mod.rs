@@ -66,7 +66,12 @@ pub fn text_network() -> Network {
 
 /// CLIP's text encoder, with a projection.
 pub fn words_network() -> Network {
-    Network::ClipText(clip_text::Config {
+    Network::ClipText(words_config())
+}
+
+/// Its parameters.
+pub fn words_config() -> clip_text::Config {
+    clip_text::Config {
         vocab_size: 30,
         hidden_size: 64,
         intermediate_size: 96,
@@ -76,7 +81,7 @@ pub fn words_network() -> Network {
         hidden_act: clip_text::Act(Activation::QuickGelu),
         layer_norm_eps: 1e-5,
         projection_dim: 48,
-    })
+    }
 }
 
 /// A network with random weights in q8.

@@ -177,6 +177,7 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                 let (table, position) = (weight(table), position.map(|p| weight(p.table)));
                 cpu::embedding(
                     &table,
+                    0,
                     &values[&index],
                     position.as_deref(),
                     &mut result,

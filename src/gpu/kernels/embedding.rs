@@ -1,7 +1,7 @@
 //! `shaders/embedding.wgsl`; twin: `src/cpu/embedding.rs`.
 
 use super::{Binding, Launch, Variant, flag, groups};
-use crate::plan::{Embedding, Program};
+use crate::plan::Embedding;
 
 const WORKGROUP: usize = 64;
 
@@ -10,12 +10,12 @@ pub(super) fn variant(position: bool) -> Variant {
     Variant { kernel: "embedding", variables }
 }
 
-pub(super) fn launch(k: &Embedding, program: &Program) -> Launch {
-    let classes = program.weights[k.table.index()].shape[0];
+pub(super) fn launch(k: &Embedding) -> Launch {
     let dim4 = k.dim.div_ceil(4);
     let position_at = k.position.map_or(0, |position| position.at);
-    let params = [k.batch, k.tokens, dim4, k.at, classes, position_at, k.count, 0].map(|v| v as u32);
-    let mut bindings = vec![(1, Binding::Weight(k.table)), (2, Binding::Tensor(k.index)), (4, Binding::Tensor(k.out))];
+    let params = [k.batch, k.tokens, dim4, k.at, k.rows, position_at, k.count, k.first].map(|v| v as u32);
+    let table = Binding::Rows(k.table, 4 * k.dim * k.first, 4 * k.dim * k.rows);
+    let mut bindings = vec![(1, table), (2, Binding::Tensor(k.index)), (4, Binding::Tensor(k.out))];
     bindings.extend(k.position.map(|position| (3, Binding::Weight(position.table))));
     Launch {
         variant: variant(k.position.is_some()),

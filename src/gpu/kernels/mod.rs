@@ -79,6 +79,8 @@ pub enum Binding {
     Tensor(TensorId),
     /// A weight's values.
     Weight(WeightId),
+    /// So many bytes of them, from an offset on.
+    Rows(WeightId, usize, usize),
     /// A weight's scales.
     Scales(WeightId),
 }
@@ -279,7 +281,7 @@ pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts, t
         Kernel::LayerNorm(k) => layer_norm::launch(k, program),
         Kernel::Attention(k) => attention::launch(k, program, tuning.attention),
         Kernel::Elementwise(k) => elementwise::launch(k, program),
-        Kernel::Embedding(k) => embedding::launch(k, program),
+        Kernel::Embedding(k) => embedding::launch(k),
         Kernel::CopyTokens(k) => copy_tokens::launch(k),
         Kernel::ResizedPositions(k) => resized_positions::launch(k),
         Kernel::PatchEmbed(k) => patch_embed::launch(k),
