@@ -1,7 +1,7 @@
 //! Tokens from a table, plus their positions if they have some; the twin of `shaders/embedding.wgsl`.
 
-/// table `[classes, dim]`, of which rows `first ..` are given here, index `[batch, count]` (u32 bits), position `[count, dim]`, out `[batch, tokens, dim]`.
-/// Tokens of other rows are left as they are. Callers refuse indices beyond the table before.
+/// table `[rows, dim]`, which are rows `first ..` of the whole one, index `[batch, count]` (u32 bits), position `[count, dim]`,
+/// out `[batch, tokens, dim]`. Tokens of other rows are left as they are. Callers refuse indices beyond the table before.
 pub fn embedding(
     table: &[f32],
     first: usize,

@@ -1,6 +1,6 @@
 //! CLIP's text encoder (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021).
 //! Follows `CLIPTextModel` and `CLIPTextModelWithProjection` of huggingface/transformers
-//! (`models/clip/modeling_clip.py`), tensor names included.
+//! 5.23.0 (`models/clip/modeling_clip.py`), tensor names included.
 
 use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording};

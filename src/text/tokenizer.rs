@@ -1,5 +1,5 @@
 //! Byte-level BPE as CLIP's tokenizer does it: `clip/simple_tokenizer.py` of openai/CLIP at
-//! d05afc436d78f1c48dc0dbf8e5980a9d471f35f6, with what Hugging Face's CLIPTokenizer does to the text before (NFC, one space
+//! 2558ec83f8fdfd5b500bf0c7255d1f53b5dbf588, with what Hugging Face's CLIPTokenizer does to the text before (NFC, one space
 //! for each run of white space, lower case), which is what U-ViT, UniDiffuser and Stable Diffusion call.
 //!
 //! A byte is a symbol, written as a printable character; a word's last symbol ends in `</w>`. Ids: 256 symbols, 256 with
@@ -11,12 +11,12 @@ use crate::{Code, Error, Result};
 /// Symbols without and with the end of a word.
 const SYMBOLS: usize = 512;
 
-/// Merges, and how long what they encode may be.
+/// CLIP's merges, or some of them.
 pub struct Tokenizer {
     /// The two ids that a merge joins, and the id that it makes, which is its rank too; sorted.
     merges: Vec<((u32, u32), u32)>,
-    /// What each id stands for.
-    spelled: Vec<Symbol>,
+    /// Ids without the two special ones.
+    symbols: u32,
 }
 
 /// Bytes, and whether a word ends behind them.
@@ -92,17 +92,17 @@ impl Tokenizer {
         };
         let mut merges = pairs.iter().enumerate().map(merge).collect::<Result<Vec<_>>>()?;
         merges.sort_unstable();
-        Ok(Tokenizer { merges, spelled })
+        Ok(Tokenizer { merges, symbols: spelled.len() as u32 })
     }
 
     /// How many ids there are.
     pub fn vocabulary(&self) -> usize {
-        self.spelled.len() + 2
+        self.symbols as usize + 2
     }
 
     /// The id of `<|startoftext|>`.
     pub fn start(&self) -> u32 {
-        self.spelled.len() as u32
+        self.symbols
     }
 
     /// The id of `<|endoftext|>`.
