@@ -310,13 +310,20 @@ impl Helpers for Workers {
         &self,
         index: usize,
         tensors: Vec<NamedTensor>,
-        output: &'static str,
-    ) -> Pin<Box<dyn Future<Output = crate::Result<Vec<f32>>>>> {
+        outputs: Vec<&'static str>,
+    ) -> Pin<Box<dyn Future<Output = crate::Result<Vec<Vec<f32>>>>>> {
         let arguments = Array::of2(&JsValue::from_f64(index as f64 + 1.0), &to_js(&tensors));
         // Called now, and watched from now on, so that a rejection before the answer is awaited is not lost.
         let answer = self.remote.apply(&JsValue::NULL, &arguments);
         let answer = answer.map(|promise| JsFuture::from(Promise::resolve(&promise)));
-        Box::pin(async move { Ok(Float32Array::from(Reflect::get(&answer?.await?, &output.into())?).to_vec()) })
+        Box::pin(async move {
+            let answer = answer?.await?;
+            let mut values = Vec::with_capacity(outputs.len());
+            for output in outputs {
+                values.push(Float32Array::from(Reflect::get(&answer, &output.into())?).to_vec());
+            }
+            Ok(values)
+        })
     }
 }
 

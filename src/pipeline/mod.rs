@@ -6,6 +6,7 @@
 mod component;
 mod denoiser;
 mod device;
+mod guidance;
 mod helpers;
 mod loader;
 mod noise;
@@ -14,13 +15,15 @@ mod request;
 mod result;
 pub mod sampling;
 mod savings;
+mod shared;
 mod tensors;
 
 pub use component::{Component, stored_forms};
-pub use denoiser::{Denoiser, Guidance, Shape};
+pub use denoiser::{Denoiser, Shape};
 #[cfg(feature = "gpu")]
 pub use device::capabilities;
 pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, open as open_device};
+pub use guidance::Guidance;
 pub use helpers::Helpers;
 pub use loader::Loader;
 pub use noise::Noise;
@@ -236,6 +239,7 @@ impl Pipeline {
         let batch = guidance.batch(count);
         let shape = Shape {
             batch,
+            drawn: 0..1,
             scratch_slots: recipe.scratch_slots,
             workers: (1 + helpers.map_or(0, Helpers::count)).min(batch.items()),
             outer: cache.map(|cache| cache.outer),
