@@ -59,19 +59,22 @@ pub async fn capabilities() -> String {
     pipeline::capabilities().await.to_string()
 }
 
-/// The files to bring for a manifest's variant, as JSON: known before a device is.
+/// The files to bring for a manifest and the options of `Loader.create`, as JSON: known before a device is.
 #[wasm_bindgen]
-pub fn shards(manifest: &str, dtype: Option<String>) -> Result<String, JsValue> {
-    let dtype = dtype.map(|name| name.parse()).transpose()?;
-    let manifest = Manifest::parse(manifest)?;
-    let shards = manifest.variant(DENOISER, dtype)?.shards.iter().map(|shard| {
-        json::object([
-            ("file", shard.file.as_str().into()),
-            ("bytes", shard.bytes.into()),
-            ("sha256", shard.sha256.as_str().into()),
-        ])
-    });
-    Ok(shards.collect::<Value>().to_string())
+pub fn files(manifest: &str, options: &str) -> Result<String, JsValue> {
+    let options: LoadOptions = parse("load", options)?;
+    let files = pipeline::files(&Manifest::parse(manifest)?, &options)?;
+    let files =
+        files.iter().map(|Needed { of, stored, .. }| json::with(json::object([("of", (*of).into())]), file(stored)));
+    Ok(files.collect::<Value>().to_string())
+}
+
+fn file(stored: &StoredFile) -> Value {
+    json::object([
+        ("file", stored.file.as_str().into()),
+        ("bytes", stored.bytes.into()),
+        ("sha256", stored.sha256.as_str().into()),
+    ])
 }
 
 /// A model on its way to a device.

@@ -23,14 +23,38 @@ pub enum Readback {
     Latents,
 }
 
+/// What a generation is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Texts become what the denoiser is given.
+    Text,
+    /// The step loop.
+    Sampling,
+    /// Latents become pixels.
+    Decoding,
+}
+
+impl Stage {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Text => "text",
+            Stage::Sampling => "sampling",
+            Stage::Decoding => "decoding",
+        }
+    }
+}
+
 /// One step is done; on a GPU its last chunk may still run, unless something is read back.
 #[derive(Clone, Debug)]
 pub struct StepEvent {
-    /// Counted from 1.
+    /// Of which stage.
+    pub stage: Stage,
+    /// Counted from 1; of stages around the step loop, 0 says that they begin.
     pub step: usize,
     /// How many there will be.
     pub steps: usize,
-    /// Since the loop began.
+    /// Since the stage began.
     pub elapsed_ms: f64,
     /// What [`Readback`] asked for, `[count, channels, height, width]`; latents of several ports one after the other, image by
     /// image.
@@ -232,7 +256,13 @@ impl Walk {
                     Readback::Latents => Some(denoiser.latents().await?),
                 };
                 let elapsed_ms = self.began.elapsed().as_secs_f64() * 1e3;
-                (control.on_step)(StepEvent { step: self.step, steps: expected, elapsed_ms, values });
+                (control.on_step)(StepEvent {
+                    stage: Stage::Sampling,
+                    step: self.step,
+                    steps: expected,
+                    elapsed_ms,
+                    values,
+                });
             }
         }
         Ok(())
