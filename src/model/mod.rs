@@ -3,6 +3,7 @@
 
 pub mod clip_text;
 mod ports;
+pub mod prefix_encoder;
 mod transformer;
 pub mod unidiffuser;
 pub mod uvit;
@@ -53,17 +54,20 @@ pub enum Network {
     UniDiffuser(unidiffuser::Config),
     /// CLIP's text encoder.
     ClipText(clip_text::Config),
+    /// From a text encoder's features to UniDiffuser's text latents.
+    PrefixEncoder(prefix_encoder::Config),
 }
 
 /// Makes a network of its parameters.
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 4] = [
+const REGISTRY: [(&str, Make); 5] = [
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
+    ("prefix_encoder", |params| Read::read(params).map(Network::PrefixEncoder)),
 ];
 
 /// One expression for all networks.
@@ -74,6 +78,7 @@ macro_rules! each {
             Network::UvitT2i($config) => $body,
             Network::UniDiffuser($config) => $body,
             Network::ClipText($config) => $body,
+            Network::PrefixEncoder($config) => $body,
         }
     };
 }
@@ -106,6 +111,7 @@ impl Network {
             Network::UvitT2i(_) => "uvit_t2i",
             Network::UniDiffuser(_) => "unidiffuser",
             Network::ClipText(_) => "clip_text",
+            Network::PrefixEncoder(_) => "prefix_encoder",
         }
     }
 
@@ -128,7 +134,7 @@ impl Network {
             Network::Uvit(config) => [config.in_chans, config.img_size],
             Network::UvitT2i(config) => [config.in_chans, config.img_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
-            Network::ClipText(_) => [0, 0],
+            Network::ClipText(_) | Network::PrefixEncoder(_) => [0, 0],
         };
         [channels, size, size]
     }
@@ -138,6 +144,15 @@ impl Network {
         each!(self, config => config.tokens())
     }
 
+    /// The port that takes a text's tokens, for networks that draw what a text says.
+    pub fn text_port(&self) -> Option<&'static str> {
+        match self {
+            Network::UvitT2i(_) => Some("context"),
+            Network::UniDiffuser(_) => Some("text"),
+            _ => None,
+        }
+    }
+
     /// What a step leaves out that runs only `outer` blocks at either end: the kernels from the one after the first tensor
     /// to the one that writes the second, by their names. None if there are no blocks between.
     pub fn inner_blocks(&self, outer: usize) -> Option<[String; 2]> {
@@ -145,7 +160,7 @@ impl Network {
             Network::Uvit(config) => config.inner_blocks(outer),
             Network::UvitT2i(config) => config.inner_blocks(outer),
             Network::UniDiffuser(config) => config.inner_blocks(outer),
-            Network::ClipText(_) => None,
+            Network::ClipText(_) | Network::PrefixEncoder(_) => None,
         }
     }
 
@@ -153,7 +168,7 @@ impl Network {
     pub fn classes(&self) -> usize {
         match self {
             Network::Uvit(config) => config.num_classes.max(0) as usize,
-            Network::UvitT2i(_) | Network::UniDiffuser(_) | Network::ClipText(_) => 0,
+            _ => 0,
         }
     }
 }
