@@ -5,6 +5,7 @@ pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
 pub mod clip_text;
 mod ports;
+pub mod prefix_encoder;
 mod transformer;
 pub mod unidiffuser;
 pub mod uvit;
@@ -63,13 +64,15 @@ pub enum Network {
     AutoencoderTinyDecoder(autoencoder_tiny::Config),
     /// Its encoder.
     AutoencoderTinyEncoder(autoencoder_tiny::Config),
+    /// From a text encoder's features to UniDiffuser's text latents.
+    PrefixEncoder(prefix_encoder::Config),
 }
 
 /// Makes a network of its parameters.
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 8] = [
+const REGISTRY: [(&str, Make); 9] = [
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
@@ -78,6 +81,7 @@ const REGISTRY: [(&str, Make); 8] = [
     ("autoencoder_kl_encoder", |params| autoencoder_kl::Config::of(params).map(Network::AutoencoderKlEncoder)),
     ("autoencoder_tiny_decoder", |params| Read::read(params).map(Network::AutoencoderTinyDecoder)),
     ("autoencoder_tiny_encoder", |params| Read::read(params).map(Network::AutoencoderTinyEncoder)),
+    ("prefix_encoder", |params| Read::read(params).map(Network::PrefixEncoder)),
 ];
 
 /// One expression for all networks.
@@ -90,6 +94,7 @@ macro_rules! each {
             Network::ClipText($config) => $body,
             Network::AutoencoderKlDecoder($config) | Network::AutoencoderKlEncoder($config) => $body,
             Network::AutoencoderTinyDecoder($config) | Network::AutoencoderTinyEncoder($config) => $body,
+            Network::PrefixEncoder($config) => $body,
         }
     };
 }
@@ -126,6 +131,7 @@ impl Network {
             Network::AutoencoderKlEncoder(_) => "autoencoder_kl_encoder",
             Network::AutoencoderTinyDecoder(_) => "autoencoder_tiny_decoder",
             Network::AutoencoderTinyEncoder(_) => "autoencoder_tiny_encoder",
+            Network::PrefixEncoder(_) => "prefix_encoder",
         }
     }
 
@@ -148,6 +154,7 @@ impl Network {
             Network::AutoencoderKlEncoder(config) => config.encoder(batch),
             Network::AutoencoderTinyDecoder(config) => config.decoder(batch),
             Network::AutoencoderTinyEncoder(config) => config.encoder(batch),
+            Network::PrefixEncoder(config) => config.record(batch),
         }
     }
 
@@ -165,6 +172,15 @@ impl Network {
     /// Tokens of one item.
     pub fn tokens(&self) -> usize {
         each!(self, config => config.tokens())
+    }
+
+    /// The port that takes a text's tokens, for networks that draw what a text says.
+    pub fn text_port(&self) -> Option<&'static str> {
+        match self {
+            Network::UvitT2i(_) => Some("context"),
+            Network::UniDiffuser(_) => Some("text"),
+            _ => None,
+        }
     }
 
     /// What a step leaves out that runs only `outer` blocks at either end: the kernels from the one after the first tensor

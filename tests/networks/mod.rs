@@ -1,6 +1,6 @@
 //! Several networks on one device: the same test natively and in the browser, on every kind of device.
 
-use uvit_web::model::{Batch, Network, PortKind, clip_text, unidiffuser, uvit, uvit_t2i};
+use uvit_web::model::{Batch, Network, PortKind, clip_text, prefix_encoder, unidiffuser, uvit, uvit_t2i};
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
 use uvit_web::plan::{Activation, Compute, WeightUse, lower};
 use uvit_web::runtime::{Device, Loading, Session};
@@ -84,6 +84,11 @@ pub fn words_config() -> clip_text::Config {
     }
 }
 
+/// From its features to text latents.
+pub fn prefix_network() -> Network {
+    Network::PrefixEncoder(prefix_encoder::Config { prefix_dim: 64, hidden_dim: 12, tokens: 7 })
+}
+
 /// A network with random weights in q8.
 pub async fn load(device: &Device, compute: Compute, network: Network) -> uvit_web::Result<Component> {
     let plan = network.record(Batch::plain(1))?.plan;
@@ -161,7 +166,10 @@ pub async fn come_and_go(device: &Device, compute: Compute) {
     let of_words = forward(&mut words).await;
     assert_eq!(of_words.len(), 2);
     assert!(forward(&mut b).await == of_b && forward(&mut words).await == of_words, "words change another's numbers");
-    drop((a, b, words));
+    let mut prefix = load(device, compute, prefix_network()).await.unwrap();
+    let of_prefix = forward(&mut prefix).await;
+    assert!(forward(&mut words).await == of_words && forward(&mut prefix).await == of_prefix);
+    drop((a, b, words, prefix));
     assert_eq!(device.memory().bytes, start);
 }
 
