@@ -42,8 +42,8 @@ fn a_file_is_what_it_holds_not_what_it_is_called() {
         (
             "model.safetensors.index.json",
             index.to_string().into(),
-            "index of a checkpoint in 2 files (model-00001-of-00002.safetensors",
-            "Join",
+            "an index that lists model-00001-of-00002.safetensors, which is not beside it",
+            "whole folder",
         ),
         ("config.json", b"{\"img_size\": 8}".into(), "JSON text, not weights", "--config"),
         ("model.gguf", b"GGUF\x03\x00\x00\x00".into(), "GGUF", "made from"),
@@ -82,6 +82,9 @@ fn a_file_is_what_it_holds_not_what_it_is_called() {
     {
         std::fs::write(folder.join(name), bytes).unwrap();
         assert_eq!(take(&folder.join(name), "auto").unwrap().0, 1.0, "{name}");
+    }
+    for name in ["model.safetensors", "model.safetensors.index.json"] {
+        std::fs::remove_file(folder.join(name)).unwrap();
     }
     let error = take(&folder, "auto").unwrap_err();
     assert!(error.code == Code::BadCheckpoint && error.cause.contains("folder; it holds cut.pth"), "{error}");

@@ -2,6 +2,7 @@
 
 #![cfg(feature = "cli")]
 
+mod index;
 mod kinds;
 mod pth;
 

@@ -2,7 +2,7 @@
 
 use super::sets::{Set, USUAL, WRAPPERS, is_ema, sets, without_wrappers};
 use super::{Checkpoint, Code, Error, File, Listed, Result, bad};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Which set of weights to take from a file that holds several.
@@ -55,11 +55,12 @@ pub fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.join(", ")
 }
 
-/// A file's tensors by the network's names, and what to say about them.
+/// A file's tensors by the network's names, and what to say about them. `alone`: the file is this network's and no other's.
 pub fn choose(
     file: &File,
     expected: &[(&str, &[usize])],
     weights: &Weights,
+    alone: bool,
 ) -> Result<(BTreeMap<String, usize>, Option<String>)> {
     let all = sets(file, expected, weights)?;
     let (pool, average) = pool(file, &all, weights, expected)?;
@@ -69,11 +70,13 @@ pub fn choose(
         return Err(missing(file, expected, best, average));
     }
     let misshapen = |set: &Set| {
-        expected.iter().find(|(name, shape)| file.tensors[set.found[name]].shape != *shape).map(|&(name, shape)| {
-            let tensor = &file.tensors[set.found[name]];
-            let cause = format!("tensor {} is {:?}, the network needs {shape:?}", tensor.full_name(), tensor.shape);
-            Error::new(Code::TensorShape, cause, remedy(average))
-        })
+        expected.iter().find(|(name, shape)| !fits(&file.tensors[set.found[name]].shape, shape)).map(
+            |&(name, shape)| {
+                let tensor = &file.tensors[set.found[name]];
+                let cause = format!("tensor {} is {:?}, the network needs {shape:?}", tensor.full_name(), tensor.shape);
+                Error::new(Code::TensorShape, cause, remedy(average))
+            },
+        )
     };
     if let Some(error) = fitting.iter().map(|set| misshapen(set)).collect::<Option<Vec<_>>>() {
         return error.into_iter().next().map_or_else(|| Err(Error::internal("no set fits")), Err);
@@ -94,9 +97,14 @@ pub fn choose(
         let cause = format!("it holds several sets of weights: {}, {}", chosen.called(), rivals.join(", "));
         return Err(bad(&file.path, cause, "Choose one of them with --weights KEY"));
     }
-    strangers(file, chosen, &all, expected)?;
+    strangers(file, chosen, &all, expected, alone)?;
     let names = chosen.found.iter().map(|(&name, &i)| (name.to_owned(), i)).collect();
     Ok((names, report(file, chosen, &all, expected.len())))
+}
+
+/// Whether a tensor has the network's shape. A convolution of one pixel is a Linear.
+fn fits(shape: &[usize], wanted: &[usize]) -> bool {
+    shape == wanted || wanted.len() == 2 && shape.strip_prefix(wanted) == Some(&[1, 1])
 }
 
 /// The sets that the wish leaves, and whether they are averages that nobody asked for by name.
@@ -158,8 +166,10 @@ fn remedy(average: bool) -> &'static str {
     if average { "Give --weights model to take the weights that are no average, or mend the checkpoint" } else { CHECK }
 }
 
-/// Tensors where only the network's should be.
-fn strangers(file: &File, chosen: &Set, all: &[Set], expected: &[(&str, &[usize])]) -> Result<()> {
+/// Tensors where only the network's should be: in a file that it shares, those whose names begin as some of its own do.
+fn strangers(file: &File, chosen: &Set, all: &[Set], expected: &[(&str, &[usize])], alone: bool) -> Result<()> {
+    let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
+    let own: BTreeSet<String> = expected.iter().map(|(name, _)| first(name)).collect();
     let others: Vec<&Set> = all
         .iter()
         .filter(|set| set.dict == chosen.dict && set.prefix != chosen.prefix && set.found.len() == expected.len())
@@ -168,6 +178,7 @@ fn strangers(file: &File, chosen: &Set, all: &[Set], expected: &[(&str, &[usize]
         let Some(name) = tensor.name.strip_prefix(chosen.prefix) else { continue };
         let known = chosen.found.values().any(|&known| known == i)
             || !tensor.dtype.is_float()
+            || !alone && !own.contains(&first(name))
             || BOOKKEEPING.contains(&name)
             || others.iter().any(|set| set.prefix.len() > chosen.prefix.len() && tensor.name.starts_with(set.prefix));
         if !known {

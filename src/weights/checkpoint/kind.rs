@@ -14,6 +14,8 @@ pub enum Kind {
     Zip,
     /// safetensors.
     Safetensors,
+    /// The index of a checkpoint in several files.
+    Index(Value),
 }
 
 /// How PyTorch before 1.6 began a file: protocol 2, and a number of ten bytes.
@@ -87,7 +89,7 @@ pub fn of(path: &Path, file: &mut File, bytes: u64) -> Result<Kind> {
         };
     }
     if let Ok(text) = text(&head) {
-        return Err(of_text(path, text));
+        return of_text(path, text);
     }
     if head[0] == 0x80 && matches!(head[1..], [2..=5, ..]) {
         let what = "a pickle that torch.save did not write";
@@ -114,7 +116,8 @@ fn text(head: &[u8]) -> std::result::Result<&str, ()> {
     if text.contains(strange) { Err(()) } else { Ok(text.trim_start_matches('\u{feff}').trim_start()) }
 }
 
-fn of_text(path: &Path, text: &str) -> Error {
+fn of_text(path: &Path, text: &str) -> Result<Kind> {
+    let bad = |path: &Path, what: String, remedy: &str| Err(bad(path, what, remedy));
     let lower = text.get(..text.len().min(2048)).unwrap_or(text).to_ascii_lowercase();
     if let Some(rest) = text.strip_prefix("version https://git-lfs.github.com/spec/") {
         let size = rest.lines().find_map(|line| line.strip_prefix("size "));
@@ -124,7 +127,7 @@ fn of_text(path: &Path, text: &str) -> Error {
     }
     if lower.starts_with("<!doctype html") || lower.contains("<html") || lower.contains("<head") {
         let remedy = "Download the file itself (a link with /resolve/ or /raw/, not /blob/); where it needs a login, log in first";
-        return bad(path, "a web page (HTML), saved instead of the file", remedy);
+        return bad(path, "a web page (HTML), saved instead of the file".into(), remedy);
     }
     if lower.starts_with('<') {
         return bad(path, format!("an XML message: {:?}", first_line(text)), "Download the file itself");
@@ -133,7 +136,7 @@ fn of_text(path: &Path, text: &str) -> Error {
         return of_json(path);
     }
     if text.is_empty() {
-        return bad(path, "nothing but blanks", AGAIN);
+        return bad(path, "nothing but blanks".into(), AGAIN);
     }
     bad(path, format!("a text: {:?}", first_line(text)), "Download the file itself, or give the model's checkpoint")
 }
@@ -142,30 +145,19 @@ fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(80).collect()
 }
 
-fn of_json(path: &Path) -> Error {
+fn of_json(path: &Path) -> Result<Kind> {
     let whole = std::fs::read_to_string(path).unwrap_or_default();
     let value = serde_json::from_str::<Value>(whole.trim_start_matches('\u{feff}')).unwrap_or_default();
-    if let Some(map) = value.get("weight_map").and_then(Value::as_object) {
-        let mut files: Vec<&str> = map.values().filter_map(Value::as_str).collect();
-        files.sort_unstable();
-        files.dedup();
-        let few = files.iter().take(3).copied().collect::<Vec<_>>().join(", ");
-        let remedy = "Join the files into one: safetensors.torch.save_file({**load_file(A), **load_file(B)}, \"all.safetensors\")";
-        return bad(path, format!("the index of a checkpoint in {} files ({few})", files.len()), remedy);
+    if value["weight_map"].is_object() {
+        return Ok(Kind::Index(value));
     }
-    if value.get("format_version").is_some() && value.get("variants").is_some() {
-        return bad(
-            path,
-            "the manifest of a model that was converted already",
-            "Give the checkpoint that it was made from",
-        );
+    if value.get("format_version").is_some() && (value.get("variants").is_some() || value.get("components").is_some()) {
+        let what = "the manifest of a model that was converted already";
+        return Err(bad(path, what, "Give the checkpoint that it was made from"));
     }
     let what = if value.is_null() { "a JSON text that was cut short" } else { "a JSON text, not weights" };
-    bad(
-        path,
-        format!("{what}: {:?}", first_line(&whole)),
-        "Give the checkpoint itself; a configuration goes to --config",
-    )
+    let what = format!("{what}: {:?}", first_line(&whole));
+    Err(bad(path, what, "Give the checkpoint itself; a configuration goes to --config"))
 }
 
 /// A folder given as a checkpoint: the files in it that may be meant.

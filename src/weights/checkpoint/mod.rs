@@ -2,7 +2,10 @@
 //! first; then one set of weights in it is chosen for a network, and only that is read.
 
 mod choice;
+mod dtype;
+mod index;
 mod kind;
+mod names;
 #[cfg(feature = "cli")]
 mod opcodes;
 #[cfg(feature = "cli")]
@@ -13,13 +16,15 @@ mod stranger;
 mod torch;
 
 pub use choice::{Taken, Weights};
+pub use index::files;
+pub use names::{diffusers_autoencoder_name, official_autoencoder_name};
 pub use stranger::looks_like;
 
 use super::load::check_names;
 use crate::model::{Batch, Network};
-use crate::plan::joined;
+use crate::plan::{Weight, joined};
 use crate::{Code, Error, Result};
-use half::{bf16, f16};
+use dtype::Dtype;
 use safetensors::tensor::Metadata;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, SeekFrom};
@@ -35,6 +40,14 @@ pub trait Source {
     /// # Errors
     /// `TENSOR_MISSING`, `NOT_FINITE`, `BAD_CHECKPOINT`, `IO`.
     fn values(&mut self, name: &str) -> Result<Vec<f32>>;
+
+    /// The values of a weight in the order of its columns.
+    ///
+    /// # Errors
+    /// As [`Source::values`].
+    fn weight(&mut self, weight: &Weight) -> Result<Vec<f32>> {
+        Ok(weight.arranged(self.values(&weight.name)?))
+    }
 }
 
 impl Source for Checkpoint {
@@ -48,104 +61,10 @@ impl Source for Checkpoint {
     }
 }
 
-/// Bytes that are read at once.
-const PIECE: usize = 1 << 20;
 /// Bytes of a safetensors file's header, at most; the format's own bound.
 const MOST_HEADER: u64 = 100_000_000;
 
 const GIVE: &str = "Give a PyTorch state_dict (.pth) or a .safetensors file";
-
-/// How a checkpoint stores values.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Dtype {
-    F64,
-    F32,
-    F16,
-    Bf16,
-    I64,
-    I32,
-    I16,
-    I8,
-    U8,
-    /// By its name; not read.
-    Other(String),
-}
-
-impl Dtype {
-    /// By a storage's class or a dtype's name.
-    #[cfg(feature = "cli")]
-    fn of_torch(name: &str) -> Dtype {
-        match name.trim_start_matches("torch.") {
-            "DoubleStorage" | "float64" => Dtype::F64,
-            "FloatStorage" | "float32" => Dtype::F32,
-            "HalfStorage" | "float16" => Dtype::F16,
-            "BFloat16Storage" | "bfloat16" => Dtype::Bf16,
-            "LongStorage" | "int64" => Dtype::I64,
-            "IntStorage" | "int32" => Dtype::I32,
-            "ShortStorage" | "int16" => Dtype::I16,
-            "CharStorage" | "int8" => Dtype::I8,
-            "ByteStorage" | "BoolStorage" | "uint8" | "bool" => Dtype::U8,
-            other => Dtype::Other(other.trim_end_matches("Storage").into()),
-        }
-    }
-
-    fn of_safetensors(dtype: safetensors::Dtype) -> Dtype {
-        match dtype {
-            safetensors::Dtype::F64 => Dtype::F64,
-            safetensors::Dtype::F32 => Dtype::F32,
-            safetensors::Dtype::F16 => Dtype::F16,
-            safetensors::Dtype::BF16 => Dtype::Bf16,
-            safetensors::Dtype::I64 => Dtype::I64,
-            safetensors::Dtype::I32 => Dtype::I32,
-            safetensors::Dtype::I16 => Dtype::I16,
-            safetensors::Dtype::I8 => Dtype::I8,
-            safetensors::Dtype::U8 | safetensors::Dtype::BOOL => Dtype::U8,
-            other => Dtype::Other(format!("{other:?}")),
-        }
-    }
-
-    /// Bytes a value; at least 1.
-    fn bytes(&self) -> usize {
-        match self {
-            Dtype::F64 | Dtype::I64 => 8,
-            Dtype::F32 | Dtype::I32 => 4,
-            Dtype::F16 | Dtype::Bf16 | Dtype::I16 => 2,
-            Dtype::I8 | Dtype::U8 | Dtype::Other(_) => 1,
-        }
-    }
-
-    fn is_float(&self) -> bool {
-        matches!(self, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::Bf16)
-    }
-
-    /// Appends the values that some bytes stand for; none for what is not read.
-    fn decode(&self, bytes: &[u8], into: &mut Vec<f32>) {
-        match self {
-            Dtype::F64 => into.extend(bytes.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
-            Dtype::F32 => into.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
-            Dtype::F16 => into.extend(bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32())),
-            Dtype::Bf16 => into.extend(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32())),
-            Dtype::I64 => into.extend(bytes.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f32)),
-            Dtype::I32 => into.extend(bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f32)),
-            Dtype::I16 => into.extend(bytes.as_chunks().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)))),
-            Dtype::I8 => into.extend(bytes.iter().map(|&b| f32::from(b as i8))),
-            Dtype::U8 => into.extend(bytes.iter().map(|&b| f32::from(b))),
-            Dtype::Other(_) => {}
-        }
-    }
-
-    /// Reads so many values, with no more than a piece of them in memory beside the result.
-    fn read(&self, from: &mut dyn Read, count: usize) -> std::io::Result<Vec<f32>> {
-        let mut values = Vec::with_capacity(count);
-        let mut piece = vec![0; PIECE.min(count * self.bytes())];
-        while values.len() < count {
-            let bytes = &mut piece[..self.bytes() * (count - values.len()).min(PIECE / self.bytes())];
-            from.read_exact(bytes)?;
-            self.decode(bytes, &mut values);
-        }
-        Ok(values)
-    }
-}
 
 /// Where a tensor's bytes lie.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,6 +74,8 @@ enum Place {
     /// In a storage of a `.pth`: its key, the first value and the steps between values.
     #[cfg(feature = "cli")]
     Storage { key: String, offset: usize, strides: Vec<usize> },
+    /// In one of several files, which lists it at a position.
+    InShard { shard: usize, at: usize },
 }
 
 impl Place {
@@ -194,6 +115,7 @@ enum Bytes {
     Safetensors(std::fs::File),
     #[cfg(feature = "cli")]
     Torch(Box<torch::Archive>),
+    Shards(Vec<File>),
 }
 
 /// A checkpoint file, listed but not read.
@@ -204,19 +126,18 @@ struct File {
 }
 
 impl File {
-    /// Opens a file and lists its tensors.
+    /// Opens a file, the checkpoint of a folder, or the files of an index, and lists the tensors.
     ///
     /// # Errors
-    /// `IO`; `BAD_CHECKPOINT` saying what the file is instead.
+    /// `IO`; `BAD_CHECKPOINT` saying what it is instead.
     fn open(path: &Path) -> Result<File> {
-        let about = std::fs::metadata(path).map_err(|e| io(path, &e))?;
-        if about.is_dir() {
-            return Err(kind::folder(path));
-        }
+        let path = if path.is_dir() { &index::checkpoint_in(path)? } else { path };
+        let bytes = std::fs::metadata(path).map_err(|e| io(path, &e))?.len();
         let mut file = std::fs::File::open(path).map_err(|e| io(path, &e))?;
-        let listed = match kind::of(path, &mut file, about.len())? {
-            kind::Kind::Safetensors => open_safetensors(path, file, about.len())?,
-            kind::Kind::Zip => open_zip(path, file, about.len())?,
+        let listed = match kind::of(path, &mut file, bytes)? {
+            kind::Kind::Safetensors => open_safetensors(path, file, bytes)?,
+            kind::Kind::Zip => open_zip(path, file, bytes)?,
+            kind::Kind::Index(index) => (index::open(path, &index)?, Vec::new()),
         };
         if listed.0.tensors.is_empty() {
             let what = match listed.1.as_slice() {
@@ -244,6 +165,8 @@ impl File {
             Bytes::Safetensors(_) => Ok(()),
             #[cfg(feature = "cli")]
             Bytes::Torch(archive) => archive.check(&self.tensors[i]),
+            // All of them are safetensors.
+            Bytes::Shards(_) => Ok(()),
         }
     }
 
@@ -260,7 +183,7 @@ impl File {
             }
             #[cfg(feature = "cli")]
             (Bytes::Torch(archive), _) => archive.values(tensor),
-            #[cfg(feature = "cli")]
+            (Bytes::Shards(shards), Place::InShard { shard, at }) => shards[*shard].values(*at),
             _ => Err(Error::internal("a tensor of another file")),
         }
     }
@@ -329,18 +252,35 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     names.into_iter().map(|(name, i)| Ok((name, (file.tensors[i].shape.clone(), file.values(i)?)))).collect()
 }
 
-/// Finds a network's weights in a file and checks all but the values, which are checked as they are read.
+/// Finds a network's weights in a file and checks all but the values, which are checked as they are read. The file is one of
+/// this network alone.
 ///
 /// # Errors
 /// `IO`, `BAD_CHECKPOINT`, `TENSOR_MISSING`, `TENSOR_UNEXPECTED`, `TENSOR_SHAPE`; `INVALID_ARGUMENT` if the file has no such
 /// `weights`.
 pub fn find(path: &Path, network: &Network, weights: &Weights) -> Result<Found> {
+    find_in(path, network, weights, true)
+}
+
+/// As [`find`], in a file that may hold other networks beside: half of an autoencoder, the text encoder of a CLIP model.
+/// Tensors are strangers only where the network's own are, as `decoder.up.9` is among `decoder.up.0` to `3`.
+///
+/// # Errors
+/// Those of [`find`].
+pub fn find_part(path: &Path, network: &Network, weights: &Weights) -> Result<Found> {
+    find_in(path, network, weights, false)
+}
+
+fn find_in(path: &Path, network: &Network, weights: &Weights, alone: bool) -> Result<Found> {
     let mut file = File::open(path)?;
     let plan = network.record(Batch::plain(1))?.plan;
     let sources: Vec<(String, Vec<usize>)> = plan.published().flat_map(|weight| weight.sources()).collect();
+    let spelled = spell(&file, network, &sources);
     let expected: Vec<(&str, &[usize])> =
-        sources.iter().map(|(name, shape)| (name.as_str(), shape.as_slice())).collect();
-    let (places, report) = choice::choose(&file, &expected, weights)?;
+        spelled.iter().zip(&sources).map(|(name, (_, shape))| (name.as_str(), shape.as_slice())).collect();
+    let (mut found, report) = choice::choose(&file, &expected, weights, alone)?;
+    let own = spelled.iter().zip(&sources).filter_map(|(name, (own, _))| Some((own.clone(), found.remove(name)?)));
+    let places: BTreeMap<String, usize> = own.collect();
     let mut taken: Vec<(&Place, &str)> = Vec::new();
     for &i in places.values() {
         if !file.tensors[i].dtype.is_float() {
@@ -363,16 +303,31 @@ pub fn find(path: &Path, network: &Network, weights: &Weights) -> Result<Found> 
     Ok(Found { file, places, report })
 }
 
+/// The names that a network's tensors have in a file: of its spellings the one that finds the most.
+fn spell(file: &File, network: &Network, sources: &[(String, Vec<usize>)]) -> Vec<String> {
+    let there = |name: &&String| {
+        let is = |tensor: &Listed| {
+            tensor.name.strip_suffix(name.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+        };
+        file.tensors.iter().any(is)
+    };
+    let spelled = names::Spelling::of(network)
+        .into_iter()
+        .map(|spelling| sources.iter().map(|(name, _)| spelling.spell(name)).collect::<Vec<String>>());
+    // The first of those that find as many, which is the network's own.
+    spelled.rev().max_by_key(|names| names.iter().filter(there).count()).unwrap_or_default()
+}
+
 /// Reads a network's weights from a file and checks them.
 ///
 /// # Errors
 /// Those of [`find`], `NOT_FINITE`.
 pub fn take(path: &Path, network: &Network, weights: &Weights) -> Result<Taken> {
     let mut found = find(path, network, weights)?;
-    let names: Vec<(String, usize)> = found.places.iter().map(|(name, &i)| (name.clone(), i)).collect();
-    let tensors = names.into_iter().map(|(name, i)| {
+    let plan = network.record(Batch::plain(1))?.plan;
+    let tensors = plan.published().flat_map(|weight| weight.sources()).map(|(name, shape)| {
         let values = found.values(&name)?;
-        Ok((name, (found.file.tensors[i].shape.clone(), values)))
+        Ok((name, (shape, values)))
     });
     let tensors = tensors.collect::<Result<Checkpoint>>()?;
     Ok(Taken { tensors, report: found.report })
