@@ -1,6 +1,7 @@
 //! `uvit bench`: how long a forward takes, and on a GPU which kernels take it.
 
-use super::generate::{Place, load};
+use super::generate::Place;
+use super::load::load_denoiser;
 use super::output::{self, say};
 use super::{read_text, records, refusal};
 use std::path::PathBuf;
@@ -52,7 +53,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let options = a.place.options();
     let (mut component, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
-            let pipeline = load(path, options)?;
+            let pipeline = load_denoiser(path, options)?;
             let tuned = pipeline.info().device.tuned.clone();
             (pipeline.into_component()?, tuned)
         }
