@@ -9,6 +9,7 @@ mod conditions;
 mod decoding;
 mod denoiser;
 mod device;
+mod drawn;
 mod guidance;
 mod helpers;
 mod loader;
@@ -228,6 +229,8 @@ impl Pipeline {
             None => None,
         };
         let noise = noise_for(request.seed, request.seed_stride.unwrap_or(1), count)?;
+        let labels = self.labels(request, count)?;
+        let label = labels.as_ref().map(|labels| labels[0]).filter(|_| request.labels.is_none());
         let guidance_scale = self.guidance_scale(request)?;
 
         let device = self.components.device().clone();
@@ -252,7 +255,7 @@ impl Pipeline {
             warnings.extend(learnt.warnings);
         }
 
-        let Conditions { guidance, drawn, label } = self.conditions(request, texts.as_ref(), count, guidance_scale)?;
+        let Conditions { guidance, drawn } = self.conditions(request, labels, texts.as_ref(), count, guidance_scale)?;
         if drawn.len() > 1 && picture.is_some() {
             return Err(invalid("this model starts from no picture", "Leave initImage out"));
         }
