@@ -104,6 +104,11 @@ impl Pipeline {
         self.words.is_some()
     }
 
+    /// Guidance's scale where a request says nothing.
+    pub fn usual_guidance(&self) -> f64 {
+        self.guidance_scale(&Request::default()).unwrap_or(1.0)
+    }
+
     /// Where it runs.
     pub fn device(&self) -> &Device {
         self.components.device()
