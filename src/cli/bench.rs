@@ -1,6 +1,7 @@
 //! `uvit bench`: how long a forward takes, and on a GPU which kernels take it.
 
-use super::generate::{Place, load};
+use super::generate::Place;
+use super::load::load_denoiser;
 use super::output::{self, say};
 use super::{read_text, records, refusal};
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use uvit_web::gpu::{Profile, roofline};
 use uvit_web::json::{Fields, Value, Write};
 use uvit_web::model::{Batch, Network, PortKind};
 use uvit_web::package::preset;
-use uvit_web::pipeline::{Component, LoadOptions, Opened, open_device};
+use uvit_web::pipeline::{Component, LoadOptions, Opened, Wanted, open_device};
 use uvit_web::plan::WeightUse;
 use uvit_web::runtime::{Loading, Tuned};
 use uvit_web::sampler::TorchGenerator;
@@ -52,9 +53,9 @@ pub fn run(a: &Arguments) -> Result<()> {
     let options = a.place.options();
     let (mut component, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
-            let pipeline = load(path, options)?;
+            let pipeline = load_denoiser(path, options)?;
             let tuned = pipeline.info().device.tuned.clone();
-            (pipeline.into_component(), tuned)
+            (pipeline.into_component()?, tuned)
         }
         (None, Some(name), _) => unloaded(preset(name)?.network()?, &options)?,
         (None, None, Some(path)) => unloaded(described(path)?, &options)?,
@@ -147,7 +148,9 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Component, Optio
     let stored: Vec<(Dtype, usize)> =
         plan.published().map(|w| if w.usage == WeightUse::Matrix { kind } else { (Dtype::F32, 0) }).collect();
     pollster::block_on(async {
-        let Opened { device, compute, info, .. } = open_device(options, &network, &stored).await?;
+        let batch = Batch::copied(1, if network.classes() > 0 { 2 } else { 1 });
+        let wanted = [Wanted { network: &network, stored: &stored, batch }];
+        let Opened { device, compute, info } = open_device(options, &wanted).await?;
         if let Some(new) = info.tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
             records::write(new);
         }
