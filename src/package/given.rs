@@ -1,6 +1,7 @@
 //! What a conversion is given beside the weights, checked before the hours of work that it may start.
 
-use super::manifest::{DENOISER, Manifest};
+use super::manifest::{Component, DENOISER, Manifest};
+use crate::text::Tokenizer;
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
 
@@ -52,4 +53,70 @@ pub(super) fn check(manifest: &Manifest) -> Result<()> {
         return Err(invalid(format!("the labels: {}", all.join(", ")), remedy));
     }
     manifest.sampling.check().map_err(|what| invalid(format!("the configuration: {what}"), "See docs/format.md"))
+}
+
+/// What two components have to say alike where both are there and say it: component and parameter.
+const ALIKE: [[(&str, &str); 2]; 11] = [
+    [("text_encoder", "hidden_size"), ("text_projector", "prefix_dim")],
+    [("text_encoder", "max_position_embeddings"), ("text_projector", "tokens")],
+    [("text_projector", "hidden_dim"), (DENOISER, "text_dim")],
+    [("text_projector", "tokens"), (DENOISER, "num_text_tokens")],
+    [("text_encoder", "hidden_size"), (DENOISER, "clip_dim")],
+    [("text_encoder", "max_position_embeddings"), (DENOISER, "num_clip_token")],
+    [("image_encoder", "projection_dim"), (DENOISER, "clip_img_dim")],
+    [("decoder", "latent_channels"), (DENOISER, "in_chans")],
+    [("encoder", "latent_channels"), (DENOISER, "in_chans")],
+    [("preview_decoder", "latent_channels"), (DENOISER, "in_chans")],
+    [("decoder", "scaling_factor"), ("encoder", "scaling_factor")],
+];
+
+/// What a text encoder's words are to a UniDiffuser that has no projector between.
+const DIRECTLY: [[(&str, &str); 2]; 2] = [
+    [("text_encoder", "hidden_size"), (DENOISER, "text_dim")],
+    [("text_encoder", "max_position_embeddings"), (DENOISER, "num_text_tokens")],
+];
+
+/// Whether what one component makes is what the next one takes.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` with both numbers.
+pub(super) fn check_fit(manifest: &Manifest) -> Result<()> {
+    let projected = manifest.components.get("text_projector").is_some();
+    let directly = if projected { &[][..] } else { &DIRECTLY };
+    for pair in ALIKE.iter().chain(directly) {
+        let said = pair.map(|(name, field)| manifest.components.get(name)?.params[field].as_f64());
+        let [(a, field_a), (b, field_b)] = pair;
+        if let [Some(x), Some(y)] = said
+            && x != y
+        {
+            let cause = format!("{a} has {field_a} {x}, {b} has {field_b} {y}: they must be equal");
+            let remedy = match *field_b {
+                "text_dim" if !projected => {
+                    "Give the text_projector that lies between (a prefix_encoder), or others of one model"
+                }
+                _ => "Give components of one model, and their own parameters",
+            };
+            return Err(invalid(cause, remedy));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a tokenizer makes as many ids as the text encoder has words.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` with both numbers, or naming a merge that is none.
+pub(super) fn check_tokenizer(merges: &str, encoder: &Component) -> Result<()> {
+    const REMEDY: &str = "Give the text encoder's own merges.txt, the line on top of it included";
+    let tokenizer = Tokenizer::new(merges).map_err(|e| invalid(e.cause, REMEDY))?;
+    let (ids, words) = (tokenizer.vocabulary(), encoder.params["vocab_size"].as_u64().unwrap_or(0));
+    if ids as u64 == words {
+        return Ok(());
+    }
+    let merges = ids - 2 * 256 - 2;
+    let cause = format!(
+        "the tokenizer has {merges} merges, which makes {ids} ids (2 x 256 bytes, the merges, start and end); the text \
+         encoder has vocab_size {words}"
+    );
+    Err(invalid(cause, REMEDY))
 }
