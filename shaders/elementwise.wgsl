@@ -1,4 +1,4 @@
-// out = activation(a) + b. One invocation computes one vec4, or with PACKED a group of 16 values of a row.
+// out = activation(scale a + offset) + b. One invocation computes one vec4, or with PACKED a group of 16 values of a row.
 //
 // Template: OPERANDS 1 | 2, ACTIVATION (lib/activation.wgsl), PACKED 0 | 1 (rows of out quantised), WORKGROUP.
 //#include "lib/activation.wgsl"
@@ -6,8 +6,8 @@
 struct Params {
   count: u32,   // vec4s, or groups
   groups: u32,  // of a row
-  unused_0: u32,
-  unused_1: u32,
+  scale: f32,
+  offset: f32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -25,10 +25,10 @@ struct Params {
 
 fn value(at: u32) -> vec4f {
 //#if OPERANDS == 1
-  return activate(a[at]);
+  return activate(params.scale * a[at] + params.offset);
 //#end
 //#if OPERANDS == 2
-  return activate(a[at]) + b[at];
+  return activate(params.scale * a[at] + params.offset) + b[at];
 //#end
 }
 

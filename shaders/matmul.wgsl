@@ -1,4 +1,5 @@
-// out = activation(cat(x, x2) W^T + bias) + residual.
+// out = activation(cat(x, x2) W^T + bias) + residual; with WINDOW a 3x3 convolution: x are the pixels of images, row by row,
+// and a row of the input is what the window of a pixel of out sees, one of its 9 places after the other.
 //
 // One invocation computes ROWS rows x COLUMNS vec4 columns in registers. Rows come in GROUPS of LANES, the last may be smaller:
 // with SHARED each of LANES neighbours loads one row of a group for all, so LANES is at most the smallest subgroup. Without
@@ -13,7 +14,7 @@
 //
 // With HALF, operands and the sums of four products are f16 (FLOAT4, MATRIX), all other sums f32.
 //
-// Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, BIAS 0 | 1, ACTIVATION (lib/activation.wgsl),
+// Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, WINDOW 0 | 1 (with SOURCES 1), BIAS 0 | 1, ACTIVATION (lib/activation.wgsl),
 // RESIDUAL 0 | 1, ROWS, GROUPS, LANES, LANES_g (of group g), SHARED 0 | 1, TILED 0 | 1, TILE (if TILED, with LANES 1),
 // HALF 0 | 1, FLOAT4 vec4f | vec4<f16>, MATRIX mat4x4f | mat4x4<f16>, COLUMNS, WORKGROUP.
 //#include "lib/activation.wgsl"
@@ -27,6 +28,16 @@ struct Params {
   groups: u32,     // scales a row
   unused_0: u32,
   unused_1: u32,
+//#if WINDOW == 1
+  height: u32,     // of an image
+  width: u32,
+  out_width: u32,
+  pixels: u32,     // of an image's result
+  stride: u32,     // from window to window
+  padding: u32,    // rows and columns before the image
+  doubled: u32,    // 1: every row and column of the image counts twice
+  first: u32,      // row of out
+//#end
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -62,6 +73,26 @@ var<workgroup> x_tile: array<{FLOAT4}, {TILE} * {ROWS} * 4>;
 var<workgroup> w_tile: array<{FLOAT4}, {TILE} * {COLUMNS} * 16>;
 //#end
 
+//#if WINDOW == 1
+// The corner of a row's window, and the image's first pixel.
+fn corner_of(row: u32) -> vec3u {
+  let pixel = row % params.pixels;
+  return vec3u(
+    pixel % params.out_width * params.stride, pixel / params.out_width * params.stride,
+    row / params.pixels * params.height * params.width);
+}
+
+// The vec4 of x at a place of a window: its first value, and whether it lies in the image.
+fn seen(corner: vec3u, tap: u32) -> vec2u {
+  // Above and to the left of the image the numbers wrap, and are too large.
+  let column = corner.x + tap % 3u - params.padding;
+  let row = corner.y + tap / 3u - params.padding;
+  let inside = row < params.height << params.doubled && column < params.width << params.doubled;
+  let pixel = corner.z + (row >> params.doubled) * params.width + (column >> params.doubled);
+  return select(vec2u(), vec2u(pixel * params.k4, 1u), inside);
+}
+//#end
+
 //#if TILED == 0
 @compute @workgroup_size({WORKGROUP}, 1, 1)
 //#end
@@ -94,7 +125,17 @@ fn main(
 //#if SHARED == 1
   let lane = invocation % {LANES}u;
 //#end
+//#if WINDOW == 0
   let blocks = params.k4 + params.k4_second;
+//#end
+//#if WINDOW == 1
+  let blocks = 9u * params.k4;
+//#if TILED == 0
+//#for g in 0..GROUPS
+  let corner_{g} = corner_of(params.first + min(row + {g}u * {LANES}u + lane, params.rows - 1u));
+//#end
+//#end
+//#end
 //#for c in 0..COLUMNS
   let column_{c} = min(column + {c}u, params.n4 - 1u);
 //#end
@@ -107,6 +148,12 @@ fn main(
 //#end
 
 //#for s in 0..SOURCES
+//#if WINDOW == 1
+  for (var tap = 0u; tap < 9u; tap = tap + 1u) {
+    let first = tap * params.k4;
+    let k4 = params.k4;
+//#end
+//#if WINDOW == 0
   {
 //#if s == 0
     let first = 0u;
@@ -116,13 +163,22 @@ fn main(
     let first = params.k4;
     let k4 = params.k4_second;
 //#end
+//#end
 //#if TILED == 1
     for (var start = 0u; start < k4; start = start + 4u) {
       workgroupBarrier();
       for (var i = local; i < {TILE}u * {ROWS}u * 4u; i = i + {TILE}u * {TILE}u) {
         let k = start + i % 4u;
-        let x_from = min(first_row + i / 4u, params.rows - 1u) * k4 + min(k, k4 - 1u);
+        let of_row = min(first_row + i / 4u, params.rows - 1u);
+//#if WINDOW == 0
+        let x_from = of_row * k4 + min(k, k4 - 1u);
         x_tile[i] = {FLOAT4}(select(vec4f(), x_{s}[x_from], k < k4));
+//#end
+//#if WINDOW == 1
+        let place = seen(corner_of(params.first + of_row), tap);
+        let x_from = place.x + min(k, k4 - 1u);
+        x_tile[i] = {FLOAT4}(select(vec4f(), x_{s}[x_from], k < k4 && place.y == 1u));
+//#end
       }
       for (var i = local; i < {TILE}u * {COLUMNS}u * 4u; i = i + {TILE}u * {TILE}u) {
         let own = i / 4u;
@@ -189,7 +245,13 @@ fn main(
 //#end
 //#if TILED == 0
 //#for g in 0..GROUPS
+//#if WINDOW == 0
     let x_at_{g} = min(row + {g}u * {LANES}u + lane, params.rows - 1u) * k4;
+//#end
+//#if WINDOW == 1
+    let place_{g} = seen(corner_{g}, tap);
+    let x_at_{g} = place_{g}.x;
+//#end
 //#end
 //#for c in 0..COLUMNS
     let w_at_{c} = column_{c} * blocks + first;
@@ -253,7 +315,12 @@ fn main(
 //#end
 //#for g in 0..GROUPS
         {
+//#if WINDOW == 0
           let loaded = x_{s}[x_at_{g} + k];
+//#end
+//#if WINDOW == 1
+          let loaded = select(vec4f(), x_{s}[x_at_{g} + k], place_{g}.y == 1u);
+//#end
 //#for l in 0..LANES_{g}
           {
 //#if SHARED == 0
@@ -295,7 +362,12 @@ fn main(
 //#for g in 0..GROUPS
 //#for l in 0..LANES_{g}
     if (row + {g}u * {LANES}u + {l}u < params.rows) {
+//#if WINDOW == 0
       let at = (row + {g}u * {LANES}u + {l}u) * params.n4 + column_{c};
+//#end
+//#if WINDOW == 1
+      let at = (params.first + row + {g}u * {LANES}u + {l}u) * params.n4 + column_{c};
+//#end
       let value = activate(
         sum_{g}_{l}_{c}
 //#if WEIGHTS == q8

@@ -120,7 +120,8 @@ macro_rules! fields {
 
         impl $crate::json::Write for $type {
             fn write(&self) -> $crate::json::Value {
-                $crate::json::object([$((stringify!($field), self.$field.into())),+])
+                #[allow(clippy::clone_on_copy)]
+                $crate::json::object([$((stringify!($field), self.$field.clone().into())),+])
             }
         }
     };

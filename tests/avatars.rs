@@ -39,7 +39,7 @@ fn load(device: &Device, folder: &Path, part: &Value) -> Component {
     let plan = network.record(Batch::plain(1)).unwrap().plan;
     let mut loading = Loading::new(device, Compute::F32).unwrap();
     for (id, weight, form) in plan.loads(Compute::F32) {
-        let data = Data::F32(found.values(&weight.name).unwrap());
+        let data = Data::F32(found.weight(weight).unwrap());
         let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
         pollster::block_on(loading.load(id, weight, form, &tensor)).unwrap();
     }

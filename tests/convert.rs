@@ -186,7 +186,7 @@ fn rounded_matrices_outlive_a_killed_run() {
         let open = |work| Writer::resuming(&out, &[], false, work).unwrap();
         let mut writer = open("one");
         let weight = plan.published().find(|weight| weight.name.ends_with("fc2.weight")).unwrap();
-        let tensor = storing.tensor(&weight.name, &storing.form(weight), &mut source).unwrap();
+        let tensor = storing.tensor(weight, &storing.form(weight), &mut source).unwrap();
         assert!(writer.rounded(DENOISER, &storing, weight).is_none());
         writer.keep_rounded(DENOISER, &storing, weight, &tensor).unwrap();
         std::mem::forget(writer);

@@ -17,6 +17,9 @@ type Judge = fn(&Case, &mut Report);
 
 /// How each `kind` of `config.json` is judged.
 const KINDS: &[(&str, Judge)] = &[
+    ("autoencoder_kl", kinds::autoencoder::judge),
+    ("autoencoder_kl_diffusers", kinds::autoencoder::judge),
+    ("autoencoder_tiny", kinds::autoencoder::judge),
     ("clip_text", kinds::network::judge),
     ("clip_tokenizer", kinds::clip_tokenizer::judge),
     ("end_to_end", kinds::end_to_end::judge),

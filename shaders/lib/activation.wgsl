@@ -1,4 +1,4 @@
-// Template: ACTIVATION none | gelu (exact, erf) | silu | quick_gelu | gelu_tanh.
+// Template: ACTIVATION none | gelu (exact, erf) | silu | quick_gelu | gelu_tanh | relu | tanh.
 
 //#if ACTIVATION == none
 fn activate(x: vec4f) -> vec4f {
@@ -41,5 +41,16 @@ fn activate(x: vec4f) -> vec4f {
 // x/2 (1 + tanh(y)) is x times the logistic function of 2 y, which no large y makes NaN.
 fn activate(x: vec4f) -> vec4f {
   return x / (1.0 + exp(-1.5957691216 * (x + 0.044715 * x * x * x)));
+}
+//#end
+//#if ACTIVATION == relu
+fn activate(x: vec4f) -> vec4f {
+  return max(x, vec4f());
+}
+//#end
+//#if ACTIVATION == tanh
+// As a logistic function, which no large x makes NaN.
+fn activate(x: vec4f) -> vec4f {
+  return 1.0 - 2.0 / (1.0 + exp(2.0 * x));
 }
 //#end

@@ -83,7 +83,7 @@ fn within(
     let mut loading = Loading::new(&device, Compute::F32)?;
     let loads = recording.plan.loads(Compute::F32);
     for (id, weight, form) in loads {
-        let data = Data::F32(source.values(&weight.name)?);
+        let data = Data::F32(source.weight(weight)?);
         let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
         pollster::block_on(loading.load(id, weight, form, &tensor))?;
     }
@@ -138,7 +138,7 @@ fn within(
         for (feed, sum) in group.iter().zip(sums) {
             let factor = InputFactor::new(sum.whole(), feed.features);
             let weight = &recording.plan.weights[feed.weight.index()];
-            let tensor = storing.compensate(weight, &source.values(&weight.name)?, &factor);
+            let tensor = storing.compensate(weight, &source.weight(weight)?, &factor);
             if let Some(writer) = &mut writer {
                 writer.keep_rounded(DENOISER, storing, weight, &tensor)?;
             }

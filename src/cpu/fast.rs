@@ -1,12 +1,12 @@
 //! Programs on the fast kernels of [`uvit_simd`]: what users run on the CPU.
 
 use super::memory::Blocks;
-use super::{copy_tokens, embedding, resized_positions, unpatchify};
-use crate::plan::{Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, Weight, WeightId, weight_limit};
+use super::{copy_tokens, embedding, group_scales, image_tokens, resized_positions, unpatchify};
+use crate::plan::{Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, Weight, WeightId, Window, weight_limit};
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
     AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Quantized,
-    Threads, f32_matmul, int_matmul,
+    Threads, WindowShape, f32_convolution, f32_matmul, int_matmul,
 };
 
 /// A weight as its kernel reads it.
@@ -105,6 +105,18 @@ impl Launcher<'_> {
                 let coarse = m.arithmetic == Arithmetic::Int { bits: 8 };
                 let finish =
                     Finish { bias, activation: m.activation, residual: m.residual.map(|_| &*residual), coarse };
+                if let Some(window) = &m.window {
+                    let Packed::F32(w) = &self.weights[m.weight.index()] else {
+                        return Err(Error::internal("a convolution's matrix was loaded for another arithmetic"));
+                    };
+                    let own = m.first * m.n..(m.first + m.rows) * m.n;
+                    let finish = Finish { residual: finish.residual.map(|residual| &residual[own.clone()]), ..finish };
+                    let Window { height, width, out_height, out_width, stride, padding, upsample } = *window;
+                    let shape = WindowShape { height, width, out_height, out_width, stride, padding, upsample };
+                    let (out, zeros) = (&mut out[own], &mut scratch.pixels);
+                    f32_convolution(level, threads, (x, m.k), &shape, m.first, w, finish, out, zeros);
+                    return Ok(());
+                }
                 match (&self.weights[m.weight.index()], m.arithmetic) {
                     (Packed::F32(w), Arithmetic::F32) => {
                         f32_matmul(level, threads, (x, m.k), (x2, m.k2), w, finish, out);
@@ -136,7 +148,7 @@ impl Launcher<'_> {
             }
             Kernel::Elementwise(k) => {
                 let [out, a, b, _] = memory.tensors_or_empty([k.out, k.a], [k.b, None])?;
-                uvit_simd::elementwise(level, a, b, k.activation, out);
+                uvit_simd::elementwise(level, a, b, k.activation, k.scale, k.offset, out);
             }
             Kernel::Conv2d(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
@@ -157,7 +169,24 @@ impl Launcher<'_> {
                 let shape = PatchShape { at, patch, batch, images, channels, height, width, tokens, dim };
                 uvit_simd::patch_embed(level, threads, image, w, bias, position, out, &mut scratch.pixels, &shape);
             }
+            Kernel::GroupMoments(k) => {
+                let [out, x] = memory.tensors([k.out, k.x])?;
+                uvit_simd::group_moments(level, threads, x, out, k.batch, k.tokens, k.dim, k.slice);
+            }
+            Kernel::GroupNorm(k) => {
+                let [out, x, scales] = memory.tensors([k.out, k.x, k.scales])?;
+                let bias = self.floats(k.bias)?.values();
+                uvit_simd::group_norm(level, threads, x, scales, bias, k.activation, out, k.tokens, k.dim);
+            }
             // Moves of a few values: the twins are as fast as anything.
+            Kernel::GroupScales(k) => {
+                let [out, moments] = memory.tensors([k.out, k.moments])?;
+                group_scales(moments, self.floats(k.weight)?.values(), out, k);
+            }
+            Kernel::ImageTokens(k) => {
+                let [out, image] = memory.tensors([k.out, k.image])?;
+                image_tokens(image, out, k);
+            }
             Kernel::Embedding(k) => {
                 let [out, index] = memory.tensors([k.out, k.index])?;
                 let (table, position) = (self.floats(k.table)?.values(), self.positions(k.position, k.dim)?);

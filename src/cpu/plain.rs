@@ -2,8 +2,8 @@
 
 use super::memory::Blocks;
 use super::{
-    attention, conv2d, copy_tokens, elementwise, embedding, int_attention, int_matmul, layer_norm, matmul, panels,
-    patch_embed, resized_positions, unpatchify, w8a8_matmul,
+    attention, conv2d, copy_tokens, elementwise, embedding, group_moments, group_norm, group_scales, image_tokens,
+    int_attention, int_matmul, layer_norm, matmul, panels, patch_embed, resized_positions, unpatchify, w8a8_matmul, windows,
 };
 use crate::plan::{Arithmetic, Form, Kernel, PACK_GROUP, Position, Weight, WeightId, weight_limit};
 use crate::{Result, weights};
@@ -66,6 +66,13 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
             let bias = m.bias.map(weight);
             let [out, x, x2, residual] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual])?;
             let residual = m.residual.map(|_| &*residual);
+            if let Some(window) = &m.window {
+                let (seen, k) = (windows(x, m.k, window, m.first, m.rows), m.columns());
+                let own = m.first * m.n..(m.first + m.rows) * m.n;
+                let (out, residual) = (&mut out[own.clone()], residual.map(|residual| &residual[own]));
+                matmul(&seen, k, &[], 0, weight(m.weight), bias, m.activation, residual, out, m.rows, m.n);
+                return Ok(());
+            }
             match (&weights[m.weight.index()], m.arithmetic) {
                 (Stored::Int(w, scales), Arithmetic::Int { bits }) => {
                     int_matmul(
@@ -109,11 +116,11 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
         Kernel::Elementwise(k) => match k.b {
             None => {
                 let [out, a] = memory.tensors([k.out, k.a])?;
-                elementwise(a, None, k.activation, out);
+                elementwise(a, None, k.activation, (k.scale, k.offset), out);
             }
             Some(b) => {
                 let [out, a, b] = memory.tensors([k.out, k.a, b])?;
-                elementwise(a, Some(b), k.activation, out);
+                elementwise(a, Some(b), k.activation, (k.scale, k.offset), out);
             }
         },
         Kernel::Embedding(k) => {
@@ -151,6 +158,22 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
         Kernel::Conv2d(k) => {
             let [out, x] = memory.tensors([k.out, k.x])?;
             conv2d(x, weight(k.weight), weight(k.bias), out, k);
+        }
+        Kernel::ImageTokens(k) => {
+            let [out, image] = memory.tensors([k.out, k.image])?;
+            image_tokens(image, out, k);
+        }
+        Kernel::GroupMoments(k) => {
+            let [out, x] = memory.tensors([k.out, k.x])?;
+            group_moments(x, out, k);
+        }
+        Kernel::GroupScales(k) => {
+            let [out, moments] = memory.tensors([k.out, k.moments])?;
+            group_scales(moments, weight(k.weight), out, k);
+        }
+        Kernel::GroupNorm(k) => {
+            let [out, x, scales] = memory.tensors([k.out, k.x, k.scales])?;
+            group_norm(x, scales, weight(k.bias), out, k);
         }
     }
     Ok(())

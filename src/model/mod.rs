@@ -1,6 +1,8 @@
 //! Networks: configuration, tensor names, and the Plan that each records. One file a network; nothing here knows
 //! devices, stored dtypes or time.
 
+pub mod autoencoder_kl;
+pub mod autoencoder_tiny;
 pub mod clip_text;
 mod ports;
 pub mod prefix_encoder;
@@ -54,6 +56,14 @@ pub enum Network {
     UniDiffuser(unidiffuser::Config),
     /// CLIP's text encoder.
     ClipText(clip_text::Config),
+    /// The decoder of latent diffusion's autoencoder.
+    AutoencoderKlDecoder(autoencoder_kl::Config),
+    /// Its encoder.
+    AutoencoderKlEncoder(autoencoder_kl::Config),
+    /// The decoder of a tiny autoencoder.
+    AutoencoderTinyDecoder(autoencoder_tiny::Config),
+    /// Its encoder.
+    AutoencoderTinyEncoder(autoencoder_tiny::Config),
     /// From a text encoder's features to UniDiffuser's text latents.
     PrefixEncoder(prefix_encoder::Config),
 }
@@ -62,11 +72,15 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 5] = [
+const REGISTRY: [(&str, Make); 9] = [
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
+    ("autoencoder_kl_decoder", |params| autoencoder_kl::Config::of(params).map(Network::AutoencoderKlDecoder)),
+    ("autoencoder_kl_encoder", |params| autoencoder_kl::Config::of(params).map(Network::AutoencoderKlEncoder)),
+    ("autoencoder_tiny_decoder", |params| Read::read(params).map(Network::AutoencoderTinyDecoder)),
+    ("autoencoder_tiny_encoder", |params| Read::read(params).map(Network::AutoencoderTinyEncoder)),
     ("prefix_encoder", |params| Read::read(params).map(Network::PrefixEncoder)),
 ];
 
@@ -78,6 +92,8 @@ macro_rules! each {
             Network::UvitT2i($config) => $body,
             Network::UniDiffuser($config) => $body,
             Network::ClipText($config) => $body,
+            Network::AutoencoderKlDecoder($config) | Network::AutoencoderKlEncoder($config) => $body,
+            Network::AutoencoderTinyDecoder($config) | Network::AutoencoderTinyEncoder($config) => $body,
             Network::PrefixEncoder($config) => $body,
         }
     };
@@ -111,6 +127,10 @@ impl Network {
             Network::UvitT2i(_) => "uvit_t2i",
             Network::UniDiffuser(_) => "unidiffuser",
             Network::ClipText(_) => "clip_text",
+            Network::AutoencoderKlDecoder(_) => "autoencoder_kl_decoder",
+            Network::AutoencoderKlEncoder(_) => "autoencoder_kl_encoder",
+            Network::AutoencoderTinyDecoder(_) => "autoencoder_tiny_decoder",
+            Network::AutoencoderTinyEncoder(_) => "autoencoder_tiny_encoder",
             Network::PrefixEncoder(_) => "prefix_encoder",
         }
     }
@@ -125,7 +145,17 @@ impl Network {
     /// # Errors
     /// `UNSUPPORTED_MODEL` for a configuration that contradicts itself.
     pub fn record(&self, batch: Batch) -> Result<Recording> {
-        each!(self, config => config.record(batch))
+        match self {
+            Network::Uvit(config) => config.record(batch),
+            Network::UvitT2i(config) => config.record(batch),
+            Network::UniDiffuser(config) => config.record(batch),
+            Network::ClipText(config) => config.record(batch),
+            Network::AutoencoderKlDecoder(config) => config.decoder(batch),
+            Network::AutoencoderKlEncoder(config) => config.encoder(batch),
+            Network::AutoencoderTinyDecoder(config) => config.decoder(batch),
+            Network::AutoencoderTinyEncoder(config) => config.encoder(batch),
+            Network::PrefixEncoder(config) => config.record(batch),
+        }
     }
 
     /// `[channels, height, width]` of one image or latent; zeros for networks that draw none.
@@ -134,7 +164,7 @@ impl Network {
             Network::Uvit(config) => [config.in_chans, config.img_size],
             Network::UvitT2i(config) => [config.in_chans, config.img_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
-            Network::ClipText(_) | Network::PrefixEncoder(_) => [0, 0],
+            _ => [0, 0],
         };
         [channels, size, size]
     }
@@ -160,7 +190,7 @@ impl Network {
             Network::Uvit(config) => config.inner_blocks(outer),
             Network::UvitT2i(config) => config.inner_blocks(outer),
             Network::UniDiffuser(config) => config.inner_blocks(outer),
-            Network::ClipText(_) | Network::PrefixEncoder(_) => None,
+            _ => None,
         }
     }
 

@@ -167,11 +167,12 @@ impl Storing {
     ///
     /// # Errors
     /// Those of the source; `NOT_FINITE` for a value beyond what f16 holds.
-    pub fn tensor(&self, name: &str, form: &Entry, source: &mut dyn Source) -> Result<Tensor> {
+    pub fn tensor(&self, weight: &Weight, form: &Entry, source: &mut dyn Source) -> Result<Tensor> {
+        let name = weight.name.as_str();
         if let Some(tensor) = self.compensated.get(name) {
             return Ok(tensor.clone());
         }
-        let values = source.values(name)?;
+        let values = source.weight(weight)?;
         let tensor = quantize(name, &form.shape, &values, form.dtype, form.group);
         match tensor.first_not_finite() {
             None => Ok(tensor),
@@ -198,5 +199,6 @@ impl Storing {
 /// # Errors
 /// `UNSUPPORTED_MODEL`, those of [`Storing::tensor`].
 pub fn store(network: &Network, source: &mut dyn Source, storing: &Storing) -> Result<Vec<Tensor>> {
-    storing.forms(network)?.iter().map(|(name, form)| storing.tensor(name, form, source)).collect()
+    let plan = network.record(Batch::plain(1))?.plan;
+    plan.published().map(|weight| storing.tensor(weight, &storing.form(weight), source)).collect()
 }

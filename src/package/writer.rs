@@ -9,6 +9,7 @@ use super::convert::Storing;
 use super::journal::Journal;
 use super::load::{manifest_path, read_manifest};
 use super::manifest::{MANIFEST, Manifest};
+use crate::model::Batch;
 use crate::named::Named;
 use crate::plan::Weight;
 use crate::weights::checkpoint::Source;
@@ -128,9 +129,11 @@ impl Writer {
         storing: &Storing,
         source: &mut dyn Source,
     ) -> Result<()> {
-        let forms = storing.forms(&manifest.network(name)?)?;
+        let network = manifest.network(name)?;
+        let (plan, forms) = (network.record(Batch::plain(1))?.plan, storing.forms(&network)?);
+        let weights: Vec<&Weight> = plan.published().collect();
         let (dtype, shard_bytes) = (storing.dtype, self.shard_bytes);
-        let mut tensor = |i: usize| storing.tensor(&forms[i].0, &forms[i].1, source);
+        let mut tensor = |i: usize| storing.tensor(weights[i], &forms[i].1, source);
         let variant = write_shards((dtype, storing.group), &forms, shard_bytes, &mut tensor, &mut |number, make| {
             let stored = self.save(&format!("{name}-{}-{number:05}", dtype.as_str()), "safetensors", make)?;
             self.written.insert(stored.file.clone());

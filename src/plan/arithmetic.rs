@@ -117,9 +117,9 @@ impl Plan {
             }),
         };
         let mut forms: Vec<Form> = self.weights.iter().map(form).collect();
-        // The kernel has one input.
+        // The kernel has one input, and no windows.
         for op in &self.ops {
-            if let Op::Linear { skip: Some(_), weight, .. } = *op
+            if let Op::Linear { skip: Some(_), weight, .. } | Op::Convolution { weight, .. } = *op
                 && let Some(form) = forms.get_mut(weight.0)
                 && *form == Form::Matrix(Arithmetic::W8A8)
             {

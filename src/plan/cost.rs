@@ -29,8 +29,8 @@ impl Kernel {
         let (multiply_adds, floats) = match self {
             Kernel::Matmul(m) => {
                 let results = if m.residual.is_some() { 2 } else { 1 };
-                let k = m.k + m.k2;
-                let floats = product(&[m.rows, k]) + product(&[m.n, k]) + product(&[results, m.rows, m.n]);
+                let k = m.columns();
+                let floats = product(&[m.rows, m.k + m.k2]) + product(&[m.n, k]) + product(&[results, m.rows, m.n]);
                 (product(&[m.rows, m.n, k]), floats)
             }
             Kernel::Attention(a) => {
@@ -49,6 +49,10 @@ impl Kernel {
                 (9 * pixels * channels, pixels * (c.in_channels + c.out_channels) as u64 + 9 * channels)
             }
             Kernel::LayerNorm(k) => (0, product(&[2, k.rows, k.dim])),
+            Kernel::ImageTokens(k) => (0, product(&[2, k.batch, k.pixels, k.channels])),
+            Kernel::GroupMoments(k) => (0, product(&[k.batch, k.tokens, k.dim])),
+            Kernel::GroupScales(k) => (0, product(&[2, k.batch, k.tokens.div_ceil(k.slice), k.dim])),
+            Kernel::GroupNorm(k) => (0, product(&[2, k.batch, k.tokens, k.dim])),
             Kernel::Elementwise(k) => (0, product(&[if k.b.is_some() { 3 } else { 2 }, k.rows, k.dim])),
             Kernel::Embedding(k) => (0, product(&[3, k.batch, k.count, k.dim])),
             Kernel::CopyTokens(k) => (0, product(&[3, k.batch, k.count, k.dim])),

@@ -4,6 +4,7 @@
 use super::lower::INT_ATTENTION_TOKENS;
 use super::{
     Activation, Arithmetic, Kernel, Matmul, Op, Plan, Position, Program, Role, SizeClass, TensorId, WeightId, WeightUse,
+    Window,
 };
 
 /// Kernels of a Program side by side.
@@ -33,7 +34,11 @@ pub fn isolate(
     let mut all = Isolated::default();
     let mut known: Vec<(Kernel, Option<WeightId>, [bool; 2])> = Vec::new();
     for (index, kernel) in program.kernels.iter().enumerate().filter(|(_, kernel)| wanted(kernel)) {
-        let kernel = widest.map_or_else(|| kernel.clone(), |widest| shrunk(kernel, widest));
+        // The last part brings those before it.
+        if matches!(kernel, Kernel::GroupMoments(_) | Kernel::GroupScales(_)) {
+            continue;
+        }
+        let kernel = widest.map_or_else(|| of_launch(kernel), |widest| shrunk(kernel, widest));
         let weight = kernel.matrix();
         let packed = [kernel.reads().first().copied(), Some(kernel.writes())]
             .map(|id| id.is_some_and(|id| program.view(id).packed));
@@ -60,6 +65,35 @@ fn width(dim: usize, widest: usize) -> usize {
     if dim <= widest { dim } else { widest + dim % 16 }
 }
 
+/// One of the launches of a convolution as one of a smaller image.
+fn of_launch(kernel: &Kernel) -> Kernel {
+    let mut kernel = kernel.clone();
+    if let Kernel::Matmul(Matmul { window: Some(w), rows, tokens, first, .. }) = &mut kernel
+        && *rows < w.pixels()
+    {
+        w.out_height = (*rows / w.out_width).max(1);
+        w.height = (w.out_height * w.stride).div_ceil(w.upsample);
+        w.out_height = w.height * w.upsample / w.stride;
+        (*rows, *tokens, *first) = (w.pixels(), w.pixels(), 0);
+    }
+    kernel
+}
+
+/// The same windows over a small image, odd where it can be, of that class of sizes; and how many images.
+fn shrunk_window(window: &Window, size: SizeClass) -> (Window, usize) {
+    let (out, batch) = match size {
+        SizeClass::One => ([1, 2], 1),
+        SizeClass::Few => ([3, 4], 2),
+        SizeClass::Many => ([7, 9], 2),
+    };
+    let window = match (window.stride, window.upsample) {
+        (2, _) => Window::strided(out.map(|n| 2 * n + 1 - window.padding), window.padding),
+        (_, 2) => Window::upsampled(out.map(|n: usize| n.div_ceil(2))),
+        _ => Window::plain(out),
+    };
+    (window, batch)
+}
+
 /// The same kernel on little data, whatever the batch: what a shader or function is specialised for stays.
 fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
     let mut kernel = kernel.clone();
@@ -68,6 +102,12 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
     let grid =
         |height: usize, width: usize, patch: usize| [(height / patch).min(2) * patch, (width / patch).min(3) * patch];
     match &mut kernel {
+        Kernel::Matmul(m) if m.window.is_some() => {
+            let (window, batch) = m.window.map_or((Window::plain([1, 1]), 1), |w| shrunk_window(&w, m.size));
+            (m.window, m.first) = (Some(window), 0);
+            (m.tokens, m.rows) = (window.pixels(), batch * window.pixels());
+            (m.k, m.n) = (width(m.k), width(m.n));
+        }
         Kernel::Matmul(m) => {
             let (tokens, least) = match m.size {
                 SizeClass::One => (2, 2),
@@ -113,6 +153,14 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             (k.batch, k.height, k.width) = (2, k.height.min(5), k.width.min(7));
             (k.in_channels, k.out_channels) = (width(k.in_channels), width(k.out_channels));
         }
+        Kernel::ImageTokens(k) => (k.batch, k.channels, k.pixels) = (2, width(k.channels), k.pixels.min(11)),
+        Kernel::GroupMoments(_) | Kernel::GroupScales(_) => {}
+        Kernel::GroupNorm(k) => {
+            (k.batch, k.tokens, k.dim) = (2, k.tokens.min(75), width(k.dim));
+            if !k.dim.is_multiple_of(k.groups) {
+                k.groups = 1;
+            }
+        }
     }
     kernel
 }
@@ -141,6 +189,10 @@ fn anonymous(kernel: &Kernel) -> Kernel {
         }
         Kernel::Unpatchify(k) => (k.x, k.out) = (t, t),
         Kernel::Conv2d(k) => (k.x, k.weight, k.bias, k.out) = (t, w, w, t),
+        Kernel::ImageTokens(k) => (k.image, k.out) = (t, t),
+        Kernel::GroupMoments(k) => (k.x, k.out) = (t, t),
+        Kernel::GroupScales(k) => (k.moments, k.weight, k.out) = (t, w, t),
+        Kernel::GroupNorm(k) => (k.x, k.scales, k.weight, k.bias, k.out) = (t, t, w, w, t),
     }
     kernel
 }
@@ -198,7 +250,10 @@ impl Isolated {
         let name = format!("w{}", self.plan.weights.len());
         self.originals.push(m.weight);
         self.originals.extend(m.bias);
-        let out = self.plan.linear(&name, x, skip, m.n, m.bias.is_some());
+        let out = match m.window {
+            Some(window) => self.plan.convolution(&name, x, window, m.n, m.bias.is_some()),
+            None => self.plan.linear(&name, x, skip, m.n, m.bias.is_some()),
+        };
         self.plan.allow(&name, program.weights[m.weight.0].precision);
         out
     }
@@ -226,7 +281,9 @@ impl Isolated {
             Kernel::Elementwise(ref k) => {
                 let shape = [1, k.rows, k.dim];
                 let x = self.input(&shape);
-                if k.activation == Activation::None && k.b.is_none() {
+                if (k.scale, k.offset) != (1.0, 0.0) {
+                    self.plan.affine(x, k.scale, k.offset)
+                } else if k.activation == Activation::None && k.b.is_none() {
                     // A copy, which lowering makes where an operand is quantised for its reader alone, or read twice.
                     if packed[1] { x } else { self.plan.add("", x, x) }
                 } else {
@@ -289,6 +346,22 @@ impl Isolated {
                 self.plan.push(Op::Conv2d { x, weight, bias, out });
                 out
             }
+            Kernel::ImageTokens(ref k) => {
+                let image = self.input(&[k.batch, k.channels, 1, k.pixels]);
+                let out = self.plan.scratch("", &[k.batch, k.pixels, k.channels]);
+                self.plan.push(Op::ImageTokens { image, out });
+                out
+            }
+            Kernel::GroupMoments(_) | Kernel::GroupScales(_) => self.input(&[1, 1, 4]),
+            Kernel::GroupNorm(ref k) => {
+                let shape = [k.batch, k.tokens, k.dim];
+                let x = self.input(&shape);
+                let weight = self.weight(&[k.dim], WeightUse::Floats, k.weight);
+                let bias = self.weight(&[k.dim], WeightUse::Floats, k.bias);
+                let out = self.plan.scratch("", &shape);
+                self.plan.push(Op::GroupNorm { x, groups: k.groups, weight, bias, eps: k.eps, out });
+                if k.activation == Activation::None { out } else { self.plan.activate("", k.activation, out) }
+            }
         };
         let reader = program.kernels.iter().find_map(|reader| match reader {
             Kernel::Matmul(m) if packed[1] && m.x == kernel.writes() => Some(m),
@@ -304,7 +377,7 @@ impl Isolated {
 
     fn matmul(&mut self, program: &Program, m: &Matmul, packed: bool) -> TensorId {
         let items = m.rows / m.tokens;
-        let mut x = self.input(&[items, m.tokens, m.k]);
+        let mut x = self.input(&[items, m.window.map_or(m.tokens, |w| w.height * w.width), m.k]);
         if packed {
             let [weight, bias] = [0; 2].map(|_| self.weight(&[m.k], WeightUse::Floats, m.weight));
             let normed = self.plan.scratch("", &[items, m.tokens, m.k]);

@@ -17,7 +17,8 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
         plan.tensors.get(id.0).is_some_and(|t| t.role != Role::Scratch || keep.contains(&t.name.as_str()))
     };
     let forms = plan.forms(capabilities.compute);
-    let (kernels, time_embeddings) = fuse(plan, &kept, &forms, capabilities);
+    let (kernels, time_embeddings) = fuse(plan, &kept, &forms, capabilities, &mut views);
+    let kernels = cut(kernels, capabilities);
     let kernels = if capabilities.packs { pack(kernels, &mut views, &kept) } else { kernels };
     let kernels = unalias(kernels, &mut views);
 
@@ -86,12 +87,14 @@ fn too_large(what: &str, bytes: u64, capabilities: &Capabilities) -> Error {
     )
 }
 
-/// Walks the operations; an activation or addition that alone consumes a Linear's result joins its kernel.
+/// Walks the operations; an activation or addition that alone consumes a Linear's or convolution's result joins its kernel,
+/// an activation that of a GroupNorm's.
 fn fuse(
     plan: &Plan,
     kept: &dyn Fn(TensorId) -> bool,
     forms: &[Form],
     capabilities: &Capabilities,
+    views: &mut Vec<View>,
 ) -> (Vec<Kernel>, Vec<(TensorId, TensorId)>) {
     let compute = capabilities.compute;
     let mut kernels = Vec::new();
@@ -113,7 +116,12 @@ fn fuse(
         }
         match plan.ops[i] {
             Op::TimestepEmbedding { time, out } => time_embeddings.push((time, out)),
-            Op::Linear { x, skip, weight, bias, mut out } => {
+            Op::Linear { .. } | Op::Convolution { .. } => {
+                let (x, skip, window, weight, bias, mut out) = match plan.ops[i] {
+                    Op::Linear { x, skip, weight, bias, out } => (x, skip, None, weight, bias, out),
+                    Op::Convolution { x, window, weight, bias, out } => (x, None, Some(window), weight, bias, out),
+                    _ => continue,
+                };
                 let mut activation = Activation::None;
                 let mut residual = None;
                 match sole_reader(out) {
@@ -128,8 +136,8 @@ fn fuse(
                         (residual, out, done[j]) = (Some(other), next, true);
                     }
                 }
-                let shape = plan.shape(x);
-                let rows = shape[..shape.len() - 1].iter().product();
+                let (shape, of_out) = (plan.shape(x), plan.shape(out));
+                let rows = of_out[..of_out.len() - 1].iter().product();
                 let arithmetic = match forms[weight.0] {
                     Form::Matrix(arithmetic) => arithmetic,
                     Form::Floats | Form::PatchKernel => Arithmetic::F32,
@@ -143,12 +151,57 @@ fn fuse(
                     residual,
                     out,
                     rows,
-                    tokens: shape[1..shape.len() - 1].iter().product(),
+                    tokens: of_out[1..of_out.len() - 1].iter().product(),
                     k: shape[shape.len() - 1],
                     k2: skip.map_or(0, |s| plan.shape(s)[plan.shape(s).len() - 1]),
                     n: plan.weights[weight.0].shape[0],
                     arithmetic,
                     size: SizeClass::of(rows),
+                    window,
+                    first: 0,
+                }));
+            }
+            Op::GroupNorm { x, groups, weight, bias, eps, mut out } => {
+                let mut activation = Activation::None;
+                if let Some((j, &Op::Activate { activation: kind, out: next, .. })) = sole_reader(out)
+                    && moves(i, j, None)
+                {
+                    (activation, out, done[j]) = (kind, next, true);
+                }
+                let s = plan.shape(x);
+                let (batch, tokens, dim) = (s[0], s[1], s[2]);
+                let mut tensor = |rows: usize| {
+                    let shape = vec![batch, rows, dim];
+                    let tensor = Tensor { name: String::new(), shape, role: Role::Scratch };
+                    views.push(view(&tensor, capabilities));
+                    TensorId(views.len() - 1)
+                };
+                let slice = tokens.div_ceil(MOST_SLICES).max(LEAST_SLICE);
+                let (moments, scales) = (tensor(2 * tokens.div_ceil(slice)), tensor(2));
+                kernels.push(Kernel::GroupMoments(GroupMoments { x, out: moments, batch, tokens, dim, slice }));
+                kernels.push(Kernel::GroupScales(GroupScales {
+                    moments,
+                    weight,
+                    out: scales,
+                    batch,
+                    tokens,
+                    dim,
+                    slice,
+                    groups,
+                    eps,
+                }));
+                kernels.push(Kernel::GroupNorm(GroupNorm {
+                    x,
+                    scales,
+                    weight,
+                    bias,
+                    activation,
+                    out,
+                    batch,
+                    tokens,
+                    dim,
+                    groups,
+                    eps,
                 }));
             }
             Op::Embedding { table, index, position, out, at } => {
@@ -178,6 +231,34 @@ fn fuse(
     }
     (kernels, time_embeddings)
 }
+
+/// Slices of a GroupNorm's tokens: enough for many invocations, few for whoever joins them.
+const MOST_SLICES: usize = 256;
+/// Tokens of a slice.
+const LEAST_SLICE: usize = 32;
+
+/// Convolutions of large images become several launches, of some rows each.
+fn cut(kernels: Vec<Kernel>, capabilities: &Capabilities) -> Vec<Kernel> {
+    let mut all = Vec::with_capacity(kernels.len());
+    for kernel in kernels {
+        match kernel {
+            Kernel::Matmul(m) if m.window.is_some() => {
+                let of_row = (m.columns() as u64 * m.n as u64).max(1);
+                // Whole tiles of any device.
+                let most = usize::try_from(capabilities.launch_work / of_row).unwrap_or(usize::MAX).max(ROWS_OF_TILES);
+                let most = most - most % ROWS_OF_TILES;
+                all.extend((0..m.rows).step_by(most).map(|first| {
+                    Kernel::Matmul(Matmul { first, rows: most.min(m.rows - first), ..m.clone() })
+                }));
+            }
+            other => all.push(other),
+        }
+    }
+    all
+}
+
+/// A multiple of what devices compute together.
+const ROWS_OF_TILES: usize = 528;
 
 /// What [`Arithmetic::W8A8`] multiplies lies quantised: where nobody else reads a tensor and the kernel that makes it can
 /// quantise it, nothing more is needed; else a kernel of its own makes a quantised copy.
@@ -265,7 +346,8 @@ fn unalias(kernels: Vec<Kernel>, views: &mut Vec<View>) -> Vec<Kernel> {
 fn copy(from: TensorId, view: View, views: &mut Vec<View>) -> (TensorId, Kernel) {
     let (rows, dim, out) = (view.rows(), view.dim(), TensorId(views.len()));
     views.push(View { name: String::new(), role: Role::Scratch, ..view });
-    (out, Kernel::Elementwise(Elementwise { a: from, b: None, activation: Activation::None, out, rows, dim }))
+    let (scale, offset, activation) = (1.0, 0.0, Activation::None);
+    (out, Kernel::Elementwise(Elementwise { a: from, b: None, activation, scale, offset, out, rows, dim }))
 }
 
 /// From so many tokens on, attention is worth integers where coarse ones are allowed.
@@ -280,9 +362,19 @@ fn rows_of_binding(rows: usize, dim: usize, capabilities: &Capabilities) -> usiz
 /// The kernel of an operation on its own.
 fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
     match *op {
-        Op::TimestepEmbedding { .. } | Op::Linear { .. } | Op::Embedding { .. } => unreachable!("handled by fuse"),
-        Op::Activate { activation, x, out } => elementwise(plan, x, None, activation, out),
-        Op::Add { a, b, out } => elementwise(plan, a, Some(b), Activation::None, out),
+        Op::TimestepEmbedding { .. }
+        | Op::Linear { .. }
+        | Op::Convolution { .. }
+        | Op::GroupNorm { .. }
+        | Op::Embedding { .. } => unreachable!("handled by fuse"),
+        Op::Activate { activation, x, out } => elementwise(plan, x, None, activation, (1.0, 0.0), out),
+        Op::Affine { x, scale, offset, out } => elementwise(plan, x, None, Activation::None, (scale, offset), out),
+        Op::Add { a, b, out } => elementwise(plan, a, Some(b), Activation::None, (1.0, 0.0), out),
+        Op::ImageTokens { image, out } => {
+            let s = plan.shape(image);
+            let (batch, channels, pixels) = (s[0], s[1], s[2] * s[3]);
+            Kernel::ImageTokens(ImageTokens { image, out, batch, channels, pixels })
+        }
         Op::LayerNorm { x, weight, bias, eps, out } => {
             let (rows, dim) = rows_of(plan, x);
             Kernel::LayerNorm(LayerNorm { x, weight, bias, eps, out, rows, dim })
@@ -368,9 +460,16 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
     }
 }
 
-fn elementwise(plan: &Plan, a: TensorId, b: Option<TensorId>, activation: Activation, out: TensorId) -> Kernel {
+fn elementwise(
+    plan: &Plan,
+    a: TensorId,
+    b: Option<TensorId>,
+    activation: Activation,
+    (scale, offset): (f32, f32),
+    out: TensorId,
+) -> Kernel {
     let (rows, dim) = rows_of(plan, out);
-    Kernel::Elementwise(Elementwise { a, b, activation, out, rows, dim })
+    Kernel::Elementwise(Elementwise { a, b, activation, scale, offset, out, rows, dim })
 }
 
 /// Rows of a tensor and what each holds.

@@ -18,8 +18,8 @@ pub use cost::Cost;
 pub use isolate::{Isolated, isolate};
 pub use lower::lower;
 pub use program::{
-    Activation, Attention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, Kernel, LayerNorm, Matmul,
-    PatchEmbed, Place, Program, ResizedPositions, SizeClass, Unpatchify, View,
+    Activation, Attention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, GroupMoments, GroupNorm, GroupScales,
+    ImageTokens, Kernel, LayerNorm, Matmul, PatchEmbed, Place, Program, ResizedPositions, SizeClass, Unpatchify, View, Window,
 };
 
 pub use state::{Slot, StateLayout};
@@ -95,16 +95,37 @@ pub struct Weight {
     pub usage: WeightUse,
     /// How coarse the input of a matrix may become.
     pub precision: Precision,
+    /// 9 if it is the matrix of a 3x3 convolution, `[out, 9 in]`, whose columns are those of one place of the window after the
+    /// other, row by row; else 1.
+    pub taps: usize,
 }
 
 impl Weight {
     /// The published tensors whose rows it is, one below the other, with their shapes: `a.{q,k,v}.weight` is `a.q.weight`,
-    /// `a.k.weight` and `a.v.weight`.
+    /// `a.k.weight` and `a.v.weight`. The kernel of a convolution is published as `[out, in, 3, 3]`.
     pub fn sources(&self) -> Vec<(String, Vec<usize>)> {
         let names = joined(&self.name);
         let mut shape = self.shape.clone();
         shape[0] /= names.len();
+        if self.taps > 1 {
+            shape = vec![shape[0], shape[1] / self.taps, 3, 3];
+        }
         names.into_iter().map(|name| (name, shape.clone())).collect()
+    }
+
+    /// Published values in the order of its columns.
+    pub fn arranged(&self, published: Vec<f32>) -> Vec<f32> {
+        if self.taps == 1 {
+            return published;
+        }
+        let (columns, inputs) = (self.shape[1], self.shape[1] / self.taps);
+        let mut values = vec![0.0; published.len()];
+        for (out, of_row) in values.chunks_exact_mut(columns).zip(published.chunks_exact(columns)) {
+            for (i, taps) in of_row.chunks_exact(self.taps).enumerate() {
+                taps.iter().enumerate().for_each(|(tap, &v)| out[tap * inputs + i] = v);
+            }
+        }
+        values
     }
 }
 
@@ -136,6 +157,8 @@ pub enum Op {
     Linear { x: TensorId, skip: Option<TensorId>, weight: WeightId, bias: Option<WeightId>, out: TensorId },
     /// A function of every value.
     Activate { activation: Activation, x: TensorId, out: TensorId },
+    /// `scale x + offset` of every value.
+    Affine { x: TensorId, scale: f32, offset: f32, out: TensorId },
     /// `a + b`, equal shapes.
     Add { a: TensorId, b: TensorId, out: TensorId },
     /// `(x - mean) / sqrt(var + eps) weight + bias` over the last axis, biased variance.
@@ -166,6 +189,13 @@ pub enum Op {
     Unpatchify { x: TensorId, patch: usize, skip_tokens: usize, out: TensorId },
     /// 3x3 convolution, padding 1, stride 1, `weight [out, in, 3, 3]`.
     Conv2d { x: TensorId, weight: WeightId, bias: WeightId, out: TensorId },
+    /// Tokens `[batch, height width, channels]` of an image, row by row.
+    ImageTokens { image: TensorId, out: TensorId },
+    /// 3x3 convolution over tokens that are an image's pixels, row by row: a Linear over the window of each pixel of `out`.
+    Convolution { x: TensorId, window: Window, weight: WeightId, bias: Option<WeightId>, out: TensorId },
+    /// `(x - mean) / sqrt(var + eps) weight + bias` with mean and biased variance over all tokens of an item and the channels of
+    /// a group, of which neighbouring ones make `groups` (Wu and He, "Group Normalization", 2018).
+    GroupNorm { x: TensorId, groups: usize, weight: WeightId, bias: WeightId, eps: f32, out: TensorId },
 }
 
 impl Op {
@@ -174,12 +204,15 @@ impl Op {
         match *self {
             Op::TimestepEmbedding { time, .. } => vec![time],
             Op::Linear { x, skip, .. } => [Some(x), skip].into_iter().flatten().collect(),
-            Op::Activate { x, .. } | Op::LayerNorm { x, .. } => vec![x],
+            Op::Activate { x, .. } | Op::Affine { x, .. } | Op::LayerNorm { x, .. } | Op::GroupNorm { x, .. } => vec![x],
             Op::Add { a, b, .. } => vec![a, b],
             Op::Attention { qkv, .. } => vec![qkv],
             Op::Embedding { index, .. } => vec![index],
-            Op::CopyTokens { x, .. } | Op::Unpatchify { x, .. } | Op::Conv2d { x, .. } => vec![x],
-            Op::PatchEmbed { image, .. } => vec![image],
+            Op::CopyTokens { x, .. }
+            | Op::Unpatchify { x, .. }
+            | Op::Conv2d { x, .. }
+            | Op::Convolution { x, .. } => vec![x],
+            Op::PatchEmbed { image, .. } | Op::ImageTokens { image, .. } => vec![image],
             Op::ResizedPositions { .. } => Vec::new(),
         }
     }
@@ -198,7 +231,11 @@ impl Op {
             | Op::ResizedPositions { out, .. }
             | Op::PatchEmbed { out, .. }
             | Op::Unpatchify { out, .. }
-            | Op::Conv2d { out, .. } => out,
+            | Op::Conv2d { out, .. }
+            | Op::Affine { out, .. }
+            | Op::ImageTokens { out, .. }
+            | Op::Convolution { out, .. }
+            | Op::GroupNorm { out, .. } => out,
         }
     }
 }
@@ -233,7 +270,7 @@ impl Plan {
         if let Some(found) = self.weights.iter().position(known) {
             return WeightId(found);
         }
-        self.weights.push(Weight { name, shape: shape.to_vec(), usage, precision: Precision::Float });
+        self.weights.push(Weight { name, shape: shape.to_vec(), usage, precision: Precision::Float, taps: 1 });
         WeightId(self.weights.len() - 1)
     }
 
@@ -311,6 +348,52 @@ impl Plan {
         out
     }
 
+    /// Records GroupNorm with the affine weights `name.weight`, `name.bias`.
+    pub fn group_norm(&mut self, name: &str, x: TensorId, groups: usize, eps: f32) -> TensorId {
+        let shape = self.shape(x).to_vec();
+        let dim = [shape[shape.len() - 1]];
+        let weight = self.weight(format!("{name}.weight"), &dim, WeightUse::Floats);
+        let bias = self.weight(format!("{name}.bias"), &dim, WeightUse::Floats);
+        let out = self.scratch(name, &shape);
+        self.push(Op::GroupNorm { x, groups, weight, bias, eps, out });
+        out
+    }
+
+    /// Records a 3x3 convolution under the name `name` (`name.weight`, `name.bias`) over tokens that are an image's pixels.
+    pub fn convolution(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        window: Window,
+        out_channels: usize,
+        bias: bool,
+    ) -> TensorId {
+        let shape = self.shape(x).to_vec();
+        let columns = 9 * shape[shape.len() - 1];
+        let weight = self.weight(format!("{name}.weight"), &[out_channels, columns], WeightUse::Matrix);
+        self.weights[weight.0].taps = 9;
+        let bias = bias.then(|| self.weight(format!("{name}.bias"), &[out_channels], WeightUse::Floats));
+        let out = self.scratch(name, &[shape[0], window.pixels(), out_channels]);
+        self.push(Op::Convolution { x, window, weight, bias, out });
+        out
+    }
+
+    /// Records a function of every value.
+    pub fn activate(&mut self, name: impl Into<String>, activation: Activation, x: TensorId) -> TensorId {
+        let shape = self.shape(x).to_vec();
+        let out = self.scratch(name, &shape);
+        self.push(Op::Activate { activation, x, out });
+        out
+    }
+
+    /// Records `scale x + offset`.
+    pub fn affine(&mut self, x: TensorId, scale: f32, offset: f32) -> TensorId {
+        let shape = self.shape(x).to_vec();
+        let out = self.scratch("", &shape);
+        self.push(Op::Affine { x, scale, offset, out });
+        out
+    }
+
     /// Records `a + b`.
     pub fn add(&mut self, name: impl Into<String>, a: TensorId, b: TensorId) -> TensorId {
         let shape = self.shape(a).to_vec();
@@ -346,6 +429,10 @@ impl Plan {
                     .or(check(rows(x) == rows(out) && skip.is_none_or(|s| rows(s) == rows(x)), "tokens differ"))
             }
             Op::Activate { x, out, .. } => check(shape(x) == shape(out), "shapes differ"),
+            Op::Affine { x, offset, out, .. } => check(shape(x) == shape(out), "shapes differ").or(check(
+                offset == 0.0 || shape(x).len() == 4 || last(x) % 4 == 0,
+                "the zeros that fill up rows would not stay zeros",
+            )),
             Op::Add { a, b, out } => check(shape(a) == shape(b) && shape(a) == shape(out), "shapes differ"),
             Op::LayerNorm { x, weight, bias, out, .. } => check(
                 shape(x) == shape(out)
@@ -359,7 +446,7 @@ impl Plan {
                 let head_dim = dim.checked_div(heads).unwrap_or(0);
                 let fits = shape(out).len() == 3 && shape(qkv) == [shape(out)[0], shape(out)[1], 3 * dim];
                 check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
-                    .or(check(head_dim <= 128 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 128"))
+                    .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
             }
             Op::Embedding { table, index, position, out, at } => check(
                 shape(out).len() == 3
@@ -415,6 +502,36 @@ impl Plan {
                 check(images && wshape(weight) == [o[1], s[1], 3, 3], "weight is not [out, in, 3, 3]")
                     .or(check(images && wshape(bias) == [o[1]], "bias is not [out]"))
             }
+            Op::ImageTokens { image, out } => {
+                let (s, o) = (shape(image), shape(out));
+                check(s.len() == 4 && o == [s[0], s[2] * s[3], s[1]], "out is not the image's pixels")
+            }
+            Op::Convolution { x, window, weight, bias, out } => {
+                let (s, o) = (shape(x), shape(out));
+                if s.len() != 3 || o.len() != 3 {
+                    return Some("not tokens");
+                }
+                let pixels = window.height * window.width;
+                let last = |n: usize, of: usize| (n - 1) * window.stride + 2 - window.padding <= of * window.upsample;
+                check(s[0] == o[0] && s[1] == pixels && o[1] == window.pixels() && o[1] > 0, "tokens are no image's pixels")
+                    .or(check(matches!((window.stride, window.upsample), (1, 1) | (1, 2) | (2, 1)), "no such window"))
+                    .or(check(window.padding <= 1, "padding is more than 1"))
+                    .or(check(
+                        last(window.out_height, window.height) && last(window.out_width, window.width),
+                        "windows lie beyond the image",
+                    ))
+                    .or(check(wshape(weight) == [o[2], 9 * s[2]], "weight is not [out, 9 in]"))
+                    .or(check(bias.is_none_or(|b| wshape(b) == [o[2]]), "bias is not [out]"))
+            }
+            Op::GroupNorm { x, groups, weight, bias, out, .. } => check(
+                shape(x) == shape(out)
+                    && shape(x).len() == 3
+                    && groups > 0
+                    && last(x).is_multiple_of(groups)
+                    && wshape(weight) == [last(x)]
+                    && wshape(bias) == [last(x)],
+                "shapes differ, or channels are no whole groups",
+            ),
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Capabilities {
     pub compute: Compute,
     /// Whether the input of a [`Arithmetic::W8A8`] Linear lies quantised, by whoever made it; else the Linear does that.
     pub packs: bool,
+    /// Multiply-adds of one launch, where a kernel can be cut: none should hold up whoever waits for the device.
+    pub launch_work: u64,
 }
 
 impl Capabilities {
@@ -34,10 +36,17 @@ impl Capabilities {
         max_binding: isize::MAX as usize,
         compute: Compute::F32,
         packs: false,
+        launch_work: 1 << 29,
     };
     /// Any WebGPU device, at the specification's default limits.
-    pub const WEBGPU: Capabilities =
-        Capabilities { row_align: 4, offset_align: 256, max_binding: 128 << 20, compute: Compute::F32, packs: true };
+    pub const WEBGPU: Capabilities = Capabilities {
+        row_align: 4,
+        offset_align: 256,
+        max_binding: 128 << 20,
+        compute: Compute::F32,
+        packs: true,
+        launch_work: 1 << 29,
+    };
 }
 
 /// Where a tensor lies. Offsets are in bytes.
@@ -103,7 +112,50 @@ impl View {
     }
 }
 
-/// `out = activation(cat(x, x2) W^T + bias) + residual`.
+/// Where the windows of a 3x3 convolution lie: pixel (i, j) of its result sees the rows `i stride - padding ..+ 3` and columns alike
+/// of the image, made `upsample` times as large by repeating its pixels; beyond it lie zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Rows of the image.
+    pub height: usize,
+    /// Columns of the image.
+    pub width: usize,
+    /// Rows of the result.
+    pub out_height: usize,
+    /// Columns of the result.
+    pub out_width: usize,
+    /// From window to window, 1 or 2.
+    pub stride: usize,
+    /// Zeros above and to the left, 0 or 1; below and to the right there are as many as are needed.
+    pub padding: usize,
+    /// How often every row and column of the image counts, 1 or 2.
+    pub upsample: usize,
+}
+
+impl Window {
+    /// One a pixel.
+    pub fn plain([height, width]: [usize; 2]) -> Window {
+        Window { height, width, out_height: height, out_width: width, stride: 1, padding: 1, upsample: 1 }
+    }
+
+    /// Over the image twice as large.
+    pub fn upsampled([height, width]: [usize; 2]) -> Window {
+        Window { out_height: 2 * height, out_width: 2 * width, upsample: 2, ..Window::plain([height, width]) }
+    }
+
+    /// Every other one, with zeros below and to the right alone (`padding` 0), or all around (1).
+    pub fn strided([height, width]: [usize; 2], padding: usize) -> Window {
+        let of = |n: usize| (n + padding) / 2;
+        Window { out_height: of(height), out_width: of(width), stride: 2, padding, ..Window::plain([height, width]) }
+    }
+
+    /// Of the result.
+    pub fn pixels(&self) -> usize {
+        self.out_height * self.out_width
+    }
+}
+
+/// `out = activation(cat(x, x2) W^T + bias) + residual`; with a window, x is what it sees.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matmul {
     /// `[rows, k]`.
@@ -124,7 +176,7 @@ pub struct Matmul {
     pub rows: usize,
     /// Of an item of the batch; 1 where an item is a vector.
     pub tokens: usize,
-    /// Input features of x.
+    /// Input features of x; with a window, of each of its 9 places.
     pub k: usize,
     /// Input features of x2, 0 without one.
     pub k2: usize,
@@ -134,6 +186,17 @@ pub struct Matmul {
     pub arithmetic: Arithmetic,
     /// Of the whole batch, whatever part of it runs.
     pub size: SizeClass,
+    /// Where the rows of x come from, for a 3x3 convolution.
+    pub window: Option<Window>,
+    /// The first row of out, where a convolution takes several launches.
+    pub first: usize,
+}
+
+impl Matmul {
+    /// Columns of the weight.
+    pub fn columns(&self) -> usize {
+        if self.window.is_some() { 9 * self.k } else { self.k + self.k2 }
+    }
 }
 
 /// How many rows a matmul has: what suits one suits not the other.
@@ -189,13 +252,15 @@ pub struct Attention {
     pub arithmetic: Arithmetic,
 }
 
-/// `out = activation(a) + b`: what could not be fused; a copy, or a quantised one, where a kernel needs it.
+/// `out = activation(scale a + offset) + b`: what could not be fused; a copy, or a quantised one, where a kernel needs it.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct Elementwise {
     pub a: TensorId,
     pub b: Option<TensorId>,
     pub activation: Activation,
+    pub scale: f32,
+    pub offset: f32,
     pub out: TensorId,
     pub rows: usize,
     pub dim: usize,
@@ -301,6 +366,73 @@ pub struct Conv2d {
     pub width: usize,
 }
 
+/// See [`super::Op::ImageTokens`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct ImageTokens {
+    pub image: TensorId,
+    pub out: TensorId,
+    pub batch: usize,
+    pub channels: usize,
+    pub pixels: usize,
+}
+
+/// The first part of [`super::Op::GroupNorm`]: every channel's mean and sum of squared differences from it, over slices of
+/// an item's tokens. Row 2 s of an item of `out [batch, 2 slices, dim]` holds the means of slice s, row 2 s + 1 the sums.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct GroupMoments {
+    pub x: TensorId,
+    pub out: TensorId,
+    pub batch: usize,
+    pub tokens: usize,
+    pub dim: usize,
+    /// Tokens of a slice; the last may have fewer.
+    pub slice: usize,
+}
+
+/// The second part: of an item of `out [batch, 2, dim]` row 0 holds every channel's mean over its group, row 1
+/// `weight / sqrt(var + eps)`. Slices and channels are joined as by Chan, Golub and LeVeque ("Updating formulae and a pairwise
+/// algorithm for computing sample variances", 1979).
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct GroupScales {
+    pub moments: TensorId,
+    pub weight: WeightId,
+    pub out: TensorId,
+    pub batch: usize,
+    pub tokens: usize,
+    pub dim: usize,
+    pub slice: usize,
+    pub groups: usize,
+    pub eps: f32,
+}
+
+/// The last part: `out = activation((x - mean) scale + bias)`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct GroupNorm {
+    pub x: TensorId,
+    pub scales: TensorId,
+    /// What the scales were made with.
+    pub weight: WeightId,
+    pub bias: WeightId,
+    pub activation: Activation,
+    pub out: TensorId,
+    pub batch: usize,
+    pub tokens: usize,
+    pub dim: usize,
+    pub groups: usize,
+    pub eps: f32,
+}
+
+impl GroupMoments {
+    /// How many slices an item has.
+    pub fn slices(&self) -> usize {
+        self.tokens.div_ceil(self.slice)
+    }
+}
+
 /// One kernel launch.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -315,6 +447,10 @@ pub enum Kernel {
     PatchEmbed(PatchEmbed),
     Unpatchify(Unpatchify),
     Conv2d(Conv2d),
+    ImageTokens(ImageTokens),
+    GroupMoments(GroupMoments),
+    GroupScales(GroupScales),
+    GroupNorm(GroupNorm),
 }
 
 impl Kernel {
@@ -332,12 +468,17 @@ impl Kernel {
             Kernel::PatchEmbed(_) => "patch_embed",
             Kernel::Unpatchify(_) => "unpatchify",
             Kernel::Conv2d(_) => "conv2d",
+            Kernel::ImageTokens(_) => "image_tokens",
+            Kernel::GroupMoments(_) => "group_moments",
+            Kernel::GroupScales(_) => "group_scales",
+            Kernel::GroupNorm(_) => "group_norm",
         }
     }
 
     /// Its sizes for people.
     pub fn sizes(&self) -> String {
         match self {
+            Kernel::Matmul(m) if m.window.is_some() => format!("{} x (3 x 3 x {}) x {}", m.rows, m.k, m.n),
             Kernel::Matmul(m) if m.k2 > 0 => format!("{} x ({} + {}) x {}", m.rows, m.k, m.k2, m.n),
             Kernel::Matmul(m) => format!("{} x {} x {}", m.rows, m.k, m.n),
             Kernel::LayerNorm(k) => format!("{} x {}", k.rows, k.dim),
@@ -349,6 +490,10 @@ impl Kernel {
             Kernel::CopyTokens(k) => format!("{} x {} x {}", k.batch, k.count, k.dim),
             Kernel::ResizedPositions(k) => format!("{} x {} x {} x {}", k.batch, k.to[0], k.to[1], k.dim),
             Kernel::Elementwise(k) => format!("{} x {}", k.rows, k.dim),
+            Kernel::ImageTokens(k) => format!("{} x {} x {}", k.batch, k.pixels, k.channels),
+            Kernel::GroupMoments(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
+            Kernel::GroupScales(k) => format!("{} x {} x {}", k.batch, k.tokens.div_ceil(k.slice), k.dim),
+            Kernel::GroupNorm(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
         }
     }
 
@@ -357,6 +502,8 @@ impl Kernel {
     pub fn of_items(&self, items: usize, all: usize) -> Kernel {
         let mut kernel = self.clone();
         match &mut kernel {
+            // Cut into launches, it has no part of them for an item.
+            Kernel::Matmul(Matmul { window: Some(_), .. }) => {}
             Kernel::Matmul(k) => k.rows = k.rows / all * items,
             Kernel::LayerNorm(k) => k.rows = k.rows / all * items,
             Kernel::Attention(k) => k.batch = items,
@@ -367,6 +514,10 @@ impl Kernel {
             Kernel::Unpatchify(k) => k.batch = items,
             Kernel::Conv2d(k) => k.batch = items,
             Kernel::Elementwise(k) => k.rows = k.rows / all * items,
+            Kernel::ImageTokens(k) => k.batch = items,
+            Kernel::GroupMoments(k) => k.batch = items,
+            Kernel::GroupScales(k) => k.batch = items,
+            Kernel::GroupNorm(k) => k.batch = items,
         }
         kernel
     }
@@ -384,6 +535,10 @@ impl Kernel {
             Kernel::PatchEmbed(k) => vec![k.image],
             Kernel::Unpatchify(k) => vec![k.x],
             Kernel::Conv2d(k) => vec![k.x],
+            Kernel::ImageTokens(k) => vec![k.image],
+            Kernel::GroupMoments(k) => vec![k.x],
+            Kernel::GroupScales(k) => vec![k.moments],
+            Kernel::GroupNorm(k) => vec![k.x, k.scales],
         }
     }
 
@@ -400,6 +555,10 @@ impl Kernel {
             Kernel::PatchEmbed(k) => k.out,
             Kernel::Unpatchify(k) => k.out,
             Kernel::Conv2d(k) => k.out,
+            Kernel::ImageTokens(k) => k.out,
+            Kernel::GroupMoments(k) => k.out,
+            Kernel::GroupScales(k) => k.out,
+            Kernel::GroupNorm(k) => k.out,
         }
     }
 }

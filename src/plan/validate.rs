@@ -14,7 +14,12 @@ impl Op {
             Op::Linear { weight, bias, .. } => {
                 [Some((weight, Matrix)), bias.map(|bias| (bias, Floats))].into_iter().flatten().collect()
             }
-            Op::LayerNorm { weight, bias, .. } | Op::Conv2d { weight, bias, .. } => {
+            Op::Convolution { weight, bias, .. } => {
+                [Some((weight, Matrix)), bias.map(|bias| (bias, Floats))].into_iter().flatten().collect()
+            }
+            Op::LayerNorm { weight, bias, .. }
+            | Op::GroupNorm { weight, bias, .. }
+            | Op::Conv2d { weight, bias, .. } => {
                 vec![(weight, Floats), (bias, Floats)]
             }
             Op::Embedding { table, position, .. } => with(position, &[(table, Floats)]),
@@ -23,6 +28,8 @@ impl Op {
             Op::PatchEmbed { weight, bias, position, .. } => with(position, &[(weight, PatchKernel), (bias, Floats)]),
             Op::TimestepEmbedding { .. }
             | Op::Activate { .. }
+            | Op::Affine { .. }
+            | Op::ImageTokens { .. }
             | Op::Add { .. }
             | Op::Attention { .. }
             | Op::Unpatchify { .. } => Vec::new(),
@@ -43,7 +50,11 @@ impl Op {
             Op::ResizedPositions { .. } => "resized positions",
             Op::PatchEmbed { .. } => "patch embedding",
             Op::Unpatchify { .. } => "unpatchify",
-            Op::Conv2d { .. } => "convolution",
+            Op::Conv2d { .. } => "convolution of images",
+            Op::Affine { .. } => "scale and offset",
+            Op::ImageTokens { .. } => "tokens of an image",
+            Op::Convolution { .. } => "convolution",
+            Op::GroupNorm { .. } => "group norm",
         }
     }
 

@@ -100,7 +100,7 @@ unsafe fn head_of<I: Isa, const C: usize>(
         // SAFETY: panels have `head_dim` (keys) and `tokens` (values) rows of `width`, a strip ROWS rows of `columns`;
         // a head's columns of `out` belong to one thread.
         unsafe {
-            let queries = [Rows { x: at(first, 0).as_ptr(), stride: 3 * dim, count, k: head_dim }];
+            let queries = [Rows::strided(at(first, 0).as_ptr(), 3 * dim, count, head_dim)];
             let target = Target::plain(scores.as_mut_ptr(), columns);
             f32_tiles::<I, C>(&queries, keys.as_ptr(), columns / width, target);
             let mut inverses = [0.0; ROWS];
@@ -108,7 +108,7 @@ unsafe fn head_of<I: Isa, const C: usize>(
                 let seen = if shape.causal { first + r + 1 } else { tokens };
                 inverses[r] = 1.0 / softmax::<I>(&mut scores[r * columns..][..columns], seen, scale);
             }
-            let strip = [Rows { x: scores.as_ptr(), stride: columns, count, k: tokens }];
+            let strip = [Rows::strided(scores.as_ptr(), columns, count, tokens)];
             let target = out.at((item * tokens + first) * dim + index * head_dim);
             for (panel, together) in strips(0..value_columns / width, width, head_dim, count == ROWS) {
                 let from = panel * width;

@@ -1,4 +1,4 @@
-//! `out = activation(a) + b`: what could not be fused.
+//! `out = activation(scale a + offset) + b`: what could not be fused.
 
 use super::functions::activate as activate_vector;
 use super::isa::{Isa, kernels};
@@ -6,11 +6,19 @@ use crate::Activation;
 
 kernels! {
     /// All of one length; `b` may be empty, which adds nothing.
-    pub fn elementwise(a: &[f32], b: &[f32], activation: Activation, out: &mut [f32]) = elementwise_with;
+    pub fn elementwise(a: &[f32], b: &[f32], activation: Activation, scale: f32, offset: f32, out: &mut [f32])
+        = elementwise_with;
 }
 
 #[inline(always)]
-unsafe fn elementwise_with<I: Isa>(a: &[f32], b: &[f32], activation: Activation, out: &mut [f32]) {
+unsafe fn elementwise_with<I: Isa>(
+    a: &[f32],
+    b: &[f32],
+    activation: Activation,
+    scale: f32,
+    offset: f32,
+    out: &mut [f32],
+) {
     assert!(a.len() == out.len() && (b.is_empty() || b.len() == out.len()));
     let mut line = [0f32; 16];
     for (i, out) in out.chunks_mut(I::LANES).enumerate() {
@@ -18,7 +26,8 @@ unsafe fn elementwise_with<I: Isa>(a: &[f32], b: &[f32], activation: Activation,
         line[..out.len()].copy_from_slice(&a[at..at + out.len()]);
         // SAFETY: a line holds a vector; the caller's target features are those of I.
         unsafe {
-            let v = activate_vector::<I>(activation, I::load(line.as_ptr()));
+            let v = I::madd(I::load(line.as_ptr()), I::splat(scale), I::splat(offset));
+            let v = activate_vector::<I>(activation, v);
             I::store(line.as_mut_ptr(), v);
         }
         for (j, out) in out.iter_mut().enumerate() {

@@ -95,6 +95,12 @@ pub unsafe fn activate<I: Isa>(activation: Activation, x: I::F) -> I::F {
     unsafe {
         match activation {
             Activation::None => x,
+            // The second where either is NaN.
+            Activation::Relu => I::max(I::splat(0.0), x),
+            Activation::Tanh => {
+                let halves = I::div(I::splat(2.0), I::add(I::splat(1.0), exp::<I>(I::mul(x, I::splat(2.0)))));
+                I::sub(I::splat(1.0), halves)
+            }
             Activation::Gelu => {
                 let half = I::mul(x, I::splat(0.5));
                 I::madd(half, erf::<I>(I::mul(x, I::splat(std::f32::consts::FRAC_1_SQRT_2))), half)

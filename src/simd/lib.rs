@@ -16,6 +16,7 @@ mod attention;
 mod conv2d;
 mod elementwise;
 mod functions;
+mod group_norm;
 mod int_attention;
 mod isa;
 mod layer_norm;
@@ -31,11 +32,12 @@ pub use attention::attention;
 pub use conv2d::conv2d;
 pub use elementwise::elementwise;
 pub use functions::multiply_add_peak;
+pub use group_norm::{group_moments, group_norm};
 pub use int_attention::int_attention;
 pub use isa::Level;
 pub use layer_norm::layer_norm;
 pub use lines::Lines;
-pub use matmul::{Finish, f32_matmul, int_matmul};
+pub use matmul::{Finish, f32_convolution, f32_matmul, int_matmul};
 pub use pack::{F32Matrix, Floats, IntMatrix};
 pub use patch_embed::patch_embed;
 pub use quantize::{Inputs, Quantized};
@@ -54,6 +56,10 @@ pub enum Activation {
     QuickGelu,
     /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
     GeluTanh,
+    /// The positive part.
+    Relu,
+    /// Hyperbolic tangent.
+    Tanh,
 }
 
 /// Bits of the lower part of an activation of 12, where 7 is all that a dot product takes.
@@ -62,7 +68,7 @@ pub const LOW_BITS: u32 = 5;
 /// The most inputs whose products one i32 adds up: `4096 x 127 x 4095` is below 2^31. Longer rows are cut into chunks.
 pub const INT_CHUNK: usize = 4096;
 
-/// `qkv [batch, tokens, 3, heads, head_dim]`; at most 128 a head.
+/// `qkv [batch, tokens, 3, heads, head_dim]`; in integers at most 128 a head.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct AttentionShape {
@@ -83,6 +89,20 @@ pub struct Conv2dShape {
     pub out_channels: usize,
     pub height: usize,
     pub width: usize,
+}
+
+/// x `[batch, height width, in]`, the pixels of images row by row, each counted `upsample` times in either direction; windows
+/// of 3x3 `stride` apart, the first beginning `padding` before the image; `out_height out_width` of them an item.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct WindowShape {
+    pub height: usize,
+    pub width: usize,
+    pub out_height: usize,
+    pub out_width: usize,
+    pub stride: usize,
+    pub padding: usize,
+    pub upsample: usize,
 }
 
 /// image `[images, channels, height, width]` to tokens `at ..` of `[batch, tokens, dim]`; item b reads image b mod images.

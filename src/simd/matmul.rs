@@ -7,11 +7,12 @@
 
 use super::functions::{activate, coarse_gelu};
 use super::isa::{INT_ROWS, Isa, Level, ROWS, kernels};
+use super::lines::Lines;
 use super::pack::{F32Matrix, Floats, IntMatrix, steps_for};
 use super::quantize::Quantized;
 use super::threads::{Shared, Threads};
 use super::tile::{Edge, Place, Rows, Scaling, Target, WIDEST, f32_tiles, int_tiles, strips};
-use crate::{Activation, INT_CHUNK};
+use crate::{Activation, INT_CHUNK, WindowShape};
 use std::ops::Range;
 
 /// What follows the sums.
@@ -69,10 +70,99 @@ pub fn f32_matmul(
     assert!(w.k == k + k2 && w.level == level, "a matrix that was packed for something else");
     let rows = out.len() / w.n;
     assert!(x.len() >= rows * k && x2.len() >= rows * k2 && out.len() == rows * w.n && finish.fits(rows, w.n));
-    let out = Shared::of(out);
+    let (out, source) = (Shared::of(out), Source { x, k, x2, k2, window: None });
     threads.parts(w.n.div_ceil(level.panel()), |from, to| {
-        f32_panels(level, x, k, x2, k2, w, finish, out, rows, from..to);
+        f32_panels(level, source, w, finish, out, 0..rows, from..to);
     });
+}
+
+/// The rows of `out` from `first` on, of a 3x3 convolution in f32: x `[batch, height width, k]`, w `[n, 9 k]`, out and the
+/// residual `[rows, n]` of those rows; `zeros` is scratch.
+pub fn f32_convolution(
+    level: Level,
+    threads: &Threads,
+    (x, k): (&[f32], usize),
+    shape: &WindowShape,
+    first: usize,
+    w: &F32Matrix,
+    finish: Finish,
+    out: &mut [f32],
+    zeros: &mut Lines<f32>,
+) {
+    assert!(w.k == 9 * k && w.level == level, "a matrix that was packed for something else");
+    let rows = out.len() / w.n;
+    let items = (first + rows).div_ceil(shape.out_height * shape.out_width);
+    assert!(x.len() >= items * shape.height * shape.width * k && out.len() == rows * w.n && finish.fits(rows, w.n));
+    zeros.resize(k);
+    zeros.fill(0.0);
+    let window = Some(Windows { shape, first, zeros });
+    let (out, source) = (Shared::of(out), Source { x, k, x2: &[], k2: 0, window });
+    let panels = w.n.div_ceil(level.panel());
+    // Whole tiles a thread.
+    threads.parts(rows.div_ceil(ROWS), |from, to| {
+        f32_panels(level, source, w, finish, out, from * ROWS..rows.min(to * ROWS), 0..panels);
+    });
+}
+
+/// The input of a matmul.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    x: &'a [f32],
+    k: usize,
+    x2: &'a [f32],
+    k2: usize,
+    /// Where x are pixels that windows see.
+    window: Option<Windows<'a>>,
+}
+
+#[derive(Clone, Copy)]
+struct Windows<'a> {
+    shape: &'a WindowShape,
+    /// The window that row 0 belongs to.
+    first: usize,
+    /// What lies beyond the image, at least k of them.
+    zeros: &'a [f32],
+}
+
+/// Places of a window.
+const TAPS: usize = 9;
+
+impl Source<'_> {
+    /// A tile's rows in each of the parts that make its input one after the other, at most so many; beyond `count` the last row
+    /// stands in. Of a convolution every place of the windows is a part: rows need not lie at equal distances (Dukhan, "The
+    /// Indirect Convolution Algorithm", 2019).
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
+    unsafe fn parts(&self, first: usize, count: usize, parts: &mut [Rows; TAPS]) -> usize {
+        let Source { x, k, x2, k2, window } = *self;
+        unsafe {
+            let Some(Windows { shape: s, first: origin, zeros }) = window else {
+                parts[0] = Rows::strided(x.as_ptr().add(first * k), k, count, k);
+                if k2 == 0 {
+                    return 1;
+                }
+                parts[1] = Rows::strided(x2.as_ptr().add(first * k2), k2, count, k2);
+                return 2;
+            };
+            for r in 0..ROWS {
+                let row = origin + first + r.min(count - 1);
+                let (item, pixel) = (row / (s.out_height * s.out_width), row % (s.out_height * s.out_width));
+                let (top, left) = (pixel / s.out_width * s.stride, pixel % s.out_width * s.stride);
+                for (tap, part) in parts.iter_mut().enumerate() {
+                    // Above and to the left of the image the numbers wrap, and are too large.
+                    let y = (top + tap / 3).wrapping_sub(s.padding);
+                    let z = (left + tap % 3).wrapping_sub(s.padding);
+                    part.k = k;
+                    part.x[r] = if y < s.height * s.upsample && z < s.width * s.upsample {
+                        let pixel = (item * s.height + y / s.upsample) * s.width + z / s.upsample;
+                        x.as_ptr().add(pixel * k)
+                    } else {
+                        zeros.as_ptr()
+                    };
+                }
+            }
+            TAPS
+        }
+    }
 }
 
 /// In integers: x quantised, w `[n, k]` in i8, out `[rows, n]`.
@@ -90,8 +180,7 @@ pub fn int_matmul(level: Level, threads: &Threads, x: &Quantized, w: &IntMatrix,
 
 kernels! {
     fn f32_panels(
-        x: &[f32], k: usize, x2: &[f32], k2: usize, w: &F32Matrix, finish: Finish, out: Shared<f32>, rows: usize,
-        panels: Range<usize>,
+        source: Source, w: &F32Matrix, finish: Finish, out: Shared<f32>, rows: Range<usize>, panels: Range<usize>,
     ) = f32_panels_with;
     fn int_panels(
         x: &Quantized, w: &IntMatrix, finish: Finish, out: Shared<f32>, rows: usize, panels: Range<usize>,
@@ -100,51 +189,43 @@ kernels! {
 
 #[inline(always)]
 unsafe fn f32_panels_with<I: Isa>(
-    x: &[f32],
-    k: usize,
-    x2: &[f32],
-    k2: usize,
+    source: Source,
     w: &F32Matrix,
     finish: Finish,
     out: Shared<f32>,
-    rows: usize,
+    rows: Range<usize>,
     panels: Range<usize>,
 ) {
     unsafe {
         match I::COLUMNS {
-            1 => f32_panels_of::<I, 1>(x, k, x2, k2, w, finish, out, rows, panels),
-            2 => f32_panels_of::<I, 2>(x, k, x2, k2, w, finish, out, rows, panels),
-            _ => f32_panels_of::<I, 4>(x, k, x2, k2, w, finish, out, rows, panels),
+            1 => f32_panels_of::<I, 1>(source, w, finish, out, rows, panels),
+            2 => f32_panels_of::<I, 2>(source, w, finish, out, rows, panels),
+            _ => f32_panels_of::<I, 4>(source, w, finish, out, rows, panels),
         }
     }
 }
 
 #[inline(always)]
 unsafe fn f32_panels_of<I: Isa, const C: usize>(
-    x: &[f32],
-    k: usize,
-    x2: &[f32],
-    k2: usize,
+    source: Source,
     w: &F32Matrix,
     finish: Finish,
     out: Shared<f32>,
-    rows: usize,
+    rows: Range<usize>,
     panels: Range<usize>,
 ) {
     let width = C * I::LANES;
     let columns = Columns { finish, out, n: w.n, width };
     let mut edge = Edge::new();
+    let mut parts = [Rows { x: [std::ptr::null(); ROWS], k: 0 }; TAPS];
     for group in groups(panels, 4 * w.k * width) {
-        for first in (0..rows).step_by(ROWS) {
-            let count = ROWS.min(rows - first);
-            // SAFETY: the caller's assertions found `rows` rows in x, x2 and out; a panel has (k + k2) x width values;
-            // panels, and so columns of `out`, belong to one thread each.
+        for first in rows.clone().step_by(ROWS) {
+            let count = ROWS.min(rows.end - first);
+            // SAFETY: the caller's assertions found the rows in x, x2 and out; a panel has w.k x width values; rows and
+            // columns of `out` belong to one thread each.
             unsafe {
-                let inputs = [
-                    Rows { x: x.as_ptr().add(first * k), stride: k, count, k },
-                    Rows { x: x2.as_ptr().add(first * k2), stride: k2, count, k: k2 },
-                ];
-                let inputs = &inputs[..if k2 > 0 { 2 } else { 1 }];
+                let several = source.parts(first, count, &mut parts);
+                let inputs = &parts[..several];
                 for (panel, together) in strips(group.clone(), width, w.n, count == ROWS) {
                     let place = columns.place(first, count, panel);
                     let residual = if finish.is_late() { std::ptr::null() } else { columns.residual(first, panel) };

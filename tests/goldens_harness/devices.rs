@@ -61,26 +61,39 @@ pub fn network_of_kind(case: &Case, kind: &str) -> Result<Network, Stop> {
     Ok(Network::of(kind, &params)?)
 }
 
-/// The weights of a case's network.
+/// The weights of a case's network, which are all that there are.
 pub fn load_network(device: &Device, case: &Case, network: &Network) -> Result<Weights, Stop> {
+    let (weights, left) = load_some(device, case, network, &|name| name.to_owned())?;
+    match left.first() {
+        Some(name) => Err(Stop::Fail(format!("the network does not use the weight {name}"))),
+        None => Ok(weights),
+    }
+}
+
+/// The weights of a network that is a part of the case's, by the names that they have there; and those that it does not use.
+pub fn load_some(
+    device: &Device,
+    case: &Case,
+    network: &Network,
+    stored_name: &dyn Fn(&str) -> String,
+) -> Result<(Weights, Vec<String>), Stop> {
     let plan = network.record(Batch::plain(1))?.plan;
     let mut stored = read_tensors(&case.folder.join("weights.safetensors"))?;
     let mut loading = Loading::new(device, Compute::F32)?;
     for (id, weight, form) in plan.loads(Compute::F32) {
         let mut values = Vec::new();
         for (name, shape) in weight.sources() {
+            let name = stored_name(&name);
             let tensor = stored.remove(&name).ok_or_else(|| format!("no weight {name}"))?;
-            if tensor.shape != shape {
+            // A 1x1 convolution is a Linear.
+            if tensor.shape != shape && tensor.shape != [shape.as_slice(), &[1, 1]].concat() {
                 return Err(Stop::Fail(format!("{name} is {:?}, expected {shape:?}", tensor.shape)));
             }
             values.extend(tensor.values.iter().map(|v| *v as f32));
         }
-        let data = weights::Data::F32(values);
+        let data = weights::Data::F32(weight.arranged(values));
         let tensor = weights::Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
         pollster::block_on(loading.load(id, weight, form, &tensor))?;
     }
-    match stored.keys().next() {
-        Some(name) => Err(Stop::Fail(format!("the network does not use the weight {name}"))),
-        None => Ok(pollster::block_on(loading.finish())?),
-    }
+    Ok((pollster::block_on(loading.finish())?, stored.into_keys().collect()))
 }

@@ -6,8 +6,15 @@ use crate::plan::{Activation, Elementwise, PACK_GROUP, Program};
 const WORKGROUP: usize = 64;
 
 /// All that `shaders/lib/activation.wgsl` has.
-pub(super) const ACTIVATIONS: [Activation; 5] =
-    [Activation::None, Activation::Gelu, Activation::Silu, Activation::QuickGelu, Activation::GeluTanh];
+pub(super) const ACTIVATIONS: [Activation; 7] = [
+    Activation::None,
+    Activation::Gelu,
+    Activation::Silu,
+    Activation::QuickGelu,
+    Activation::GeluTanh,
+    Activation::Relu,
+    Activation::Tanh,
+];
 
 /// The activation's name in `shaders/lib/activation.wgsl`.
 pub(super) fn activation_name(activation: Activation) -> &'static str {
@@ -17,6 +24,8 @@ pub(super) fn activation_name(activation: Activation) -> &'static str {
         Activation::Silu => "silu",
         Activation::QuickGelu => "quick_gelu",
         Activation::GeluTanh => "gelu_tanh",
+        Activation::Relu => "relu",
+        Activation::Tanh => "tanh",
     }
 }
 
@@ -41,7 +50,8 @@ pub(super) fn launch(k: &Elementwise, program: &Program) -> Launch {
     let out = program.view(k.out);
     let groups = k.dim / PACK_GROUP;
     let count = if out.packed { k.rows * groups } else { (k.rows * out.row_stride).div_ceil(4) };
-    let params = [count, groups, 0, 0].map(|v| v as u32);
+    // As bits.
+    let params = [count as u32, groups as u32, k.scale.to_bits(), k.offset.to_bits()];
     let mut bindings = vec![(1, Binding::Tensor(k.a)), (2, Binding::Tensor(k.out))];
     bindings.extend(k.b.map(|b| (3, Binding::Tensor(b))));
     Launch {

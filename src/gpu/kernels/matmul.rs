@@ -113,6 +113,7 @@ struct Kind {
     activation: Activation,
     residual: bool,
     half: bool,
+    window: bool,
 }
 
 fn variant(kind: Kind, tile: MatmulTile) -> Variant {
@@ -124,6 +125,7 @@ fn variant(kind: Kind, tile: MatmulTile) -> Variant {
             ("WEIGHTS", kind.storage.name().into()),
             ("GROUPED", flag(kind.grouped)),
             ("SOURCES", if kind.two_sources { "2" } else { "1" }.into()),
+            ("WINDOW", flag(kind.window)),
             ("BIAS", flag(kind.bias)),
             ("ACTIVATION", activation_name(kind.activation).into()),
             ("RESIDUAL", flag(kind.residual)),
@@ -151,9 +153,10 @@ pub(super) fn variants(tuning: &Tuning, half: bool) -> Vec<Variant> {
     let mut all = Vec::new();
     for (storage, grouped) in storages {
         for activation in ACTIVATIONS {
-            for flags in 0..8 {
-                let [two_sources, bias, residual] = [1, 2, 4].map(|flag| flags & flag != 0);
-                let kind = Kind { storage, grouped, two_sources, bias, activation, residual, half };
+            for flags in 0..12 {
+                let [bias, residual] = [1, 2].map(|flag| flags & flag != 0);
+                let (two_sources, window) = (flags / 4 == 1, flags / 4 == 2);
+                let kind = Kind { storage, grouped, two_sources, bias, activation, residual, half, window };
                 all.extend(SizeClass::ALL.map(|size| variant(kind, tile(storage, tuning, size))));
             }
         }
@@ -172,6 +175,7 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         activation: m.activation,
         residual: m.residual.is_some(),
         half: m.arithmetic == Arithmetic::F16,
+        window: m.window.is_some(),
     };
     let tile = tile(storage, tuning, m.size);
     let (tile_rows, tile_columns) = tile.of_workgroup();
@@ -194,9 +198,15 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
     if let Some(x2) = m.x2 {
         bindings.push((7, Binding::Tensor(x2)));
     }
+    let mut params = bytemuck::bytes_of(&params).to_vec();
+    if let Some(w) = m.window {
+        let doubled = usize::from(w.upsample == 2);
+        let of_window = [w.height, w.width, w.out_width, w.pixels(), w.stride, w.padding, doubled, m.first];
+        params.extend_from_slice(bytemuck::cast_slice(&of_window.map(|v| v as u32)));
+    }
     Launch {
         variant: variant(kind, tile),
-        params: bytemuck::bytes_of(&params).to_vec(),
+        params,
         bindings,
         workgroups: [groups(n4, tile_columns), groups(m.rows, tile_rows), 1],
     }

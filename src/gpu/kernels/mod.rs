@@ -7,6 +7,8 @@ mod conv2d;
 mod copy_tokens;
 mod elementwise;
 mod embedding;
+mod group_norm;
+mod image_tokens;
 mod int_matmul;
 mod layer_norm;
 mod matmul;
@@ -36,8 +38,8 @@ macro_rules! shaders {
 
 /// Every kernel's.
 const SHADERS: &[(&str, &str)] = shaders! {
-    "attention" "combine" "conv2d" "copy_tokens" "elementwise" "embedding" "int_matmul" "layer_norm" "matmul"
-    "patch_embed" "peak" "resized_positions" "unpatchify"
+    "attention" "combine" "conv2d" "copy_tokens" "elementwise" "embedding" "group_moments" "group_norm" "group_scales"
+    "image_tokens" "int_matmul" "layer_norm" "matmul" "patch_embed" "peak" "resized_positions" "unpatchify"
 };
 
 /// All shaders' text, to tell one version from another.
@@ -287,6 +289,10 @@ pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts, t
         Kernel::PatchEmbed(k) => patch_embed::launch(k),
         Kernel::Unpatchify(k) => unpatchify::launch(k, program),
         Kernel::Conv2d(k) => conv2d::launch(k),
+        Kernel::ImageTokens(k) => image_tokens::launch(k, program),
+        Kernel::GroupMoments(k) => group_norm::launch_moments(k, program),
+        Kernel::GroupScales(k) => group_norm::launch_scales(k, program),
+        Kernel::GroupNorm(k) => group_norm::launch_norm(k, program),
     }
 }
 
@@ -295,6 +301,7 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
     let mut all = vec![
         combine::variant(),
         conv2d::variant(),
+        image_tokens::variant(),
         layer_norm::variant(false),
         layer_norm::variant(true),
         resized_positions::variant(),
@@ -312,6 +319,7 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
         all.extend(attention::variants(tuning.attention));
     }
     all.extend(elementwise::variants());
+    all.extend(group_norm::variants());
     all.extend(peak::variants());
     all.sort();
     all.dedup();

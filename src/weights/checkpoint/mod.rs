@@ -22,7 +22,7 @@ pub use stranger::looks_like;
 
 use super::load::check_names;
 use crate::model::{Batch, Network};
-use crate::plan::joined;
+use crate::plan::{Weight, joined};
 use crate::{Code, Error, Result};
 use dtype::Dtype;
 use safetensors::tensor::Metadata;
@@ -40,6 +40,14 @@ pub trait Source {
     /// # Errors
     /// `TENSOR_MISSING`, `NOT_FINITE`, `BAD_CHECKPOINT`, `IO`.
     fn values(&mut self, name: &str) -> Result<Vec<f32>>;
+
+    /// The values of a weight in the order of its columns.
+    ///
+    /// # Errors
+    /// As [`Source::values`].
+    fn weight(&mut self, weight: &Weight) -> Result<Vec<f32>> {
+        Ok(weight.arranged(self.values(&weight.name)?))
+    }
 }
 
 impl Source for Checkpoint {

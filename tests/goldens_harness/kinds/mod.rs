@@ -1,5 +1,6 @@
 //! One file a `kind` of config.json (diffusers' schedulers share one).
 
+pub mod autoencoder;
 pub mod clip_tokenizer;
 pub mod diffusers;
 pub mod dpm_solver;
