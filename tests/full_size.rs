@@ -34,9 +34,9 @@ fn forward(folder: &Path, dtype: Dtype, device: DeviceChoice, compute: Compute) 
     };
     let mut loader = pollster::block_on(Loader::new(manifest, options))?;
     let on = loader.device().adapter.as_ref().map_or("the CPU".to_owned(), |adapter| adapter.description.clone());
-    for index in 0..loader.shards().len() {
-        let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
-        pollster::block_on(loader.add_shard(index, &bytes))?;
+    for index in 0..loader.files().len() {
+        let bytes = std::fs::read(folder.join(&loader.files()[index].stored.file)).unwrap();
+        pollster::block_on(loader.add_file(index, &bytes))?;
     }
     let mut pipeline = pollster::block_on(loader.finish())?;
     let loaded = begin.elapsed();

@@ -142,12 +142,12 @@ fn the_gpu_allocates_what_the_program_says_and_nothing_in_the_step_loop() {
         LoadOptions { device: DeviceChoice::WebGpu, ..LoadOptions::default() },
     ));
     let Some(mut loader) = devices::found(opened) else { return };
-    for index in 0..loader.shards().len() {
-        let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
-        pollster::block_on(loader.add_shard(index, &bytes)).unwrap();
+    for index in 0..loader.files().len() {
+        let bytes = std::fs::read(folder.join(&loader.files()[index].stored.file)).unwrap();
+        pollster::block_on(loader.add_file(index, &bytes)).unwrap();
     }
     let mut pipeline = pollster::block_on(loader.finish()).unwrap();
-    let device = pipeline.component().weights().device();
+    let device = pipeline.device().clone();
     // Buffers made by a call of so many steps.
     let mut made = |steps: usize| {
         let before = device.memory().made;

@@ -153,10 +153,11 @@ fn components_and_assets_are_those_that_the_task_needs_under_plain_names_and_in_
         ("/components", json!({}), Code::BadManifest, "lacks components that task \"class\" needs: denoiser"),
         ("/components", json!(null), Code::BadManifest, "components is missing"),
         ("/components/text_encoder", json!({}), Code::BadManifest, "text_encoder: architecture is missing"),
-        ("/components/autoencoder", denoiser.clone(), Code::BadManifest, "used twice"),
+        ("/components/upscaler", denoiser.clone(), Code::BadManifest, "used twice"),
+        ("/components/decoder", denoiser.clone(), Code::UnsupportedModel, "uvit has no ports z and decoded"),
         ("/components/Text Encoder", other_files(denoiser.clone(), "a"), Code::BadManifest, "no name"),
         ("/task", json!("text"), Code::BadManifest, "needs: text_encoder"),
-        ("/task", json!("any"), Code::BadManifest, "needs: autoencoder, text_encoder, image_encoder, caption_decoder"),
+        ("/task", json!("any"), Code::BadManifest, "needs: text_encoder, text_projector"),
         ("/task", json!("dance"), Code::UnsupportedModel, "the task is \"dance\", this build knows class, text, any"),
         ("/task", json!(7), Code::UnsupportedModel, "the task is 7"),
         ("/assets/tokenizer", asset("vocabulary/merges.txt"), Code::BadManifest, "plain file name"),
@@ -189,9 +190,9 @@ fn components_and_assets_are_those_that_the_task_needs_under_plain_names_and_in_
 
     // Of what the task has a use for, the architecture must be known; of what it has none, only the form.
     let strange = with(&other_files(denoiser.clone(), "a"), "/architecture", json!("vae"));
-    let error = parse(&with(&sound, "/components/autoencoder", strange.clone())).unwrap_err();
+    let error = parse(&with(&sound, "/components/decoder", strange.clone())).unwrap_err();
     assert_eq!(error.code, Code::UnsupportedModel, "{error}");
-    assert!(error.cause.contains("component autoencoder") && error.cause.contains("\"vae\""), "{error}");
+    assert!(error.cause.contains("component decoder") && error.cause.contains("\"vae\""), "{error}");
     let words = json!({
         "vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
         "max_position_embeddings": 3,
@@ -291,17 +292,17 @@ fn a_dtype_is_taken_where_it_is_stored_and_elsewhere_the_default_one() {
     let out = fresh("dtypes");
     convert(&out, Dtype::Q8, 0, 32 << 20).unwrap();
     let mut manifest = read_manifest(&out).unwrap().0;
-    let mut autoencoder = manifest.component(DENOISER).unwrap().clone();
-    autoencoder.variants[0].dtype = Dtype::F16;
-    manifest.components.insert("autoencoder", autoencoder);
+    let mut upscaler = manifest.component(DENOISER).unwrap().clone();
+    upscaler.variants[0].dtype = Dtype::F16;
+    manifest.components.insert("upscaler", upscaler);
     let dtype = |name: &str, asked| manifest.variant(name, asked).map(|variant| variant.dtype);
     assert_eq!(dtype(DENOISER, None), Ok(Dtype::Q8));
     assert_eq!(dtype(DENOISER, Some(Dtype::F16)), Ok(Dtype::Q8));
-    assert_eq!(dtype("autoencoder", Some(Dtype::Q8)), Ok(Dtype::F16));
+    assert_eq!(dtype("upscaler", Some(Dtype::Q8)), Ok(Dtype::F16));
     let error = dtype(DENOISER, Some(Dtype::Q4)).unwrap_err();
     assert_eq!(error.code, Code::InvalidArgument);
-    assert!(error.cause.contains("q4") && error.remedy.contains("f16, q8"), "{error}");
-    assert_eq!(dtype("upscaler", None).unwrap_err().code, Code::BadManifest);
+    assert!(error.cause.contains("q4") && error.remedy.contains("q8, f16"), "{error}");
+    assert_eq!(dtype("downscaler", None).unwrap_err().code, Code::BadManifest);
 }
 
 #[test]
@@ -388,9 +389,9 @@ fn an_asset_is_handed_out_only_if_it_is_the_one_that_the_manifest_means() {
     let mut tensors = odd_model::checkpoint(&config);
     let mut manifest = uvit_web::package::describe(&config.to_string(), None, None).unwrap();
     let mut writer = Writer::new(&out, &[], false).unwrap();
-    assert_eq!(writer.add(&mut manifest, "autoencoder", &storing, &mut tensors).unwrap_err().code, Code::BadManifest);
-    manifest.components.insert("autoencoder", Component::new(&network));
-    writer.add(&mut manifest, "autoencoder", &storing, &mut tensors).unwrap();
+    assert_eq!(writer.add(&mut manifest, "upscaler", &storing, &mut tensors).unwrap_err().code, Code::BadManifest);
+    manifest.components.insert("upscaler", Component::new(&network));
+    writer.add(&mut manifest, "upscaler", &storing, &mut tensors).unwrap();
     writer.add(&mut manifest, DENOISER, &storing, &mut tensors).unwrap();
     writer.add_asset(&mut manifest, "tokenizer", "txt", b"t h\nth e\n").unwrap();
     writer.finish(&manifest).unwrap();
@@ -400,7 +401,7 @@ fn an_asset_is_handed_out_only_if_it_is_the_one_that_the_manifest_means() {
     let shard = |name: &str| read.variant(name, None).unwrap().shards[0].clone();
     let file = |name: &str| format!("{name}-f32-00001-{}.safetensors", &shard(name).sha256[..8]);
     assert_eq!(shard(DENOISER).file, file(DENOISER));
-    assert_eq!(shard("autoencoder").file, file("autoencoder"));
+    assert_eq!(shard("upscaler").file, file("upscaler"));
     let asset = read.asset("tokenizer").unwrap();
     assert_eq!(asset.file, format!("tokenizer-{}.txt", &asset.sha256[..8]));
     assert_eq!(read_asset(&folder, &read, "tokenizer").unwrap(), b"t h\nth e\n");

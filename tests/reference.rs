@@ -49,9 +49,9 @@ fn load_in(compute: Compute, folder: &Path, device: DeviceChoice, dtype: Dtype) 
     let options =
         LoadOptions { device, dtype: Some(dtype), compute: ComputeChoice::Fixed(compute), ..LoadOptions::default() };
     let mut loader = devices::found(pollster::block_on(Loader::new(manifest, options)))?;
-    for index in 0..loader.shards().len() {
-        let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
-        pollster::block_on(loader.add_shard(index, &bytes)).unwrap();
+    for index in 0..loader.files().len() {
+        let bytes = std::fs::read(folder.join(&loader.files()[index].stored.file)).unwrap();
+        pollster::block_on(loader.add_file(index, &bytes)).unwrap();
     }
     Some(pollster::block_on(loader.finish()).unwrap())
 }
@@ -123,7 +123,7 @@ fn draw(pipeline: &mut Pipeline, label: f32, seed: f32, guidance_scale: f64) -> 
 fn run(pipeline: &mut Pipeline, x: &[f32], network_time: f64, label: u32, names: &[&str]) -> Vec<Vec<f32>> {
     let recording = pipeline.network().record(Batch::plain(1)).unwrap();
     let network = recording.picture().unwrap();
-    let component = pipeline.component();
+    let component = pipeline.component().unwrap();
     let program = lower(&recording.plan, &component.weights().capabilities(), names).unwrap();
     let mut session = pollster::block_on(component.session(program, None)).unwrap();
     session.write(network.input, x).unwrap();

@@ -33,9 +33,9 @@ fn load(device: DeviceChoice, change: impl Fn(&mut Manifest)) -> uvit_web::Resul
         ..LoadOptions::default()
     };
     let mut loader = pollster::block_on(Loader::new(manifest, options))?;
-    for index in 0..loader.shards().len() {
-        let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
-        pollster::block_on(loader.add_shard(index, &bytes))?;
+    for index in 0..loader.files().len() {
+        let bytes = std::fs::read(folder.join(&loader.files()[index].stored.file)).unwrap();
+        pollster::block_on(loader.add_file(index, &bytes))?;
     }
     pollster::block_on(loader.finish())
 }

@@ -10,7 +10,7 @@ use uvit_web::gpu::{Profile, roofline};
 use uvit_web::json::Write;
 use uvit_web::model::{Batch, Network, PortKind};
 use uvit_web::package::{DENOISER, describe, preset};
-use uvit_web::pipeline::{Component, LoadOptions, Opened, open_device};
+use uvit_web::pipeline::{Component, LoadOptions, Opened, Wanted, open_device};
 use uvit_web::plan::WeightUse;
 use uvit_web::runtime::{Loading, Tuned};
 use uvit_web::sampler::TorchGenerator;
@@ -54,7 +54,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         (Some(path), ..) => {
             let pipeline = load(path, options)?;
             let tuned = pipeline.info().device.tuned.clone();
-            (pipeline.into_component(), tuned)
+            (pipeline.into_component()?, tuned)
         }
         (None, Some(name), _) => unloaded(preset(name)?.network()?, &options)?,
         (None, None, Some(path)) => unloaded(describe(&read_text(path)?, None, None)?.network(DENOISER)?, &options)?,
@@ -136,7 +136,9 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Component, Optio
     let stored: Vec<(Dtype, usize)> =
         plan.published().map(|w| if w.usage == WeightUse::Matrix { kind } else { (Dtype::F32, 0) }).collect();
     pollster::block_on(async {
-        let Opened { device, compute, info, .. } = open_device(options, &network, &stored).await?;
+        let batch = Batch::copied(1, if network.classes() > 0 { 2 } else { 1 });
+        let wanted = [Wanted { network: &network, stored: &stored, batch }];
+        let Opened { device, compute, info } = open_device(options, &wanted).await?;
         if let Some(new) = info.tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
             records::write(new);
         }

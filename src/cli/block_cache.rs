@@ -51,7 +51,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     if a.write {
         output::check(&if a.model.is_dir() { folder.join(MANIFEST) } else { a.model.clone() })?;
     }
-    let mut component = load(&a.model, a.place.options())?.into_component();
+    let mut component = load(&a.model, a.place.options())?.into_component()?;
     let mut recording = network.record(Batch::plain(BATCH))?;
     let feature = recording.plan.find(&last).ok_or_else(|| Error::internal(format!("no tensor is called {last}")))?;
     recording.plan.tensors[feature.index()].role = Role::Output;

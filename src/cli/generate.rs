@@ -148,16 +148,16 @@ pub fn load(model: &Path, options: LoadOptions) -> Result<Pipeline> {
         if let Some(new) = loader.device().tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
             records::write(new);
         }
-        let bar = ProgressBar::new(loader.shards().iter().map(|s| s.bytes).sum());
+        let bar = ProgressBar::new(loader.files().iter().map(|needed| needed.stored.bytes).sum());
         bar.set_style(style("{msg} {bar:40} {bytes}/{total_bytes}"));
         bar.set_message("loading ");
-        for index in 0..loader.shards().len() {
-            let path = folder.join(&loader.shards()[index].file);
+        for index in 0..loader.files().len() {
+            let path = folder.join(&loader.files()[index].stored.file);
             let bytes = std::fs::read(&path).map_err(|e| {
                 let cause = format!("{}: {e}", path.display());
                 Error::new(Code::Io, cause, "Check that the file exists and can be read")
             })?;
-            loader.add_shard(index, &bytes).await?;
+            loader.add_file(index, &bytes).await?;
             bar.inc(bytes.len() as u64);
         }
         bar.finish_and_clear();

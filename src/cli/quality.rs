@@ -210,7 +210,7 @@ fn draw(pipeline: &mut Pipeline, count: usize, labels: &[u32], clean: Option<&[V
     for (k, own) in pictures.iter().enumerate() {
         let (x, time) = noised(pipeline, clean.map_or(own, |clean| &clean[k]), k, count)?;
         let label = label_of(labels, k, count).filter(|_| pipeline.network().classes() > 0);
-        let (recording, session) = pollster::block_on(pipeline.component().prepare(Batch::plain(1)))?;
+        let (recording, session) = pollster::block_on(pipeline.component()?.prepare(Batch::plain(1)))?;
         let network = recording.picture()?;
         session.write(network.input, &x)?;
         session.write_times(network.time, &[time])?;

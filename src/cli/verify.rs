@@ -142,7 +142,7 @@ fn errors<'a>(
 ) -> Result<Vec<(&'a str, f64)>> {
     let mut pipeline = load(&a.model, options)?;
     let names: Vec<&str> = places.iter().map(|(_, tensor)| tensor.name.as_str()).collect();
-    let traced = pollster::block_on(pipeline.component().trace(items, given, &names))?;
+    let traced = pollster::block_on(pipeline.component()?.trace(items, given, &names))?;
     let mut errors = Vec::with_capacity(places.len());
     for ((_, wanted), got) in places.iter().zip(traced) {
         let Values::Floats(values) = &wanted.values else {

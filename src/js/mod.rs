@@ -59,19 +59,22 @@ pub async fn capabilities() -> String {
     pipeline::capabilities().await.to_string()
 }
 
-/// The files to bring for a manifest's variant, as JSON: known before a device is.
+/// The files to bring for a manifest and the options of `Loader.create`, as JSON: known before a device is.
 #[wasm_bindgen]
-pub fn shards(manifest: &str, dtype: Option<String>) -> Result<String, JsValue> {
-    let dtype = dtype.map(|name| name.parse()).transpose()?;
-    let manifest = Manifest::parse(manifest)?;
-    let shards = manifest.variant(DENOISER, dtype)?.shards.iter().map(|shard| {
-        json::object([
-            ("file", shard.file.as_str().into()),
-            ("bytes", shard.bytes.into()),
-            ("sha256", shard.sha256.as_str().into()),
-        ])
-    });
-    Ok(shards.collect::<Value>().to_string())
+pub fn files(manifest: &str, options: &str) -> Result<String, JsValue> {
+    let options: LoadOptions = parse("load", options)?;
+    let files = pipeline::files(&Manifest::parse(manifest)?, &options)?;
+    let files =
+        files.iter().map(|Needed { of, stored, .. }| json::with(json::object([("of", (*of).into())]), file(stored)));
+    Ok(files.collect::<Value>().to_string())
+}
+
+fn file(stored: &StoredFile) -> Value {
+    json::object([
+        ("file", stored.file.as_str().into()),
+        ("bytes", stored.bytes.into()),
+        ("sha256", stored.sha256.as_str().into()),
+    ])
 }
 
 /// A model on its way to a device.
@@ -310,13 +313,20 @@ impl Helpers for Workers {
         &self,
         index: usize,
         tensors: Vec<NamedTensor>,
-        output: &'static str,
-    ) -> Pin<Box<dyn Future<Output = crate::Result<Vec<f32>>>>> {
+        outputs: Vec<&'static str>,
+    ) -> Pin<Box<dyn Future<Output = crate::Result<Vec<Vec<f32>>>>>> {
         let arguments = Array::of2(&JsValue::from_f64(index as f64 + 1.0), &to_js(&tensors));
         // Called now, and watched from now on, so that a rejection before the answer is awaited is not lost.
         let answer = self.remote.apply(&JsValue::NULL, &arguments);
         let answer = answer.map(|promise| JsFuture::from(Promise::resolve(&promise)));
-        Box::pin(async move { Ok(Float32Array::from(Reflect::get(&answer?.await?, &output.into())?).to_vec()) })
+        Box::pin(async move {
+            let answer = answer?.await?;
+            let mut values = Vec::with_capacity(outputs.len());
+            for output in outputs {
+                values.push(Float32Array::from(Reflect::get(&answer, &output.into())?).to_vec());
+            }
+            Ok(values)
+        })
     }
 }
 

@@ -144,7 +144,7 @@ pub struct Licence {
     pub attribution: String,
 }
 
-fn bad(cause: String) -> Error {
+pub(super) fn bad(cause: String) -> Error {
     Error::new(Code::BadManifest, cause, "Convert the model again with `uvit convert`")
 }
 
@@ -212,6 +212,7 @@ impl Manifest {
         let manifest: Manifest = Manifest::read(&value).map_err(|what| bad(format!("the manifest: {what}")))?;
         manifest.check_components()?;
         manifest.check_description()?;
+        manifest.check_fit()?;
         manifest.check_files().map_err(bad)?;
         Ok(manifest)
     }
@@ -289,6 +290,10 @@ impl Manifest {
         if !missing.is_empty() {
             let (task, missing) = (self.task.as_str(), missing.join(", "));
             return Err(bad(format!("the manifest lacks components that task {task:?} needs: {missing}")));
+        }
+        if let Some(name) = self.task.needs_assets().iter().find(|name| self.assets.get(name).is_none()) {
+            let task = self.task.as_str();
+            return Err(bad(format!("the manifest lacks the asset that task {task:?} needs: {name}")));
         }
         for (name, _) in self.components.iter().filter(|(name, _)| self.task.uses(name)) {
             self.network(name)?;

@@ -6,6 +6,7 @@ mod convert;
 #[cfg(not(target_arch = "wasm32"))]
 mod description;
 mod fields;
+mod fit;
 #[cfg(not(target_arch = "wasm32"))]
 mod given;
 mod hash;
@@ -40,6 +41,6 @@ pub use manifest::{BlockCache, Component, DENOISER, FORMAT_VERSION, Label, Licen
 pub use presets::{Preset, preset, presets};
 #[cfg(not(target_arch = "wasm32"))]
 pub use recognise::recognise;
-pub use task::Task;
+pub use task::{DECODER, ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task};
 #[cfg(not(target_arch = "wasm32"))]
 pub use writer::{Writer, write_manifest};

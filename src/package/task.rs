@@ -19,26 +19,40 @@ pub enum Task {
     Video,
 }
 
-/// A task's name, the components that it cannot do without, and those that it uses if they are there.
-struct Row(Task, &'static str, &'static [&'static str], &'static [&'static str]);
+/// A task's name, the components that it cannot do without, those that it uses if they are there, and the assets that it needs.
+struct Row(Task, &'static str, &'static [&'static str], &'static [&'static str], &'static [&'static str]);
 
-const AUTOENCODER: &str = "autoencoder";
-const TEXT_ENCODER: &str = "text_encoder";
+/// From ids to the text's features.
+pub const TEXT_ENCODER: &str = "text_encoder";
+/// From these to what the denoiser takes, where it takes something else.
+pub const TEXT_PROJECTOR: &str = "text_projector";
+/// From latents to pictures.
+pub const DECODER: &str = "decoder";
+/// From pictures to latents. A component of its own: a page that only draws need not load it.
+pub const ENCODER: &str = "encoder";
+/// From latents to pictures, fast.
+pub const PREVIEW_DECODER: &str = "preview_decoder";
 const IMAGE_ENCODER: &str = "image_encoder";
 const CAPTION_DECODER: &str = "caption_decoder";
 
-/// Without an autoencoder, what a network in latent space draws stays latents.
+/// CLIP's merges, one a line after a header.
+pub const TOKENIZER: &str = "tokenizer";
+
+/// Without a decoder, what a network in latent space draws stays latents.
 #[rustfmt::skip]
 const TASKS: [Row; 5] = [
-    Row(Task::Class, "class", &[DENOISER], &[AUTOENCODER]),
-    Row(Task::Text, "text", &[DENOISER, TEXT_ENCODER], &[AUTOENCODER]),
-    Row(Task::Any, "any", &[DENOISER, AUTOENCODER, TEXT_ENCODER, IMAGE_ENCODER, CAPTION_DECODER], &[]),
-    Row(Task::Caption, "caption", &[DENOISER, AUTOENCODER, IMAGE_ENCODER, CAPTION_DECODER], &[]),
-    Row(Task::Video, "video", &[DENOISER], &[AUTOENCODER, TEXT_ENCODER]),
+    Row(Task::Class, "class", &[DENOISER], &[DECODER, ENCODER, PREVIEW_DECODER], &[]),
+    Row(Task::Text, "text", &[DENOISER, TEXT_ENCODER], &[TEXT_PROJECTOR, DECODER, ENCODER, PREVIEW_DECODER], &[TOKENIZER]),
+    Row(Task::Any, "any", &[DENOISER, TEXT_ENCODER, TEXT_PROJECTOR], &[DECODER, ENCODER, PREVIEW_DECODER], &[TOKENIZER]),
+    Row(Task::Caption, "caption", &[DENOISER, ENCODER, IMAGE_ENCODER, CAPTION_DECODER], &[], &[]),
+    Row(Task::Video, "video", &[DENOISER], &[TEXT_ENCODER, TEXT_PROJECTOR, DECODER, ENCODER, PREVIEW_DECODER], &[]),
 ];
 
-/// The tasks that this build can do.
-const GENERATED: [Task; 1] = [Task::Class];
+/// The tasks that this build can do; of [`Task::Any`], pictures of a text.
+const GENERATED: [Task; 3] = [Task::Class, Task::Text, Task::Any];
+
+/// What generating runs, in this order.
+const STAGES: [&str; 4] = [TEXT_ENCODER, TEXT_PROJECTOR, DENOISER, DECODER];
 
 impl Task {
     fn row(self) -> &'static Row {
@@ -54,6 +68,11 @@ impl Task {
     /// The components that it cannot do without.
     pub fn needs(self) -> &'static [&'static str] {
         self.row().2
+    }
+
+    /// The assets that it cannot do without.
+    pub fn needs_assets(self) -> &'static [&'static str] {
+        self.row().4
     }
 
     /// Whether it has a use for a component.
@@ -95,6 +114,12 @@ impl json::Write for Task {
 }
 
 impl Manifest {
+    /// The components that generating runs, in order.
+    pub fn stages(&self) -> Vec<&'static str> {
+        let there = |name: &&str| self.task.uses(name) && self.components.get(name).is_some();
+        STAGES.into_iter().filter(there).collect()
+    }
+
     /// Checks that this build can do the model's task.
     ///
     /// # Errors

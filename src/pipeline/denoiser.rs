@@ -1,71 +1,29 @@
-//! The network of a step loop: guidance's copies of the batch, what passes leave out, and items on several workers.
+//! The network of a step loop: the ports that are drawn, guidance's copies of the batch, and what passes leave out.
+//!
+//! On the device, what is drawn lies port after port, `[images, ..]` each; on the host, image after image, the ports of one
+//! after the other, as generators draw them.
 
 use super::component::{Component, write};
+use super::guidance::Guidance;
 use super::helpers::{Helpers, split};
+use super::noise::Noise;
 use super::savings::Pass;
+use super::shared::{Call, rows};
 use super::tensors::{NamedTensor, Values};
-use crate::model::{Batch, Recording};
+use crate::model::{Batch, Recording, Sampled};
 use crate::plan::{Role, lower};
 use crate::runtime::{Session, State, Term};
 use crate::sampler::{Slot, guidance};
 use crate::{Code, Error, Result};
 use std::ops::Range;
 
-/// Guidance as a table: copies of every image in the batch, what each is given, and how their outputs become one.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Guidance {
-    /// For every copy, tensors for the ports that are given, `[images, ..]`. The first is the conditional one.
-    pub copies: Vec<Vec<NamedTensor>>,
-    /// For every copy, the coefficient of its output.
-    pub coefficients: Vec<f64>,
-    /// So many of the output's first channels are guided, the others are the first copy's; none: all.
-    pub channels: Option<usize>,
-    /// How far the guided output is rescaled to vary as the first copy's, 0 (not at all) to 1; costs a readback at every call.
-    pub rescale: f64,
-}
-
-impl Guidance {
-    /// Only the conditional copy.
-    pub fn none(given: Vec<NamedTensor>) -> Guidance {
-        Guidance { copies: vec![given], coefficients: vec![1.0], channels: None, rescale: 0.0 }
-    }
-
-    /// `uncond + s (cond - uncond)`; s = 1 needs no unconditional copy.
-    pub fn classifier_free(cond: Vec<NamedTensor>, uncond: Vec<NamedTensor>, scale: f64) -> Guidance {
-        if !guidance::needs_uncond(scale) {
-            return Guidance::none(cond);
-        }
-        let coefficients = guidance::expand(1.0, scale).to_vec();
-        Guidance { copies: vec![cond, uncond], coefficients, channels: None, rescale: 0.0 }
-    }
-
-    /// The batch of so many images.
-    pub fn batch(&self, images: usize) -> Batch {
-        Batch::copied(images, self.copies.len())
-    }
-
-    /// What all items are given, copy after copy.
-    fn given(&self) -> Result<Vec<NamedTensor>> {
-        let mut all = self.copies.first().cloned().unwrap_or_default();
-        for copy in self.copies.iter().skip(1) {
-            for (tensor, more) in all.iter_mut().zip(copy) {
-                match (&mut tensor.values, &more.values) {
-                    (Values::Floats(values), Values::Floats(more)) => values.extend(more),
-                    (Values::Times(values), Values::Times(more)) => values.extend(more),
-                    (Values::Indices(values), Values::Indices(more)) => values.extend(more),
-                    _ => return Err(Error::internal("copies are given different kinds of values")),
-                }
-            }
-        }
-        Ok(all)
-    }
-}
-
 /// What a denoiser is made for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// Images and copies.
     pub batch: Batch,
+    /// Which of the ports that the network can draw ([`Recording::sampled`]) are drawn; the others are given.
+    pub drawn: Range<usize>,
     /// The solver's slots.
     pub scratch_slots: usize,
     /// Workers that share the items.
@@ -76,31 +34,43 @@ pub struct Shape {
     pub masked: bool,
 }
 
+/// A port that is drawn.
+pub(super) struct Drawn {
+    pub port: Sampled,
+    /// The names of the State's tensors: what goes in, of which the first copy's are the latents, and what comes out.
+    latents: String,
+    model: String,
+    /// Elements of an image.
+    pub size: usize,
+    /// Of the output.
+    channels: usize,
+    /// Where it begins in tensors that hold all ports.
+    first: usize,
+    /// Whether the State holds an input for every copy; else copies share one.
+    copied: bool,
+}
+
 /// A network with the tensors of a step loop, ready on a device.
 pub struct Denoiser {
     shape: Shape,
-    recording: Recording,
-    session: Session,
+    pub(super) recording: Recording,
+    pub(super) session: Session,
     state: State,
+    pub(super) drawn: Vec<Drawn>,
+    /// Elements of an image, of every port that the network can draw.
+    sizes: Vec<usize>,
+    /// What does not change from step to step, of all items.
+    pub(super) given: Vec<NamedTensor>,
     /// The items of each worker, ours first.
-    parts: Vec<Range<usize>>,
+    pub(super) parts: Vec<Range<usize>>,
     /// The kernels that only whole passes run.
     inner: Option<Range<usize>>,
-    names: Names,
-    /// Of the network's output.
-    channels: usize,
+    /// The State's tensors of all ports: the solver's, and the preview.
+    scratch: Vec<String>,
 }
 
 /// What inpainting needs: the picture, its noise, and the mask.
 const KEPT: [&str; 3] = ["kept picture", "kept noise", "mask"];
-
-/// The names of the State's tensors.
-struct Names {
-    latents: String,
-    model: String,
-    scratch: Vec<String>,
-    preview: String,
-}
 
 impl Denoiser {
     /// Records, lowers and prepares the network.
@@ -108,38 +78,39 @@ impl Denoiser {
     /// # Errors
     /// `OUT_OF_MEMORY`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`; `INVALID_ARGUMENT` if there are not so many blocks.
     pub async fn new(component: &mut Component, shape: Shape) -> Result<Denoiser> {
-        let Shape { batch, scratch_slots, workers, outer, masked } = shape;
+        let Shape { batch, workers, outer, .. } = shape;
         let parts = split(batch.items(), workers);
         let alone = parts.len() == 1;
         let own = if alone { batch } else { Batch::plain(parts[0].len()) };
         let mut recording = component.network().record(own)?;
-        let picture = recording.picture()?;
+        let sampled = recording.sampled.get(shape.drawn.clone()).unwrap_or_default().to_vec();
+        if sampled.is_empty() {
+            return Err(Error::internal("the network samples nothing"));
+        }
         let plan = &mut recording.plan;
-        let name = |plan: &crate::plan::Plan, id: crate::plan::TensorId| plan.tensors[id.index()].name.clone();
-        let names = Names {
-            latents: name(plan, picture.input),
-            model: name(plan, picture.output),
-            scratch: (0..scratch_slots).map(|i| format!("scratch {i}")).collect(),
-            preview: "preview".into(),
-        };
-        let mut of_images = plan.shape(picture.input).to_vec();
-        of_images[0] = batch.images;
-        let mut of_items = plan.shape(picture.output).to_vec();
-        of_items[0] = batch.items();
-        let mut tensors = vec![
-            (names.latents.clone(), of_images.clone()),
-            (names.model.clone(), of_items),
-            (names.preview.clone(), of_images.clone()),
-        ];
-        if masked {
-            tensors.extend(KEPT.map(|name| (name.to_string(), of_images.clone())));
+        let of_image = |plan: &crate::plan::Plan, id| plan.shape(id)[1..].iter().product::<usize>();
+        let sizes: Vec<usize> = recording.sampled.iter().map(|port| of_image(plan, port.input)).collect();
+        let (mut drawn, mut tensors, mut total) = (Vec::new(), Vec::new(), 0);
+        for port in sampled {
+            let (mut input, mut output) = (plan.shape(port.input).to_vec(), plan.shape(port.output).to_vec());
+            let copied = alone && input[0] != batch.images;
+            input[0] = if copied { batch.items() } else { batch.images };
+            output[0] = batch.items();
+            let [latents, model] = [port.input, port.output].map(|id| plan.tensors[id.index()].name.clone());
+            let (size, channels) = (of_image(plan, port.input), output[1]);
+            tensors.extend([(latents.clone(), input), (model.clone(), output)]);
+            if alone {
+                // The network reads what the solver writes, and the other way round.
+                plan.tensors[port.input.index()].role = Role::State;
+                plan.tensors[port.output.index()].role = Role::State;
+            }
+            drawn.push(Drawn { port, latents, model, size, channels, first: total, copied });
+            total += batch.images * size;
         }
-        tensors.extend(names.scratch.iter().map(|name| (name.clone(), of_images.clone())));
-        if alone {
-            // The network reads what the solver writes, and the other way round.
-            plan.tensors[picture.input.index()].role = Role::State;
-            plan.tensors[picture.output.index()].role = Role::State;
-        }
+        let scratch: Vec<String> = (0..shape.scratch_slots).map(|i| format!("scratch {i}")).collect();
+        let scratch: Vec<String> = scratch.into_iter().chain(["preview".to_owned()]).collect();
+        let kept = KEPT.iter().filter(|_| shape.masked).map(|name| name.to_string());
+        tensors.extend(scratch.iter().cloned().chain(kept).map(|name| (name, vec![1, 1, 1, total])));
         let inner = match outer {
             Some(outer) => Some(component.network().inner_blocks(outer).ok_or_else(|| too_many_blocks(outer))?),
             None => None,
@@ -147,7 +118,7 @@ impl Denoiser {
         if let Some(last) = inner.as_ref().and_then(|[_, to]| plan.find(to)) {
             // What the inner blocks make outlives the pass.
             plan.tensors[last.index()].role = Role::State;
-            tensors.push((name(plan, last), plan.shape(last).to_vec()));
+            tensors.push((plan.tensors[last.index()].name.clone(), plan.shape(last).to_vec()));
         }
         let program = lower(plan, &component.weights().capabilities(), &[])?;
         let inner = match (outer, inner) {
@@ -156,8 +127,7 @@ impl Denoiser {
         };
         let state = State::new(&component.weights().device(), &tensors).await?;
         let session = component.session(program, alone.then_some(&state).or(inner.as_ref().map(|_| &state))).await?;
-        let channels = of_images[1];
-        Ok(Denoiser { shape, recording, session, state, parts, inner, names, channels })
+        Ok(Denoiser { shape, recording, session, state, drawn, sizes, given: Vec::new(), parts, inner, scratch })
     }
 
     /// What it was made for.
@@ -180,39 +150,107 @@ impl Denoiser {
         self.state.bytes()
     }
 
-    /// Elements of all latents.
-    ///
-    /// # Errors
-    /// `INTERNAL`.
-    pub fn elements(&self) -> Result<usize> {
-        self.state.elements(&self.names.latents)
+    /// Elements of all that is drawn.
+    pub fn elements(&self) -> usize {
+        self.shape.batch.images * self.of_image()
     }
 
-    fn slot(&self, slot: Slot) -> Result<&str> {
+    /// Elements of one image, of all ports that are drawn.
+    pub fn of_image(&self) -> usize {
+        self.sizes[self.shape.drawn.clone()].iter().sum()
+    }
+
+    /// Elements of one image of the first port that is drawn.
+    pub fn of_picture(&self) -> usize {
+        self.sizes[self.shape.drawn.start]
+    }
+
+    /// Noise for all that is drawn.
+    pub fn noise(&self, noise: &mut Noise) -> Vec<f32> {
+        noise.draw(self.shape.batch.images, &self.sizes[self.shape.drawn.clone()])
+    }
+
+    /// The same for the start: what the network could draw is drawn, used or not, as UniDiffuser's code does.
+    pub fn start(&self, noise: &mut Noise) -> Vec<f32> {
+        let all = noise.draw(self.shape.batch.images, &self.sizes);
+        let before: usize = self.sizes[..self.shape.drawn.start].iter().sum();
+        let images = all.chunks(self.sizes.iter().sum());
+        images.flat_map(|image| &image[before..before + self.of_image()]).copied().collect()
+    }
+
+    /// The State's tensor of a slot, and where a port begins in it.
+    fn place<'a>(&'a self, slot: Slot, port: &'a Drawn) -> Result<(&'a str, usize)> {
         match slot {
-            Slot::Latents => Ok(&self.names.latents),
-            Slot::Model => Ok(&self.names.model),
-            Slot::Scratch(i) => {
-                let name = self.names.scratch.get(usize::from(i));
-                name.map(String::as_str).ok_or_else(|| Error::internal("a recipe names a slot too many"))
-            }
+            Slot::Latents => Ok((&port.latents, 0)),
+            Slot::Model => Ok((&port.model, 0)),
+            Slot::Scratch(i) => Ok((self.scratch(usize::from(i))?, port.first)),
         }
     }
 
-    /// Writes a slot.
+    fn scratch(&self, i: usize) -> Result<&str> {
+        let name = self.scratch.get(i);
+        name.map(String::as_str).ok_or_else(|| Error::internal("a recipe names a slot too many"))
+    }
+
+    /// What estimates are made in.
+    fn preview_slot(&self) -> Slot {
+        Slot::Scratch(self.shape.scratch_slots as u8)
+    }
+
+    /// Image after image, or port after port.
+    fn reordered(&self, values: &[f32], to_ports: bool) -> Vec<f32> {
+        if self.drawn.len() == 1 {
+            return values.to_vec();
+        }
+        let mut reordered = vec![0.0; values.len()];
+        let mut within = 0;
+        for port in &self.drawn {
+            for k in 0..self.shape.batch.images {
+                let (of_port, of_image) = (port.first + k * port.size, k * self.of_image() + within);
+                let (from, to) = if to_ports { (of_image, of_port) } else { (of_port, of_image) };
+                reordered[to..to + port.size].copy_from_slice(&values[from..from + port.size]);
+            }
+            within += port.size;
+        }
+        reordered
+    }
+
+    /// Writes a slot, `Model` aside.
     ///
     /// # Errors
     /// `INTERNAL` if the length differs.
     pub fn write(&self, slot: Slot, values: &[f32]) -> Result<()> {
-        self.state.write(self.slot(slot)?, values)
+        if values.len() != self.elements() {
+            return Err(Error::internal(format!("{} values for a slot", values.len())));
+        }
+        let values = self.reordered(values, true);
+        match slot {
+            Slot::Model => Err(Error::internal("the model's output is the network's to write")),
+            Slot::Scratch(i) => self.state.write(self.scratch(usize::from(i))?, &values),
+            Slot::Latents => self.drawn.iter().try_for_each(|port| {
+                let values = &values[port.first..port.first + self.shape.batch.images * port.size];
+                match port.copied {
+                    true => self.state.write(&port.latents, &values.repeat(self.shape.batch.copies)),
+                    false => self.state.write(&port.latents, values),
+                }
+            }),
+        }
     }
 
-    /// Reads a slot.
+    /// Reads a slot; of `Model` the first copy.
     ///
     /// # Errors
     /// `DEVICE_LOST`, `INTERNAL` if there is none.
     pub async fn read(&self, slot: Slot) -> Result<Vec<f32>> {
-        self.state.read(self.slot(slot)?).await
+        if let Slot::Scratch(i) = slot {
+            return Ok(self.reordered(&self.state.read(self.scratch(usize::from(i))?).await?, false));
+        }
+        let mut values = Vec::with_capacity(self.elements());
+        for port in &self.drawn {
+            let of_port = self.state.read(self.place(slot, port)?.0).await?;
+            values.extend(&of_port[..self.shape.batch.images * port.size]);
+        }
+        Ok(self.reordered(&values, false))
     }
 
     /// Reads the latents.
@@ -220,21 +258,44 @@ impl Denoiser {
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn latents(&self) -> Result<Vec<f32>> {
-        self.state.read(&self.names.latents).await
+        self.read(Slot::Latents).await
     }
 
     /// Hands the network what does not change from step to step.
     ///
     /// # Errors
     /// `INTERNAL` if something does not fit.
-    pub fn give(&mut self, guidance: &Guidance) -> Result<Vec<NamedTensor>> {
-        let given = guidance.given()?;
-        let own: Vec<NamedTensor> = given.iter().map(|tensor| rows(tensor, &self.parts[0], self.items())).collect();
-        write(&self.recording, &mut self.session, &own)?;
-        Ok(given)
+    pub fn give(&mut self, guidance: &Guidance) -> Result<()> {
+        self.given = guidance.given()?;
+        self.hand_over(None)
     }
 
-    fn items(&self) -> usize {
+    /// Hands our items of what is given to the network, or of one tensor alone.
+    fn hand_over(&mut self, only: Option<&str>) -> Result<()> {
+        let given = self.given.iter().filter(|tensor| only.is_none_or(|name| tensor.name == name));
+        let own: Vec<NamedTensor> = given.map(|tensor| rows(tensor, &self.parts[0], self.items())).collect();
+        write(&self.recording, &mut self.session, &own)
+    }
+
+    /// Draws anew what is noise at every evaluation.
+    ///
+    /// # Errors
+    /// `INTERNAL` for a port that is not given.
+    pub fn renew(&mut self, guidance: &Guidance, noise: &mut Noise) -> Result<()> {
+        let (images, items) = (self.shape.batch.images, self.items());
+        for &(copy, name) in &guidance.noise {
+            let given = self.given.iter_mut().find(|tensor| tensor.name == name).map(|tensor| &mut tensor.values);
+            let Some(Values::Floats(values)) = given else {
+                return Err(Error::internal(format!("{name} is given noise, and takes none")));
+            };
+            let size = values.len() / items;
+            values[copy * images * size..][..images * size].copy_from_slice(&noise.draw(images, &[size]));
+            self.hand_over(Some(name))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn items(&self) -> usize {
         self.shape.batch.items()
     }
 
@@ -251,39 +312,31 @@ impl Denoiser {
         guided: bool,
         clip: Option<(f64, f64)>,
     ) -> Result<()> {
-        self.combine_into(self.slot(out)?, terms, guidance, guided, clip)
-    }
-
-    fn combine_into(
-        &self,
-        out: &str,
-        terms: &[(Slot, f64)],
-        guidance: &Guidance,
-        guided: bool,
-        clip: Option<(f64, f64)>,
-    ) -> Result<()> {
-        let elements = self.elements()?;
         let images = self.shape.batch.images;
         let clip = clip.map(|(low, high)| (low as f32, high as f32));
-        let parts = match guidance.channels.filter(|_| guided && terms.iter().any(|(slot, _)| *slot == Slot::Model)) {
-            Some(channels) => guidance::parts(images, elements / images, self.channels, channels),
-            None => vec![(0, elements, guided)],
-        };
-        for (first, elements_of_part, guided) in parts {
-            let mut sum = Vec::with_capacity(terms.len() + guidance.copies.len());
-            for &(slot, coefficient) in terms {
-                let tensor = self.slot(slot)?;
-                if slot == Slot::Model && guided {
-                    sum.extend(guidance.coefficients.iter().enumerate().map(|(copy, of_copy)| Term {
-                        tensor,
-                        from: copy * elements + first,
-                        coefficient: (coefficient * of_copy) as f32,
-                    }));
-                } else {
-                    sum.push(Term { tensor, from: first, coefficient: coefficient as f32 });
+        for port in &self.drawn {
+            let elements = images * port.size;
+            let (tensor, begin) = self.place(out, port)?;
+            let parts = match guidance.channels.filter(|_| guided && terms.iter().any(|term| term.0 == Slot::Model)) {
+                Some(channels) => guidance::parts(images, port.size, port.channels, channels),
+                None => vec![(0, elements, guided)],
+            };
+            for (first, elements_of_part, guided) in parts {
+                let mut sum = Vec::with_capacity(terms.len() + guidance.copies.len());
+                for &(slot, coefficient) in terms {
+                    let (tensor, begin) = self.place(slot, port)?;
+                    if slot == Slot::Model && guided {
+                        sum.extend(guidance.coefficients.iter().enumerate().map(|(copy, of_copy)| Term {
+                            tensor,
+                            from: copy * elements + first,
+                            coefficient: (coefficient * of_copy) as f32,
+                        }));
+                    } else {
+                        sum.push(Term { tensor, from: begin + first, coefficient: coefficient as f32 });
+                    }
                 }
+                self.state.combine_from(tensor, begin + first, elements_of_part, &sum, clip)?;
             }
-            self.state.combine_from(out, first, elements_of_part, &sum, clip)?;
         }
         Ok(())
     }
@@ -293,18 +346,19 @@ impl Denoiser {
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn rescale(&self, guidance: &Guidance) -> Result<()> {
-        let elements = self.elements()?;
-        let of_image = elements / self.shape.batch.images;
-        let mut model = self.state.read(&self.names.model).await?;
-        self.combine_into(&self.names.preview, &[(Slot::Model, 1.0)], guidance, true, None)?;
-        let mixed = self.state.read(&self.names.preview).await?;
-        for (i, mixed) in mixed.chunks(of_image).enumerate() {
-            let place = i * of_image..(i + 1) * of_image;
-            let f64s = |values: &[f32]| -> Vec<f64> { values.iter().map(|v| f64::from(*v)).collect() };
-            let factor = guidance::rescale_factor(&f64s(&model[place.clone()]), &f64s(mixed), guidance.rescale);
-            model[place].iter_mut().zip(mixed).for_each(|(to, from)| *to = (factor * f64::from(*from)) as f32);
+        self.combine(self.preview_slot(), &[(Slot::Model, 1.0)], guidance, true, None)?;
+        let mixed = self.state.read(self.scratch(self.shape.scratch_slots)?).await?;
+        for port in &self.drawn {
+            let mut model = self.state.read(&port.model).await?;
+            let mixed = &mixed[port.first..port.first + self.shape.batch.images * port.size];
+            for (of_image, mixed) in model.chunks_mut(port.size).zip(mixed.chunks(port.size)) {
+                let f64s = |values: &[f32]| -> Vec<f64> { values.iter().map(|v| f64::from(*v)).collect() };
+                let factor = guidance::rescale_factor(&f64s(of_image), &f64s(mixed), guidance.rescale);
+                of_image.iter_mut().zip(mixed).for_each(|(to, from)| *to = (factor * f64::from(*from)) as f32);
+            }
+            self.state.write(&port.model, &model)?;
         }
-        self.write(Slot::Model, &model)
+        Ok(())
     }
 
     /// Writes what [`Denoiser::keep`] keeps.
@@ -312,10 +366,8 @@ impl Denoiser {
     /// # Errors
     /// `INTERNAL` if it was made without a mask, or a length differs.
     pub fn give_kept(&self, picture: &[f32], noise: &[f32], mask: &[f32]) -> Result<()> {
-        let [of_picture, of_noise, of_mask] = KEPT;
-        self.state.write(of_picture, picture)?;
-        self.state.write(of_noise, noise)?;
-        self.state.write(of_mask, mask)
+        let kept = KEPT.iter().zip([picture, noise, mask]);
+        kept.into_iter().try_for_each(|(name, values)| self.state.write(name, &self.reordered(values, true)))
     }
 
     /// Other noise for what is kept.
@@ -323,31 +375,33 @@ impl Denoiser {
     /// # Errors
     /// As [`Denoiser::give_kept`].
     pub fn renew_kept(&self, noise: &[f32]) -> Result<()> {
-        self.state.write(KEPT[1], noise)
+        self.state.write(KEPT[1], &self.reordered(noise, true))
     }
 
     /// Where the mask is 0 the latents become `alpha_t` picture + `sigma_t` noise; where it is 1 they stay.
     ///
     /// # Errors
-    /// `INTERNAL` if it was made without a mask.
+    /// `INTERNAL` if it was made without a mask, or for several ports.
     pub fn keep(&self, alpha_t: f64, sigma_t: f64) -> Result<()> {
+        let [port] = self.drawn.as_slice() else { return Err(Error::internal("parts of several ports are kept")) };
         let [picture, noise, mask] = KEPT;
         let term = |tensor, coefficient: f64| Term { tensor, from: 0, coefficient: coefficient as f32 };
-        self.state.blend(&self.names.latents, mask, self.elements()?, &[term(picture, alpha_t), term(noise, sigma_t)])
+        self.state.blend(&port.latents, mask, self.elements(), &[term(picture, alpha_t), term(noise, sigma_t)])
     }
 
-    /// The estimate of x0, clipped to [-1, 1]: `x0[0]` latents + `x0[1]` prediction.
+    /// The estimate of x0 of the first port that is drawn, clipped to [-1, 1]: `x0[0]` latents + `x0[1]` prediction.
     ///
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn preview(&self, x0: [f64; 2], guidance: &Guidance, guided: bool) -> Result<Vec<f32>> {
         let terms = [(Slot::Latents, x0[0]), (Slot::Model, x0[1])];
-        self.combine_into(&self.names.preview, &terms, guidance, guided, Some((-1.0, 1.0)))?;
-        self.state.read(&self.names.preview).await
+        self.combine(self.preview_slot(), &terms, guidance, guided, Some((-1.0, 1.0)))?;
+        let mut values = self.state.read(self.scratch(self.shape.scratch_slots)?).await?;
+        values.truncate(self.shape.batch.images * self.of_picture());
+        Ok(values)
     }
 
-    /// One evaluation: the prediction of the latents at a network time, of those items that the pass needs. `given` is what
-    /// [`Denoiser::give`] returned.
+    /// One evaluation: the prediction of the latents at a network time, of those items that the pass needs.
     ///
     /// # Errors
     /// `ABORTED` when stopped, `DEVICE_LOST`, and those of helpers.
@@ -355,22 +409,35 @@ impl Denoiser {
         &mut self,
         time: f64,
         pass: Pass,
-        given: &[NamedTensor],
         helpers: Option<&dyn Helpers>,
         stopped: &dyn Fn() -> bool,
     ) -> Result<()> {
         let Batch { images, copies, .. } = self.shape.batch;
-        let items = if pass.guided || copies == 1 { images * copies } else { images };
-        let port = self.recording.picture()?.time;
-        self.session.write_times(port, &vec![time; self.parts[0].len()])?;
+        let copies = if pass.guided { copies } else { 1 };
+        for port in &self.drawn {
+            self.session.write_times(port.port.time, &vec![time; self.parts[0].len()])?;
+        }
         match helpers.filter(|_| self.workers() > 1) {
-            None => self.run(pass.whole, items, stopped).await,
-            Some(helpers) => self.run_shared(time, items, given, helpers, stopped).await,
+            None => {
+                for port in self.drawn.iter().filter(|port| port.copied) {
+                    let elements = images * port.size;
+                    let latents = Term { tensor: &port.latents, from: 0, coefficient: 1.0 };
+                    for copy in 1..copies {
+                        self.state.combine_from(&port.latents, copy * elements, elements, &[latents], None)?;
+                    }
+                }
+                self.run(pass.whole, images * copies, stopped).await
+            }
+            Some(helpers) => {
+                let outputs = self.call(Call { time, items: images * copies, helpers, stopped }).await?;
+                let written = self.drawn.iter().zip(&outputs);
+                written.into_iter().try_for_each(|(port, values)| self.state.write(&port.model, values))
+            }
         }
     }
 
     /// One forward of our first items, without what a pass that is not whole leaves out.
-    async fn run(&mut self, whole: bool, items: usize, stopped: &dyn Fn() -> bool) -> Result<()> {
+    pub(super) async fn run(&mut self, whole: bool, items: usize, stopped: &dyn Fn() -> bool) -> Result<()> {
         let end = self.session.program().kernels.len();
         let items = Some(items).filter(|&items| items < self.parts[0].len());
         match &self.inner {
@@ -381,61 +448,6 @@ impl Denoiser {
             _ => self.session.run_in_turns(0..end, items, stopped).await,
         }
     }
-
-    /// One forward of the first `items` items, on all workers.
-    async fn run_shared(
-        &mut self,
-        time: f64,
-        items: usize,
-        given: &[NamedTensor],
-        helpers: &dyn Helpers,
-        stopped: &dyn Fn() -> bool,
-    ) -> Result<()> {
-        let picture = self.recording.picture()?;
-        let name_of = |id| self.recording.ports.iter().find(|port| port.tensor == id).map_or("", |port| port.name);
-        let (images, all) = (self.shape.batch.images, self.items());
-        let latents = self.latents().await?;
-        let size = latents.len() / images;
-        let of_items = |items: &Range<usize>| -> Vec<f32> {
-            items.clone().flat_map(|i| &latents[i % images * size..][..size]).copied().collect()
-        };
-        let needed = |part: &Range<usize>| part.start.min(items)..part.end.min(items);
-        let parts: Vec<Range<usize>> = self.parts.iter().map(needed).filter(|items| !items.is_empty()).collect();
-        let mut pending = Vec::with_capacity(parts.len() - 1);
-        for (index, items) in parts[1..].iter().enumerate() {
-            let mut tensors: Vec<NamedTensor> = given.iter().map(|tensor| rows(tensor, items, all)).collect();
-            tensors.push(NamedTensor::new(name_of(picture.input), Values::Floats(of_items(items))));
-            tensors.push(NamedTensor::new(name_of(picture.time), Values::Times(vec![time; items.len()])));
-            pending.push(helpers.forward(index, tensors, name_of(picture.output)));
-        }
-        self.session.write(picture.input, &of_items(&self.parts[0]))?;
-        self.run(true, parts[0].len(), stopped).await?;
-        let mut model = self.session.read(picture.output).await?;
-        model.truncate(parts[0].len() * size);
-        for (answer, items) in pending.into_iter().zip(&parts[1..]) {
-            let values = answer.await?;
-            if values.len() != items.len() * size {
-                return Err(Error::internal(format!("a helper gave {} values for {items:?}", values.len())));
-            }
-            model.extend(values);
-        }
-        model.resize(all * size, 0.0);
-        self.write(Slot::Model, &model)
-    }
-}
-
-/// The rows of some of all items.
-fn rows(tensor: &NamedTensor, items: &Range<usize>, all: usize) -> NamedTensor {
-    fn of<T: Clone>(values: &[T], items: &Range<usize>, all: usize) -> Vec<T> {
-        let size = values.len() / all;
-        values[items.start * size..items.end * size].to_vec()
-    }
-    let values = match &tensor.values {
-        Values::Floats(values) => Values::Floats(of(values, items, all)),
-        Values::Times(values) => Values::Times(of(values, items, all)),
-        Values::Indices(values) => Values::Indices(of(values, items, all)),
-    };
-    NamedTensor::new(tensor.name.clone(), values)
 }
 
 fn too_many_blocks(outer: usize) -> Error {

@@ -4,7 +4,7 @@
 use crate::gpu::{Adapter, Backend};
 use crate::json::{self, Fields, Read, Value, Write};
 use crate::model::{Batch, Network};
-use crate::plan::{Compute, Program, WeightId, lower};
+use crate::plan::{Compute, Plan, Program, WeightId, lower};
 use crate::runtime;
 #[cfg(feature = "gpu")]
 use crate::runtime::{Tune, Tuned, choose};
@@ -63,7 +63,7 @@ impl std::str::FromStr for ComputeChoice {
 }
 
 /// How a model is to be loaded.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Where it runs.
     pub device: DeviceChoice,
@@ -81,6 +81,29 @@ pub struct LoadOptions {
     pub records: Option<String>,
     /// Why [`DeviceChoice::Cpu`], where the caller did not ask for it but found no better device.
     pub reason: Option<String>,
+    /// Whether components stay loaded (the default), or each is brought when its stage begins and goes with it: slower, in the
+    /// memory of the largest stage.
+    pub keep_loaded: bool,
+    /// The denoiser alone: for [`super::Pipeline::forward`], which knows no other.
+    pub only_denoiser: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> LoadOptions {
+        LoadOptions {
+            device: DeviceChoice::default(),
+            dtype: None,
+            compute: ComputeChoice::default(),
+            threads: None,
+            #[cfg(feature = "gpu")]
+            tune: Tune::default(),
+            #[cfg(feature = "gpu")]
+            records: None,
+            reason: None,
+            keep_loaded: true,
+            only_denoiser: false,
+        }
+    }
 }
 
 impl Read for LoadOptions {
@@ -96,6 +119,8 @@ impl Read for LoadOptions {
             #[cfg(feature = "gpu")]
             records: fields.optional("records")?,
             reason: fields.optional("reason")?,
+            keep_loaded: fields.or("keepLoaded", true)?,
+            only_denoiser: fields.or("onlyDenoiser", false)?,
         })
     }
 }
@@ -128,7 +153,35 @@ impl Write for DeviceInfo {
     }
 }
 
-/// A device that was tested with a network's kernels.
+/// A network that a device is opened for.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The network.
+    pub network: &'a Network,
+    /// How its weights are stored: dtype and columns a scale, by weight.
+    pub stored: &'a [(Dtype, usize)],
+    /// What it is tested and tuned with.
+    pub batch: Batch,
+}
+
+impl Wanted<'_> {
+    fn program(&self, device: &runtime::Device, compute: Compute) -> Result<Program> {
+        lower(&self.network.record(self.batch)?.plan, &device.capabilities(compute), &[])
+    }
+
+    /// Every kind of its kernels, tested.
+    async fn test(&self, device: &runtime::Device, compute: Compute) -> Result<()> {
+        let stored = |id: WeightId| self.stored[id.index()];
+        runtime::self_test(device, compute, &self.program(device, compute)?, &stored).await
+    }
+
+    /// Every kind of its kernels, as [`super::Component`] remembers them.
+    pub(super) fn kinds(&self, device: &runtime::Device, compute: Compute) -> Result<Plan> {
+        Ok(runtime::kinds(&self.program(device, compute)?, &|id: WeightId| self.stored[id.index()]).plan)
+    }
+}
+
+/// A device that was tested with the networks' kernels.
 pub struct Opened {
     /// The device.
     pub device: runtime::Device,
@@ -136,41 +189,39 @@ pub struct Opened {
     pub compute: Compute,
     /// Why it was chosen, for people.
     pub info: DeviceInfo,
-    /// The network's Program for one picture.
-    pub program: Program,
 }
 
-/// Opens a device for a network whose weights are stored in these stored (dtype, columns a scale; by weight); it is tested before
-/// it is trusted.
+/// Opens a device for networks, the first of which runs the most: by that one, arithmetic and kernels are chosen. It is tested
+/// with all of them before it is trusted.
 ///
 /// # Errors
 /// With [`DeviceChoice::WebGpu`]: `NO_WEBGPU`, `INSECURE_CONTEXT`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`, `WRONG_RESULT`;
 /// `INVALID_ARGUMENT` for arithmetic that the device does not have. Else `WRONG_RESULT` where the CPU's kernels are wrong.
-pub async fn open(options: &LoadOptions, network: &Network, stored: &[(Dtype, usize)]) -> Result<Opened> {
+pub async fn open(options: &LoadOptions, wanted: &[Wanted<'_>]) -> Result<Opened> {
     let reason = match options.device {
         DeviceChoice::Cpu => options.reason.clone().unwrap_or_else(|| "the CPU was asked for".into()),
         DeviceChoice::WebGpu => {
             let why = "WebGPU was asked for, and computes correctly";
-            return open_gpu(false, why, network, stored, options).await.map_err(|refusal| refusal.0);
+            return open_gpu(false, why, wanted, options).await.map_err(|refusal| refusal.0);
         }
-        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, network, stored, options).await {
+        DeviceChoice::Auto => match open_gpu(true, REAL_GPU, wanted, options).await {
             Ok(opened) => return Ok(opened),
             Err(refusal) => refusal.reason(),
         },
     };
     let threads = options.threads.map_or_else(Threads::all, Threads::new);
     let device = runtime::Device::cpu(threads);
-    let stored = |id: WeightId| stored[id.index()];
     let compute = match options.compute {
-        ComputeChoice::Auto => measured(&device, network, &stored).await?,
+        ComputeChoice::Auto => measured(&device, first(wanted)?).await?,
         // With a choice of its own, "auto" takes what the CPU has in their place.
         ComputeChoice::Fixed(Compute::F16) if options.device == DeviceChoice::Auto => Compute::Quality,
         ComputeChoice::Fixed(Compute::W8A8) if options.device == DeviceChoice::Auto => Compute::Fast,
         ComputeChoice::Fixed(compute) => compute,
     };
     device.supports(compute)?;
-    let program = program(&device, compute, network)?;
-    runtime::self_test(&device, compute, &program, &stored).await?;
+    for network in wanted {
+        network.test(&device, compute).await?;
+    }
     let info = DeviceInfo {
         device: "cpu",
         device_reason: reason,
@@ -179,27 +230,26 @@ pub async fn open(options: &LoadOptions, network: &Network, stored: &[(Dtype, us
         #[cfg(feature = "gpu")]
         tuned: None,
     };
-    Ok(Opened { device, compute, info, program })
+    Ok(Opened { device, compute, info })
+}
+
+fn first<'a, 'b>(wanted: &'a [Wanted<'b>]) -> Result<&'a Wanted<'b>> {
+    wanted.first().ok_or_else(|| Error::internal("a device is opened for no network"))
 }
 
 /// Weights in f32 may take so much before integers are taken whatever their speed.
 const MOST_F32_BYTES: usize = 1 << 30;
 
 /// The faster of the arithmetics that keep a picture's quality.
-async fn measured(device: &runtime::Device, network: &Network, stored: runtime::Stored<'_>) -> Result<Compute> {
-    let quality = program(device, Compute::Quality, network)?;
+async fn measured(device: &runtime::Device, wanted: &Wanted<'_>) -> Result<Compute> {
+    let quality = wanted.program(device, Compute::Quality)?;
     let parameters: usize = quality.weights.iter().map(|w| w.shape.iter().product::<usize>()).sum();
     if parameters > MOST_F32_BYTES / 4 {
         return Ok(Compute::Quality);
     }
-    let floats = program(device, Compute::F32, network)?;
-    runtime::fastest(device, &[(Compute::Quality, &quality), (Compute::F32, &floats)], stored).await
-}
-
-/// What one picture needs, guided if the network can be: what a device is tested and tuned with.
-fn program(device: &runtime::Device, compute: Compute, network: &Network) -> Result<Program> {
-    let copies = if network.classes() > 0 { 2 } else { 1 };
-    lower(&network.record(Batch::copied(1, copies))?.plan, &device.capabilities(compute), &[])
+    let floats = wanted.program(device, Compute::F32)?;
+    let stored = |id: WeightId| wanted.stored[id.index()];
+    runtime::fastest(device, &[(Compute::Quality, &quality), (Compute::F32, &floats)], &stored).await
 }
 
 const REAL_GPU: &str = "a GPU was found and computes correctly";
@@ -263,8 +313,7 @@ impl Refusal {
 async fn open_gpu(
     real: bool,
     why: &str,
-    network: &Network,
-    stored: &[(Dtype, usize)],
+    networks: &[Wanted<'_>],
     options: &LoadOptions,
 ) -> std::result::Result<Opened, Refusal> {
     let wanted = match options.compute {
@@ -283,8 +332,9 @@ async fn open_gpu(
         let remedy = "Use device \"webgpu\" to run on it all the same";
         return Err(Refusal(Error::new(Code::NoWebGpu, SOFTWARE_ADAPTER, remedy)));
     }
-    let stored = |id: WeightId| stored[id.index()];
-    let program = program(&device, compute, network).map_err(Refusal)?;
+    let sampled = first(networks).map_err(Refusal)?;
+    let stored = |id: WeightId| sampled.stored[id.index()];
+    let program = sampled.program(&device, compute).map_err(Refusal)?;
     let records = options.records.as_deref();
     let tuned = match choose(&device, compute, &program, &stored, options.tune, records).await {
         Err(lost) if lost.code == Code::DeviceLost && options.tune != Tune::Off => {
@@ -295,19 +345,16 @@ async fn open_gpu(
         chosen => chosen,
     };
     let tuned = Some(tuned.map_err(Refusal)?);
+    for network in &networks[1..] {
+        network.test(&device, compute).await.map_err(Refusal)?;
+    }
     let info = DeviceInfo { device: "webgpu", device_reason: why.into(), adapter: Some(adapter), tuned };
-    Ok(Opened { device, compute, info, program })
+    Ok(Opened { device, compute, info })
 }
 
 /// This build has no GPUs.
 #[cfg(not(feature = "gpu"))]
-async fn open_gpu(
-    _: bool,
-    _: &str,
-    _: &Network,
-    _: &[(Dtype, usize)],
-    _: &LoadOptions,
-) -> std::result::Result<Opened, Refusal> {
+async fn open_gpu(_: bool, _: &str, _: &[Wanted<'_>], _: &LoadOptions) -> std::result::Result<Opened, Refusal> {
     let remedy = "Build with the feature \"gpu\"";
     Err(Refusal(Error::new(Code::NoWebGpu, "this build has no GPU device", remedy)))
 }

@@ -11,14 +11,14 @@ pub trait Helpers {
     /// How many there are.
     fn count(&self) -> usize;
 
-    /// Starts a forward on helper `index`, with a tensor for every port of its items; resolves with what the port `output`
-    /// gives.
+    /// Starts a forward on helper `index`, with a tensor for every port of its items; resolves with what the ports `outputs`
+    /// give, in their order.
     fn forward(
         &self,
         index: usize,
         tensors: Vec<NamedTensor>,
-        output: &'static str,
-    ) -> Pin<Box<dyn Future<Output = Result<Vec<f32>>>>>;
+        outputs: Vec<&'static str>,
+    ) -> Pin<Box<dyn Future<Output = Result<Vec<Vec<f32>>>>>>;
 }
 
 /// `items` in as many ranges as there are workers, none empty; the first, ours, is never smaller than another.

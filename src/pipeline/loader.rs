@@ -1,63 +1,95 @@
 //! A model on its way to a device.
 
-use super::component::{Component, stored_forms};
-use super::device::{DeviceInfo, LoadOptions, Opened, open};
+use super::components::{Arriving, Blueprint, Components};
+use super::device::{DeviceInfo, LoadOptions, Opened, Wanted, open};
+use super::words::Words;
 use super::{Info, Pipeline};
-use crate::Result;
-use crate::model::{Batch, Network};
-use crate::package::{self, DENOISER, Manifest};
-use crate::plan::{Compute, Plan};
-use crate::runtime::{self, Loading};
-use crate::weights::{Dtype, ShardReader, StoredFile, Tensor};
+use crate::package::{DENOISER, Manifest, TEXT_ENCODER, TOKENIZER};
+use crate::weights::{Dtype, StoredFile};
+use crate::{Error, Result};
 use web_time::Instant;
+
+/// A file to bring: of a component, or an asset.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Needed {
+    /// The component's name, or the asset's.
+    pub of: &'static str,
+    /// Where it lies, and what it must be.
+    pub stored: StoredFile,
+    /// Of the component's files; none: it is an asset.
+    shard: Option<usize>,
+}
+
+/// The components that are loaded, in the order of their stages.
+fn stages(manifest: &Manifest, options: &LoadOptions) -> Vec<&'static str> {
+    if options.only_denoiser { vec![DENOISER] } else { manifest.stages() }
+}
+
+/// The files to bring, in order: known before a device is. Where components do not stay loaded, these are the assets alone.
+///
+/// # Errors
+/// Those of [`Manifest::variant`].
+pub fn files(manifest: &Manifest, options: &LoadOptions) -> Result<Vec<Needed>> {
+    let names = stages(manifest, options);
+    let mut files = Vec::new();
+    if names.contains(&TEXT_ENCODER) {
+        files.push(Needed { of: TOKENIZER, stored: manifest.asset(TOKENIZER)?.clone(), shard: None });
+    }
+    for of in names {
+        let shards = &manifest.variant(of, options.dtype)?.shards;
+        if options.keep_loaded {
+            let needed = |(shard, file): (usize, &StoredFile)| Needed { of, stored: file.clone(), shard: Some(shard) };
+            files.extend(shards.iter().enumerate().map(needed));
+        }
+    }
+    Ok(files)
+}
 
 /// A model on its way to a device.
 pub struct Loader {
     manifest: Manifest,
-    network: Network,
-    plan: Plan,
-    reader: ShardReader,
+    dtype: Option<Dtype>,
     model_hash: String,
-    stored: Vec<(Dtype, usize)>,
-    loading: Loading,
-    compute: Compute,
-    device: runtime::Device,
+    files: Vec<Needed>,
+    components: Components,
+    arriving: Vec<(&'static str, Arriving)>,
+    words: Option<Words>,
     info: DeviceInfo,
-    /// Kinds of kernels that were tested.
-    tested: Plan,
     began: Instant,
 }
 
 impl Loader {
-    /// Checks the manifest against its network and opens a device, which is tested before it is trusted.
+    /// Checks the manifest against its networks and opens a device, which is tested before it is trusted.
     ///
     /// # Errors
-    /// Those of [`Manifest::check_task`], [`package::reader`] and of opening the device.
+    /// Those of [`Manifest::check_task`], [`crate::package::reader`] and of opening the device.
     pub async fn new(manifest: Manifest, options: LoadOptions) -> Result<Loader> {
         let began = Instant::now();
         manifest.check_task()?;
-        let network = manifest.network(DENOISER)?;
-        let reader = package::reader(&manifest, DENOISER, options.dtype)?;
+        let files = files(&manifest, &options)?;
         let model_hash = manifest.model_hash(options.dtype)?;
-        let plan = network.record(Batch::plain(1))?.plan;
-        let stored = stored_forms(&network, reader.variant())?;
-        let Opened { device, compute, info, program } = open(&options, &network, &stored).await?;
-        let tested = runtime::kinds(&program, &|id| stored[id.index()]).plan;
-        let loading = Loading::new(&device, compute)?;
-        Ok(Loader {
-            manifest,
-            network,
-            plan,
-            reader,
-            model_hash,
-            stored,
-            loading,
-            compute,
-            device,
-            info,
-            tested,
-            began,
-        })
+        let names = stages(&manifest, &options);
+        let mut blueprints = Vec::with_capacity(names.len());
+        for name in names {
+            blueprints.push(Blueprint::new(&manifest, name, options.dtype)?);
+        }
+        // The denoiser runs the most.
+        let mut wanted: Vec<Wanted<'_>> = Vec::with_capacity(blueprints.len());
+        for blueprint in &blueprints {
+            let at = if blueprint.name == DENOISER { 0 } else { wanted.len() };
+            wanted.insert(at, blueprint.wanted());
+        }
+        let Opened { device, compute, info } = open(&options, &wanted).await?;
+        for blueprint in &mut blueprints {
+            blueprint.tested = blueprint.wanted().kinds(&device, compute)?;
+        }
+        let mut arriving = Vec::new();
+        for blueprint in blueprints.iter().filter(|_| options.keep_loaded) {
+            arriving.push((blueprint.name, Arriving::new(blueprint, &device, compute)?));
+        }
+        let components = Components::new(device, compute, options.keep_loaded, blueprints);
+        let dtype = options.dtype;
+        Ok(Loader { manifest, dtype, model_hash, files, components, arriving, words: None, info, began })
     }
 
     /// The device that was chosen.
@@ -66,52 +98,55 @@ impl Loader {
     }
 
     /// The files to bring, in order.
-    pub fn shards(&self) -> &[StoredFile] {
-        self.reader.shards()
+    pub fn files(&self) -> &[Needed] {
+        &self.files
     }
 
-    /// Verifies a shard and moves its tensors to the device.
+    /// Verifies a file and moves its tensors to the device.
     ///
     /// # Errors
-    /// Those of [`ShardReader::open`] and [`ShardReader::next_tensor`], `OUT_OF_MEMORY`.
-    pub async fn add_shard(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
-        let mut open = self.reader.open(index, bytes)?;
-        while let Some(tensor) = self.reader.next_tensor(&mut open)? {
-            self.add_tensor(&tensor).await?;
-        }
-        Ok(())
-    }
-
-    async fn add_tensor(&mut self, tensor: &Tensor) -> Result<()> {
-        // One name may be read in several ways.
-        for (id, weight, form) in self.plan.loads(self.compute) {
-            if weight.name == tensor.name {
-                self.loading.load(id, weight, form, tensor).await?;
+    /// Those of [`crate::weights::ShardReader`], `SHARD_CORRUPT` and `BAD_MANIFEST` for assets, `OUT_OF_MEMORY`.
+    pub async fn add_file(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
+        let needed = self.files.get(index).ok_or_else(|| Error::internal(format!("there is no file {index}")))?;
+        let named = |e: Error| Error { cause: format!("{}: {}", needed.of, e.cause), ..e };
+        match needed.shard {
+            None => {
+                needed.stored.verify(bytes).map_err(named)?;
+                self.words = Some(Words::new(bytes, &self.components)?);
+                Ok(())
+            }
+            Some(shard) => {
+                let arriving = self.arriving.iter_mut().find(|(name, _)| *name == needed.of);
+                let (_, arriving) = arriving.ok_or_else(|| Error::internal("a component does not arrive"))?;
+                arriving.add(shard, bytes).await
             }
         }
-        Ok(())
     }
 
-    /// The model, once all shards were brought.
+    /// The model, once all files were brought.
     ///
     /// # Errors
     /// `TENSOR_MISSING`, `OUT_OF_MEMORY`.
-    pub async fn finish(self) -> Result<Pipeline> {
-        self.reader.finish()?;
-        let weights = self.loading.finish().await?;
-        let variant = self.reader.variant();
+    pub async fn finish(mut self) -> Result<Pipeline> {
+        for (name, arriving) in self.arriving {
+            self.components.arrived(name, arriving.finish().await?)?;
+        }
+        let (mut bytes, mut parameters) = (0, 0);
+        for variant in self.components.variants() {
+            bytes += variant.bytes;
+            parameters += variant.tensors.values().map(|e| e.shape.iter().product::<usize>() as u64).sum::<u64>();
+        }
         let info = Info {
             name: self.manifest.name.clone(),
-            dtype: variant.dtype,
-            compute: weights.compute(),
-            threads: self.device.threads(),
-            bytes: variant.bytes,
-            parameters: variant.tensors.values().map(|e| e.shape.iter().product::<usize>() as u64).sum(),
+            dtype: self.manifest.variant(DENOISER, self.dtype)?.dtype,
+            compute: self.components.compute(),
+            threads: self.components.device().threads(),
+            bytes,
+            parameters,
             model_hash: self.model_hash,
             load_ms: self.began.elapsed().as_secs_f64() * 1e3,
             device: self.info,
         };
-        let component = Component::new(self.network, weights, self.stored, vec![self.tested]);
-        Ok(Pipeline::new(self.manifest, component, info))
+        Pipeline::new(self.manifest, self.components, self.words, info)
     }
 }

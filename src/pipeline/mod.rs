@@ -4,8 +4,12 @@
 //! [`Pipeline::generate`] turns a [`Request`] into [`Generated`] pictures.
 
 mod component;
+mod components;
+mod conditions;
+mod decoding;
 mod denoiser;
 mod device;
+mod guidance;
 mod helpers;
 mod loader;
 mod noise;
@@ -14,31 +18,37 @@ mod request;
 mod result;
 pub mod sampling;
 mod savings;
+mod shared;
 mod tensors;
+mod words;
 
 pub use component::{Component, stored_forms};
-pub use denoiser::{Denoiser, Guidance, Shape};
+pub use components::Source;
+pub use denoiser::{Denoiser, Shape};
 #[cfg(feature = "gpu")]
 pub use device::capabilities;
-pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, open as open_device};
+pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, Wanted, open as open_device};
+pub use guidance::Guidance;
 pub use helpers::Helpers;
-pub use loader::Loader;
+pub use loader::{Loader, Needed, files};
 pub use noise::Noise;
-pub use request::{LabelChoice, Preset, Request};
+pub use request::{LabelChoice, Preset, Prompt, Request};
 pub use result::{Generated, Info, Timings};
 pub use savings::Pass;
 pub use tensors::{NamedTensor, Values};
 
 use crate::model::{Batch, Network};
-use crate::package::Manifest;
+use crate::package::{DECODER, DENOISER, Manifest};
+use crate::runtime::Device;
 use crate::sampler::{SamplerKind, SamplerSettings, guidance::needs_uncond, recipe};
 use crate::{Code, Error, Result};
+use components::Components;
+use conditions::Conditions;
 use request::skipped;
-use sampling::{Control, Inputs, Mask, Picture, Readback, noise_for, sample};
+use sampling::{Control, Inputs, Mask, Picture, Readback, Stage, StepEvent, noise_for, sample};
+use std::rc::Rc;
 use web_time::Instant;
-
-/// The port of a text's embedding.
-const CONTEXT: &str = "context";
+use words::Words;
 
 /// The most images of one call.
 pub const MAX_COUNT: usize = 64;
@@ -46,14 +56,26 @@ pub const MAX_COUNT: usize = 64;
 /// A model ready to generate.
 pub struct Pipeline {
     manifest: Manifest,
-    component: Component,
+    components: Components,
+    network: Network,
+    words: Option<Words>,
     denoiser: Option<Denoiser>,
+    /// Of what generating gives.
+    picture_shape: [usize; 3],
     info: Info,
 }
 
 impl Pipeline {
-    fn new(manifest: Manifest, component: Component, info: Info) -> Pipeline {
-        Pipeline { manifest, component, denoiser: None, info }
+    fn new(manifest: Manifest, components: Components, words: Option<Words>, info: Info) -> Result<Pipeline> {
+        let network = manifest.network(DENOISER)?;
+        let picture_shape =
+            if components.network(DECODER).is_some() { manifest.picture_shape()? } else { network.image_shape() };
+        Ok(Pipeline { manifest, components, network, words, denoiser: None, picture_shape, info })
+    }
+
+    /// Who brings components that are not loaded: where they do not stay loaded, or are needed in another arithmetic.
+    pub fn bring_from(&mut self, source: Rc<dyn Source>) {
+        self.components.bring_from(source);
     }
 
     /// What it is and runs on.
@@ -66,14 +88,32 @@ impl Pipeline {
         &self.manifest
     }
 
-    /// The network.
+    /// The network that is sampled.
     pub fn network(&self) -> &Network {
-        self.component.network()
+        &self.network
+    }
+
+    /// `[channels, height, width]` of what [`Pipeline::generate`] gives: pictures, or latents where nothing decodes them.
+    pub fn picture_shape(&self) -> [usize; 3] {
+        self.picture_shape
+    }
+
+    /// Whether it takes prompts.
+    pub fn reads_prompts(&self) -> bool {
+        self.words.is_some()
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &Device {
+        self.components.device()
     }
 
     /// The network on its device, for measurements and tests.
-    pub fn component(&mut self) -> &mut Component {
-        &mut self.component
+    ///
+    /// # Errors
+    /// `INTERNAL` if it does not stay loaded.
+    pub fn component(&mut self) -> Result<&mut Component> {
+        self.components.loaded(DENOISER)
     }
 
     /// What the last generation ran on, for measurements and tests.
@@ -82,8 +122,11 @@ impl Pipeline {
     }
 
     /// The network alone.
-    pub fn into_component(self) -> Component {
-        self.component
+    ///
+    /// # Errors
+    /// As [`Pipeline::component`].
+    pub fn into_component(mut self) -> Result<Component> {
+        self.components.take(DENOISER)
     }
 
     /// The settings of a request, with the manifest's defaults.
@@ -105,7 +148,8 @@ impl Pipeline {
     /// `DEVICE_LOST`, `OUT_OF_MEMORY`, `SHADER_FAILED`.
     #[cfg(feature = "gpu")]
     pub async fn profile(&mut self, items: usize) -> Result<Option<crate::gpu::Profile>> {
-        let (recording, session) = self.component.prepare(Batch::plain(items)).await?;
+        let denoiser = self.components.get(DENOISER, &|| false).await?;
+        let (recording, session) = denoiser.prepare(Batch::plain(items)).await?;
         for sampled in &recording.sampled {
             session.write_times(sampled.time, &vec![500.0; items])?;
         }
@@ -120,7 +164,7 @@ impl Pipeline {
     /// # Errors
     /// As [`Component::forward`].
     pub async fn forward(&mut self, given: &[NamedTensor], stopped: &dyn Fn() -> bool) -> Result<Vec<NamedTensor>> {
-        self.component.forward(given, stopped).await
+        self.components.get(DENOISER, stopped).await?.forward(given, stopped).await
     }
 
     /// Generates pictures.
@@ -141,6 +185,21 @@ impl Pipeline {
         control: &mut Control<'_>,
         helpers: Option<&dyn Helpers>,
     ) -> Result<Generated> {
+        let generated = self.run_stages(request, control, helpers).await;
+        if !self.components.stay() {
+            // Of a stage that has failed, too.
+            self.denoiser = None;
+            self.components.clear();
+        }
+        generated
+    }
+
+    async fn run_stages(
+        &mut self,
+        request: &Request,
+        control: &mut Control<'_>,
+        helpers: Option<&dyn Helpers>,
+    ) -> Result<Generated> {
         let began = Instant::now();
         let count = request.count.unwrap_or(1);
         if !(1..=MAX_COUNT).contains(&count) {
@@ -150,21 +209,15 @@ impl Pipeline {
         let strength = request.strength()?;
         settings.skip = strength.map_or(0, |strength| skipped(settings.steps, strength));
         let recipe = recipe(&settings)?;
-        let [channels, height, width] = self.network().image_shape();
-        if recipe.adaptive.is_some() {
-            let unknown = [
-                ("mask", request.mask.is_some()),
-                ("guidanceInterval", request.guidance_interval.is_some()),
-                ("cache", request.cache),
-            ];
-            if let Some((name, _)) = unknown.iter().find(|(_, given)| *given) {
-                let cause = format!(
-                    "{name} needs steps that are known beforehand, which {} has not",
-                    settings.sampler.as_str()
-                );
-                return Err(invalid(cause, format!("Leave {name} out, or take another sampler")));
-            }
+        request.check(recipe.adaptive.is_some(), settings.sampler)?;
+        let cache = self.manifest.sampling.cache.as_ref().filter(|_| request.cache);
+        if request.cache && cache.is_none() {
+            let remedy = "Leave cache out, or calibrate the model with `uvit block-cache`";
+            return Err(invalid("cache is on, and the manifest has no calibrated schedule for it", remedy));
         }
+        let cache = cache.cloned();
+        let latent_shape = self.network.image_shape();
+        let [channels, height, width] = latent_shape;
         let elements = channels * height * width;
         let picture = request.init_image.as_ref().map(|values| match values.len() == elements {
             true => values.repeat(count),
@@ -174,61 +227,35 @@ impl Pipeline {
             Some(mask) => Some(of_mask(mask, count * channels, height * width)?),
             None => None,
         };
-        // What stands for no condition.
-        let can_guide = self.manifest.null_class.is_some() || request.null_context.is_some();
-        let usual = if can_guide { self.manifest.sampling.guidance_scale } else { 1.0 };
-        let guidance_scale = request.guidance_scale.unwrap_or(usual);
-        if !guidance_scale.is_finite() || guidance_scale.abs() > 1000.0 {
-            return Err(invalid(format!("guidanceScale is {guidance_scale}"), "Give a number from -1000 to 1000"));
+        let noise = noise_for(request.seed, request.seed_stride.unwrap_or(1), count)?;
+        let guidance_scale = self.guidance_scale(request)?;
+
+        let device = self.components.device().clone();
+        let (dispatched, encoded, worked) = (device.dispatches(), device.encode_time(), device.multiply_adds());
+        let mut timings = Timings::default();
+        let mut warnings = Vec::new();
+        if request.negative_prompt.is_some() && !needs_uncond(guidance_scale) {
+            warnings.push("the negative prompt does nothing at guidanceScale 1".into());
         }
-        if guidance_scale != 1.0 && !can_guide {
-            let (lacks, remedy) = match self.context_elements()? {
-                None => ("the model has no null class", "Give guidanceScale 1 or leave it out"),
-                Some(_) => ("the empty text's embedding is missing", "Give it, or guidanceScale 1"),
+        let texts = self.texts(request, count, needs_uncond(guidance_scale))?;
+        if let (Some(texts), Some(words)) = (&texts, &mut self.words) {
+            let (all, stage) = (texts.all(), Instant::now());
+            let mut report = |step| {
+                let elapsed_ms = stage.elapsed().as_secs_f64() * 1e3;
+                (control.on_step)(StepEvent { stage: Stage::Text, step, steps: 1, elapsed_ms, values: None });
             };
-            return Err(invalid(format!("guidanceScale is {guidance_scale}, and {lacks}"), remedy));
-        }
-        if let Some([low, high]) = request.guidance_interval
-            && !(0.0 <= low && low <= high && high <= 1.0)
-        {
-            return Err(invalid(
-                format!("guidanceInterval is {low} to {high}"),
-                "Give two numbers from 0 (the picture) to 1 (noise), the smaller first",
-            ));
-        }
-        let cache = self.manifest.sampling.cache.as_ref().filter(|_| request.cache);
-        if request.cache && cache.is_none() {
-            let remedy = "Leave cache out, or calibrate the model with `uvit block-cache`";
-            return Err(invalid("cache is on, and the manifest has no calibrated schedule for it", remedy));
-        }
-        if !(0.0..=1.0).contains(&request.guidance_rescale) {
-            let cause = format!("guidanceRescale is {}", request.guidance_rescale);
-            return Err(invalid(cause, "Give a number from 0 (off) to 1"));
-        }
-        let labels = match &request.labels {
-            None => self.label(request.label.as_ref())?.map(|label| vec![label; count]),
-            Some(labels) if labels.len() == count => {
-                labels.iter().map(|label| self.label(Some(label))).collect::<Result<_>>()?
+            let learnt = words.learn(&all, &mut self.components, &mut || report(0), control.stopped).await?;
+            if learnt.ran {
+                timings.text_ms = stage.elapsed().as_secs_f64() * 1e3;
+                report(1);
             }
-            Some(labels) => {
-                return Err(invalid(format!("{} labels for {count} images", labels.len()), "Give one for each image"));
-            }
-        };
-        let label = labels.as_ref().map(|labels| labels[0]).filter(|_| request.labels.is_none());
-        let given = |labels: Option<Vec<u32>>, context: Option<Vec<f32>>| -> Vec<NamedTensor> {
-            let labels = labels.map(|labels| NamedTensor::new("y", Values::Indices(labels)));
-            let context = context.map(|values| NamedTensor::new(CONTEXT, Values::Floats(values)));
-            labels.into_iter().chain(context).collect()
-        };
-        let null = self.manifest.null_class.map(|null| vec![null; count]);
-        let null_context = match needs_uncond(guidance_scale) {
-            true => self.context(request.null_context.as_ref(), count)?,
-            false => None,
-        };
-        let cond = given(labels, self.context(request.context.as_ref(), count)?);
-        let mut guidance = Guidance::classifier_free(cond, given(null, null_context), guidance_scale);
-        guidance.rescale = request.guidance_rescale;
-        let mut step_ms: Vec<f64> = Vec::with_capacity(recipe.evaluations);
+            warnings.extend(learnt.warnings);
+        }
+
+        let Conditions { guidance, drawn, label } = self.conditions(request, texts.as_ref(), count, guidance_scale)?;
+        if drawn.len() > 1 && picture.is_some() {
+            return Err(invalid("this model starts from no picture", "Leave initImage out"));
+        }
         let mut last = 0.0;
         let guided = guidance.copies.len() > 1;
         // Helpers keep nothing between their forwards.
@@ -236,9 +263,10 @@ impl Pipeline {
         let batch = guidance.batch(count);
         let shape = Shape {
             batch,
+            drawn,
             scratch_slots: recipe.scratch_slots,
             workers: (1 + helpers.map_or(0, Helpers::count)).min(batch.items()),
-            outer: cache.map(|cache| cache.outer),
+            outer: cache.as_ref().map(|cache| cache.outer),
             masked: mask.is_some(),
         };
         let inputs = Inputs {
@@ -252,26 +280,44 @@ impl Pipeline {
                     from_noise: settings.skip == 0,
                 }),
             }),
-            noise: noise_for(request.seed, request.seed_stride.unwrap_or(1), count)?,
+            noise,
             readback: if request.preview { Readback::Preview } else { Readback::None },
-            passes: savings::passes(&recipe, settings.time_scale, guided, request.guidance_interval, cache),
+            passes: savings::passes(&recipe, settings.time_scale, guided, request.guidance_interval, cache.as_ref()),
         };
-        let device = self.component.weights().device();
-        let (dispatched, encoded, worked) = (device.dispatches(), device.encode_time(), device.multiply_adds());
+        let component = self.components.get(DENOISER, control.stopped).await?;
         if self.denoiser.as_ref().is_none_or(|denoiser| *denoiser.shape() != shape) {
             self.denoiser = None;
-            self.component.release();
-            self.denoiser = Some(Denoiser::new(&mut self.component, shape).await?);
+            component.release();
+            self.denoiser = Some(Denoiser::new(component, shape).await?);
         }
         let denoiser = self.denoiser.as_mut().ok_or_else(|| Error::internal("nothing is prepared"))?;
-        let mut on_step = |event: sampling::StepEvent| {
-            step_ms.push(event.elapsed_ms - last);
+        let mut on_step = |event: StepEvent| {
+            timings.step_ms.push(event.elapsed_ms - last);
             last = event.elapsed_ms;
             (control.on_step)(event);
         };
         let mut watch = Control { on_step: &mut on_step, stopped: control.stopped };
-        let values = sample(denoiser, &recipe, inputs, &mut watch, helpers).await?;
-        let workers = denoiser.workers();
+        let sampled = sample(denoiser, &recipe, inputs, &mut watch, helpers).await;
+        let (workers, of_image, of_picture) = (denoiser.workers(), denoiser.of_image(), denoiser.of_picture());
+        if !self.components.stay() {
+            self.denoiser = None;
+        }
+        self.components.done(DENOISER);
+        let mut values: Vec<f32> = Vec::with_capacity(count * of_picture);
+        for image in sampled?.chunks(of_image) {
+            values.extend(&image[..of_picture]);
+        }
+
+        if self.components.network(DECODER).is_some() {
+            let stage = Instant::now();
+            let (pixels, more) = decoding::decode(&mut self.components, &values, latent_shape, control).await?;
+            values = pixels;
+            warnings.extend(more);
+            timings.decode_ms = stage.elapsed().as_secs_f64() * 1e3;
+        }
+        timings.total_ms = began.elapsed().as_secs_f64() * 1e3;
+        timings.encode_ms = (device.encode_time() - encoded).as_secs_f64() * 1e3;
+        let [channels, height, width] = self.picture_shape;
         Ok(Generated {
             values,
             count,
@@ -280,6 +326,8 @@ impl Pipeline {
             width,
             label,
             label_name: self.manifest.labels.iter().find(|l| Some(l.index) == label).map(|l| l.name.clone()),
+            prompt: request.prompt.clone(),
+            negative_prompt: request.negative_prompt.clone(),
             steps: settings.steps,
             guidance_scale,
             seed: request.seed,
@@ -293,74 +341,12 @@ impl Pipeline {
             guidance_interval: request.guidance_interval.filter(|_| needs_uncond(guidance_scale)),
             cache: request.cache,
             workers,
-            timings: Timings {
-                total_ms: began.elapsed().as_secs_f64() * 1e3,
-                step_ms,
-                encode_ms: (device.encode_time() - encoded).as_secs_f64() * 1e3,
-            },
+            warnings,
+            timings,
             dispatches: device.dispatches() - dispatched,
             multiply_adds: device.multiply_adds() - worked,
             info: self.info.clone(),
         })
-    }
-
-    /// Elements of a text's embedding, if the network takes one.
-    fn context_elements(&self) -> Result<Option<usize>> {
-        let recording = self.network().record(Batch::plain(1))?;
-        let elements = |tensor| recording.plan.shape(tensor).iter().product();
-        Ok(recording.port(CONTEXT).map(|port| elements(port.tensor)))
-    }
-
-    /// A text's embedding for every image.
-    fn context(&self, given: Option<&Vec<f32>>, count: usize) -> Result<Option<Vec<f32>>> {
-        let (elements, values) = match (self.context_elements()?, given) {
-            (None, None) => return Ok(None),
-            (None, Some(_)) => {
-                return Err(invalid("a context is given, and the network takes none", "Leave the context out"));
-            }
-            (Some(elements), None) => {
-                let remedy = format!("Give the text's embedding, {elements} values, as context");
-                return Err(invalid("the network draws a text, and none is given", remedy));
-            }
-            (Some(elements), Some(values)) => (elements, values),
-        };
-        if !values.iter().all(|v| v.is_finite()) {
-            return Err(invalid("the context holds a value that is NaN or infinite", "Give finite values"));
-        }
-        match values.len() {
-            n if n == elements => Ok(Some(values.repeat(count))),
-            n if n == count * elements => Ok(Some(values.clone())),
-            n => Err(invalid(
-                format!("the context has {n} values"),
-                format!("Give {elements}, or so many for each image"),
-            )),
-        }
-    }
-
-    /// The label's number: as given, by name, or the null class.
-    fn label(&self, label: Option<&LabelChoice>) -> Result<Option<u32>> {
-        let classes = self.network().classes();
-        match label {
-            None if classes == 0 => Ok(None),
-            None => match self.manifest.null_class {
-                Some(null) => Ok(Some(null)),
-                None => Err(invalid("no label is given", format!("Give a label from 0 to {}", classes - 1))),
-            },
-            Some(_) if classes == 0 => Err(invalid("a label is given, and the model has none", "Leave the label out")),
-            Some(LabelChoice::Index(index)) if (*index as usize) < classes => Ok(Some(*index)),
-            Some(LabelChoice::Index(index)) => Err(invalid(
-                format!("label {index} is out of range"),
-                format!("Give a label from 0 to {}", classes - 1),
-            )),
-            Some(LabelChoice::Name(name)) => {
-                let found = self.manifest.labels.iter().find(|label| label.name == *name);
-                let known = || self.manifest.labels.iter().take(3).map(|l| format!("{:?}", l.name)).collect::<Vec<_>>();
-                found.map(|label| Some(label.index)).ok_or_else(|| {
-                    let remedy = format!("Give one of the model's labels, such as {}", known().join(", "));
-                    invalid(format!("there is no label {name:?}"), remedy)
-                })
-            }
-        }
     }
 }
 

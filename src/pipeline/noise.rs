@@ -19,12 +19,28 @@ impl Noise {
         Noise::PerImage((0..count as u64).map(|k| TorchGenerator::new(seed_of(k))).collect())
     }
 
-    /// The next `[count, elements]` values.
-    pub fn draw(&mut self, count: usize, elements: usize) -> Vec<f32> {
+    /// The next values, for each image tensors of these sizes one after the other: each a draw of its own.
+    pub fn draw(&mut self, count: usize, sizes: &[usize]) -> Vec<f32> {
+        let of_image: usize = sizes.iter().sum();
+        let mut values = Vec::with_capacity(count * of_image);
         match self {
-            Noise::PerImage(generators) => generators.iter_mut().flat_map(|g| g.randn_f32(elements)).collect(),
-            Noise::Batch(generator) => generator.randn_f32(count * elements),
-            Noise::Given(left) => left.pop().unwrap_or_else(|| vec![0.0; count * elements]),
+            Noise::PerImage(generators) => {
+                for generator in generators {
+                    for &size in sizes {
+                        values.extend(generator.randn_f32(size));
+                    }
+                }
+            }
+            Noise::Batch(generator) => {
+                let drawn: Vec<Vec<f32>> = sizes.iter().map(|size| generator.randn_f32(count * size)).collect();
+                for k in 0..count {
+                    for (drawn, size) in drawn.iter().zip(sizes) {
+                        values.extend(&drawn[k * size..(k + 1) * size]);
+                    }
+                }
+            }
+            Noise::Given(left) => values = left.pop().unwrap_or_else(|| vec![0.0; count * of_image]),
         }
+        values
     }
 }

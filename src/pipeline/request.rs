@@ -1,7 +1,7 @@
 //! What callers ask for.
 
 use super::invalid;
-use crate::json::{self, Fields, Read, Value};
+use crate::json::{self, Fields, Read, Value, Write};
 use crate::sampler::{SamplerKind, Spacing};
 use crate::{Error, Result};
 
@@ -21,6 +21,51 @@ impl Read for LabelChoice {
             (Some(index), _) => Ok(LabelChoice::Index(index)),
             (None, Value::String(name)) => Ok(LabelChoice::Name(name.clone())),
             _ => Err(format!("{} is neither a label's number nor its name", json::shown(value))),
+        }
+    }
+}
+
+/// A text for all images, or one for each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prompt(pub Vec<String>);
+
+impl From<&str> for Prompt {
+    fn from(text: &str) -> Prompt {
+        Prompt(vec![text.to_owned()])
+    }
+}
+
+impl Read for Prompt {
+    fn read(value: &Value) -> json::Result<Prompt> {
+        match value {
+            Value::Array(_) => Ok(Prompt(Read::read(value)?)),
+            value => Ok(Prompt(vec![Read::read(value)?])),
+        }
+    }
+}
+
+impl Write for Prompt {
+    fn write(&self) -> Value {
+        match self.0.as_slice() {
+            [one] => one.as_str().into(),
+            several => several.iter().map(String::as_str).collect(),
+        }
+    }
+}
+
+impl Prompt {
+    /// For every image its text.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` if there are neither one nor so many.
+    pub(super) fn of_images(&self, name: &str, count: usize) -> Result<Vec<&str>> {
+        match self.0.as_slice() {
+            [one] => Ok(vec![one; count]),
+            several if several.len() == count => Ok(several.iter().map(String::as_str).collect()),
+            several => Err(invalid(
+                format!("{name} holds {} texts for {count} images", several.len()),
+                "Give one, or one for each image",
+            )),
         }
     }
 }
@@ -100,7 +145,11 @@ pub struct Request {
     pub mask: Option<Vec<f32>>,
     /// With a mask: what is kept gets other noise at every step.
     pub fresh_noise: bool,
-    /// For networks that take one: the text's embedding, `[tokens, dim]` for all images, or one for each.
+    /// For models that take one: what the pictures show. May be empty.
+    pub prompt: Option<Prompt>,
+    /// What guidance leads away from; none: the empty text, or what the model has learnt to draw without any.
+    pub negative_prompt: Option<Prompt>,
+    /// Instead of a prompt, for networks that draw a text: its embedding, `[tokens, dim]` for all images, or one for each.
     pub context: Option<Vec<f32>>,
     /// That of the empty text, for guidance.
     pub null_context: Option<Vec<f32>>,
@@ -132,6 +181,8 @@ impl Read for Request {
             strength: fields.optional("strength")?,
             fresh_noise: fields.or("freshNoise", false)?,
             guidance_rescale: fields.or("guidanceRescale", 0.0)?,
+            prompt: fields.optional("prompt")?,
+            negative_prompt: fields.optional("negativePrompt")?,
             context: None,
             null_context: None,
             start: None,
@@ -175,6 +226,34 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Refuses settings that no model takes; `adaptive`: the sampler's steps are not known beforehand.
+    pub(super) fn check(&self, adaptive: bool, sampler: SamplerKind) -> Result<()> {
+        let unknown = [
+            ("mask", self.mask.is_some()),
+            ("guidanceInterval", self.guidance_interval.is_some()),
+            ("cache", self.cache),
+        ];
+        if let Some((name, _)) = unknown.iter().find(|(_, given)| adaptive && *given) {
+            let cause = format!("{name} needs steps that are known beforehand, which {} has not", sampler.as_str());
+            return Err(invalid(cause, format!("Leave {name} out, or take another sampler")));
+        }
+        if let Some([low, high]) = self.guidance_interval
+            && !(0.0 <= low && low <= high && high <= 1.0)
+        {
+            return Err(invalid(
+                format!("guidanceInterval is {low} to {high}"),
+                "Give two numbers from 0 (the picture) to 1 (noise), the smaller first",
+            ));
+        }
+        if !(0.0..=1.0).contains(&self.guidance_rescale) {
+            let cause = format!("guidanceRescale is {}", self.guidance_rescale);
+            return Err(invalid(cause, "Give a number from 0 (off) to 1"));
+        }
+        Ok(())
+    }
+}
+
 /// How many of the first of `steps` are left out.
 pub(super) fn skipped(steps: usize, strength: f64) -> usize {
     steps - ((steps as f64 * strength) as usize).min(steps)
@@ -190,7 +269,7 @@ mod tests {
         let all = json!({
             "label": "cat", "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "grid": "log_snr", "eta": 0.5, "churn": 2,
             "preset": "draft", "guidanceInterval": [0, 0.5], "cache": true, "preview": true, "floatPixels": true, "strength": 0.25, "freshNoise": true,
-            "guidanceRescale": 0.7,
+            "guidanceRescale": 0.7, "prompt": "a cat", "negativePrompt": ["", "dogs", "mice"],
         });
         let read = Request::read(&all).unwrap();
         let want = Request {
@@ -214,6 +293,8 @@ mod tests {
             strength: Some(0.25),
             mask: None,
             fresh_noise: true,
+            prompt: Some("a cat".into()),
+            negative_prompt: Some(Prompt(["", "dogs", "mice"].map(String::from).to_vec())),
             context: None,
             null_context: None,
             guidance_rescale: 0.7,
@@ -230,6 +311,8 @@ mod tests {
             (json!({ "sampler": "eular" }), "sampler: There is no sampler \"eular\""),
             (json!({ "preset": 1 }), "preset: 1 is no text"),
             (json!({ "guidanceInterval": [0] }), "guidanceInterval: 1 values, 2 are needed"),
+            (json!({ "prompt": 7 }), "prompt: 7 is no text"),
+            (json!({ "negativePrompt": ["a", {}] }), "negativePrompt: [1]: {} is no text"),
             (json!({ "cache": "yes" }), "cache: \"yes\" is neither true nor false"),
             (json!(7), "7 is no object"),
         ] {

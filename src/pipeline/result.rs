@@ -1,6 +1,6 @@
 //! Pictures, and how they came about.
 
-use super::{DeviceInfo, pixels};
+use super::{DeviceInfo, Prompt, pixels};
 use crate::json::{self, Value, Write};
 use crate::plan::Compute;
 use crate::sampler::{SamplerKind, Spacing};
@@ -46,6 +46,10 @@ pub struct Generated {
     pub label: Option<u32>,
     /// The label's name, if it has one.
     pub label_name: Option<String>,
+    /// As given.
+    pub prompt: Option<Prompt>,
+    /// As given.
+    pub negative_prompt: Option<Prompt>,
     /// As used.
     pub steps: usize,
     /// As used.
@@ -72,6 +76,8 @@ pub struct Generated {
     pub cache: bool,
     /// Workers that shared the items.
     pub workers: usize,
+    /// What the caller should know, for people.
+    pub warnings: Vec<String>,
     /// Times.
     pub timings: Timings,
     /// Kernel launches on the GPU, 0 on the CPU.
@@ -89,6 +95,10 @@ pub struct Timings {
     pub total_ms: f64,
     /// Each step, first to last.
     pub step_ms: Vec<f64>,
+    /// Encoding texts, 0 where none was new.
+    pub text_ms: f64,
+    /// Decoding latents, 0 where there are none.
+    pub decode_ms: f64,
     /// What encoding and submitting to a GPU took of all that, 0 on the CPU.
     pub encode_ms: f64,
 }
@@ -120,6 +130,8 @@ impl Write for Generated {
             ("width", self.width.into()),
             ("label", self.label.into()),
             ("labelName", self.label_name.as_deref().into()),
+            ("prompt", self.prompt.write()),
+            ("negativePrompt", self.negative_prompt.write()),
             ("steps", self.steps.into()),
             ("guidanceScale", self.guidance_scale.into()),
             ("seed", self.seed.into()),
@@ -133,6 +145,7 @@ impl Write for Generated {
             ("guidanceInterval", self.guidance_interval.into()),
             ("cache", self.cache.into()),
             ("workers", self.workers.into()),
+            ("warnings", self.warnings.iter().map(String::as_str).collect()),
             ("timings", self.timings.write()),
             ("dispatches", self.dispatches.into()),
             ("multiplyAdds", self.multiply_adds.into()),
@@ -146,6 +159,8 @@ impl Write for Timings {
         json::object([
             ("totalMs", self.total_ms.into()),
             ("stepMs", self.step_ms.as_slice().into()),
+            ("textMs", self.text_ms.into()),
+            ("decodeMs", self.decode_ms.into()),
             ("encodeMs", self.encode_ms.into()),
         ])
     }
@@ -197,6 +212,8 @@ mod tests {
             width: 1,
             label: Some(5),
             label_name: None,
+            prompt: Some("a cat".into()),
+            negative_prompt: None,
             steps: 2,
             guidance_scale: 1.0,
             seed: u32::MAX,
@@ -210,15 +227,17 @@ mod tests {
             guidance_interval: Some([0.0, 0.5]),
             cache: false,
             workers: 1,
-            timings: Timings { total_ms: 3.0, step_ms: vec![1.0, 2.0], encode_ms: 0.0 },
+            warnings: vec!["beware".into()],
+            timings: Timings { total_ms: 3.0, step_ms: vec![1.0, 2.0], text_ms: 0.5, decode_ms: 0.0, encode_ms: 0.0 },
             dispatches: 0,
             multiply_adds: 1 << 40,
             info,
         };
         let mut want = json::json!({
             "count": 1, "channels": 3, "height": 1, "width": 1, "label": 5, "labelName": null, "steps": 2,
+            "prompt": "a cat", "negativePrompt": null, "warnings": ["beware"],
             "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "grid": "time_uniform", "eta": 0.5, "churn": 0.0, "strength": 0.5, "masked": false, "guidanceRescale": 0.0,
-            "guidanceInterval": [0.0, 0.5], "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "encodeMs": 0.0 },
+            "guidanceInterval": [0.0, 0.5], "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "textMs": 0.5, "decodeMs": 0.0, "encodeMs": 0.0 },
             "dispatches": 0, "multiplyAdds": 1u64 << 40, "name": "cats", "dtype": "q8", "compute": "quality",
             "threads": 2, "bytes": 3, "parameters": 4, "modelHash": "ab", "loadMs": 1.5, "device": "cpu",
             "deviceReason": "asked for",

@@ -1,11 +1,11 @@
 //! The step loop: walks a sampler's recipe. Latents, model outputs and the solver's history stay on the device; what crosses
 //! is the noise, the times, and a preview where one is asked for.
 
-use super::denoiser::{Denoiser, Guidance};
+use super::denoiser::Denoiser;
+use super::guidance::Guidance;
 use super::helpers::Helpers;
 use super::noise::Noise;
 use super::savings::Pass;
-use super::tensors::NamedTensor;
 use crate::runtime::turn;
 use crate::sampler::dpm_adaptive::MAX_ATTEMPTS;
 use crate::sampler::{Adaptive, Recipe, Slot, Step};
@@ -23,16 +23,41 @@ pub enum Readback {
     Latents,
 }
 
+/// What a generation is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Texts become what the denoiser is given.
+    Text,
+    /// The step loop.
+    Sampling,
+    /// Latents become pixels.
+    Decoding,
+}
+
+impl Stage {
+    /// The stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Text => "text",
+            Stage::Sampling => "sampling",
+            Stage::Decoding => "decoding",
+        }
+    }
+}
+
 /// One step is done; on a GPU its last chunk may still run, unless something is read back.
 #[derive(Clone, Debug)]
 pub struct StepEvent {
-    /// Counted from 1.
+    /// Of which stage.
+    pub stage: Stage,
+    /// Counted from 1; of stages around the step loop, 0 says that they begin.
     pub step: usize,
     /// How many there will be.
     pub steps: usize,
-    /// Since the loop began.
+    /// Since the stage began.
     pub elapsed_ms: f64,
-    /// What [`Readback`] asked for, `[count, channels, height, width]`.
+    /// What [`Readback`] asked for, `[count, channels, height, width]`; latents of several ports one after the other, image by
+    /// image.
     pub values: Option<Vec<f32>>,
 }
 
@@ -64,7 +89,7 @@ pub struct Mask<'a> {
     pub from_noise: bool,
 }
 
-/// What is sampled.
+/// What is sampled. Where the network draws several ports, an image's values are those of one port after the other.
 pub struct Inputs<'a> {
     /// What the network is given, and how its outputs become one.
     pub guidance: Guidance,
@@ -80,7 +105,7 @@ pub struct Inputs<'a> {
     pub passes: Vec<Pass>,
 }
 
-/// Walks `recipe`; returns the final latents `[count, channels, height, width]`. `helpers` are those that `denoiser` was made
+/// Walks `recipe`; returns the final latents `[count, channels, height, width]`, as [`Inputs`] has them. `helpers` are those that `denoiser` was made
 /// for.
 ///
 /// # Errors
@@ -93,9 +118,9 @@ pub async fn sample(
     helpers: Option<&dyn Helpers>,
 ) -> Result<Vec<f32>> {
     let began = Instant::now();
-    let (elements, count) = (denoiser.elements()?, denoiser.shape().batch.images);
+    let (elements, count) = (denoiser.elements(), denoiser.shape().batch.images);
     // Drawn whether it is used or not: what the first stochastic step draws does not depend on where the start came from.
-    let noise = inputs.noise.draw(count, elements / count);
+    let noise = denoiser.start(&mut inputs.noise);
     let mut start = match inputs.start {
         Some(values) if values.len() == elements && values.iter().all(|v| v.is_finite()) => values.to_vec(),
         Some(values) if values.len() == elements => {
@@ -126,11 +151,11 @@ pub async fn sample(
         }
     }
     denoiser.write(Slot::Latents, &start)?;
-    let given = denoiser.give(&inputs.guidance)?;
+    denoiser.give(&inputs.guidance)?;
 
     let arrivals = recipe.steps.iter().filter(|step| matches!(step, Step::Arrive { .. })).count();
     let everything = Pass { guided: inputs.guidance.copies.len() > 1, whole: true };
-    let mut walk = Walk { began, given, pass: everything, everything, step: 0, arrivals, arrived: 0 };
+    let mut walk = Walk { began, pass: everything, everything, step: 0, arrivals, arrived: 0 };
     walk.along(&recipe.steps, recipe.evaluations, denoiser, &mut inputs, control, helpers).await?;
     if let Some(adaptive) = &recipe.adaptive {
         let mut adaptive = adaptive.clone();
@@ -161,7 +186,6 @@ pub async fn sample(
 /// The state of a walk.
 struct Walk {
     began: Instant,
-    given: Vec<NamedTensor>,
     pass: Pass,
     everything: Pass,
     /// Calls of the network so far.
@@ -181,7 +205,6 @@ impl Walk {
         control: &mut Control<'_>,
         helpers: Option<&dyn Helpers>,
     ) -> Result<()> {
-        let (elements, count) = (denoiser.elements()?, denoiser.shape().batch.images);
         let mask = inputs.picture.and_then(|picture| picture.mask);
         let mut preview = None;
         let mut called = false;
@@ -190,7 +213,10 @@ impl Walk {
             match instruction {
                 Step::Eval { network_time, x0 } => {
                     self.pass = inputs.passes.get(self.step).copied().unwrap_or(self.everything);
-                    denoiser.evaluate(*network_time, self.pass, &self.given, helpers, control.stopped).await?;
+                    if self.pass.guided {
+                        denoiser.renew(&inputs.guidance, &mut inputs.noise)?;
+                    }
+                    denoiser.evaluate(*network_time, self.pass, helpers, control.stopped).await?;
                     turn().await;
                     if (control.stopped)() {
                         return Err(Error::new(Code::Aborted, "the generation was stopped", "Call generate again"));
@@ -216,12 +242,12 @@ impl Walk {
                         let last = self.arrived == self.arrivals;
                         let (alpha_t, sigma_t) = if last { (1.0, 0.0) } else { (*alpha_t, *sigma_t) };
                         if mask.fresh_noise && !last {
-                            denoiser.renew_kept(&inputs.noise.draw(count, elements / count))?;
+                            denoiser.renew_kept(&denoiser.noise(&mut inputs.noise))?;
                         }
                         denoiser.keep(alpha_t, sigma_t)?;
                     }
                 }
-                Step::Noise { out } => denoiser.write(*out, &inputs.noise.draw(count, elements / count))?,
+                Step::Noise { out } => denoiser.write(*out, &denoiser.noise(&mut inputs.noise))?,
             }
             if called && matches!(steps.peek(), None | Some(Step::Eval { .. })) {
                 let values = match inputs.readback {
@@ -230,7 +256,13 @@ impl Walk {
                     Readback::Latents => Some(denoiser.latents().await?),
                 };
                 let elapsed_ms = self.began.elapsed().as_secs_f64() * 1e3;
-                (control.on_step)(StepEvent { step: self.step, steps: expected, elapsed_ms, values });
+                (control.on_step)(StepEvent {
+                    stage: Stage::Sampling,
+                    step: self.step,
+                    steps: expected,
+                    elapsed_ms,
+                    values,
+                });
             }
         }
         Ok(())

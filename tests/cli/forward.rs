@@ -53,9 +53,9 @@ fn wanted(x: &[f32], times: &[f64], labels: &[u32]) -> Vec<f32> {
     };
     pollster::block_on(async {
         let mut loader = Loader::new(manifest, options).await.unwrap();
-        for index in 0..loader.shards().len() {
-            let bytes = std::fs::read(folder.join(&loader.shards()[index].file)).unwrap();
-            loader.add_shard(index, &bytes).await.unwrap();
+        for index in 0..loader.files().len() {
+            let bytes = std::fs::read(folder.join(&loader.files()[index].stored.file)).unwrap();
+            loader.add_file(index, &bytes).await.unwrap();
         }
         let mut pipeline = loader.finish().await.unwrap();
         let given = [

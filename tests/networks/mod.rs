@@ -181,11 +181,18 @@ pub async fn rounds(device: &Device, compute: Compute) {
         let mut component = load(device, compute, class_network()).await.unwrap();
         let labels = |label| vec![NamedTensor::new("y", Values::Indices(vec![label; 2]))];
         let guidance = Guidance::classifier_free(labels(1), labels(4), 2.0);
-        let shape = Shape { batch: guidance.batch(2), scratch_slots: 2, workers: 1, outer: Some(1), masked: false };
+        let shape = Shape {
+            batch: guidance.batch(2),
+            drawn: 0..1,
+            scratch_slots: 2,
+            workers: 1,
+            outer: Some(1),
+            masked: false,
+        };
         let mut denoiser = Denoiser::new(&mut component, shape).await.unwrap();
-        let given = denoiser.give(&guidance).unwrap();
+        denoiser.give(&guidance).unwrap();
         let pass = uvit_web::pipeline::Pass { guided: true, whole: true };
-        denoiser.evaluate(500.0, pass, &given, None, &|| false).await.unwrap();
+        denoiser.evaluate(500.0, pass, None, &|| false).await.unwrap();
         peak.push(device.memory().bytes);
         drop((denoiser, component));
         after.push(device.memory().bytes);

@@ -88,6 +88,7 @@ pub fn judge(case: &Case, report: &mut Report) {
         let guidance = Guidance::classifier_free(given(&labels), unconditional, form.guidance_scale(scale));
         let shape = Shape {
             batch: guidance.batch(count),
+            drawn: 0..1,
             scratch_slots: recipe.scratch_slots,
             workers: 1,
             outer: None,

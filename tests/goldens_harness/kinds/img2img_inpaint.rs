@@ -83,6 +83,7 @@ fn judge_run(run: &Run, device: &Device, checks: &mut Checks) -> Result<(), Stop
     drawn.push(start.clone());
     let shape = Shape {
         batch: guidance.batch(count),
+        drawn: 0..1,
         scratch_slots: recipe.scratch_slots,
         workers: 1,
         outer: None,

@@ -1,0 +1,107 @@
+//! Whether a model's components fit each other: by their ports, known before there are any weights.
+
+use super::manifest::{DENOISER, Manifest, bad};
+use super::task::{DECODER, ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR, Task};
+use crate::model::{Batch, Recording};
+use crate::{Code, Error, Result};
+
+/// The ports that a component is used by: what goes in, and what comes out.
+const PORTS: [(&str, &str, &str); 5] = [
+    (TEXT_ENCODER, "input_ids", "last_hidden_state"),
+    (TEXT_PROJECTOR, "prefix_features", "encoded_prefix"),
+    (DECODER, "z", "decoded"),
+    (PREVIEW_DECODER, "z", "decoded"),
+    (ENCODER, "image", "moments"),
+];
+
+/// Shapes of a component's ports, of one item.
+struct Ends {
+    takes: Vec<usize>,
+    gives: Vec<usize>,
+}
+
+fn port(recording: &Recording, name: &str) -> Option<Vec<usize>> {
+    recording.port(name).map(|port| recording.plan.shape(port.tensor)[1..].to_vec())
+}
+
+impl Manifest {
+    /// A batch of one item for a component: what is encoded and decoded is of the denoiser's size.
+    ///
+    /// # Errors
+    /// Those of [`Manifest::network`].
+    pub fn one(&self, component: &str) -> Result<Batch> {
+        let [_, height, width] = self.network(DENOISER)?.image_shape();
+        let size = [DECODER, PREVIEW_DECODER].contains(&component).then_some([height, width]);
+        Ok(Batch { size, ..Batch::plain(1) })
+    }
+
+    /// A component's ports, if there is such a component.
+    fn ends(&self, component: &str) -> Result<Option<Ends>> {
+        let known = PORTS.iter().find(|(name, ..)| *name == component);
+        let Some((name, takes, gives)) = known.filter(|_| self.components.get(component).is_some()) else {
+            return Ok(None);
+        };
+        let network = self.network(name)?;
+        let recording = network.record(self.one(name)?)?;
+        match (port(&recording, takes), port(&recording, gives)) {
+            (Some(takes), Some(gives)) => Ok(Some(Ends { takes, gives })),
+            _ => {
+                let cause = format!("component {name}: {} has no ports {takes} and {gives}", network.architecture());
+                Err(Error::new(Code::UnsupportedModel, cause, "Give the network that does this"))
+            }
+        }
+    }
+
+    /// `[channels, height, width]` of what is drawn: a picture, or latents where there is nothing that decodes them.
+    ///
+    /// # Errors
+    /// Those of [`Manifest::network`].
+    pub fn picture_shape(&self) -> Result<[usize; 3]> {
+        let decoded = self.ends(DECODER)?.filter(|_| self.task.uses(DECODER)).map(|decoder| decoder.gives);
+        match decoded.as_deref() {
+            Some(&[channels, height, width]) => Ok([channels, height, width]),
+            _ => Ok(self.network(DENOISER)?.image_shape()),
+        }
+    }
+
+    /// Whether what one component gives is what the next one takes.
+    pub(super) fn check_fit(&self) -> Result<()> {
+        for (name, ..) in PORTS.iter().filter(|(name, ..)| self.task.uses(name)) {
+            self.ends(name)?;
+        }
+        let denoiser = self.network(DENOISER)?;
+        let apart = |one: &str, gives: &[usize], other: &str, takes: &[usize]| {
+            bad(format!("component {one} gives {gives:?}, and component {other} takes {takes:?}"))
+        };
+        if [Task::Text, Task::Any].contains(&self.task) {
+            let recording = denoiser.record(Batch::plain(1))?;
+            let Some(takes) = denoiser.text_port().and_then(|name| port(&recording, name)) else {
+                let cause = format!("component {DENOISER}: {} takes no text", denoiser.architecture());
+                return Err(Error::new(
+                    Code::UnsupportedModel,
+                    cause,
+                    "Give the network that is sampled for this task",
+                ));
+            };
+            let mut last = (TEXT_ENCODER, self.ends(TEXT_ENCODER)?.map(|ends| ends.gives).unwrap_or_default());
+            if let Some(projector) = self.ends(TEXT_PROJECTOR)? {
+                if last.1 != projector.takes {
+                    return Err(apart(last.0, &last.1, TEXT_PROJECTOR, &projector.takes));
+                }
+                last = (TEXT_PROJECTOR, projector.gives);
+            }
+            if last.1 != takes {
+                return Err(apart(last.0, &last.1, DENOISER, &takes));
+            }
+        }
+        for name in [DECODER, PREVIEW_DECODER].into_iter().filter(|name| self.task.uses(name)) {
+            match self.ends(name)? {
+                Some(ends) if ends.takes != denoiser.image_shape() => {
+                    return Err(apart(DENOISER, &denoiser.image_shape(), name, &ends.takes));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! What the network is given for a request: a class, a text or nothing, and what guidance leads away from.
+
+use super::guidance::Guidance;
+use super::request::{LabelChoice, Request};
+use super::tensors::{NamedTensor, Values};
+use super::{Pipeline, invalid};
+use crate::Result;
+use crate::model::Batch;
+use crate::sampler::guidance::needs_uncond;
+use std::ops::Range;
+
+/// The texts of a request, one for each image.
+pub(super) struct Texts<'a> {
+    pub prompt: Vec<&'a str>,
+    /// None: the network draws without any.
+    pub negative: Option<Vec<&'a str>>,
+}
+
+impl<'a> Texts<'a> {
+    /// All of them.
+    pub fn all(&self) -> Vec<&'a str> {
+        self.prompt.iter().chain(self.negative.iter().flatten()).copied().collect()
+    }
+}
+
+/// What the network is given and draws.
+pub(super) struct Conditions {
+    pub guidance: Guidance,
+    /// Of the ports that it can draw.
+    pub drawn: Range<usize>,
+    /// The label that all images have.
+    pub label: Option<u32>,
+}
+
+/// Of UniDiffuser's kinds of data, the one that its pictures were taken from.
+const DATA_TYPE: u32 = 1;
+
+impl Pipeline {
+    /// Whether the network can draw without a text at a time of its own for it: UniDiffuser takes noise in its place.
+    fn knows_no_text(&self) -> bool {
+        self.network().record(Batch::plain(1)).is_ok_and(|recording| recording.port("t_text").is_some())
+    }
+
+    /// Guidance's scale: the model's own, if there is something that stands for no condition.
+    pub(super) fn guidance_scale(&self, request: &Request) -> Result<f64> {
+        let can_say_nothing = self.words.is_some() && request.context.is_none();
+        let can_guide = self.manifest.null_class.is_some()
+            || request.null_context.is_some()
+            || can_say_nothing
+            || self.knows_no_text();
+        let usual = if can_guide { self.manifest.sampling.guidance_scale } else { 1.0 };
+        let scale = request.guidance_scale.unwrap_or(usual);
+        if !scale.is_finite() || scale.abs() > 1000.0 {
+            return Err(invalid(format!("guidanceScale is {scale}"), "Give a number from -1000 to 1000"));
+        }
+        if scale != 1.0 && !can_guide {
+            let (lacks, remedy) = match self.network().text_port() {
+                None => ("the model has no null class", "Give guidanceScale 1 or leave it out"),
+                Some(_) => ("the empty text's embedding is missing", "Give it, or guidanceScale 1"),
+            };
+            return Err(invalid(format!("guidanceScale is {scale}, and {lacks}"), remedy));
+        }
+        Ok(scale)
+    }
+
+    /// The texts that are to be encoded, if the request has any.
+    pub(super) fn texts<'a>(&self, request: &'a Request, count: usize, guided: bool) -> Result<Option<Texts<'a>>> {
+        let Some(prompt) = &request.prompt else {
+            return match (&request.negative_prompt, &self.words, &request.context) {
+                (Some(_), ..) => Err(invalid("a negative prompt is given without a prompt", "Give both, or neither")),
+                (None, Some(_), None) => {
+                    Err(invalid("no prompt is given", "Give what the picture is to show; an empty text will do"))
+                }
+                _ => Ok(None),
+            };
+        };
+        if request.context.is_some() || request.null_context.is_some() {
+            return Err(invalid("a prompt is given, and a text's embedding, too", "Give one of them"));
+        }
+        if self.words.is_none() {
+            let remedy = match self.network().text_port() {
+                Some(_) => "Give the text's embedding as context",
+                None if self.network().classes() > 0 => "Leave the prompt out, and give a label",
+                None => "Leave the prompt out",
+            };
+            return Err(invalid("a prompt is given, and the model reads none", remedy));
+        }
+        let negative = match &request.negative_prompt {
+            Some(negative) => Some(negative.of_images("negativePrompt", count)?),
+            None if self.knows_no_text() => None,
+            None => Some(vec![""; count]),
+        };
+        Ok(Some(Texts { prompt: prompt.of_images("prompt", count)?, negative: negative.filter(|_| guided) }))
+    }
+
+    /// What the network is given for every image, and what it draws.
+    pub(super) fn conditions(
+        &self,
+        request: &Request,
+        texts: Option<&Texts<'_>>,
+        count: usize,
+        scale: f64,
+    ) -> Result<Conditions> {
+        let guided = needs_uncond(scale);
+        let labels = match &request.labels {
+            None => self.label(request.label.as_ref())?.map(|label| vec![label; count]),
+            Some(labels) if labels.len() == count => {
+                labels.iter().map(|label| self.label(Some(label))).collect::<Result<_>>()?
+            }
+            Some(labels) => {
+                return Err(invalid(format!("{} labels for {count} images", labels.len()), "Give one for each image"));
+            }
+        };
+        let label = labels.as_ref().map(|labels| labels[0]).filter(|_| request.labels.is_none());
+        let text = match (texts, &self.words) {
+            (Some(texts), Some(words)) => Some(words.of(&texts.prompt)?),
+            _ => self.context(request.context.as_ref(), count)?,
+        };
+        let null = match (texts, &self.words) {
+            _ if !guided => None,
+            (Some(Texts { negative: Some(negative), .. }), Some(words)) => Some(words.of(negative)?),
+            (Some(_), _) => None,
+            (None, _) if request.null_context.is_none() && self.knows_no_text() => None,
+            (None, _) => self.context(request.null_context.as_ref(), count)?,
+        };
+        let null_label = self.manifest.null_class.map(|null| vec![null; count]);
+        let no_text = text.as_ref().filter(|_| null.is_none()).map(|text| vec![0.0; text.len()]);
+        let is_noise = no_text.is_some() && guided;
+        let noise_time = self.manifest.sampling.time_scale;
+        let cond = self.given(labels, text, 0.0, count)?;
+        let uncond = match no_text {
+            Some(noise) => self.given(null_label, Some(noise), noise_time, count)?,
+            None => self.given(null_label, null, 0.0, count)?,
+        };
+        let recording = self.network().record(Batch::plain(1))?;
+        let is_given =
+            |port| cond.iter().any(|tensor| recording.port(&tensor.name).is_some_and(|given| given.tensor == port));
+        let drawn = recording.sampled.iter().take_while(|port| !is_given(port.input)).count();
+        let mut guidance = Guidance::classifier_free(cond, uncond, scale);
+        guidance.noise.extend(self.network().text_port().filter(|_| is_noise).map(|name| (1, name)));
+        guidance.rescale = request.guidance_rescale;
+        Ok(Conditions { guidance, drawn: 0..drawn, label })
+    }
+
+    /// Tensors for the ports that the network has: labels, and a text with its time.
+    fn given(
+        &self,
+        labels: Option<Vec<u32>>,
+        text: Option<Vec<f32>>,
+        text_time: f64,
+        count: usize,
+    ) -> Result<Vec<NamedTensor>> {
+        let recording = self.network().record(Batch::plain(1))?;
+        let text_port = self.network().text_port().unwrap_or_default();
+        let all = [
+            ("y", labels.map(Values::Indices)),
+            (text_port, text.map(Values::Floats)),
+            ("t_text", Some(Values::Times(vec![text_time; count]))),
+            ("data_type", Some(Values::Indices(vec![DATA_TYPE; count]))),
+        ];
+        let mut given = Vec::new();
+        for (name, values) in all {
+            if let (Some(_), Some(values)) = (recording.port(name), values) {
+                given.push(NamedTensor::new(name, values));
+            }
+        }
+        Ok(given)
+    }
+
+    /// Elements of a text's embedding, if the network takes one.
+    fn context_elements(&self) -> Result<Option<usize>> {
+        let recording = self.network().record(Batch::plain(1))?;
+        let port = self.network().text_port().and_then(|name| recording.port(name));
+        Ok(port.map(|port| recording.plan.shape(port.tensor).iter().product()))
+    }
+
+    /// A text's embedding for every image.
+    fn context(&self, given: Option<&Vec<f32>>, count: usize) -> Result<Option<Vec<f32>>> {
+        let (elements, values) = match (self.context_elements()?, given) {
+            (None, None) => return Ok(None),
+            (None, Some(_)) => {
+                return Err(invalid("a context is given, and the network takes none", "Leave the context out"));
+            }
+            (Some(elements), None) => {
+                let remedy = format!("Give the text's embedding, {elements} values, as context");
+                return Err(invalid("the network draws a text, and none is given", remedy));
+            }
+            (Some(elements), Some(values)) => (elements, values),
+        };
+        if !values.iter().all(|v| v.is_finite()) {
+            return Err(invalid("the context holds a value that is NaN or infinite", "Give finite values"));
+        }
+        match values.len() {
+            n if n == elements => Ok(Some(values.repeat(count))),
+            n if n == count * elements => Ok(Some(values.clone())),
+            n => Err(invalid(
+                format!("the context has {n} values"),
+                format!("Give {elements}, or so many for each image"),
+            )),
+        }
+    }
+
+    /// The label's number: as given, by name, or the null class.
+    fn label(&self, label: Option<&LabelChoice>) -> Result<Option<u32>> {
+        let classes = self.network().classes();
+        match label {
+            None if classes == 0 => Ok(None),
+            None => match self.manifest.null_class {
+                Some(null) => Ok(Some(null)),
+                None => Err(invalid("no label is given", format!("Give a label from 0 to {}", classes - 1))),
+            },
+            Some(_) if classes == 0 => {
+                let remedy =
+                    if self.words.is_some() { "Leave the label out, and give a prompt" } else { "Leave the label out" };
+                Err(invalid("a label is given, and the model has none", remedy))
+            }
+            Some(LabelChoice::Index(index)) if (*index as usize) < classes => Ok(Some(*index)),
+            Some(LabelChoice::Index(index)) => Err(invalid(
+                format!("label {index} is out of range"),
+                format!("Give a label from 0 to {}", classes - 1),
+            )),
+            Some(LabelChoice::Name(name)) => {
+                let found = self.manifest.labels.iter().find(|label| label.name == *name);
+                let known = || self.manifest.labels.iter().take(3).map(|l| format!("{:?}", l.name)).collect::<Vec<_>>();
+                found.map(|label| Some(label.index)).ok_or_else(|| {
+                    let remedy = format!("Give one of the model's labels, such as {}", known().join(", "));
+                    invalid(format!("there is no label {name:?}"), remedy)
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The avatars model as a package: the parts that draw pictures of a text, in f32.
+
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use uvit_web::model::Network;
+use uvit_web::package::{
+    Component, DENOISER, Manifest, Storing, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task, Writer,
+};
+use uvit_web::weights::Dtype;
+use uvit_web::weights::checkpoint::Checkpoint;
+
+/// The model's folder, its `config.json` and `reference.json`.
+pub fn found() -> Option<(PathBuf, Value, Value)> {
+    let named = std::env::var_os("UVIT_MODELS").map(PathBuf::from);
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models");
+    let folder = named.clone().unwrap_or(beside).join("avatars");
+    let json = |name: &str| Some(serde_json::from_slice(&std::fs::read(folder.join(name)).ok()?).unwrap());
+    match (json("config.json"), json("reference.json")) {
+        (Some(config), Some(reference)) => Some((folder, config, reference)),
+        _ => {
+            assert!(named.is_none(), "UVIT_MODELS is set, and {} lacks a model", folder.display());
+            super::devices::skip("the avatars model is not here (UVIT_MODELS): no picture of a text is compared");
+            None
+        }
+    }
+}
+
+/// A network of a part of the model.
+pub fn network(part: &Value) -> Network {
+    let mut params = part["params"].clone();
+    params["version"] = part["version"].clone();
+    Network::of(part["kind"].as_str().unwrap(), &params).unwrap()
+}
+
+/// Its tensors.
+pub fn tensors(path: &Path) -> Checkpoint {
+    let bytes = std::fs::read(path).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |data: &[u8]| data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    stored.tensors().into_iter().map(|(name, view)| (name, (view.shape().to_vec(), floats(view.data())))).collect()
+}
+
+/// Writes the package into a new folder, with what `change` makes of the networks.
+pub fn write(out: &Path, change: impl Fn(&str, Network) -> Network) -> Manifest {
+    let (folder, config, _) = found().unwrap();
+    let parts = &config["parts"];
+    let projector = json!({
+        "kind": "prefix_encoder", "file": "caption_decoder.safetensors",
+        "params": { "prefix_dim": 128, "hidden_dim": 32, "tokens": 32 },
+    });
+    let sampling = json!({
+        "schedule": { "type": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "train_steps": 1000 },
+        "prediction": "noise", "time_scale": 1000.0, "sampler": "dpmpp_3s", "steps": 50, "guidance_scale": 5.0,
+    });
+    let mut about = parts["uvit"]["params"].clone();
+    about["architecture"] = "unidiffuser".into();
+    about["name"] = "avatars".into();
+    for (name, value) in sampling.as_object().unwrap() {
+        about[name] = value.clone();
+    }
+    let mut manifest = uvit_web::package::describe(&about.to_string(), None, None).unwrap();
+    manifest.task = Task::Any;
+    let mut writer = Writer::new(out, &[], true).unwrap();
+    for (name, part) in [(DENOISER, &parts["uvit"]), (TEXT_ENCODER, &parts["clip_text"]), (TEXT_PROJECTOR, &projector)]
+    {
+        let network = change(name, network(part));
+        manifest.components.insert(name, Component::new(&network));
+        let mut tensors = tensors(&folder.join(part["file"].as_str().unwrap()));
+        writer.add(&mut manifest, name, &Storing::plain(Dtype::F32), &mut tensors).unwrap();
+    }
+    let merges = std::fs::read(folder.join("merges.txt")).unwrap();
+    writer.add_asset(&mut manifest, TOKENIZER, "txt", &merges).unwrap();
+    writer.finish(&manifest).unwrap();
+    manifest
+}

@@ -1,0 +1,268 @@
+//! Pictures of a text, drawn by a package of several components, against what PyTorch drew from the same seeds and words.
+#![cfg(all(feature = "cli", feature = "gpu"))]
+
+mod avatar_package;
+mod devices;
+
+use safetensors::SafeTensors;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::rc::Rc;
+use uvit_web::package::read_manifest;
+use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
+use uvit_web::pipeline::{
+    ComputeChoice, DeviceChoice, Generated, LoadOptions, Loader, Pipeline, Prompt, Request, Source,
+};
+use uvit_web::plan::Compute;
+use uvit_web::runtime::Tune;
+use uvit_web::weights::StoredFile;
+use uvit_web::{Code, Result};
+
+struct Folder(PathBuf);
+
+impl Source for Folder {
+    fn bring(&self, file: &StoredFile) -> Pin<Box<dyn Future<Output = Result<Vec<u8>>>>> {
+        let bytes = std::fs::read(self.0.join(&file.file)).unwrap();
+        Box::pin(async move { Ok(bytes) })
+    }
+}
+
+/// A folder of the build's for a test's package.
+fn scratch(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = std::fs::remove_dir_all(&folder);
+    folder
+}
+
+fn load(folder: &Path, device: DeviceChoice, keep_loaded: bool) -> Result<Pipeline> {
+    let manifest = read_manifest(folder)?.0;
+    let compute = ComputeChoice::Fixed(Compute::F32);
+    let options = LoadOptions { device, compute, tune: Tune::Off, keep_loaded, ..LoadOptions::default() };
+    pollster::block_on(async {
+        let mut loader = Loader::new(manifest, options).await?;
+        for index in 0..loader.files().len() {
+            let bytes = std::fs::read(folder.join(&loader.files()[index].stored.file)).unwrap();
+            loader.add_file(index, &bytes).await?;
+        }
+        let mut pipeline = loader.finish().await?;
+        pipeline.bring_from(Rc::new(Folder(folder.to_owned())));
+        Ok(pipeline)
+    })
+}
+
+fn draw(pipeline: &mut Pipeline, request: &Request) -> Result<Generated> {
+    let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
+    pollster::block_on(pipeline.generate(request, &mut control))
+}
+
+fn error(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
+    a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest
+}
+
+fn request(prompt: &str) -> Request {
+    Request { prompt: Some(prompt.into()), steps: Some(3), seed: 5, ..Request::default() }
+}
+
+#[test]
+fn words_become_the_latents_of_pytorch() {
+    let Some((folder, _, reference)) = avatar_package::found() else { return };
+    let out = scratch("avatars-latents");
+    avatar_package::write(&out, |_, network| network);
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |name: String| -> Vec<f32> {
+        stored.tensor(&name).unwrap().data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    };
+    for device in [DeviceChoice::Cpu, DeviceChoice::WebGpu] {
+        let loaded = load(&out, device, true);
+        let Some(mut pipeline) = (if device == DeviceChoice::WebGpu { devices::found(loaded) } else { loaded.ok() })
+        else {
+            continue;
+        };
+        for run in reference["end_to_end"].as_array().unwrap().iter().filter(|run| run["mode"] == "t2i") {
+            let id = run["id"].as_str().unwrap();
+            let request = Request {
+                prompt: Some(run["prompt"].as_str().unwrap().into()),
+                negative_prompt: (run["t2i_cfg_mode"] == "empty_token").then(|| "".into()),
+                steps: run["steps"].as_u64().map(|steps| steps as usize),
+                guidance_scale: run["scale"].as_f64().map(|w| w + 1.0),
+                seed: run["seed"].as_u64().unwrap() as u32,
+                ..Request::default()
+            };
+            let drawn = draw(&mut pipeline, &request).unwrap();
+            let all = pollster::block_on(pipeline.denoiser().unwrap().latents()).unwrap();
+            let (z, clip_img) = all.split_at(all.len() - 64);
+            assert!(drawn.values == z);
+            let errors = [(z, "final_z"), (clip_img, "final_clip_img")]
+                .map(|(values, name)| error(values, &floats(format!("{id}/{name}"))));
+            println!("{device:?} {id}: {:.1e} {:.1e}", errors[0], errors[1]);
+            assert!(errors.iter().all(|error| *error < 1e-4), "{device:?} {id}: {errors:?}");
+        }
+    }
+}
+
+/// What was reported: stage, step and of how many.
+fn watched(pipeline: &mut Pipeline, request: &Request) -> (Generated, Vec<(Stage, usize, usize)>) {
+    let mut events = Vec::new();
+    let mut on_step = |event: StepEvent| events.push((event.stage, event.step, event.steps));
+    let mut control = Control { on_step: &mut on_step, stopped: &|| false };
+    let drawn = pollster::block_on(pipeline.generate(request, &mut control)).unwrap();
+    (drawn, events)
+}
+
+#[test]
+fn stages_are_told_and_a_text_is_encoded_once() {
+    if avatar_package::found().is_none() {
+        return;
+    }
+    let out = scratch("avatars-stages");
+    avatar_package::write(&out, |_, network| network);
+    let mut pipeline = load(&out, DeviceChoice::Cpu, true).unwrap();
+    let steps = [1, 2, 3].map(|step| (Stage::Sampling, step, 3));
+    let text = [0, 1].map(|step| (Stage::Text, step, 1));
+    let (first, events) = watched(&mut pipeline, &request("a sad person with a black top hat"));
+    assert_eq!(events, [&text[..], &steps].concat());
+    assert!(first.timings.text_ms > 0.0 && first.timings.step_ms.len() == 3 && first.warnings.is_empty());
+    let (again, events) = watched(&mut pipeline, &request("a sad person with a black top hat"));
+    assert_eq!((again.values == first.values, events), (true, steps.to_vec()));
+    let (other, events) = watched(&mut pipeline, &request("a smiling person"));
+    assert_eq!((other.values == first.values, events.len()), (false, 5));
+
+    // A text for each image, with a negative one for all: each image is what it is alone.
+    let texts = ["a sad person", "", "a sad person"].map(String::from).to_vec();
+    let several = Request {
+        prompt: Some(Prompt(texts.clone())),
+        negative_prompt: Some("glasses".into()),
+        count: Some(3),
+        ..request("")
+    };
+    let drawn = draw(&mut pipeline, &several).unwrap();
+    for (k, text) in texts.iter().enumerate() {
+        let alone = Request { negative_prompt: Some("glasses".into()), seed: 5 + k as u32, ..request(text) };
+        let alone = draw(&mut pipeline, &alone).unwrap();
+        assert!(error(drawn.image(k), alone.image(0)) < 1e-4, "{k}");
+    }
+    let long = draw(&mut pipeline, &request(&"a person with a hat and ".repeat(9))).unwrap();
+    assert_eq!(long.warnings.len(), 1);
+    assert!(long.warnings[0].contains("is cut before \"a\": a text has 30 tokens"), "{:?}", long.warnings);
+}
+
+#[test]
+fn a_component_that_does_not_stay_takes_no_memory_from_the_next() {
+    if avatar_package::found().is_none() {
+        return;
+    }
+    let out = scratch("avatars-memory");
+    let manifest = avatar_package::write(&out, |_, network| network);
+    let bytes = |name| manifest.variant(name, None).unwrap().bytes as usize;
+    for device in [DeviceChoice::Cpu, DeviceChoice::WebGpu] {
+        let Some(mut all) = devices::found(load(&out, device, true)) else { continue };
+        let whole = draw(&mut all, &request("a sad person")).unwrap();
+        let of_all = all.device().memory();
+        let mut staged = load(&out, device, false).unwrap();
+        let before = staged.device().memory();
+        let drawn = draw(&mut staged, &request("a sad person")).unwrap();
+        let after = staged.device().memory();
+        assert!(drawn.values == whole.values);
+        // What a GPU keeps (what it read back into, parameters) is little.
+        assert!(after.bytes <= before.bytes + (64 << 10), "{before:?} {after:?}");
+        let [text, denoiser] = ["text_encoder", "denoiser"].map(bytes);
+        println!("{device:?}: {} bytes at most, {} with all loaded", after.peak_bytes, of_all.peak_bytes);
+        assert!(after.peak_bytes + text / 2 < of_all.peak_bytes, "{after:?} {of_all:?}");
+        assert!(after.peak_bytes > denoiser);
+        // A generation that is stopped leaves nothing behind, either.
+        let asked = std::cell::Cell::new(0);
+        let stopped = || {
+            asked.set(asked.get() + 1);
+            asked.get() > 3
+        };
+        let mut control = Control { on_step: &mut |_| {}, stopped: &stopped };
+        let error = pollster::block_on(staged.generate(&request("another"), &mut control)).unwrap_err();
+        assert_eq!(error.code, Code::Aborted);
+        assert!(staged.device().memory().bytes <= after.bytes);
+    }
+}
+
+#[test]
+fn a_generation_stops_in_every_stage() {
+    if avatar_package::found().is_none() {
+        return;
+    }
+    let out = scratch("avatars-abort");
+    avatar_package::write(&out, |_, network| network);
+    let mut pipeline = load(&out, DeviceChoice::Cpu, true).unwrap();
+    for stage in [Stage::Text, Stage::Sampling] {
+        let reached = std::cell::Cell::new(false);
+        let mut on_step = |event: StepEvent| reached.set(reached.get() || event.stage == stage);
+        let mut control = Control { on_step: &mut on_step, stopped: &|| reached.get() };
+        let error = pollster::block_on(pipeline.generate(&request("a person"), &mut control)).unwrap_err();
+        assert_eq!(error.code, Code::Aborted, "{stage:?}");
+    }
+    draw(&mut pipeline, &request("a person")).unwrap();
+}
+
+#[test]
+fn what_does_not_fit_is_refused_by_name() {
+    if avatar_package::found().is_none() {
+        return;
+    }
+    let out = scratch("avatars-refused");
+    let manifest = avatar_package::write(&out, |_, network| network);
+    let mut pipeline = load(&out, DeviceChoice::Cpu, true).unwrap();
+    let plain = || request("a person");
+    let labelled = |index| Some(uvit_web::pipeline::LabelChoice::Index(index));
+    for (wrong, cause, remedy) in [
+        (Request { prompt: None, ..plain() }, "no prompt is given", "an empty text will do"),
+        (Request { prompt: None, negative_prompt: Some("".into()), ..plain() }, "without a prompt", "Give both"),
+        (Request { label: labelled(1), ..plain() }, "a label is given, and the model has none", "give a prompt"),
+        (Request { context: Some(vec![0.0; 1024]), ..plain() }, "a prompt is given, and a text's embedding", "one"),
+        (Request { prompt: Some(Prompt(vec![String::new(); 2])), ..plain() }, "prompt holds 2 texts for 1", "each"),
+        (Request { init_image: Some(vec![0.0; 1024]), ..plain() }, "starts from no picture", "initImage"),
+    ] {
+        let error = draw(&mut pipeline, &wrong).unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+        assert!(error.cause.contains(cause) && error.remedy.contains(remedy), "{error}");
+    }
+
+    // What the manifest says of parts that do not fit, before any file of theirs is read.
+    let parse = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut json: serde_json::Value = serde_json::from_str(&manifest.to_json()).unwrap();
+        change(&mut json);
+        uvit_web::package::Manifest::parse(&json.to_string()).unwrap_err()
+    };
+    let error = parse(&|json| json["components"]["text_projector"]["params"]["prefix_dim"] = 96.into());
+    assert!(error.code == Code::BadManifest, "{error}");
+    assert!(
+        error.cause.contains("text_encoder gives [32, 128], and component text_projector takes [32, 96]"),
+        "{error}"
+    );
+    let error = parse(&|json| json["components"]["denoiser"]["params"]["text_dim"] = 64.into());
+    assert!(error.cause.contains("text_projector gives [32, 32], and component denoiser takes [32, 64]"), "{error}");
+    let error = parse(&|json| json["assets"] = serde_json::json!({}));
+    assert!(error.cause.contains("lacks the asset that task \"any\" needs: tokenizer"), "{error}");
+
+    // A tokenizer of another length.
+    let mut loader = pollster::block_on(Loader::new(
+        {
+            let mut manifest = manifest.clone();
+            let short = std::fs::read_to_string(out.join(&manifest.asset("tokenizer").unwrap().file)).unwrap();
+            let short = short.lines().take(100).collect::<Vec<_>>().join("\n");
+            std::fs::write(out.join("short.txt"), &short).unwrap();
+            let stored = StoredFile {
+                file: "short.txt".into(),
+                bytes: short.len() as u64,
+                sha256: uvit_web::weights::sha256(short.as_bytes()),
+            };
+            manifest.assets.insert("tokenizer", stored);
+            manifest
+        },
+        LoadOptions { device: DeviceChoice::Cpu, ..LoadOptions::default() },
+    ))
+    .unwrap();
+    let error = pollster::block_on(loader.add_file(0, &std::fs::read(out.join("short.txt")).unwrap())).unwrap_err();
+    assert_eq!(error.code, Code::BadManifest);
+    assert!(error.cause.contains("613 ids") && error.cause.contains("vocab_size of 656"), "{error}");
+}
