@@ -62,15 +62,16 @@ pub struct Arguments {
 pub fn run(a: &Arguments) -> Result<()> {
     let described = describe(a)?;
     let Description { sources, assets, mut manifest, .. } = described.clone();
+    let networks =
+        sources.iter().map(|source| manifest.network(&source.component)).collect::<Result<Vec<Network>>>()?;
+    check(a, &sources, &networks)?;
     let mut parts: Vec<(&PartSource, Network, Found)> = Vec::new();
-    for source in &sources {
-        let network = manifest.network(&source.component)?;
+    for (source, network) in sources.iter().zip(networks) {
         // The denoiser's file is its own; others hold an autoencoder's other half, or CLIP's.
         let find = if source.component == DENOISER { checkpoint::find } else { checkpoint::find_part };
         let found = find(&source.checkpoint, &network, &source.weights).map_err(|e| of_part(&sources, source, e))?;
         parts.push((source, network, found));
     }
-    check(a, &parts)?;
     let (inputs, work) = work(a, &described)?;
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
     let mut writer = Writer::resuming(&a.out, &inputs, a.force, &work)?;
@@ -215,9 +216,9 @@ impl Source for Counted<'_> {
 }
 
 /// Options that contradict each other, or would do nothing.
-fn check(a: &Arguments, parts: &[(&PartSource, Network, Found)]) -> Result<()> {
+fn check(a: &Arguments, sources: &[PartSource], networks: &[Network]) -> Result<()> {
     let refuse = |cause: String, remedy: &str| Err(Error::new(Code::InvalidArgument, cause, remedy));
-    let given = |dtype: Dtype| parts.iter().any(|(source, ..)| dtypes(a, source).contains(&dtype));
+    let given = |dtype: Dtype| sources.iter().any(|source| dtypes(a, source).contains(&dtype));
     if let Some((_, dtype)) = a.dtype.iter().enumerate().find(|(i, dtype)| a.dtype[..*i].contains(dtype)) {
         return refuse(format!("--dtype {} is given twice", dtype.as_str()), "Give each dtype once");
     }
@@ -235,7 +236,7 @@ fn check(a: &Arguments, parts: &[(&PartSource, Network, Found)]) -> Result<()> {
         return refuse(cause.into(), "Leave it out, or add --dtype q8 or q4");
     }
     let mut matrices = Vec::new();
-    for (_, network, _) in parts {
+    for network in networks {
         let weights = network.record(Batch::plain(1))?.plan.weights;
         matrices
             .extend(weights.into_iter().filter(|weight| weight.usage == WeightUse::Matrix).map(|weight| weight.name));

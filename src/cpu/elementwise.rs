@@ -7,7 +7,13 @@ pub fn activate(activation: Activation, x: f32) -> f32 {
     match activation {
         Activation::None => x,
         // NaN stays.
-        Activation::Relu => if x < 0.0 { 0.0 } else { x },
+        Activation::Relu => {
+            if x < 0.0 {
+                0.0
+            } else {
+                x
+            }
+        }
         Activation::Tanh => libm::tanhf(x),
         Activation::Gelu => 0.5 * x * (1.0 + libm::erff(x * std::f32::consts::FRAC_1_SQRT_2)),
         Activation::Silu => x / (1.0 + libm::expf(-x)),
@@ -18,13 +24,7 @@ pub fn activate(activation: Activation, x: f32) -> f32 {
 }
 
 /// `out = activation(scale a + offset) + b`, all of one length.
-pub fn elementwise(
-    a: &[f32],
-    b: Option<&[f32]>,
-    activation: Activation,
-    (scale, offset): (f32, f32),
-    out: &mut [f32],
-) {
+pub fn elementwise(a: &[f32], b: Option<&[f32]>, activation: Activation, (scale, offset): (f32, f32), out: &mut [f32]) {
     for i in 0..out.len() {
         out[i] = activate(activation, scale * a[i] + offset) + b.map_or(0.0, |b| b[i]);
     }

@@ -2,7 +2,9 @@
 
 use super::memory::Blocks;
 use super::{copy_tokens, embedding, group_scales, image_tokens, resized_positions, unpatchify};
-use crate::plan::{Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, Weight, WeightId, Window, weight_limit};
+use crate::plan::{
+    Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, Weight, WeightId, Window, weight_limit,
+};
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
     AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Quantized,

@@ -3,7 +3,8 @@
 use super::memory::Blocks;
 use super::{
     attention, conv2d, copy_tokens, elementwise, embedding, group_moments, group_norm, group_scales, image_tokens,
-    int_attention, int_matmul, layer_norm, matmul, panels, patch_embed, resized_positions, unpatchify, w8a8_matmul, windows,
+    int_attention, int_matmul, layer_norm, matmul, panels, patch_embed, resized_positions, unpatchify, w8a8_matmul,
+    windows,
 };
 use crate::plan::{Arithmetic, Form, Kernel, PACK_GROUP, Position, Weight, WeightId, weight_limit};
 use crate::{Result, weights};

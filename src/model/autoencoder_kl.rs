@@ -68,7 +68,9 @@ impl Config {
         let latent_channels = original.required("z_channels")?;
         let embedded = fields.or("embed_dim", latent_channels)?;
         if !attended.is_empty() || embedded != latent_channels {
-            return Err("attention in levels (attn_resolutions) and an embed_dim unlike z_channels are not built".into());
+            return Err(
+                "attention in levels (attn_resolutions) and an embed_dim unlike z_channels are not built".into()
+            );
         }
         Ok(Config {
             in_channels: original.or("in_channels", 3)?,

@@ -6,7 +6,7 @@ use super::convert::manifest;
 use super::given;
 use super::manifest::{Component, DENOISER, Manifest};
 use super::published;
-use super::task::Task;
+use super::task::{DECODER, ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task};
 use super::unidiffuser;
 use crate::json::{Fields, Value, json};
 use crate::model::Network;
@@ -51,17 +51,14 @@ pub struct PartSource {
 /// The components that there are, and the architectures that they may have; the denoiser's are those that draw.
 const COMPONENTS: [(&str, &[&str]); 8] = [
     (DENOISER, &[]),
-    ("text_encoder", &["clip_text"]),
-    ("text_projector", &["prefix_encoder"]),
-    ("decoder", &["autoencoder_kl_decoder", "autoencoder_tiny_decoder"]),
-    ("encoder", &["autoencoder_kl_encoder", "autoencoder_tiny_encoder"]),
-    ("preview_decoder", &["autoencoder_tiny_decoder", "autoencoder_kl_decoder"]),
+    (TEXT_ENCODER, &["clip_text"]),
+    (TEXT_PROJECTOR, &["prefix_encoder"]),
+    (DECODER, &["autoencoder_kl_decoder", "autoencoder_tiny_decoder"]),
+    (ENCODER, &["autoencoder_kl_encoder", "autoencoder_tiny_encoder"]),
+    (PREVIEW_DECODER, &["autoencoder_tiny_decoder", "autoencoder_kl_decoder"]),
     ("image_encoder", &["clip_vision"]),
     ("caption_decoder", &["caption_decoder"]),
 ];
-
-/// The asset with a text encoder's merges.
-pub(super) const TOKENIZER: &str = "tokenizer";
 
 const REMEDY: &str = "See docs/format.md for what a description must hold";
 
@@ -128,7 +125,7 @@ impl Description {
             }
             tokenizer = Some(published::in_pipeline(folder.join(path), name));
         }
-        let known = if components.get("text_encoder").is_some() { Task::Text } else { Task::Class };
+        let known = if components.get(TEXT_ENCODER).is_some() { Task::Text } else { Task::Class };
         let task = fields.or("task", known).map_err(bad)?;
         let manifest = manifest(&fields, task, components).map_err(bad)?;
         let prompts = fields.or("prompts", Vec::new()).map_err(bad)?;
@@ -180,7 +177,7 @@ impl Description {
                 }
             }
         }
-        if let Some(encoder) = self.manifest.components.get("text_encoder") {
+        if let Some(encoder) = self.manifest.components.get(TEXT_ENCODER) {
             let Some(path) = &self.tokenizer else {
                 let cause =
                     "a text encoder needs the merges of its tokenizer, and there is no asset tokenizer".to_owned();
@@ -207,17 +204,15 @@ impl Description {
             },
             "embed_dim": 4, "scale_factor": 0.18215,
         });
-        for component in ["decoder", "encoder"] {
+        for component in [DECODER, ENCODER] {
             let at = published::in_pipeline(path.to_owned(), component);
             let folder = published::of_folder(&at, component)?;
-            let (architecture, mut params) =
+            let (architecture, params) =
                 folder.unwrap_or_else(|| (published::architecture("autoencoder_kl", component), published.clone()));
-            if let Some(scale) = scale {
-                params =
-                    published::translated(&params).map_err(|what| invalid(format!("{component}: {what}"), REMEDY))?;
-                params["scaling_factor"] = scale.into();
-            }
             self.add(component, json!({ "architecture": architecture, "params": params, "checkpoint": at }))?;
+            if let (Some(scale), Some(added)) = (scale, self.manifest.components.get_mut(component)) {
+                added.params["scaling_factor"] = scale.into();
+            }
         }
         Ok(())
     }
@@ -227,7 +222,7 @@ impl Description {
     /// # Errors
     /// Those of [`Description::read`].
     pub fn add_text_encoder(&mut self, path: &Path) -> Result<()> {
-        self.add("text_encoder", json!({ "checkpoint": path }))?;
+        self.add(TEXT_ENCODER, json!({ "checkpoint": path }))?;
         self.manifest.task = Task::Text;
         self.tokenizer = beside(&self.sources);
         Ok(())
@@ -243,7 +238,7 @@ impl Description {
 
 /// Where the tokenizer lies if nobody says so: in the text encoder's folder, or beside it in a diffusers pipeline.
 fn beside(sources: &[PartSource]) -> Option<PathBuf> {
-    let folder = &sources.iter().find(|source| source.component == "text_encoder")?.checkpoint;
+    let folder = &sources.iter().find(|source| source.component == TEXT_ENCODER)?.checkpoint;
     let parent = folder.parent()?;
     let files = [folder.join("merges.txt"), folder.join("tokenizer.json"), parent.join(TOKENIZER)];
     files.into_iter().find(|file| file.exists())
@@ -268,9 +263,7 @@ fn read_component(name: &str, value: &Value, folder: &Path) -> Result<(Component
     let checkpoint = published::in_pipeline(checkpoint, name);
     let said: Option<String> = fields.optional("architecture").map_err(bad)?;
     let (architecture, params) = match (said, fields.value("params")) {
-        (Some(architecture), Some(params)) => {
-            (published::architecture(&architecture, name), published::translated(params).map_err(bad)?)
-        }
+        (Some(architecture), Some(params)) => (published::architecture(&architecture, name), params.clone()),
         (None, None) => published::of_folder(&checkpoint, name)?.ok_or_else(|| {
             bad(format!("{} has no config.json that would say architecture and params", checkpoint.display()))
         })?,

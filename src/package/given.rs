@@ -1,6 +1,7 @@
 //! What a conversion is given beside the weights, checked before the hours of work that it may start.
 
 use super::manifest::{Component, DENOISER, Manifest};
+use super::task::{DECODER, ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR};
 use crate::text::Tokenizer;
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
@@ -57,23 +58,23 @@ pub(super) fn check(manifest: &Manifest) -> Result<()> {
 
 /// What two components have to say alike where both are there and say it: component and parameter.
 const ALIKE: [[(&str, &str); 2]; 11] = [
-    [("text_encoder", "hidden_size"), ("text_projector", "prefix_dim")],
-    [("text_encoder", "max_position_embeddings"), ("text_projector", "tokens")],
-    [("text_projector", "hidden_dim"), (DENOISER, "text_dim")],
-    [("text_projector", "tokens"), (DENOISER, "num_text_tokens")],
-    [("text_encoder", "hidden_size"), (DENOISER, "clip_dim")],
-    [("text_encoder", "max_position_embeddings"), (DENOISER, "num_clip_token")],
+    [(TEXT_ENCODER, "hidden_size"), (TEXT_PROJECTOR, "prefix_dim")],
+    [(TEXT_ENCODER, "max_position_embeddings"), (TEXT_PROJECTOR, "tokens")],
+    [(TEXT_PROJECTOR, "hidden_dim"), (DENOISER, "text_dim")],
+    [(TEXT_PROJECTOR, "tokens"), (DENOISER, "num_text_tokens")],
+    [(TEXT_ENCODER, "hidden_size"), (DENOISER, "clip_dim")],
+    [(TEXT_ENCODER, "max_position_embeddings"), (DENOISER, "num_clip_token")],
     [("image_encoder", "projection_dim"), (DENOISER, "clip_img_dim")],
-    [("decoder", "latent_channels"), (DENOISER, "in_chans")],
-    [("encoder", "latent_channels"), (DENOISER, "in_chans")],
-    [("preview_decoder", "latent_channels"), (DENOISER, "in_chans")],
-    [("decoder", "scaling_factor"), ("encoder", "scaling_factor")],
+    [(DECODER, "latent_channels"), (DENOISER, "in_chans")],
+    [(ENCODER, "latent_channels"), (DENOISER, "in_chans")],
+    [(PREVIEW_DECODER, "latent_channels"), (DENOISER, "in_chans")],
+    [(DECODER, "scaling_factor"), (ENCODER, "scaling_factor")],
 ];
 
 /// What a text encoder's words are to a UniDiffuser that has no projector between.
 const DIRECTLY: [[(&str, &str); 2]; 2] = [
-    [("text_encoder", "hidden_size"), (DENOISER, "text_dim")],
-    [("text_encoder", "max_position_embeddings"), (DENOISER, "num_text_tokens")],
+    [(TEXT_ENCODER, "hidden_size"), (DENOISER, "text_dim")],
+    [(TEXT_ENCODER, "max_position_embeddings"), (DENOISER, "num_text_tokens")],
 ];
 
 /// Whether what one component makes is what the next one takes.
@@ -81,7 +82,7 @@ const DIRECTLY: [[(&str, &str); 2]; 2] = [
 /// # Errors
 /// `INVALID_ARGUMENT` with both numbers.
 pub(super) fn check_fit(manifest: &Manifest) -> Result<()> {
-    let projected = manifest.components.get("text_projector").is_some();
+    let projected = manifest.components.get(TEXT_PROJECTOR).is_some();
     let directly = if projected { &[][..] } else { &DIRECTLY };
     for pair in ALIKE.iter().chain(directly) {
         let said = pair.map(|(name, field)| manifest.components.get(name)?.params[field].as_f64());

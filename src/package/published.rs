@@ -1,7 +1,7 @@
-//! Networks as diffusers, transformers and CompVis/latent-diffusion describe them, as this project's architectures and
-//! parameters; and the folders in which they lie.
+//! Networks as diffusers and transformers describe them, as this project's architectures and parameters; and the folders in
+//! which they lie.
 
-use crate::json::{self, Fields, Value, json};
+use crate::json::{self, Value, json};
 use crate::{Code, Error, Result};
 use std::path::{Path, PathBuf};
 
@@ -151,45 +151,6 @@ fn clip_text(config: &Value, also: &Value) -> Value {
     filled
 }
 
-/// An autoencoder's parameters in diffusers' fields, where they are those of CompVis/latent-diffusion: `ddconfig`, `embed_dim`
-/// and `scale_factor`. Others stay as they are.
-///
-/// # Errors
-/// What is wrong with them.
-pub(super) fn translated(params: &Value) -> json::Result<Value> {
-    let fields = Fields::of(params)?;
-    let Some(official) = fields.value("ddconfig") else { return Ok(params.clone()) };
-    let of = |what| format!("ddconfig: {what}");
-    let official = Fields::of(official).map_err(of)?;
-    let number = |name: &str| official.required::<usize>(name).map_err(of);
-    let channels = number("ch")?;
-    let factors: Vec<usize> = official.required("ch_mult").map_err(of)?;
-    let latents = number("z_channels")?;
-    let embedded = fields.or("embed_dim", latents)?;
-    if embedded != latents {
-        return Err(format!("embed_dim is {embedded} and z_channels is {latents}: such autoencoders are not computed"));
-    }
-    if !official.or("attn_resolutions", Vec::<usize>::new()).map_err(of)?.is_empty() {
-        return Err("ddconfig: attention beside the middle's (attn_resolutions) is not computed".into());
-    }
-    if !official.or("double_z", true).map_err(of)? {
-        return Err("ddconfig: double_z is false: such an encoder has no variance".into());
-    }
-    let blocks = factors.iter().map(|factor| channels.checked_mul(*factor)).collect::<Option<Vec<usize>>>();
-    Ok(json!({
-        "in_channels": number("in_channels")?,
-        "out_channels": number("out_ch")?,
-        "block_out_channels": blocks.ok_or("ddconfig: ch and ch_mult are too large")?,
-        "layers_per_block": number("num_res_blocks")?,
-        "latent_channels": latents,
-        "norm_num_groups": 32,
-        "scaling_factor": fields.or("scale_factor", 1.0)?,
-        "shift_factor": null,
-        "use_quant_conv": true,
-        "use_post_quant_conv": true,
-    }))
-}
-
 /// The merges of CLIP's tokenizer as text, one a line behind a header: from `merges.txt`, from `tokenizer.json`, or from a folder
 /// with one of them.
 ///
@@ -223,38 +184,30 @@ pub(super) fn merges(path: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Network;
 
     #[test]
-    fn an_autoencoders_parameters_are_translated() {
-        // Stable Diffusion's, as U-ViT has it, and as diffusers has it.
-        let official = json!({
-            "ddconfig": {
-                "double_z": true, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
-                "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
-            },
-            "embed_dim": 4, "scale_factor": 0.18215,
-        });
-        let diffusers = json!({
+    fn an_autoencoder_has_diffusers_defaults_and_nothing_that_is_not_computed() {
+        let published = json!({
             "_class_name": "AutoencoderKL", "_diffusers_version": "0.6.0", "act_fn": "silu", "in_channels": 3, "out_channels": 3,
             "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4, "sample_size": 512,
             "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
             "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"],
         });
-        let (ours, theirs) = (translated(&official).unwrap(), autoencoder_kl(&diffusers).unwrap());
-        for (name, value) in ours.as_object().unwrap() {
-            assert_eq!(theirs[name], *value, "{name}");
+        // The same as the original's.
+        let original = json!({
+            "ddconfig": {
+                "double_z": true, "z_channels": 4, "resolution": 512, "in_channels": 3, "out_ch": 3, "ch": 128,
+                "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
+            },
+            "embed_dim": 4, "scale_factor": 0.18215,
+        });
+        for half in ["decoder", "encoder"] {
+            let network = |params| Network::of(&architecture("autoencoder_kl", half), params).unwrap();
+            assert_eq!(network(&autoencoder_kl(&published).unwrap()), network(&original));
         }
-        assert_eq!(translated(&diffusers).unwrap(), diffusers);
         let with = |name: &str, value: Value| {
-            let mut changed = official.clone();
-            changed["ddconfig"][name] = value;
-            translated(&changed).unwrap_err()
-        };
-        assert!(with("z_channels", json!(8)).contains("embed_dim is 4 and z_channels is 8"));
-        assert!(with("attn_resolutions", json!([16])).contains("attn_resolutions"));
-        assert!(with("ch", Value::Null).contains("ddconfig: ch is missing"));
-        let with = |name: &str, value: Value| {
-            let mut changed = diffusers.clone();
+            let mut changed = published.clone();
             changed[name] = value;
             autoencoder_kl(&changed).unwrap_err()
         };

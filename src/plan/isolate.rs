@@ -3,8 +3,8 @@
 
 use super::lower::INT_ATTENTION_TOKENS;
 use super::{
-    Activation, Arithmetic, Kernel, Matmul, Op, Plan, Position, Program, Role, SizeClass, TensorId, WeightId, WeightUse,
-    Window,
+    Activation, Arithmetic, Kernel, Matmul, Op, Plan, Position, Program, Role, SizeClass, TensorId, WeightId,
+    WeightUse, Window,
 };
 
 /// Kernels of a Program side by side.

@@ -247,9 +247,11 @@ fn cut(kernels: Vec<Kernel>, capabilities: &Capabilities) -> Vec<Kernel> {
                 // Whole tiles of any device.
                 let most = usize::try_from(capabilities.launch_work / of_row).unwrap_or(usize::MAX).max(ROWS_OF_TILES);
                 let most = most - most % ROWS_OF_TILES;
-                all.extend((0..m.rows).step_by(most).map(|first| {
-                    Kernel::Matmul(Matmul { first, rows: most.min(m.rows - first), ..m.clone() })
-                }));
+                all.extend(
+                    (0..m.rows)
+                        .step_by(most)
+                        .map(|first| Kernel::Matmul(Matmul { first, rows: most.min(m.rows - first), ..m.clone() })),
+                );
             }
             other => all.push(other),
         }

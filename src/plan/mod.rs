@@ -18,8 +18,9 @@ pub use cost::Cost;
 pub use isolate::{Isolated, isolate};
 pub use lower::lower;
 pub use program::{
-    Activation, Attention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, GroupMoments, GroupNorm, GroupScales,
-    ImageTokens, Kernel, LayerNorm, Matmul, PatchEmbed, Place, Program, ResizedPositions, SizeClass, Unpatchify, View, Window,
+    Activation, Attention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, GroupMoments, GroupNorm,
+    GroupScales, ImageTokens, Kernel, LayerNorm, Matmul, PatchEmbed, Place, Program, ResizedPositions, SizeClass,
+    Unpatchify, View, Window,
 };
 
 pub use state::{Slot, StateLayout};
@@ -204,14 +205,15 @@ impl Op {
         match *self {
             Op::TimestepEmbedding { time, .. } => vec![time],
             Op::Linear { x, skip, .. } => [Some(x), skip].into_iter().flatten().collect(),
-            Op::Activate { x, .. } | Op::Affine { x, .. } | Op::LayerNorm { x, .. } | Op::GroupNorm { x, .. } => vec![x],
+            Op::Activate { x, .. } | Op::Affine { x, .. } | Op::LayerNorm { x, .. } | Op::GroupNorm { x, .. } => {
+                vec![x]
+            }
             Op::Add { a, b, .. } => vec![a, b],
             Op::Attention { qkv, .. } => vec![qkv],
             Op::Embedding { index, .. } => vec![index],
-            Op::CopyTokens { x, .. }
-            | Op::Unpatchify { x, .. }
-            | Op::Conv2d { x, .. }
-            | Op::Convolution { x, .. } => vec![x],
+            Op::CopyTokens { x, .. } | Op::Unpatchify { x, .. } | Op::Conv2d { x, .. } | Op::Convolution { x, .. } => {
+                vec![x]
+            }
             Op::PatchEmbed { image, .. } | Op::ImageTokens { image, .. } => vec![image],
             Op::ResizedPositions { .. } => Vec::new(),
         }
@@ -513,15 +515,18 @@ impl Plan {
                 }
                 let pixels = window.height * window.width;
                 let last = |n: usize, of: usize| (n - 1) * window.stride + 2 - window.padding <= of * window.upsample;
-                check(s[0] == o[0] && s[1] == pixels && o[1] == window.pixels() && o[1] > 0, "tokens are no image's pixels")
-                    .or(check(matches!((window.stride, window.upsample), (1, 1) | (1, 2) | (2, 1)), "no such window"))
-                    .or(check(window.padding <= 1, "padding is more than 1"))
-                    .or(check(
-                        last(window.out_height, window.height) && last(window.out_width, window.width),
-                        "windows lie beyond the image",
-                    ))
-                    .or(check(wshape(weight) == [o[2], 9 * s[2]], "weight is not [out, 9 in]"))
-                    .or(check(bias.is_none_or(|b| wshape(b) == [o[2]]), "bias is not [out]"))
+                check(
+                    s[0] == o[0] && s[1] == pixels && o[1] == window.pixels() && o[1] > 0,
+                    "tokens are no image's pixels",
+                )
+                .or(check(matches!((window.stride, window.upsample), (1, 1) | (1, 2) | (2, 1)), "no such window"))
+                .or(check(window.padding <= 1, "padding is more than 1"))
+                .or(check(
+                    last(window.out_height, window.height) && last(window.out_width, window.width),
+                    "windows lie beyond the image",
+                ))
+                .or(check(wshape(weight) == [o[2], 9 * s[2]], "weight is not [out, 9 in]"))
+                .or(check(bias.is_none_or(|b| wshape(b) == [o[2]]), "bias is not [out]"))
             }
             Op::GroupNorm { x, groups, weight, bias, out, .. } => check(
                 shape(x) == shape(out)

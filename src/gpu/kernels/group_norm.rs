@@ -30,8 +30,7 @@ fn scales() -> Variant {
 }
 
 fn norm(activation: Activation) -> Variant {
-    let variables =
-        vec![("ACTIVATION", activation_name(activation).into()), ("WORKGROUP", WORKGROUP.to_string())];
+    let variables = vec![("ACTIVATION", activation_name(activation).into()), ("WORKGROUP", WORKGROUP.to_string())];
     Variant { kernel: "group_norm", variables }
 }
 

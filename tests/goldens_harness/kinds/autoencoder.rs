@@ -68,7 +68,8 @@ fn original(case: &Case, name: &str) -> Option<String> {
 fn module(case: &Case, name: &str) -> Option<String> {
     let map = case.config["diffusers_name_map"].as_object()?;
     let ends = [".weight", ".norm.weight", ".norm1.weight"];
-    let (end, Value::String(diffusers)) = ends.iter().find_map(|end| Some((end, map.get(&format!("{name}{end}"))?)))? else {
+    let (end, Value::String(diffusers)) = ends.iter().find_map(|end| Some((end, map.get(&format!("{name}{end}"))?)))?
+    else {
         return None;
     };
     let parts: Vec<&str> = diffusers.split('.').collect();
