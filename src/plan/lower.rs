@@ -355,6 +355,9 @@ fn copy(from: TensorId, view: View, views: &mut Vec<View>) -> (TensorId, Kernel)
 /// From so many tokens on, attention is worth integers where coarse ones are allowed.
 pub(super) const INT_ATTENTION_TOKENS: usize = 128;
 
+/// The widest head that integers are made for: an autoencoder's is wider, and one of many layers.
+const MOST_INT_HEAD_DIM: usize = 128;
+
 /// How many of a table's rows one binding holds: all of them, or so many that the next begins where a binding may.
 fn rows_of_binding(rows: usize, dim: usize, capabilities: &Capabilities) -> usize {
     let most = capabilities.max_binding / (4 * dim);
@@ -386,9 +389,9 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let head_dim = s[2] / heads;
             // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
             let arithmetic = match compute {
-                Compute::Fast if s[1] >= INT_ATTENTION_TOKENS => Arithmetic::Int { bits: 7 },
-                Compute::F32 | Compute::F16 | Compute::W8A8 => Arithmetic::F32,
-                _ => Arithmetic::Int { bits: 12 },
+                Compute::Fast if s[1] >= INT_ATTENTION_TOKENS && head_dim <= MOST_INT_HEAD_DIM => Arithmetic::Int { bits: 7 },
+                Compute::Quality | Compute::Fast if head_dim <= MOST_INT_HEAD_DIM => Arithmetic::Int { bits: 12 },
+                _ => Arithmetic::F32,
             };
             Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim, causal, arithmetic })
         }
