@@ -1,19 +1,20 @@
 //! `uvit convert` of models of several networks: descriptions, the folders of other libraries, and what can be wrong with them.
 #![cfg(feature = "cli")]
 
+mod devices;
 mod odd_model;
 
 use odd_model::{fresh, listing};
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use uvit_web::model::{Batch, Network};
 use uvit_web::package::{DENOISER, Description, read_asset, read_manifest, read_shards, reader};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::text::Tokenizer;
-use uvit_web::weights::checkpoint::Checkpoint;
+use uvit_web::weights::checkpoint::{Checkpoint, official_autoencoder_name};
 use uvit_web::weights::{Data, Dtype};
 use uvit_web::{Code, Error};
 
@@ -87,7 +88,7 @@ fn description() -> Value {
 }
 
 /// A folder with that model's files.
-fn small(test: &str) -> std::path::PathBuf {
+fn small(test: &str) -> PathBuf {
     let folder = fresh(test);
     save(&folder.join("weights/uvit.safetensors"), &random(&Network::of("uvit_t2i", &denoiser()).unwrap(), 1));
     save(&folder.join("text.safetensors"), &random(&Network::of("clip_text", &text_encoder()).unwrap(), 2));
@@ -333,12 +334,12 @@ fn what_is_wrong_with_a_description_is_said() {
         (
             encoder("hidden_size", json!(32)),
             Code::InvalidArgument,
-            &["text_encoder has hidden_size 32, denoiser has clip_dim 24"],
+            &["component text_encoder gives [7, 32], and component denoiser takes [7, 24]"],
         ),
         (
             encoder("max_position_embeddings", json!(9)),
             Code::InvalidArgument,
-            &["max_position_embeddings 9", "num_clip_token 7"],
+            &["gives [9, 24]", "denoiser takes [7, 24]"],
         ),
         (encoder("vocab_size", json!(520)), Code::InvalidArgument, &["2 merges", "516 ids", "vocab_size 520"]),
         (
@@ -370,7 +371,11 @@ fn what_is_wrong_with_a_description_is_said() {
             "qkv_bias": false, "mlp_time_embed": false, "text_dim": 12, "num_text_tokens": 7, "clip_img_dim": 20 }
     });
     let text = error(&folder, &joint).to_string();
-    assert!(text.contains("hidden_size 24, denoiser has text_dim 12") && text.contains("text_projector"), "{text}");
+    assert!(
+        text.contains("text_encoder gives [7, 24], and component denoiser takes [7, 12]")
+            && text.contains("text_projector"),
+        "{text}"
+    );
     let projector = |prefix: usize, hidden: usize| {
         let params = json!({ "prefix_dim": prefix, "hidden_dim": hidden, "tokens": 7 });
         let mut joint = joint.clone();
@@ -380,9 +385,9 @@ fn what_is_wrong_with_a_description_is_said() {
     };
     Description::read(&projector(24, 12), &folder).unwrap().complete().unwrap();
     let text = error(&folder, &projector(20, 12)).to_string();
-    assert!(text.contains("text_encoder has hidden_size 24, text_projector has prefix_dim 20"), "{text}");
+    assert!(text.contains("text_encoder gives [7, 24], and component text_projector takes [7, 20]"), "{text}");
     let text = error(&folder, &projector(24, 16)).to_string();
-    assert!(text.contains("text_projector has hidden_dim 16, denoiser has text_dim 12"), "{text}");
+    assert!(text.contains("text_projector gives [7, 16], and component denoiser takes [7, 12]"), "{text}");
     // A file that lacks a component's tensors, or has more of them, says whose.
     let out = folder.with_file_name("never");
     let run = |described: &Value| {
@@ -403,4 +408,188 @@ fn what_is_wrong_with_a_description_is_said() {
     assert!(words.contains("TENSOR_UNEXPECTED") && words.contains("encoder.layers.1."), "{words}");
     let words = run(&with("/components/text_encoder/checkpoint", json!("nowhere.safetensors")));
     assert!(words.contains("error[IO]") && words.contains("nowhere.safetensors"), "{words}");
+}
+
+/// Stable Diffusion's autoencoder in small, as it was published first.
+fn autoencoder() -> Value {
+    json!({
+        "ddconfig": { "double_z": true, "z_channels": 4, "resolution": 16, "in_channels": 3, "out_ch": 3, "ch": 32, "ch_mult": [1, 2],
+            "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0 },
+        "embed_dim": 4, "scale_factor": 0.25
+    })
+}
+
+/// All its tensors under diffusers' names.
+fn autoencoder_weights() -> Checkpoint {
+    let half = |name: &str, seed| random(&Network::of(name, &autoencoder()).unwrap(), seed);
+    [half("autoencoder_kl_decoder", 5), half("autoencoder_kl_encoder", 6)].into_iter().flatten().collect()
+}
+
+#[test]
+fn an_autoencoder_is_the_same_under_all_its_names() {
+    let folder = small("autoencoder");
+    let diffusers = autoencoder_weights();
+    // Linears of the middle's attention were convolutions of one pixel at first.
+    let spelled = |spell: &dyn Fn(&str) -> String, pixel: bool| -> Checkpoint {
+        let tensor = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| {
+            let pixel = pixel && shape.len() == 2;
+            (spell(name), (if pixel { [&shape[..], &[1, 1]].concat() } else { shape.clone() }, values.clone()))
+        };
+        diffusers.iter().map(tensor).collect()
+    };
+    let before = |name: &str| {
+        let old = [("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")];
+        old.iter().fold(name.to_owned(), |name, (now, then)| name.replace(now, then))
+    };
+    let config = json!({
+        "_class_name": "AutoencoderKL", "block_out_channels": [32, 64], "layers_per_block": 1, "latent_channels": 4,
+        "sample_size": 16, "scaling_factor": 0.25, "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"]
+    });
+    for at in ["sd/vae", "old"] {
+        std::fs::create_dir_all(folder.join(at)).unwrap();
+        std::fs::write(folder.join(at).join("config.json"), config.to_string()).unwrap();
+    }
+    std::fs::write(folder.join("sd/model_index.json"), "{}").unwrap();
+    save(&folder.join("sd/vae/diffusion_pytorch_model.safetensors"), &diffusers);
+    save(&folder.join("old/diffusion_pytorch_model.safetensors"), &spelled(&before, false));
+    save(&folder.join("kl.safetensors"), &spelled(&|name| official_autoencoder_name(name, 2), true));
+    save(
+        &folder.join("ldm.safetensors"),
+        &spelled(&|name| format!("first_stage_model.{}", official_autoencoder_name(name, 2)), true),
+    );
+    let folder_of = |at: &str| json!({ "checkpoint": at });
+    let file_of = |at: &str| json!({ "architecture": "autoencoder_kl", "params": autoencoder(), "checkpoint": at });
+    let mut hashes = Vec::new();
+    for (i, part) in [folder_of("sd"), folder_of("old"), file_of("kl.safetensors"), file_of("ldm.safetensors")]
+        .into_iter()
+        .enumerate()
+    {
+        let mut described = description();
+        described["components"]["decoder"] = part.clone();
+        described["components"]["encoder"] = part;
+        std::fs::write(folder.join("model.json"), described.to_string()).unwrap();
+        let out = folder.with_file_name(format!("out-{i}"));
+        convert(&folder.join("model.json"), &out, &["--dtype", "f32"]);
+        let (manifest, _) = read_manifest(&out).unwrap();
+        assert_eq!(manifest.component("decoder").unwrap().architecture, "autoencoder_kl_decoder");
+        assert_eq!(manifest.component("encoder").unwrap().params["scaling_factor"], 0.25);
+        hashes.push(manifest.model_hash(None).unwrap());
+        let stored = stored(&out, "decoder", Dtype::F32);
+        let attention = "decoder.mid_block.attentions.0";
+        let parts = ["q", "k", "v"].map(|part| diffusers[&format!("{attention}.to_{part}.weight")].1.clone());
+        assert_eq!(stored[&format!("{attention}.to_{{q,k,v}}.weight")], parts.concat());
+    }
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+    // Halves of two autoencoders, and one whose latents are not the denoiser's.
+    let mut described = description();
+    described["components"]["decoder"] = file_of("kl.safetensors");
+    described["components"]["encoder"] = file_of("kl.safetensors");
+    described["components"]["encoder"]["params"]["scale_factor"] = json!(0.5);
+    let text = error(&folder, &described).to_string();
+    assert!(text.contains("decoder has scaling_factor 0.25, and component encoder 0.5"), "{text}");
+    described["components"].as_object_mut().unwrap().remove("encoder");
+    described["components"]["decoder"]["params"]["ddconfig"]["z_channels"] = json!(8);
+    described["components"]["decoder"]["params"]["embed_dim"] = json!(8);
+    let text = error(&folder, &described).to_string();
+    assert!(text.contains("denoiser gives [4, 8, 8], and component decoder takes [8, 8, 8]"), "{text}");
+    // The same network twice.
+    described["components"]["decoder"] = file_of("kl.safetensors");
+    described["components"]["preview_decoder"] = file_of("kl.safetensors");
+    let text = error(&folder, &described).to_string();
+    assert!(text.contains("decoder and preview_decoder are the same network of"), "{text}");
+}
+
+/// A UniDiffuser's folder in small.
+fn joint(folder: &Path) -> Value {
+    let params = json!({ "img_size": 8, "in_chans": 4, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2,
+        "qkv_bias": false, "mlp_time_embed": false, "text_dim": 12, "num_text_tokens": 7, "clip_img_dim": 20 });
+    let network = |name: &str, params: &Value| Network::of(name, params).unwrap();
+    save(&folder.join("uvit.safetensors"), &random(&network("unidiffuser", &params), 1));
+    save(&folder.join("text.safetensors"), &random(&network("clip_text", &text_encoder()), 2));
+    let weights = autoencoder_weights();
+    let official = weights.into_iter().map(|(name, tensor)| (official_autoencoder_name(&name, 2), tensor));
+    save(&folder.join("kl.safetensors"), &official.collect());
+    let prefix = json!({ "prefix_dim": 24, "hidden_dim": 12, "tokens": 7 });
+    let mut captions = random(&network("prefix_encoder", &prefix), 3);
+    captions.insert("gpt.transformer.wte.weight".into(), (vec![516, 8], vec![0.0; 516 * 8]));
+    save(&folder.join("captions.safetensors"), &captions);
+    std::fs::write(folder.join("merges.txt"), MERGES).unwrap();
+    json!({
+        "model": "unidiffuser",
+        "parts": {
+            "uvit": { "kind": "unidiffuser", "version": 1, "file": "uvit.safetensors", "params": params },
+            "autoencoder": { "kind": "autoencoder_kl", "file": "kl.safetensors", "params": autoencoder() },
+            "clip_text": { "kind": "clip_text", "file": "text.safetensors", "params": text_encoder() },
+            "caption_decoder": { "kind": "caption_decoder", "file": "captions.safetensors",
+                "params": { "gpt2": {}, "prefix_length": 7, "hidden_dim": 12, "prefix_dim": 24 } },
+            "tokenizer": { "kind": "clip_tokenizer", "file": "merges.txt" },
+            "melody": { "kind": "sheet_music", "file": "song.txt" }
+        },
+        "schedule": { "type": "discrete", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "N": 1000 },
+        "prediction": "noise", "time_scale": 1000,
+        "sampler": { "type": "dpm_solver_pp", "order": 3, "method": "fast", "skip_type": "time_uniform", "T": 1.0, "eps": 0.002, "steps": 20 },
+        "modes": { "t2i": { "scale": 4.0 } }
+    })
+}
+
+#[test]
+fn a_unidiffusers_folder_is_a_model() {
+    let folder = fresh("joint");
+    let config = joint(&folder);
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let out = folder.with_file_name("out");
+    let words = convert(&folder, &out, &["--dtype", "f32"]);
+    assert!(words.contains("left out: melody (sheet_music)"), "{words}");
+    let (manifest, _) = read_manifest(&out).unwrap();
+    assert_eq!((manifest.name.as_str(), manifest.task.as_str()), ("model", "any"));
+    let names: Vec<&str> =
+        manifest.components.iter().map(|(name, _)| name).filter(|name| *name != "caption_decoder").collect();
+    assert_eq!(names, ["decoder", DENOISER, "encoder", "text_encoder", "text_projector"]);
+    let sampling = &manifest.sampling;
+    assert_eq!((sampling.guidance_scale, sampling.steps, sampling.t_min), (5.0, 20, 0.002));
+    assert_eq!(serde_json::to_value(manifest.component(DENOISER).unwrap().params.clone()).unwrap()["version"], 1);
+    assert_eq!(read_asset(&out, &manifest, "tokenizer").unwrap(), MERGES.as_bytes());
+    // By its configuration's path, too.
+    convert(&folder.join("config.json"), &folder.with_file_name("again"), &["--dtype", "f32"]);
+    let refused = |pointer: &str, value: Value, words: &str| {
+        let mut changed = config.clone();
+        *changed.pointer_mut(pointer).unwrap() = value;
+        std::fs::write(folder.join("config.json"), changed.to_string()).unwrap();
+        let error = Description::find(&folder).and_then(|found| found.unwrap().complete()).map(drop).unwrap_err();
+        assert!(error.to_string().contains(words), "{words}: {error}");
+    };
+    refused("/sampler/method", json!("adaptive"), "no sampler is dpm_solver_pp of order 3, adaptive");
+    refused("/sampler/order", json!(-1), "sampler: order: -1");
+    refused("/schedule/type", json!("continuous"), "schedule: the type is \"continuous\"");
+    refused("/schedule/N", Value::Null, "schedule: N is missing");
+    refused("/parts/uvit/kind", json!("uvit"), "\"any\" needs denoiser");
+    refused("/parts/uvit/file", json!(1), "parts: uvit: file: 1 is no text");
+    refused(
+        "/parts/caption_decoder/params/prefix_dim",
+        json!(20),
+        "text_encoder gives [7, 24], and component text_projector takes [7, 20]",
+    );
+}
+
+/// The real thing, where it is: every part in its own form.
+#[test]
+fn the_avatars_model_is_converted_as_it_lies_there() {
+    let named = std::env::var_os("UVIT_MODELS").map(PathBuf::from);
+    let folder =
+        named.clone().unwrap_or(Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models")).join("avatars");
+    if !folder.join("config.json").exists() {
+        assert!(named.is_none(), "UVIT_MODELS is set, and {} lacks a model", folder.display());
+        return devices::skip("the avatars model is not here (UVIT_MODELS): it is not converted");
+    }
+    let out = fresh("avatars");
+    convert(&folder, &out, &["--dtype", "q8", "--calibration", "0"]);
+    let (manifest, _) = read_manifest(&out).unwrap();
+    assert_eq!((manifest.name.as_str(), manifest.task.as_str(), manifest.sampling.steps), ("avatars", "any", 50));
+    let bytes: u64 = manifest.files().map(|stored| stored.bytes).sum();
+    assert!(bytes < 8_000_000, "{bytes} bytes");
+    for name in ["decoder", DENOISER, "encoder", "text_encoder", "text_projector"] {
+        let mut reader = reader(&manifest, name, None).unwrap();
+        read_shards(&out, &mut reader, |_| Ok(())).unwrap();
+    }
+    assert_eq!(manifest.component("decoder").unwrap().params["scaling_factor"], 0.295_819_041_268_772_84);
 }

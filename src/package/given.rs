@@ -1,7 +1,7 @@
 //! What a conversion is given beside the weights, checked before the hours of work that it may start.
 
 use super::manifest::{Component, DENOISER, Manifest};
-use super::task::{DECODER, ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR};
+use super::task::{DECODER, ENCODER};
 use crate::text::Tokenizer;
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
@@ -56,48 +56,21 @@ pub(super) fn check(manifest: &Manifest) -> Result<()> {
     manifest.sampling.check().map_err(|what| invalid(format!("the configuration: {what}"), "See docs/format.md"))
 }
 
-/// What two components have to say alike where both are there and say it: component and parameter.
-const ALIKE: [[(&str, &str); 2]; 11] = [
-    [(TEXT_ENCODER, "hidden_size"), (TEXT_PROJECTOR, "prefix_dim")],
-    [(TEXT_ENCODER, "max_position_embeddings"), (TEXT_PROJECTOR, "tokens")],
-    [(TEXT_PROJECTOR, "hidden_dim"), (DENOISER, "text_dim")],
-    [(TEXT_PROJECTOR, "tokens"), (DENOISER, "num_text_tokens")],
-    [(TEXT_ENCODER, "hidden_size"), (DENOISER, "clip_dim")],
-    [(TEXT_ENCODER, "max_position_embeddings"), (DENOISER, "num_clip_token")],
-    [("image_encoder", "projection_dim"), (DENOISER, "clip_img_dim")],
-    [(DECODER, "latent_channels"), (DENOISER, "in_chans")],
-    [(ENCODER, "latent_channels"), (DENOISER, "in_chans")],
-    [(PREVIEW_DECODER, "latent_channels"), (DENOISER, "in_chans")],
-    [(DECODER, "scaling_factor"), (ENCODER, "scaling_factor")],
-];
-
-/// What a text encoder's words are to a UniDiffuser that has no projector between.
-const DIRECTLY: [[(&str, &str); 2]; 2] = [
-    [(TEXT_ENCODER, "hidden_size"), (DENOISER, "text_dim")],
-    [(TEXT_ENCODER, "max_position_embeddings"), (DENOISER, "num_text_tokens")],
-];
-
-/// Whether what one component makes is what the next one takes.
+/// Whether what one component makes is what the next one takes, and an autoencoder's halves are of one.
 ///
 /// # Errors
-/// `INVALID_ARGUMENT` with both numbers.
+/// `INVALID_ARGUMENT` with what either says.
 pub(super) fn check_fit(manifest: &Manifest) -> Result<()> {
-    let projected = manifest.components.get(TEXT_PROJECTOR).is_some();
-    let directly = if projected { &[][..] } else { &DIRECTLY };
-    for pair in ALIKE.iter().chain(directly) {
-        let said = pair.map(|(name, field)| manifest.components.get(name)?.params[field].as_f64());
-        let [(a, field_a), (b, field_b)] = pair;
-        if let [Some(x), Some(y)] = said
-            && x != y
-        {
-            let cause = format!("{a} has {field_a} {x}, {b} has {field_b} {y}: they must be equal");
-            let remedy = match *field_b {
-                "text_dim" if !projected => {
-                    "Give the text_projector that lies between (a prefix_encoder), or others of one model"
-                }
-                _ => "Give components of one model, and their own parameters",
-            };
-            return Err(invalid(cause, remedy));
+    const REMEDY: &str = "Give components of one model, and their own parameters; between a text encoder and a UniDiffuser lies a \
+        text_projector";
+    manifest.check_fit().map_err(|e| if e.code == Code::BadManifest { invalid(e.cause, REMEDY) } else { e })?;
+    if let [Some(decoder), Some(encoder)] = [DECODER, ENCODER].map(|name| manifest.components.get(name)) {
+        for field in ["latent_channels", "scaling_factor", "shift_factor"] {
+            let [a, b] = [decoder, encoder].map(|half| &half.params[field]);
+            if a != b {
+                let cause = format!("component decoder has {field} {a}, and component encoder {b}");
+                return Err(invalid(cause, REMEDY));
+            }
         }
     }
     Ok(())

@@ -389,7 +389,9 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let head_dim = s[2] / heads;
             // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
             let arithmetic = match compute {
-                Compute::Fast if s[1] >= INT_ATTENTION_TOKENS && head_dim <= MOST_INT_HEAD_DIM => Arithmetic::Int { bits: 7 },
+                Compute::Fast if s[1] >= INT_ATTENTION_TOKENS && head_dim <= MOST_INT_HEAD_DIM => {
+                    Arithmetic::Int { bits: 7 }
+                }
                 Compute::Quality | Compute::Fast if head_dim <= MOST_INT_HEAD_DIM => Arithmetic::Int { bits: 12 },
                 _ => Arithmetic::F32,
             };

@@ -160,7 +160,9 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                     }
                 }
             }
-            Op::Activate { activation, x, .. } => cpu::elementwise(&values[&x], None, activation, (1.0, 0.0), &mut result),
+            Op::Activate { activation, x, .. } => {
+                cpu::elementwise(&values[&x], None, activation, (1.0, 0.0), &mut result)
+            }
             Op::Add { a, b, .. } => {
                 cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, (1.0, 0.0), &mut result);
             }
