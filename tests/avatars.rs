@@ -40,7 +40,8 @@ fn load(device: &Device, folder: &Path, part: &Value) -> Component {
 /// A network of a part's, or of one half of it.
 fn load_as(device: &Device, folder: &Path, part: &Value, architecture: &str) -> Component {
     let network = Network::of(architecture, &part["params"]).unwrap();
-    let mut found = checkpoint::find_part(&folder.join(part["file"].as_str().unwrap()), &network, &Weights::Auto).unwrap();
+    let mut found =
+        checkpoint::find_part(&folder.join(part["file"].as_str().unwrap()), &network, &Weights::Auto).unwrap();
     let plan = network.record(Batch::plain(1)).unwrap().plan;
     let mut loading = Loading::new(device, Compute::F32).unwrap();
     for (id, weight, form) in plan.loads(Compute::F32) {

@@ -256,7 +256,7 @@ fn cut(kernels: Vec<Kernel>, capabilities: &Capabilities) -> Vec<Kernel> {
             Kernel::Attention(a) if a.arithmetic == Arithmetic::F32 => {
                 let of_query = (Kernel::Attention(a.clone()).cost().multiply_adds / a.tokens as u64).max(1);
                 let most = usize::try_from(capabilities.launch_work / of_query).unwrap_or(usize::MAX);
-                let most = most.next_multiple_of(QUERIES_OF_TILES);
+                let most = most.min(a.tokens).next_multiple_of(QUERIES_OF_TILES);
                 all.extend((0..a.tokens).step_by(most).map(|first| {
                     Kernel::Attention(Attention { first, queries: most.min(a.tokens - first), ..a.clone() })
                 }));
@@ -400,7 +400,9 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let head_dim = s[2] / heads;
             // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
             let arithmetic = match compute {
-                Compute::Fast if s[1] >= INT_ATTENTION_TOKENS && head_dim <= MOST_INT_HEAD_DIM => Arithmetic::Int { bits: 7 },
+                Compute::Fast if s[1] >= INT_ATTENTION_TOKENS && head_dim <= MOST_INT_HEAD_DIM => {
+                    Arithmetic::Int { bits: 7 }
+                }
                 Compute::Quality | Compute::Fast if head_dim <= MOST_INT_HEAD_DIM => Arithmetic::Int { bits: 12 },
                 _ => Arithmetic::F32,
             };

@@ -316,9 +316,16 @@ fn layer_norms(all: &mut Vec<Case>) {
 }
 
 fn attentions(all: &mut Vec<Case>) {
-    for (batch, tokens, heads, head_dim) in
-        [(1, 1, 1, 4), (2, 3, 2, 8), (1, 7, 3, 12), (2, 66, 2, 64), (1, 72, 1, 72), (1, 257, 2, 72), (2, 5, 1, 128), (1, 67, 1, 512)]
-    {
+    for (batch, tokens, heads, head_dim) in [
+        (1, 1, 1, 4),
+        (2, 3, 2, 8),
+        (1, 7, 3, 12),
+        (2, 66, 2, 64),
+        (1, 72, 1, 72),
+        (1, 257, 2, 72),
+        (2, 5, 1, 128),
+        (1, 67, 1, 512),
+    ] {
         for causal in [false, true] {
             let mask = if causal { "causal " } else { "" };
             let mut case = Case::new(format!("{mask}attention [{batch}, {tokens}, {heads} x {head_dim}]"));
@@ -467,7 +474,8 @@ fn group_norms(all: &mut Vec<Case>) {
             // Far from zero, as real ones are.
             case.inputs[0].1.iter_mut().enumerate().for_each(|(i, v)| *v += (i % dim) as f32 - 3.0);
             let (weight, bias) = (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
-            let normed = if silu { case.plan.scratch("", &[batch, tokens, dim]) } else { case.output(&[batch, tokens, dim]) };
+            let normed =
+                if silu { case.plan.scratch("", &[batch, tokens, dim]) } else { case.output(&[batch, tokens, dim]) };
             case.plan.push(Op::GroupNorm { x, groups, weight, bias, eps: 1e-6, out: normed });
             if silu {
                 let out = case.output(&[batch, tokens, dim]);
