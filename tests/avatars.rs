@@ -34,8 +34,14 @@ fn avatars() -> Option<(PathBuf, Value, Value)> {
 
 /// One part's network with its weights, in f32.
 fn load(device: &Device, folder: &Path, part: &Value) -> Component {
-    let network = Network::of(part["kind"].as_str().unwrap(), &part["params"]).unwrap();
-    let mut found = checkpoint::find(&folder.join(part["file"].as_str().unwrap()), &network, &Weights::Auto).unwrap();
+    load_as(device, folder, part, part["kind"].as_str().unwrap())
+}
+
+/// A network of a part's, or of one half of it.
+fn load_as(device: &Device, folder: &Path, part: &Value, architecture: &str) -> Component {
+    let network = Network::of(architecture, &part["params"]).unwrap();
+    let mut found =
+        checkpoint::find_part(&folder.join(part["file"].as_str().unwrap()), &network, &Weights::Auto).unwrap();
     let plan = network.record(Batch::plain(1)).unwrap().plan;
     let mut loading = Loading::new(device, Compute::F32).unwrap();
     for (id, weight, form) in plan.loads(Compute::F32) {
@@ -84,6 +90,33 @@ fn words_become_the_ids_and_the_embeddings_of_pytorch() {
         let traced = pollster::block_on(encoder.trace(texts.len(), &given, &names)).unwrap();
         for (name, got) in names.iter().zip(traced) {
             let error = error(&got, &floats(&format!("clip_text/{name}")));
+            assert!(error < 2e-5, "{}: {name} is off by {error:.1e}", device.name());
+        }
+    }
+}
+
+#[test]
+fn pictures_become_the_latents_of_pytorch_and_latents_its_pictures() {
+    let Some((folder, config, _)) = avatars() else { return };
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |name: &str| -> Vec<f32> {
+        let tensor = stored.tensor(&format!("autoencoder_kl/{name}")).unwrap();
+        tensor.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
+    };
+    let part = &config["parts"]["autoencoder"];
+    let gpu = devices::found(pollster::block_on(Device::gpu()));
+    for device in [Some(Device::reference()), Some(Device::cpu(Threads::all())), gpu].into_iter().flatten() {
+        let mut encoder = load_as(&device, &folder, part, "autoencoder_kl_encoder");
+        let given = [NamedTensor::new("image", Values::Floats(floats("image")))];
+        let moments = pollster::block_on(encoder.trace(2, &given, &["moments"])).unwrap().remove(0);
+        let Network::AutoencoderKlEncoder(half) = encoder.network() else { panic!("another network") };
+        let latents = half.latents(&moments, 2, &floats("sample_noise"));
+        let mut decoder = load_as(&device, &folder, part, "autoencoder_kl_decoder");
+        let given = [NamedTensor::new("z", Values::Floats(floats("z_sampled")))];
+        let decoded = pollster::block_on(decoder.trace(2, &given, &["decoded"])).unwrap().remove(0);
+        for (name, got) in [("moments", moments), ("z_sampled", latents), ("decoded", decoded)] {
+            let error = error(&got, &floats(name));
             assert!(error < 2e-5, "{}: {name} is off by {error:.1e}", device.name());
         }
     }

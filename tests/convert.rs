@@ -187,13 +187,13 @@ fn rounded_matrices_outlive_a_killed_run() {
         let mut writer = open("one");
         let weight = plan.published().find(|weight| weight.name.ends_with("fc2.weight")).unwrap();
         let tensor = storing.tensor(weight, &storing.form(weight), &mut source).unwrap();
-        assert!(writer.rounded(&storing, weight).is_none());
-        writer.keep_rounded(&storing, weight, &tensor).unwrap();
+        assert!(writer.rounded(DENOISER, &storing, weight).is_none());
+        writer.keep_rounded(DENOISER, &storing, weight, &tensor).unwrap();
         std::mem::forget(writer);
         let writer = open("one");
-        assert_eq!((writer.found(), writer.rounded(&storing, weight)), (1, Some(tensor)));
+        assert_eq!((writer.found(), writer.rounded(DENOISER, &storing, weight)), (1, Some(tensor)));
         std::mem::forget(writer);
-        assert_eq!(open("two").rounded(&storing, weight), None);
+        assert_eq!(open("two").rounded(DENOISER, &storing, weight), None);
         // The folder is left as it was found: not by this run.
         assert!(listing(&out).is_empty());
     }

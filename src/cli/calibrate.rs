@@ -68,7 +68,7 @@ fn within(
     let mut recording = network.record(Batch::plain(batch))?;
     let mut feeds = feeds(&mut recording, storing);
     if let Some(writer) = &writer {
-        feeds.retain(|feed| match writer.rounded(storing, &recording.plan.weights[feed.weight.index()]) {
+        feeds.retain(|feed| match writer.rounded(DENOISER, storing, &recording.plan.weights[feed.weight.index()]) {
             Some(tensor) => {
                 storing.keep(tensor);
                 false
@@ -140,7 +140,7 @@ fn within(
             let weight = &recording.plan.weights[feed.weight.index()];
             let tensor = storing.compensate(weight, &source.weight(weight)?, &factor);
             if let Some(writer) = &mut writer {
-                writer.keep_rounded(storing, weight, &tensor)?;
+                writer.keep_rounded(DENOISER, storing, weight, &tensor)?;
             }
             storing.keep(tensor);
             progress.step();

@@ -5,16 +5,17 @@ use super::progress::Progress;
 use super::{calibrate, read_text, refusal};
 use std::path::{Path, PathBuf};
 use uvit_web::model::{Batch, Network};
-use uvit_web::package::{DENOISER, MANIFEST, Manifest, Storing, Writer, describe, preset, recognise};
+use uvit_web::package::{self, DENOISER, Description, MANIFEST, PartSource, Storing, Writer, preset, recognise};
 use uvit_web::plan::WeightUse;
 use uvit_web::weights::Dtype;
-use uvit_web::weights::checkpoint::{self, Source, Weights};
+use uvit_web::weights::checkpoint::{self, Found, Source, Weights};
 use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
 pub struct Arguments {
-    /// The checkpoint: .safetensors or .pth
+    /// A checkpoint (.safetensors, .pth, the index of several files, a folder with one of them); or a model of several
+    /// networks: a description (JSON; docs/format.md), or a UniDiffuser's folder
     checkpoint: PathBuf,
     /// Which weights of a checkpoint that holds several: auto (EMA if there are some), ema, model or a key, e.g. state_dict
     #[arg(long, default_value = "auto", value_name = "auto|ema|model|KEY")]
@@ -25,6 +26,12 @@ pub struct Arguments {
     /// A published model's (`uvit presets`). Without this and --config: the one whose tensors the checkpoint has
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
+    /// The autoencoder of a U-ViT in latent space: Stable Diffusion's as U-ViT publishes it, or a folder of diffusers
+    #[arg(long, value_name = "PATH")]
+    autoencoder: Option<PathBuf>,
+    /// The text encoder of a U-ViT for text, with its tokenizer: a folder of transformers, or of a diffusers pipeline
+    #[arg(long, value_name = "FOLDER")]
+    text_encoder: Option<PathBuf>,
     /// What the labels mean (JSON)
     #[arg(long)]
     labels: Option<PathBuf>,
@@ -53,67 +60,145 @@ pub struct Arguments {
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
-    let labels = a.labels.as_deref().map(read_text).transpose()?;
-    let licences = a.licences.as_deref().map(read_text).transpose()?;
-    let config = match (&a.preset, &a.config) {
-        (Some(name), _) => preset(name)?.config.to_string(),
-        (None, Some(file)) => read_text(file)?,
-        (None, None) => {
-            let (preset, seen) = recognise(&a.checkpoint)?;
-            let _ = say!("{}: taken for {seen}", preset.name);
-            preset.config.to_string()
+    let described = describe(a)?;
+    let Description { sources, assets, mut manifest, .. } = described.clone();
+    let networks =
+        sources.iter().map(|source| manifest.network(&source.component)).collect::<Result<Vec<Network>>>()?;
+    check(a, &sources, &networks)?;
+    let mut parts: Vec<(&PartSource, Network, Found)> = Vec::new();
+    for (source, network) in sources.iter().zip(networks) {
+        // The denoiser's file is its own; others hold an autoencoder's other half, or CLIP's.
+        let find = if source.component == DENOISER { checkpoint::find } else { checkpoint::find_part };
+        let found = find(&source.checkpoint, &network, &source.weights).map_err(|e| of_part(&sources, source, e))?;
+        parts.push((source, network, found));
+    }
+    let (inputs, work) = work(a, &described)?;
+    let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
+    let mut writer = Writer::resuming(&a.out, &inputs, a.force, &work)?;
+    // Whether somebody reads it or not: the model is yet to be written.
+    for what in &described.left_out {
+        let _ = say!("left out: {what}");
+    }
+    for (source, _, found) in &parts {
+        if let Some(report) = &found.report {
+            let _ = say!("{}{report}", label(&sources, source));
         }
-    };
-    let mut manifest = describe(&config, labels.as_deref(), licences.as_deref())?;
-    let network = manifest.network(DENOISER)?;
-    check(a, &network)?;
-    let inputs = [Some(&a.checkpoint), a.config.as_ref(), a.labels.as_ref(), a.licences.as_ref()];
-    let inputs: Vec<&Path> = inputs.into_iter().flatten().map(PathBuf::as_path).collect();
-    let mut found = checkpoint::find(&a.checkpoint, &network, &a.weights)?;
-    let mut writer = Writer::resuming(&a.out, &inputs, a.force, &work(a, &manifest)?)?;
-    if let Some(report) = &found.report {
-        // Whether somebody reads it or not: the model is yet to be written.
-        let _ = say!("{report}");
     }
     if writer.found() > 0 {
         let _ = say!("goes on where a run was interrupted: {} files are there", writer.found());
     }
-    for &dtype in &a.dtype {
-        let mut storing = Storing::plain(dtype);
-        match dtype {
-            Dtype::Q8 => storing.group = a.group,
-            Dtype::Q4 => storing.keep_q8.clone_from(&a.keep_q8),
-            _ => {}
+    for (name, text) in assets.iter() {
+        writer.add_asset(&mut manifest, name, "txt", text.as_bytes())?;
+    }
+    for (source, network, found) in &mut parts {
+        for &dtype in dtypes(a, source) {
+            let mut storing = Storing::plain(dtype);
+            match dtype {
+                Dtype::Q8 => storing.group = a.group,
+                Dtype::Q4 => storing.keep_q8.clone_from(&a.keep_q8),
+                _ => {}
+            }
+            let pictures = match dtype {
+                _ if source.component != DENOISER => 0,
+                // So many that the inputs of the widest layers are seen a few thousand times at every step.
+                Dtype::Q8 => a.calibration.unwrap_or_else(|| (3168 / network.tokens()).clamp(6, 48)),
+                Dtype::Q4 => a.calibration.unwrap_or(60),
+                _ => 0,
+            };
+            if pictures > 0 {
+                calibrate::compensate(&manifest, found, pictures, &mut storing, &mut writer)?;
+            }
+            let tensors = storing.forms(network)?.len() as u64;
+            let progress = Progress::new(format!("{}writing {}", label(&sources, source), dtype.as_str()), tensors);
+            writer.add(&mut manifest, &source.component, &storing, &mut Counted { source: found, progress })?;
         }
-        let pictures = match dtype {
-            // So many that the inputs of the widest layers are seen a few thousand times at every step.
-            Dtype::Q8 => a.calibration.unwrap_or_else(|| (3168 / network.tokens()).clamp(6, 48)),
-            Dtype::Q4 => a.calibration.unwrap_or(60),
-            _ => 0,
-        };
-        if pictures > 0 {
-            calibrate::compensate(&manifest, &mut found, pictures, &mut storing, &mut writer)?;
-        }
-        let tensors = storing.forms(&network)?.len() as u64;
-        let progress = Progress::new(format!("writing {}", dtype.as_str()), tensors);
-        writer.add(&mut manifest, DENOISER, &storing, &mut Counted { source: &mut found, progress })?;
     }
     writer.finish(&manifest)?;
-    for variant in &manifest.component(DENOISER)?.variants {
-        say!("{} {:>12} bytes in {} shards", variant.dtype.as_str(), variant.bytes, variant.shards.len())?;
+    for source in &sources {
+        for variant in &manifest.component(&source.component)?.variants {
+            let (label, dtype, shards) = (label(&sources, source), variant.dtype.as_str(), variant.shards.len());
+            say!("{label}{dtype} {:>12} bytes in {shards} shards", variant.bytes)?;
+        }
     }
     say!("wrote {}", a.out.join(MANIFEST).display())
 }
 
-/// All that decides what the files will hold, for a run that goes on where another was interrupted.
-fn work(a: &Arguments, manifest: &Manifest) -> Result<String> {
-    let about = std::fs::metadata(&a.checkpoint).and_then(|about| Ok((about.len(), about.modified()?)));
-    let about = about.map_err(|e| {
-        let cause = format!("{}: {e}", a.checkpoint.display());
-        Error::new(Code::Io, cause, "Check that the file exists and can be read")
-    })?;
-    let options = (&a.weights, &a.dtype, a.group, &a.keep_q8, a.calibration);
-    Ok(format!("{about:?} {options:?} {}", manifest.to_json()))
+/// What is to be made, from whatever was given.
+fn describe(a: &Arguments) -> Result<Description> {
+    let labels = a.labels.as_deref().map(read_text).transpose()?;
+    let licences = a.licences.as_deref().map(read_text).transpose()?;
+    let alone = a.config.is_some() || a.preset.is_some();
+    if let Some(mut described) = if alone { None } else { Description::find(&a.checkpoint)? } {
+        if a.autoencoder.is_some() || a.text_encoder.is_some() || a.weights != Weights::Auto {
+            let cause =
+                "--autoencoder, --text-encoder and --weights are for one checkpoint; this is a model of several";
+            return Err(Error::new(Code::InvalidArgument, cause, "Say it in the description, component by component"));
+        }
+        if let Some(text) = labels {
+            described.manifest.labels = package::labels(&text)?;
+        }
+        if let Some(text) = licences {
+            described.manifest.licences = package::licences(&text)?;
+        }
+        return described.complete();
+    }
+    let (config, scale) = match (&a.preset, &a.config) {
+        (Some(name), _) => preset(name).map(|preset| (preset.config.to_string(), preset.latent_scale))?,
+        (None, Some(file)) => (read_text(file)?, None),
+        (None, None) => {
+            let (preset, seen) = recognise(&a.checkpoint)?;
+            let _ = say!("{}: taken for {seen}", preset.name);
+            (preset.config.to_string(), preset.latent_scale)
+        }
+    };
+    let manifest = package::describe(&config, labels.as_deref(), licences.as_deref())?;
+    let mut described = Description::of_denoiser(manifest, a.checkpoint.clone(), a.weights.clone());
+    if let Some(path) = &a.autoencoder {
+        described.add_autoencoder(path, scale)?;
+    }
+    if let Some(folder) = &a.text_encoder {
+        described.add_text_encoder(folder)?;
+    }
+    described.complete()
+}
+
+/// A component's name in front of a line, where there are several.
+fn label(sources: &[PartSource], source: &PartSource) -> String {
+    if sources.len() == 1 { String::new() } else { format!("{}: ", source.component) }
+}
+
+fn of_part(sources: &[PartSource], source: &PartSource, error: Error) -> Error {
+    match label(sources, source).as_str() {
+        "" => error,
+        label => Error { cause: format!("component {label}{}", error.cause), ..error },
+    }
+}
+
+/// How a component is stored: as its description says, or as all are.
+fn dtypes<'a>(a: &'a Arguments, source: &'a PartSource) -> &'a [Dtype] {
+    if source.dtypes.is_empty() { &a.dtype } else { &source.dtypes }
+}
+
+/// The files that are read, and all that decides what will be written, for a run that goes on where another was interrupted.
+fn work(a: &Arguments, described: &Description) -> Result<(Vec<PathBuf>, String)> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for source in &described.sources {
+        files.extend(checkpoint::files(&source.checkpoint)?);
+    }
+    let abouts = files.iter().map(|file| {
+        let about = std::fs::metadata(file).and_then(|about| Ok((about.len(), about.modified()?)));
+        about.map_err(|e| {
+            let cause = format!("{}: {e}", file.display());
+            Error::new(Code::Io, cause, "Check that the file exists and can be read")
+        })
+    });
+    let abouts = abouts.collect::<Result<Vec<_>>>()?;
+    let options = (&a.dtype, a.group, &a.keep_q8, a.calibration);
+    let Description { sources, assets, prompts, manifest, .. } = described;
+    let work = format!("{abouts:?} {sources:?} {options:?} {assets:?} {prompts:?} {}", manifest.to_json());
+    let beside = [&described.file, &described.tokenizer, &a.config, &a.labels, &a.licences];
+    files.extend(beside.into_iter().flatten().cloned());
+    Ok((files, work))
 }
 
 /// Counts the tensors that are read.
@@ -131,9 +216,9 @@ impl Source for Counted<'_> {
 }
 
 /// Options that contradict each other, or would do nothing.
-fn check(a: &Arguments, network: &Network) -> Result<()> {
+fn check(a: &Arguments, sources: &[PartSource], networks: &[Network]) -> Result<()> {
     let refuse = |cause: String, remedy: &str| Err(Error::new(Code::InvalidArgument, cause, remedy));
-    let given = |dtype: Dtype| a.dtype.contains(&dtype);
+    let given = |dtype: Dtype| sources.iter().any(|source| dtypes(a, source).contains(&dtype));
     if let Some((_, dtype)) = a.dtype.iter().enumerate().find(|(i, dtype)| a.dtype[..*i].contains(dtype)) {
         return refuse(format!("--dtype {} is given twice", dtype.as_str()), "Give each dtype once");
     }
@@ -150,11 +235,15 @@ fn check(a: &Arguments, network: &Network) -> Result<()> {
         let cause = "--calibration is for q8 and q4, which --dtype does not ask for";
         return refuse(cause.into(), "Leave it out, or add --dtype q8 or q4");
     }
-    let plan = network.record(Batch::plain(1))?.plan;
-    let matrices = || plan.weights.iter().filter(|weight| weight.usage == WeightUse::Matrix);
-    match a.keep_q8.iter().find(|&part| !matrices().any(|weight| weight.name.contains(part.as_str()))) {
+    let mut matrices = Vec::new();
+    for network in networks {
+        let weights = network.record(Batch::plain(1))?.plan.weights;
+        matrices
+            .extend(weights.into_iter().filter(|weight| weight.usage == WeightUse::Matrix).map(|weight| weight.name));
+    }
+    match a.keep_q8.iter().find(|&part| !matrices.iter().any(|name| name.contains(part.as_str()))) {
         Some(part) => {
-            let some = matrices().take(3).map(|weight| weight.name.as_str()).collect::<Vec<_>>().join(", ");
+            let some = matrices.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(", ");
             refuse(format!("--keep-q8 {part:?} is in no matrix's name"), &format!("Give a part of one, such as {some}"))
         }
         None => Ok(()),

@@ -18,6 +18,8 @@ pub struct Config {
     pub out_channels: usize,
     /// Channels of every level, that of whole pictures first.
     pub block_out_channels: Vec<usize>,
+    /// Channels of the encoder's first convolution, `ch` in the original code; 0: those of the first level.
+    pub base_channels: usize,
     /// Residual blocks of a level; the decoder has one more.
     pub layers_per_block: usize,
     /// Channels of a latent.
@@ -40,6 +42,7 @@ json::fields!(Config {
     in_channels = 3,
     out_channels = 3,
     block_out_channels,
+    base_channels = 0,
     layers_per_block = 1,
     latent_channels = 4,
     norm_num_groups = 32,
@@ -76,6 +79,7 @@ impl Config {
             in_channels: original.or("in_channels", 3)?,
             out_channels: original.or("out_ch", 3)?,
             block_out_channels: levels.iter().map(|by| channels.saturating_mul(*by)).collect(),
+            base_channels: if levels.first() == Some(&1) { 0 } else { channels },
             layers_per_block: original.required("num_res_blocks")?,
             latent_channels,
             norm_num_groups: 32,
@@ -85,6 +89,10 @@ impl Config {
             use_quant_conv: true,
             use_post_quant_conv: true,
         })
+    }
+
+    fn first_channels(&self) -> usize {
+        if self.base_channels > 0 { self.base_channels } else { self.block_out_channels.first().copied().unwrap_or(0) }
     }
 
     /// Pixels of a picture to one of a latent, in either direction.
@@ -110,7 +118,7 @@ impl Config {
         ] {
             within(name, value, most)?;
         }
-        for &channels in &self.block_out_channels {
+        for &channels in [self.first_channels()].iter().chain(&self.block_out_channels) {
             within("block_out_channels", channels, 2048)?;
             if !channels.is_multiple_of(self.norm_num_groups) || !channels.is_multiple_of(4) {
                 let cause = format!("{channels} channels are not {} groups, or no fours", self.norm_num_groups);
@@ -183,8 +191,7 @@ impl Config {
         let mut b = Builder { plan: Plan::default(), groups: self.norm_num_groups };
         let image = b.plan.tensor("image", &[batch.items(), self.in_channels, size[0], size[1]], Role::Input);
         let mut x = b.pixels(image);
-        let first = self.block_out_channels.first().copied().unwrap_or(4);
-        x = b.plan.convolution("encoder.conv_in", x, Window::plain(size), first, true);
+        x = b.plan.convolution("encoder.conv_in", x, Window::plain(size), self.first_channels(), true);
         for (i, &out) in self.block_out_channels.iter().enumerate() {
             let name = format!("encoder.down_blocks.{i}");
             for j in 0..self.layers_per_block {

@@ -1,7 +1,7 @@
 //! Checkpoint to manifest and tensors in their stored form; [`super::Writer`] makes files of them.
 
 use super::given;
-use super::manifest::{Component, DENOISER, FORMAT_VERSION, Licence, Manifest, Sampling};
+use super::manifest::{Component, DENOISER, FORMAT_VERSION, Label, Licence, Manifest, Sampling};
 use super::task::Task;
 use crate::json::{self, Fields, Read, Value};
 use crate::model::{Batch, Network};
@@ -14,44 +14,69 @@ use crate::weights::{Dtype, Entry, Tensor};
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
 
+const REMEDY: &str = "See docs/format.md for what it must hold";
+
+fn bad(file: &str, what: impl std::fmt::Display) -> Error {
+    Error::new(Code::InvalidArgument, format!("{file}: {what}"), REMEDY)
+}
+
+fn parse(file: &str, text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|e| bad(file, e))
+}
+
 /// A manifest whose denoiser has no variants yet, from `config.json` and, if given, `labels.json` and `licences.json`.
 ///
 /// # Errors
 /// `UNSUPPORTED_MODEL`, `INVALID_ARGUMENT` naming what is wrong in which file.
-pub fn describe(config: &str, labels: Option<&str>, licences: Option<&str>) -> Result<Manifest> {
-    const REMEDY: &str = "See docs/format.md for what it must hold";
-    let bad = |file: &str, what: String| Error::new(Code::InvalidArgument, format!("{file}: {what}"), REMEDY);
-    let parse = |file: &str, text: &str| serde_json::from_str::<Value>(text).map_err(|e| bad(file, e.to_string()));
+pub fn describe(config: &str, of_labels: Option<&str>, of_licences: Option<&str>) -> Result<Manifest> {
     let params = parse("the configuration", config)?;
-    let fields = Fields::of(&params).map_err(|what| bad("the configuration", what))?;
-    let architecture = fields.or("architecture", String::from("uvit"));
-    let architecture = architecture.map_err(|what| bad("the configuration", what))?;
-    let sampling = sampling(&fields).map_err(|what| bad("the configuration", what))?;
-    let name = fields.or("name", String::from("model")).map_err(|what| bad("the configuration", what))?;
-    let null_class = fields.optional("null_class").map_err(|what| bad("the configuration", what))?;
+    let of_config = |what| bad("the configuration", what);
+    let fields = Fields::of(&params).map_err(of_config)?;
+    let architecture = fields.or("architecture", String::from("uvit")).map_err(of_config)?;
     let network = Network::of(&architecture, &params)
         .map_err(|e| Error::new(e.code, format!("the configuration: {}", e.cause), REMEDY))?;
-    let labels = labels.map(|text| {
-        let labels = parse("the labels", text)?;
-        Fields::of(&labels).and_then(|fields| fields.required("labels")).map_err(|what| bad("the labels", what))
-    });
-    let licences = licences.map(|text| {
-        let licences = parse("the licences", text)?;
-        Vec::<Licence>::read(&licences).map_err(|what| bad("the licences", what))
-    });
-    let manifest = Manifest {
+    let components = Named::of(DENOISER, Component::new(&network));
+    let mut described = manifest(&fields, Task::Class, components).map_err(of_config)?;
+    if let Some(text) = of_labels {
+        described.labels = labels(text)?;
+    }
+    if let Some(text) = of_licences {
+        described.licences = licences(text)?;
+    }
+    given::check(&described)?;
+    Ok(described)
+}
+
+/// What labels mean, as `labels.json` says it.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub fn labels(text: &str) -> Result<Vec<Label>> {
+    let value = parse("the labels", text)?;
+    Fields::of(&value).and_then(|fields| fields.required("labels")).map_err(|what| bad("the labels", what))
+}
+
+/// Licences, as `licences.json` lists them.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub fn licences(text: &str) -> Result<Vec<Licence>> {
+    Vec::<Licence>::read(&parse("the licences", text)?).map_err(|what| bad("the licences", what))
+}
+
+/// What a configuration or a description says of a model beside its components.
+pub(super) fn manifest(fields: &Fields<'_>, task: Task, components: Named<Component>) -> json::Result<Manifest> {
+    Ok(Manifest {
         format_version: FORMAT_VERSION,
-        name,
-        task: Task::Class,
-        sampling,
-        null_class,
-        labels: labels.transpose()?.unwrap_or_default(),
-        licences: licences.transpose()?.unwrap_or_default(),
-        components: Named::of(DENOISER, Component::new(&network)),
+        name: fields.or("name", String::from("model"))?,
+        task,
+        sampling: sampling(fields)?,
+        null_class: fields.optional("null_class")?,
+        labels: fields.or("labels", Vec::new())?,
+        licences: fields.or("licences", Vec::new())?,
+        components,
         assets: Named::default(),
-    };
-    given::check(&manifest)?;
-    Ok(manifest)
+    })
 }
 
 /// The schedule and the sampling defaults, which stand beside the network's parameters.

@@ -1,6 +1,8 @@
 //! What a conversion is given beside the weights, checked before the hours of work that it may start.
 
-use super::manifest::{DENOISER, Manifest};
+use super::manifest::{Component, DENOISER, Manifest};
+use super::task::{DECODER, ENCODER};
+use crate::text::Tokenizer;
 use crate::{Code, Error, Result};
 use std::collections::BTreeMap;
 
@@ -52,4 +54,43 @@ pub(super) fn check(manifest: &Manifest) -> Result<()> {
         return Err(invalid(format!("the labels: {}", all.join(", ")), remedy));
     }
     manifest.sampling.check().map_err(|what| invalid(format!("the configuration: {what}"), "See docs/format.md"))
+}
+
+/// Whether what one component makes is what the next one takes, and an autoencoder's halves are of one.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` with what either says.
+pub(super) fn check_fit(manifest: &Manifest) -> Result<()> {
+    const REMEDY: &str = "Give components of one model, and their own parameters; between a text encoder and a UniDiffuser lies a \
+        text_projector";
+    manifest.check_fit().map_err(|e| if e.code == Code::BadManifest { invalid(e.cause, REMEDY) } else { e })?;
+    if let [Some(decoder), Some(encoder)] = [DECODER, ENCODER].map(|name| manifest.components.get(name)) {
+        for field in ["latent_channels", "scaling_factor", "shift_factor"] {
+            let [a, b] = [decoder, encoder].map(|half| &half.params[field]);
+            if a != b {
+                let cause = format!("component decoder has {field} {a}, and component encoder {b}");
+                return Err(invalid(cause, REMEDY));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether a tokenizer makes as many ids as the text encoder has words.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` with both numbers, or naming a merge that is none.
+pub(super) fn check_tokenizer(merges: &str, encoder: &Component) -> Result<()> {
+    const REMEDY: &str = "Give the text encoder's own merges.txt, the line on top of it included";
+    let tokenizer = Tokenizer::new(merges).map_err(|e| invalid(e.cause, REMEDY))?;
+    let (ids, words) = (tokenizer.vocabulary(), encoder.params["vocab_size"].as_u64().unwrap_or(0));
+    if ids as u64 == words {
+        return Ok(());
+    }
+    let merges = ids - 2 * 256 - 2;
+    let cause = format!(
+        "the tokenizer has {merges} merges, which makes {ids} ids (2 x 256 bytes, the merges, start and end); the text \
+         encoder has vocab_size {words}"
+    );
+    Err(invalid(cause, REMEDY))
 }

@@ -3,6 +3,8 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 mod convert;
+#[cfg(not(target_arch = "wasm32"))]
+mod description;
 mod fields;
 mod fit;
 #[cfg(not(target_arch = "wasm32"))]
@@ -17,14 +19,20 @@ mod manifest;
 #[cfg(not(target_arch = "wasm32"))]
 mod presets;
 #[cfg(not(target_arch = "wasm32"))]
+mod published;
+#[cfg(not(target_arch = "wasm32"))]
 mod recognise;
 mod task;
+#[cfg(not(target_arch = "wasm32"))]
+mod unidiffuser;
 mod version1;
 #[cfg(not(target_arch = "wasm32"))]
 mod writer;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use convert::{Storing, describe, store};
+pub use convert::{Storing, describe, labels, licences, store};
+#[cfg(not(target_arch = "wasm32"))]
+pub use description::{Description, PartSource};
 pub use load::reader;
 #[cfg(not(target_arch = "wasm32"))]
 pub use load::{read_asset, read_manifest, read_shards};

@@ -156,23 +156,23 @@ impl Writer {
         Ok(())
     }
 
-    /// Keeps a matrix that calibration has rounded, for the next run should this one be killed. It is no part of the model.
+    /// Keeps a component's matrix that calibration has rounded, for the next run should this one be killed. It is no part of the model.
     ///
     /// # Errors
     /// `IO`.
-    pub fn keep_rounded(&mut self, storing: &Storing, weight: &Weight, tensor: &Tensor) -> Result<()> {
+    pub fn keep_rounded(&mut self, name: &str, storing: &Storing, weight: &Weight, tensor: &Tensor) -> Result<()> {
         let form = [(weight.name.clone(), storing.form(weight))];
         let mut one = |_| Ok(tensor.clone());
-        let stem = rounded(storing.dtype, weight);
+        let stem = rounded(name, storing.dtype, weight);
         write_shards((storing.dtype, storing.group), &form, usize::MAX, &mut one, &mut |_, make| {
             self.save(&stem, "safetensors", make)
         })?;
         Ok(())
     }
 
-    /// The matrix that an interrupted run has kept, if it is whole.
-    pub fn rounded(&self, storing: &Storing, weight: &Weight) -> Option<Tensor> {
-        let (stored, bytes) = self.journal.as_ref()?.find(&rounded(storing.dtype, weight))?;
+    /// The matrix of a component that an interrupted run has kept, if it is whole.
+    pub fn rounded(&self, name: &str, storing: &Storing, weight: &Weight) -> Option<Tensor> {
+        let (stored, bytes) = self.journal.as_ref()?.find(&rounded(name, storing.dtype, weight))?;
         let mut entry = storing.form(weight);
         entry.parts.push(Part { shard: 0, rows: [0, weight.shape[0]] });
         let variant = Variant {
@@ -237,8 +237,8 @@ impl Drop for Writer {
 }
 
 /// What the journal calls a rounded matrix.
-fn rounded(dtype: Dtype, weight: &Weight) -> String {
-    format!("rounded-{}-{}", dtype.as_str(), weight.name)
+fn rounded(name: &str, dtype: Dtype, weight: &Weight) -> String {
+    format!("rounded-{name}-{}-{}", dtype.as_str(), weight.name)
 }
 
 /// Writes a manifest in the place of another one of the same files, given its path or its folder's: beside it, then renamed.

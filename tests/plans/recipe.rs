@@ -160,16 +160,27 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                     }
                 }
             }
-            Op::Activate { activation, x, .. } => cpu::elementwise(&values[&x], None, activation, &mut result),
+            Op::Activate { activation, x, .. } => {
+                cpu::elementwise(&values[&x], None, activation, (1.0, 0.0), &mut result)
+            }
             Op::Add { a, b, .. } => {
-                cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, &mut result);
+                cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, (1.0, 0.0), &mut result);
             }
             Op::LayerNorm { x, weight: w, bias, eps, .. } => {
                 let rows = result.len() / dim(x);
                 cpu::layer_norm(&values[&x], &weight(w), &weight(bias), eps, &mut result, rows, dim(x));
             }
             Op::Attention { qkv, heads, causal, .. } => {
-                cpu::attention(&values[&qkv], &mut result, shape[0], shape[1], heads, shape[2] / heads, causal);
+                cpu::attention(
+                    &values[&qkv],
+                    &mut result,
+                    shape[0],
+                    shape[1],
+                    0..shape[1],
+                    heads,
+                    shape[2] / heads,
+                    causal,
+                );
             }
             Op::Embedding { table, index, position, at, .. } => {
                 let count = plan.shape(index).get(1).copied().unwrap_or(1);

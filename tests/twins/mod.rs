@@ -4,7 +4,7 @@
 use half::f16;
 use uvit_web::plan::{
     Activation, Arithmetic, Attention, Compute, Kernel, Matmul, Op, Plan, Position, Precision, Role, TensorId,
-    WeightId, WeightUse, lower,
+    WeightId, WeightUse, Window, lower,
 };
 use uvit_web::runtime::{Device, Loading, Session, State, Term};
 use uvit_web::sampler::TorchGenerator;
@@ -180,6 +180,8 @@ pub fn cases(compute: Compute) -> Vec<Case> {
     elementwise(&mut all);
     tokens(&mut all);
     images(&mut all);
+    convolutions(&mut all);
+    group_norms(&mut all);
     all
 }
 
@@ -314,9 +316,16 @@ fn layer_norms(all: &mut Vec<Case>) {
 }
 
 fn attentions(all: &mut Vec<Case>) {
-    for (batch, tokens, heads, head_dim) in
-        [(1, 1, 1, 4), (2, 3, 2, 8), (1, 7, 3, 12), (2, 66, 2, 64), (1, 72, 1, 72), (1, 257, 2, 72), (2, 5, 1, 128)]
-    {
+    for (batch, tokens, heads, head_dim) in [
+        (1, 1, 1, 4),
+        (2, 3, 2, 8),
+        (1, 7, 3, 12),
+        (2, 66, 2, 64),
+        (1, 72, 1, 72),
+        (1, 257, 2, 72),
+        (2, 5, 1, 128),
+        (1, 67, 1, 512),
+    ] {
         for causal in [false, true] {
             let mask = if causal { "causal " } else { "" };
             let mut case = Case::new(format!("{mask}attention [{batch}, {tokens}, {heads} x {head_dim}]"));
@@ -331,7 +340,7 @@ fn attentions(all: &mut Vec<Case>) {
 
 fn elementwise(all: &mut Vec<Case>) {
     for shape in [[1, 1, 1], [1, 3, 7], [2, 66, 33]] {
-        for kind in ["gelu", "silu", "quick_gelu", "gelu_tanh", "add"] {
+        for kind in ["gelu", "silu", "quick_gelu", "gelu_tanh", "relu", "tanh", "scale", "add"] {
             let mut case = Case::new(format!("elementwise {kind} {shape:?}"));
             let x = case.input(&shape);
             case.inputs[0].1.iter_mut().for_each(|v| *v *= 4.0);
@@ -342,6 +351,9 @@ fn elementwise(all: &mut Vec<Case>) {
                 "silu" => Op::Activate { activation: Activation::Silu, x, out },
                 "quick_gelu" => Op::Activate { activation: Activation::QuickGelu, x, out },
                 "gelu_tanh" => Op::Activate { activation: Activation::GeluTanh, x, out },
+                "relu" => Op::Activate { activation: Activation::Relu, x, out },
+                "tanh" => Op::Activate { activation: Activation::Tanh, x, out },
+                "scale" => Op::Affine { x, scale: -0.37, offset: 0.0, out },
                 _ => Op::Add { a: x, b, out },
             });
             all.push(case);
@@ -408,6 +420,75 @@ fn images(all: &mut Vec<Case>) {
         let bias = case.floats(&[to], WeightUse::Floats);
         let out = case.output(&[batch, to, height, width]);
         case.plan.push(Op::Conv2d { x, weight, bias, out });
+        all.push(case);
+    }
+}
+
+/// 3x3 convolutions over tokens: every kind of window, every stored dtype, with all that joins them.
+fn convolutions(all: &mut Vec<Case>) {
+    type Windows = fn([usize; 2]) -> Window;
+    let windows: [(&str, Windows); 4] = [
+        ("plain", Window::plain),
+        ("upsampled", Window::upsampled),
+        ("strided", |size| Window::strided(size, 0)),
+        ("strided, padded", |size| Window::strided(size, 1)),
+    ];
+    for (batch, k, n, size) in [(1, 3, 5, [2, 2]), (2, 4, 3, [3, 7]), (1, 12, 66, [5, 9]), (2, 32, 17, [11, 6])] {
+        for (i, (kind, window)) in windows.into_iter().enumerate() {
+            let stored = STORED[(i + k) % if k % 4 == 0 { STORED.len() } else { 2 }];
+            let name = format!("convolution {kind} [{batch}, {size:?}, {k} -> {n}] {}/{}", stored.0, stored.1);
+            let (mut case, window) = (Case::new(name), window(size));
+            let x = case.input(&[batch, size[0] * size[1], k]);
+            let weight = case.matrix(n, 9 * k, stored);
+            case.plan.weights[weight.index()].taps = 9;
+            let bias = (i != 1).then(|| case.floats(&[n], WeightUse::Floats));
+            let shape = [batch, window.pixels(), n];
+            let mut last = case.plan.scratch("", &shape);
+            case.plan.push(Op::Convolution { x, window, weight, bias, out: last });
+            if i % 2 == 0 {
+                last = case.plan.activate("", Activation::Silu, last);
+            }
+            let residual = case.input(&shape);
+            let out = case.output(&shape);
+            case.plan.push(Op::Add { a: residual, b: last, out });
+            all.push(case);
+        }
+    }
+    // So large that it takes several launches, and the rows of an item are cut.
+    let mut case = Case::new("convolution in several launches".into());
+    let (window, x) = (Window::plain([44, 37]), case.input(&[2, 44 * 37, 320]));
+    let weight = case.matrix(130, 9 * 320, STORED[2]);
+    case.plan.weights[weight.index()].taps = 9;
+    let out = case.output(&[2, window.pixels(), 130]);
+    case.plan.push(Op::Convolution { x, window, weight, bias: None, out });
+    all.push(case);
+}
+
+fn group_norms(all: &mut Vec<Case>) {
+    for (batch, tokens, dim, groups) in
+        [(1, 1, 4, 2), (2, 9, 12, 4), (1, 77, 32, 32), (2, 1000, 20, 5), (1, 20_000, 8, 1), (1, 66, 257, 1)]
+    {
+        for silu in [false, true] {
+            let mut case = Case::new(format!("group_norm [{batch}, {tokens}, {dim}] / {groups}, silu {silu}"));
+            let x = case.input(&[batch, tokens, dim]);
+            // Far from zero, as real ones are.
+            case.inputs[0].1.iter_mut().enumerate().for_each(|(i, v)| *v += (i % dim) as f32 - 3.0);
+            let (weight, bias) = (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
+            let normed =
+                if silu { case.plan.scratch("", &[batch, tokens, dim]) } else { case.output(&[batch, tokens, dim]) };
+            case.plan.push(Op::GroupNorm { x, groups, weight, bias, eps: 1e-6, out: normed });
+            if silu {
+                let out = case.output(&[batch, tokens, dim]);
+                case.plan.push(Op::Activate { activation: Activation::Silu, x: normed, out });
+            }
+            all.push(case);
+        }
+    }
+    for (batch, channels, height, width) in [(1, 1, 1, 1), (2, 3, 5, 7), (1, 66, 3, 2)] {
+        let mut case = Case::new(format!("image_tokens [{batch}, {channels}, {height}, {width}]"));
+        let image = case.input(&[batch, channels, height, width]);
+        let out = case.output(&[batch, height * width, channels]);
+        case.plan.push(Op::ImageTokens { image, out });
         all.push(case);
     }
 }
