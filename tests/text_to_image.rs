@@ -5,14 +5,12 @@ mod avatar_package;
 mod devices;
 
 use safetensors::SafeTensors;
-use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::rc::Rc;
 use uvit_web::package::read_manifest;
 use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
 use uvit_web::pipeline::{
-    ComputeChoice, DeviceChoice, Generated, LoadOptions, Loader, Pipeline, Prompt, Request, Source,
+    Answer, ComputeChoice, DeviceChoice, Generated, LoadOptions, Loader, Pipeline, Prompt, Request, Source,
 };
 use uvit_web::plan::Compute;
 use uvit_web::runtime::Tune;
@@ -22,7 +20,7 @@ use uvit_web::{Code, Result};
 struct Folder(PathBuf);
 
 impl Source for Folder {
-    fn bring(&self, file: &StoredFile) -> Pin<Box<dyn Future<Output = Result<Vec<u8>>>>> {
+    fn bring(&self, file: &StoredFile) -> Answer<Vec<u8>> {
         let bytes = std::fs::read(self.0.join(&file.file)).unwrap();
         Box::pin(async move { Ok(bytes) })
     }

@@ -5,14 +5,14 @@ use crate::json::{self, Value, Write};
 use crate::model::{Batch, Port};
 use crate::package::Manifest;
 use crate::pipeline::sampling::{Control, StepEvent};
-use crate::pipeline::{self, Generated, Helpers, LoadOptions, NamedTensor, Needed, Request, Source, Values, pixels};
+use crate::pipeline::{
+    self, Answer, Generated, Helpers, LoadOptions, NamedTensor, Needed, Request, Source, Values, pixels,
+};
 use crate::sampler::{SamplerKind, SamplerSettings, Spacing, recipe};
 use crate::weights::StoredFile;
 use crate::{Code, Error};
 use js_sys::{Array, Float32Array, Float64Array, Function, Object, Promise, Reflect, Uint8Array, Uint32Array};
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -117,7 +117,7 @@ impl Loader {
 struct Bring(Function);
 
 impl Source for Bring {
-    fn bring(&self, stored: &StoredFile) -> Pin<Box<dyn Future<Output = crate::Result<Vec<u8>>>>> {
+    fn bring(&self, stored: &StoredFile) -> Answer<Vec<u8>> {
         let answer = self.0.call1(&JsValue::NULL, &file(stored).to_string().into());
         let answer = answer.map(|promise| JsFuture::from(Promise::resolve(&promise)));
         Box::pin(async move { Ok(Uint8Array::from(answer?.await?).to_vec()) })
@@ -329,12 +329,7 @@ impl Helpers for Workers {
         self.count
     }
 
-    fn forward(
-        &self,
-        index: usize,
-        tensors: Vec<NamedTensor>,
-        outputs: Vec<&'static str>,
-    ) -> Pin<Box<dyn Future<Output = crate::Result<Vec<Vec<f32>>>>>> {
+    fn forward(&self, index: usize, tensors: Vec<NamedTensor>, outputs: Vec<&'static str>) -> Answer<Vec<Vec<f32>>> {
         let arguments = Array::of2(&JsValue::from_f64(index as f64 + 1.0), &to_js(&tensors));
         // Called now, and watched from now on, so that a rejection before the answer is awaited is not lost.
         let answer = self.remote.apply(&JsValue::NULL, &arguments);

@@ -30,7 +30,7 @@ pub use denoiser::{Denoiser, Shape};
 pub use device::capabilities;
 pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, Wanted, open as open_device};
 pub use guidance::Guidance;
-pub use helpers::Helpers;
+pub use helpers::{Answer, Helpers};
 pub use loader::{Loader, Needed, files};
 pub use noise::Noise;
 pub use request::{LabelChoice, Preset, Prompt, Request};
