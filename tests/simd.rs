@@ -37,6 +37,7 @@ fn every_kernel_equals_its_twin_on_every_instruction_set() {
 #[test]
 fn integer_matmuls_give_the_same_bits_on_every_instruction_set_and_in_the_twin() {
     integers::same_bits_as_the_twin();
+    integers::convolutions_have_the_bits_of_the_twin();
 }
 
 #[test]

@@ -75,6 +75,7 @@ async fn every_fast_cpu_kernel_equals_its_twin() {
 #[wasm_bindgen_test]
 fn integer_matmuls_have_the_bits_of_the_twin_and_so_of_every_other_build() {
     integers::same_bits_as_the_twin();
+    integers::convolutions_have_the_bits_of_the_twin();
 }
 
 #[wasm_bindgen_test]

@@ -3,12 +3,12 @@
 use super::memory::Blocks;
 use super::{copy_tokens, embedding, group_scales, image_tokens, resized_positions, unpatchify};
 use crate::plan::{
-    Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, Weight, WeightId, Window, weight_limit,
+    Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, TensorId, Weight, WeightId, Window, weight_limit,
 };
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
-    AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Quantized,
-    Threads, WindowShape, f32_convolution, f32_matmul, int_matmul,
+    AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Pixels,
+    Quantized, Threads, WindowShape, f32_convolution, f32_matmul, int_convolution, int_matmul,
 };
 
 /// A weight as its kernel reads it.
@@ -26,6 +26,9 @@ pub(super) enum Packed {
 pub(super) struct Scratch {
     quantized: Quantized,
     pixels: Lines<f32>,
+    windows: Pixels,
+    /// Whose pixels these are.
+    windows_of: Option<TensorId>,
 }
 
 impl Default for Packed {
@@ -47,6 +50,10 @@ impl Packed {
             Form::Floats => Packed::Floats(Floats::new(&tensor.to_f32())),
             Form::Matrix(Arithmetic::Int { bits }) => {
                 let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
+                if weight.taps > 1 {
+                    let inputs = k / weight.taps;
+                    return Ok(Packed::Int(IntMatrix::of_windows(level, &values, &scales, n, inputs, bits)));
+                }
                 Packed::Int(IntMatrix::new(level, &values, &scales, n, k, bits))
             }
             Form::Matrix(Arithmetic::F32) | Form::PatchKernel => {
@@ -108,15 +115,28 @@ impl Launcher<'_> {
                 let finish =
                     Finish { bias, activation: m.activation, residual: m.residual.map(|_| &*residual), coarse };
                 if let Some(window) = &m.window {
-                    let Packed::F32(w) = &self.weights[m.weight.index()] else {
-                        return Err(Error::internal("a convolution's matrix was loaded for another arithmetic"));
-                    };
                     let own = m.first * m.n..(m.first + m.rows) * m.n;
                     let finish = Finish { residual: finish.residual.map(|residual| &residual[own.clone()]), ..finish };
                     let Window { height, width, out_height, out_width, stride, padding, upsample } = *window;
                     let shape = WindowShape { height, width, out_height, out_width, stride, padding, upsample };
-                    let (out, zeros) = (&mut out[own], &mut scratch.pixels);
-                    f32_convolution(level, threads, (x, m.k), &shape, m.first, w, finish, out, zeros);
+                    let out = &mut out[own];
+                    match (&self.weights[m.weight.index()], m.arithmetic) {
+                        (Packed::F32(w), Arithmetic::F32) => {
+                            let zeros = &mut scratch.pixels;
+                            f32_convolution(level, threads, (x, m.k), &shape, m.first, w, finish, out, zeros);
+                        }
+                        (Packed::Int(w), Arithmetic::Int { bits }) => {
+                            // Launches of one convolution follow each other.
+                            if m.first == 0 || scratch.windows_of != Some(m.x) {
+                                let pixels = height * width;
+                                let items = x.len() / (pixels * m.k);
+                                scratch.windows.fill(level, threads, x, m.k, items, pixels, bits);
+                            }
+                            scratch.windows_of = Some(m.x);
+                            int_convolution(level, threads, &scratch.windows, &shape, m.first, w, finish, out);
+                        }
+                        _ => return Err(Error::internal("a convolution's matrix was loaded for another arithmetic")),
+                    }
                     return Ok(());
                 }
                 match (&self.weights[m.weight.index()], m.arithmetic) {

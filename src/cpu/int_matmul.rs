@@ -1,8 +1,9 @@
 //! The matmul in integers: weights in i8, activations in unsigned integers of `bits` bits; the twin of
 //! `simd/quantize.rs` and `simd/matmul.rs`, which give the same bits.
 
-use super::activate;
-use crate::plan::{Activation, INT_CHUNK, PACK_GROUP};
+use super::{activate, windows};
+use crate::plan::{Activation, INT_CHUNK, PACK_GROUP, Window};
+use uvit_simd::taps_of_chunk;
 
 /// `out = activation(cat(x, x2) W^T + bias) + residual`: x `[rows, k]`, x2 `[rows, k2]`, `W[n] = scales[n] w[n]` with
 /// w `[n, k + k2]`, bias `[n]`, residual and out `[rows, n]`.
@@ -70,6 +71,52 @@ pub fn int_matmul(
     }
 }
 
+/// The rows from `first` on of a 3x3 convolution: x `[items, height width, k]`, w `[n, 9 k]`, bias `[n]`, residual and out `[rows,
+/// n]`. All pixels of an item have one scale and smallest value, zero among what they can be.
+pub fn int_convolution(
+    x: &[f32],
+    k: usize,
+    window: &Window,
+    first: usize,
+    w: &[i8],
+    scales: &[f32],
+    bits: u32,
+    bias: Option<&[f32]>,
+    activation: Activation,
+    residual: Option<&[f32]>,
+    out: &mut [f32],
+    n: usize,
+) {
+    let of_item = window.height * window.width * k;
+    let items: Vec<Quantized> = x.chunks(of_item).map(|x| Quantized::with_zero(x, bits)).collect();
+    let chunk = taps_of_chunk(k) * k;
+    for (r, out) in out.chunks_exact_mut(n).enumerate() {
+        let item = (first + r) / window.pixels();
+        let Quantized { q, scale, least } = &items[item];
+        // As floats, which hold them exactly; beyond the image lies what stands for zero.
+        let zero = (-least / if *scale > 0.0 { *scale } else { 1.0 }).round_ties_even();
+        let centred: Vec<f32> = q.iter().map(|&q| q as f32 - zero).collect();
+        let seen = windows(&centred, k, window, (first + r) % window.pixels(), 1);
+        let offset = if bits == 8 { 128 } else { 0 };
+        for c in 0..n {
+            let w = &w[c * 9 * k..][..9 * k];
+            let sum: i32 = w.iter().map(|&w| i32::from(w)).sum();
+            let mut value = 0.0;
+            for (i, (seen, w)) in seen.chunks(chunk).zip(w.chunks(chunk)).enumerate() {
+                let product = |(q, w): (&f32, &i8)| (*q as i32 + zero as i32 - offset) * i32::from(*w);
+                let products: i32 = seen.iter().zip(w).map(product).sum();
+                let mut part = products as f32 * (scale * scales[c]);
+                if i == 0 {
+                    part += (least + offset as f32 * scale) * (sum as f32 * scales[c]);
+                    part += bias.map_or(0.0, |bias| bias[c]);
+                }
+                value = if i == 0 { part } else { part + value };
+            }
+            out[c] = activate(activation, value) + residual.map_or(0.0, |residual| residual[r * n + c]);
+        }
+    }
+}
+
 /// `out = activation(x W^T + bias) + residual`: x `[rows, k]`, w `[n, k]` with a scale for every `group` columns (0: a row),
 /// bias `[n]`, residual and out `[rows, n]`. Of a token every [`PACK_GROUP`] values become `scale q` with the largest as 127.
 /// The twin of `shaders/int_matmul.wgsl`, where the values come quantised (`shaders/lib/pack.wgsl`).
@@ -124,6 +171,18 @@ impl Quantized {
         let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max) + spoiled;
         let scale = (most - least) / ((1u32 << bits) - 1) as f32;
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let q = values.iter().map(|v| ((v - least) * inverse).round_ties_even() as i32).collect();
+        Quantized { q, scale, least }
+    }
+
+    /// Where one of the values is zero, in all but one of the steps.
+    fn with_zero(values: &[f32], bits: u32) -> Quantized {
+        let spoiled: f32 = values.iter().map(|v| v * 0.0).sum();
+        let low = values.iter().copied().fold(0.0, f32::min) + spoiled;
+        let high = values.iter().copied().fold(0.0, f32::max) + spoiled;
+        let scale = (high - low) / ((1u32 << bits) - 2) as f32;
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        let least = (low * inverse).floor() * scale;
         let q = values.iter().map(|v| ((v - least) * inverse).round_ties_even() as i32).collect();
         Quantized { q, scale, least }
     }

@@ -39,7 +39,7 @@ pub use group_norm::group_norm;
 pub use group_scales::group_scales;
 pub use image_tokens::image_tokens;
 pub use int_attention::int_attention;
-pub use int_matmul::{int_matmul, w8a8_matmul};
+pub use int_matmul::{int_convolution, int_matmul, w8a8_matmul};
 pub use layer_norm::layer_norm;
 pub use matmul::{matmul, panels};
 pub use memory::Memory;

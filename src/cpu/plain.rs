@@ -3,8 +3,8 @@
 use super::memory::Blocks;
 use super::{
     attention, conv2d, copy_tokens, elementwise, embedding, group_moments, group_norm, group_scales, image_tokens,
-    int_attention, int_matmul, layer_norm, matmul, panels, patch_embed, resized_positions, unpatchify, w8a8_matmul,
-    windows,
+    int_attention, int_convolution, int_matmul, layer_norm, matmul, panels, patch_embed, resized_positions, unpatchify,
+    w8a8_matmul, windows,
 };
 use crate::plan::{Arithmetic, Form, Kernel, PACK_GROUP, Position, Weight, WeightId, weight_limit};
 use crate::{Result, weights};
@@ -68,9 +68,14 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
             let [out, x, x2, residual] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual])?;
             let residual = m.residual.map(|_| &*residual);
             if let Some(window) = &m.window {
-                let (seen, k) = (windows(x, m.k, window, m.first, m.rows), m.columns());
                 let own = m.first * m.n..(m.first + m.rows) * m.n;
                 let (out, residual) = (&mut out[own.clone()], residual.map(|residual| &residual[own]));
+                if let (Stored::Int(w, scales), Arithmetic::Int { bits }) = (&weights[m.weight.index()], m.arithmetic) {
+                    let (k, activation) = (m.k, m.activation);
+                    int_convolution(x, k, window, m.first, w, scales, bits, bias, activation, residual, out, m.n);
+                    return Ok(());
+                }
+                let (seen, k) = (windows(x, m.k, window, m.first, m.rows), m.columns());
                 matmul(&seen, k, &[], 0, weight(m.weight), bias, m.activation, residual, out, m.rows, m.n);
                 return Ok(());
             }

@@ -7,7 +7,7 @@ use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording};
 use crate::Result;
 use crate::json::{self, Fields, Read, Value};
-use crate::plan::{Activation, Op, Plan, Role, TensorId, Window};
+use crate::plan::{Activation, Op, Plan, Precision, Role, TensorId, Window};
 
 /// The published configuration, under its names.
 #[derive(Clone, Debug, PartialEq)]
@@ -166,8 +166,7 @@ impl Config {
                 x = b.residual(&format!("{name}.resnets.{j}"), x, size, out);
             }
             if i + 1 < self.block_out_channels.len() {
-                let window = Window::upsampled(size);
-                x = b.plan.convolution(&format!("{name}.upsamplers.0.conv"), x, window, out, true);
+                x = b.convolution(&format!("{name}.upsamplers.0.conv"), x, Window::upsampled(size), out);
                 size = size.map(|n| 2 * n);
             }
         }
@@ -198,8 +197,7 @@ impl Config {
                 x = b.residual(&format!("{name}.resnets.{j}"), x, size, out);
             }
             if i + 1 < self.block_out_channels.len() {
-                let window = Window::strided(size, 0);
-                x = b.plan.convolution(&format!("{name}.downsamplers.0.conv"), x, window, out, true);
+                x = b.convolution(&format!("{name}.downsamplers.0.conv"), x, Window::strided(size, 0), out);
                 size = size.map(|n| n / 2);
             }
         }
@@ -259,13 +257,21 @@ impl Builder {
         self.plan.activate("", Activation::Silu, normed)
     }
 
+    /// One of those between the first and the last, which may be computed in integers; those two are few operations, and what
+    /// they lose is seen in every pixel.
+    fn convolution(&mut self, name: &str, x: TensorId, window: Window, out: usize) -> TensorId {
+        let out = self.plan.convolution(name, x, window, out, true);
+        self.plan.allow(name, Precision::Narrow);
+        out
+    }
+
     /// `shortcut(x) + conv2(silu(norm2 conv1(silu(norm1 x))))`.
     fn residual(&mut self, name: &str, x: TensorId, size: [usize; 2], out: usize) -> TensorId {
         let window = Window::plain(size);
         let normed = self.norm(&format!("{name}.norm1"), x);
-        let inner = self.plan.convolution(&format!("{name}.conv1"), normed, window, out, true);
+        let inner = self.convolution(&format!("{name}.conv1"), normed, window, out);
         let normed = self.norm(&format!("{name}.norm2"), inner);
-        let inner = self.plan.convolution(&format!("{name}.conv2"), normed, window, out, true);
+        let inner = self.convolution(&format!("{name}.conv2"), normed, window, out);
         let shortcut = match self.plan.shape(x)[2] == out {
             true => x,
             false => self.plan.linear(&format!("{name}.conv_shortcut"), x, None, out, true),

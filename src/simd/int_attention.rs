@@ -9,7 +9,7 @@ use super::isa::{INT_ROWS, Isa, Level, array, kernels, unroll};
 use super::lines::Lines;
 use super::quantize::{join, quantize_row};
 use super::threads::{Shared, Threads};
-use super::tile::{Edge, Place, Scaling, Target, int_tiles, strips};
+use super::tile::{Edge, IntRows, Place, Scaling, Target, int_tiles, strips};
 use crate::AttentionShape;
 use std::cell::RefCell;
 
@@ -183,8 +183,7 @@ unsafe fn head_of<I: Isa, const C: usize, const BITS: u32>(
             let (queries, keys) = (scratch.queries.as_ptr(), scratch.keys.as_ptr());
             let target = Target::plain(scratch.scores.as_mut_ptr(), columns);
             int_tiles::<I, C, 1, false>(
-                queries,
-                head_steps,
+                &[IntRows::strided(queries, head_steps)],
                 keys,
                 head_steps * width,
                 head_steps,
@@ -217,7 +216,8 @@ unsafe fn head_of<I: Isa, const C: usize, const BITS: u32>(
                     let (values, stride) = (scratch.values.as_ptr(), token_steps * width);
                     let values = values.add(panel * stride + begin * width);
                     let steps = chunk.min(token_steps - begin);
-                    int_tiles::<I, C, 1, false>(weights, token_steps, values, stride, steps, together, scaling, target);
+                    let weights = [IntRows::strided(weights, token_steps)];
+                    int_tiles::<I, C, 1, false>(&weights, values, stride, steps, together, scaling, target);
                     edge.deliver(place, INT_ROWS, width);
                 }
             }

@@ -24,6 +24,7 @@ mod lines;
 mod matmul;
 mod pack;
 mod patch_embed;
+mod pixels;
 mod quantize;
 mod threads;
 mod tile;
@@ -37,9 +38,10 @@ pub use int_attention::int_attention;
 pub use isa::Level;
 pub use layer_norm::layer_norm;
 pub use lines::Lines;
-pub use matmul::{Finish, f32_convolution, f32_matmul, int_matmul};
+pub use matmul::{Finish, f32_convolution, f32_matmul, int_convolution, int_matmul};
 pub use pack::{F32Matrix, Floats, IntMatrix};
 pub use patch_embed::patch_embed;
+pub use pixels::{Pixels, taps_of_chunk};
 pub use quantize::{Inputs, Quantized};
 pub use threads::Threads;
 
@@ -107,6 +109,27 @@ pub struct WindowShape {
     pub stride: usize,
     pub padding: usize,
     pub upsample: usize,
+}
+
+/// Places of a window.
+pub const TAPS: usize = 9;
+
+impl WindowShape {
+    /// The item of a row of the result, and what pixels of that item its window sees, row by row; none beyond the image.
+    fn places(&self, row: usize) -> (usize, [Option<usize>; TAPS]) {
+        let (item, pixel) = (row / (self.out_height * self.out_width), row % (self.out_height * self.out_width));
+        let (top, left) = (pixel / self.out_width * self.stride, pixel % self.out_width * self.stride);
+        let mut places = [None; TAPS];
+        for (tap, place) in places.iter_mut().enumerate() {
+            // Above and to the left of the image the numbers wrap, and are too large.
+            let y = (top + tap / 3).wrapping_sub(self.padding);
+            let z = (left + tap % 3).wrapping_sub(self.padding);
+            if y < self.height * self.upsample && z < self.width * self.upsample {
+                *place = Some(y / self.upsample * self.width + z / self.upsample);
+            }
+        }
+        (item, places)
+    }
 }
 
 /// image `[images, channels, height, width]` to tokens `at ..` of `[batch, tokens, dim]`; item b reads image b mod images.

@@ -8,11 +8,12 @@
 use super::functions::{activate, coarse_gelu};
 use super::isa::{INT_ROWS, Isa, Level, ROWS, kernels};
 use super::lines::Lines;
-use super::pack::{F32Matrix, Floats, IntMatrix, steps_for};
+use super::pack::{F32Matrix, Floats, IntMatrix, steps_for, values_per_word};
+use super::pixels::{Pixels, taps_of_chunk};
 use super::quantize::Quantized;
 use super::threads::{Shared, Threads};
-use super::tile::{Edge, Place, Rows, Scaling, Target, WIDEST, f32_tiles, int_tiles, strips};
-use crate::{Activation, INT_CHUNK, WindowShape};
+use super::tile::{Edge, IntRows, Place, Rows, Scaling, Target, WIDEST, f32_tiles, int_tiles, strips};
+use crate::{Activation, INT_CHUNK, TAPS, WindowShape};
 use std::ops::Range;
 
 /// What follows the sums.
@@ -104,6 +105,29 @@ pub fn f32_convolution(
     });
 }
 
+/// The same in integers: x quantised, w of [`IntMatrix::of_windows`].
+pub fn int_convolution(
+    level: Level,
+    threads: &Threads,
+    x: &Pixels,
+    shape: &WindowShape,
+    first: usize,
+    w: &IntMatrix,
+    finish: Finish,
+    out: &mut [f32],
+) {
+    let rows = out.len() / w.n;
+    let items = (first + rows).div_ceil(shape.out_height * shape.out_width);
+    assert!(w.level == level && x.made_for == Some((level, w.bits)), "operands that were packed for something else");
+    assert!(w.k == TAPS * x.steps * values_per_word(level, w.bits) && x.pixels == shape.height * shape.width);
+    assert!(items <= x.items && out.len() == rows * w.n && finish.fits(rows, w.n));
+    let out = Shared::of(out);
+    // Whole tiles a thread.
+    threads.parts(rows.div_ceil(INT_ROWS), |from, to| {
+        int_windows(level, x, shape, first, w, finish, out, from * INT_ROWS..rows.min(to * INT_ROWS));
+    });
+}
+
 /// The input of a matmul.
 #[derive(Clone, Copy)]
 struct Source<'a> {
@@ -124,9 +148,6 @@ struct Windows<'a> {
     zeros: &'a [f32],
 }
 
-/// Places of a window.
-const TAPS: usize = 9;
-
 impl Source<'_> {
     /// A tile's rows in each of the parts that make its input one after the other, at most so many; beyond `count` the last row
     /// stands in. Of a convolution every place of the windows is a part: rows need not lie at equal distances (Dukhan, "The
@@ -144,20 +165,11 @@ impl Source<'_> {
                 return 2;
             };
             for r in 0..ROWS {
-                let row = origin + first + r.min(count - 1);
-                let (item, pixel) = (row / (s.out_height * s.out_width), row % (s.out_height * s.out_width));
-                let (top, left) = (pixel / s.out_width * s.stride, pixel % s.out_width * s.stride);
-                for (tap, part) in parts.iter_mut().enumerate() {
-                    // Above and to the left of the image the numbers wrap, and are too large.
-                    let y = (top + tap / 3).wrapping_sub(s.padding);
-                    let z = (left + tap % 3).wrapping_sub(s.padding);
+                let (item, places) = s.places(origin + first + r.min(count - 1));
+                let image = x.as_ptr().add(item * s.height * s.width * k);
+                for (part, place) in parts.iter_mut().zip(places) {
                     part.k = k;
-                    part.x[r] = if y < s.height * s.upsample && z < s.width * s.upsample {
-                        let pixel = (item * s.height + y / s.upsample) * s.width + z / s.upsample;
-                        x.as_ptr().add(pixel * k)
-                    } else {
-                        zeros.as_ptr()
-                    };
+                    part.x[r] = place.map_or(zeros.as_ptr(), |pixel| image.add(pixel * k));
                 }
             }
             TAPS
@@ -182,6 +194,9 @@ kernels! {
     fn f32_panels(
         source: Source, w: &F32Matrix, finish: Finish, out: Shared<f32>, rows: Range<usize>, panels: Range<usize>,
     ) = f32_panels_with;
+    fn int_windows(
+        x: &Pixels, shape: &WindowShape, first: usize, w: &IntMatrix, finish: Finish, out: Shared<f32>, rows: Range<usize>,
+    ) = int_windows_with;
     fn int_panels(
         x: &Quantized, w: &IntMatrix, finish: Finish, out: Shared<f32>, rows: usize, panels: Range<usize>,
     ) = int_panels_with;
@@ -320,6 +335,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNE
                     // thread each.
                     unsafe {
                         let words = x.words.as_ptr().add(register_row * PLANES * x.steps + begin);
+                        let words = [IntRows::strided(words, x.steps)];
                         let starts = match x.starts.len() {
                             0 => std::ptr::null(),
                             _ => x.starts.as_ptr().add(begin / chunk * x.scales.len() + register_row),
@@ -344,8 +360,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNE
                             let (first, target) = (item * tokens_each, shared.target(group.len() * width));
                             let (scaling, weights) = (scaling(group.start), weights(group.start));
                             int_tiles::<I, C, PLANES, SIGNED>(
-                                words,
-                                x.steps,
+                                &words,
                                 weights,
                                 w_stride,
                                 steps,
@@ -370,8 +385,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNE
                                 };
                                 let target = edge.target(place, tokens, width, bias, before(first, panel));
                                 int_tiles::<I, C, PLANES, SIGNED>(
-                                    words,
-                                    x.steps,
+                                    &words,
                                     weights(panel),
                                     w_stride,
                                     steps,
@@ -386,6 +400,127 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNE
                             let first = item * tokens_each + tile.saturating_sub(x.lead);
                             columns.finish::<I>(first, count - x.lead.saturating_sub(tile), &group);
                         }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn int_windows_with<I: Isa>(
+    x: &Pixels,
+    shape: &WindowShape,
+    first: usize,
+    w: &IntMatrix,
+    finish: Finish,
+    out: Shared<f32>,
+    rows: Range<usize>,
+) {
+    unsafe {
+        match I::COLUMNS {
+            1 => int_windows_of_width::<I, 1>(x, shape, first, w, finish, out, rows),
+            2 => int_windows_of_width::<I, 2>(x, shape, first, w, finish, out, rows),
+            _ => int_windows_of_width::<I, 4>(x, shape, first, w, finish, out, rows),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn int_windows_of_width<I: Isa, const C: usize>(
+    x: &Pixels,
+    shape: &WindowShape,
+    first: usize,
+    w: &IntMatrix,
+    finish: Finish,
+    out: Shared<f32>,
+    rows: Range<usize>,
+) {
+    unsafe {
+        match (I::BYTES, w.bits, x.planes) {
+            (true, 12, 2) => int_windows_of::<I, C, 2, false>(x, shape, first, w, finish, out, rows),
+            (true, 12, _) => int_windows_of::<I::Pairs, C, 1, true>(x, shape, first, w, finish, out, rows),
+            _ => int_windows_of::<I, C, 1, true>(x, shape, first, w, finish, out, rows),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn int_windows_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
+    x: &Pixels,
+    shape: &WindowShape,
+    origin: usize,
+    w: &IntMatrix,
+    finish: Finish,
+    out: Shared<f32>,
+    rows: Range<usize>,
+) {
+    let width = C * I::LANES;
+    let columns = Columns { finish, out, n: w.n, width };
+    let taps_each = taps_of_chunk(x.k);
+    let tokens = INT_ROWS / PLANES;
+    // With several chunks, `out` holds the sum of those before.
+    let late = finish.is_late() || taps_each < TAPS;
+    let mut edge = Edge::new();
+    let mut parts = [IntRows([std::ptr::null(); INT_ROWS]); TAPS];
+    for group in groups(0..w.n.div_ceil(width), 4 * x.steps * TAPS.min(taps_each) * width) {
+        for begin in (0..TAPS).step_by(taps_each) {
+            let taps = begin..TAPS.min(begin + taps_each);
+            for first in rows.clone().step_by(tokens) {
+                let count = tokens.min(rows.end - first);
+                // SAFETY: pixels and panels have PLANES x `steps` and 9 `steps` x width words; scales and sums of columns are
+                // padded to whole panels; rows of `out` belong to one thread each.
+                unsafe {
+                    let (mut scales, mut mins, mut starts) = ([0f32; INT_ROWS], [0f32; INT_ROWS], [0u32; INT_ROWS]);
+                    for r in 0..tokens {
+                        let row = origin + first + r.min(count - 1);
+                        let (item, places) = shape.places(row);
+                        scales[r] = x.scales[item];
+                        mins[r] = x.mins[item];
+                        for (part, tap) in parts.iter_mut().zip(taps.clone()) {
+                            // Behind the pixels of an item lies one of zeros.
+                            let pixel = item * (x.pixels + 1) + places[tap].unwrap_or(x.pixels);
+                            if let Some(start) = x.starts.get(pixel) {
+                                starts[r] = starts[r].wrapping_add(*start);
+                            }
+                            let words = x.words.as_ptr().add(pixel * PLANES * x.steps);
+                            for plane in 0..PLANES {
+                                part.0[r * PLANES + plane] = words.add(plane * x.steps);
+                            }
+                        }
+                    }
+                    let parts = &parts[..taps.len()];
+                    for (panel, together) in strips(group.clone(), width, w.n, count == tokens) {
+                        let scaling = Scaling {
+                            starts: if x.starts.is_empty() { std::ptr::null() } else { starts.as_ptr() },
+                            scales: scales.as_ptr(),
+                            // Smallest values count once.
+                            mins: if begin == 0 { mins.as_ptr() } else { std::ptr::null() },
+                            column_scales: w.scales.as_ptr().add(panel * width),
+                            column_sums: w.sums.as_ptr().add(panel * width),
+                        };
+                        let place = columns.place(first, count, panel);
+                        let before = match (begin, late) {
+                            (0, false) => columns.residual(first, panel),
+                            (0, true) => std::ptr::null(),
+                            _ => place.out.cast_const(),
+                        };
+                        let bias = if begin == 0 { columns.bias(panel) } else { std::ptr::null() };
+                        let target = edge.target(place, tokens, width, bias, before);
+                        let weights = w.words.as_ptr().add((panel * TAPS + begin) * x.steps * width);
+                        int_tiles::<I, C, PLANES, SIGNED>(
+                            parts,
+                            weights,
+                            TAPS * x.steps * width,
+                            x.steps,
+                            together,
+                            scaling,
+                            target,
+                        );
+                        edge.deliver(place, tokens, width);
+                    }
+                    if late && taps.end == TAPS {
+                        columns.finish::<I>(first, count, &group);
                     }
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::isa::Level;
 use super::lines::Lines;
+use crate::TAPS;
 
 /// Floats that may be read a vector or two beyond the end: what follows the values is zeros.
 pub struct Floats(Lines<f32>);
@@ -118,6 +119,16 @@ impl IntMatrix {
             sums[r] = row.iter().map(|&v| i32::from(v)).sum::<i32>() as f32 * scales[r];
         }
         IntMatrix { level, bits, words, scales: padded, sums, n, k }
+    }
+
+    /// Packs the matrix of a 3x3 convolution, `w [n, 9, k]`: every place's columns are filled up to whole vectors of words.
+    pub fn of_windows(level: Level, w: &[i8], scales: &[f32], n: usize, k: usize, bits: u32) -> IntMatrix {
+        let wide = steps_for(level, bits, k) * values_per_word(level, bits);
+        let mut padded = vec![0; n * TAPS * wide];
+        for (to, from) in padded.chunks_exact_mut(wide).zip(w.chunks_exact(k)) {
+            to[..k].copy_from_slice(from);
+        }
+        IntMatrix::new(level, &padded, scales, n, TAPS * wide, bits)
     }
 
     /// Bytes that it takes.

@@ -261,7 +261,7 @@ unsafe fn quantize_centred_with<I: Isa>(inputs: Inputs, rows: Range<usize>, mean
 /// values. What the sums of a chunk start from goes to `starts`.
 #[cfg_attr(target_arch = "wasm32", inline(never))]
 #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-unsafe fn pack_signed<I: Isa, const HIGH: bool>(
+pub(super) unsafe fn pack_signed<I: Isa, const HIGH: bool>(
     padded: *const f32,
     k: usize,
     least: f32,
@@ -364,7 +364,7 @@ unsafe fn pack_bytes<I: Isa>(x: *const f32, least: f32, inverse: f32, out: *mut 
 }
 
 #[inline(always)]
-unsafe fn pack_planes<I: Isa>(x: *const f32, least: f32, inverse: f32, out: *mut u32, steps: usize) {
+pub(super) unsafe fn pack_planes<I: Isa>(x: *const f32, least: f32, inverse: f32, out: *mut u32, steps: usize) {
     unsafe {
         let (least, inverse) = (I::splat(least), I::splat(inverse));
         for step in (0..steps).step_by(I::LANES) {
@@ -396,7 +396,7 @@ pub(super) unsafe fn join<I: Isa>(q: [I::I; 4]) -> I::I {
 }
 
 #[inline(always)]
-unsafe fn pack_halves<I: Isa>(x: *const f32, least: f32, inverse: f32, out: *mut u32, steps: usize) {
+pub(super) unsafe fn pack_halves<I: Isa>(x: *const f32, least: f32, inverse: f32, out: *mut u32, steps: usize) {
     unsafe {
         let (least, inverse) = (I::splat(least), I::splat(inverse));
         for step in (0..steps).step_by(I::LANES) {
@@ -408,7 +408,7 @@ unsafe fn pack_halves<I: Isa>(x: *const f32, least: f32, inverse: f32, out: *mut
 }
 
 /// The smallest and largest of many values.
-struct Extent<I: Isa> {
+pub(super) struct Extent<I: Isa> {
     low: I::F,
     high: I::F,
     /// Zero, unless something is not finite.
@@ -419,7 +419,7 @@ struct Extent<I: Isa> {
 
 impl<I: Isa> Extent<I> {
     #[inline(always)]
-    unsafe fn new() -> Extent<I> {
+    pub unsafe fn new() -> Extent<I> {
         let (low, high) = (f32::INFINITY, f32::NEG_INFINITY);
         unsafe { Extent { low: I::splat(low), high: I::splat(high), bad: I::splat(0.0), rest: (low, high, 0.0) } }
     }
@@ -440,7 +440,7 @@ impl<I: Isa> Extent<I> {
     }
 
     #[inline(always)]
-    unsafe fn include(&mut self, values: &[f32]) {
+    pub unsafe fn include(&mut self, values: &[f32]) {
         let whole = values.len() - values.len() % I::LANES;
         for i in (0..whole).step_by(I::LANES) {
             unsafe { self.take(I::load(values.as_ptr().add(i))) };
@@ -470,7 +470,7 @@ impl<I: Isa> Extent<I> {
 
     /// Both NaN if a value is NaN or infinite, so that the outputs are.
     #[inline(always)]
-    unsafe fn ends(&self) -> (f32, f32) {
+    pub unsafe fn ends(&self) -> (f32, f32) {
         unsafe {
             let spoiled = I::sum(self.bad) + self.rest.2;
             let low = I::least(self.low).min(self.rest.0);

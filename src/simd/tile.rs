@@ -143,14 +143,25 @@ pub struct Scaling {
     pub column_sums: *const f32,
 }
 
-/// In integers: x INT_ROWS rows of `steps` words, `stride` words apart, w `[panels][steps][C x LANES]`,
-/// `w_stride` words from panel to panel. With two planes, a value's
-/// high and low part lie in neighbouring rows, and `INT_ROWS / 2` rows are written.
+/// Rows of words.
+#[derive(Clone, Copy)]
+pub struct IntRows(pub [*const u32; INT_ROWS]);
+
+impl IntRows {
+    /// `stride` words apart.
+    #[inline(always)]
+    pub fn strided(x: *const u32, stride: usize) -> IntRows {
+        IntRows(array!(r < INT_ROWS, x, x.wrapping_add(r * stride)))
+    }
+}
+
+/// In integers: of each of the parts that make the input INT_ROWS rows of `steps` words, w `[panels][parts steps][C x LANES]`,
+/// `w_stride` words from panel to panel. With two planes, a value's high and low part lie in neighbouring rows, and
+/// `INT_ROWS / 2` rows are written.
 #[cfg_attr(target_arch = "wasm32", inline(never))]
 #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
-    x: *const u32,
-    stride: usize,
+    parts: &[IntRows],
     mut w: *const u32,
     w_stride: usize,
     steps: usize,
@@ -166,17 +177,26 @@ pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNE
             if !scaling.starts.is_null() {
                 unroll!(r < INT_ROWS, { tile[r] = [I::splat_i(*scaling.starts.add(r)); C] });
             }
-            for first in (0..steps).step_by(TURN) {
-                let (w, rows) = (w.add(first * C * I::LANES), array!(r < INT_ROWS, x, x.add(r * stride + first)));
-                unroll!(turn < TURN, {
-                    let w = array!(c < C, I::zero_i(), I::load_i(w.add((turn * C + c) * I::LANES)));
-                    unroll!(r < INT_ROWS, {
-                        let x = I::splat_i(*rows[r].add(turn));
-                        unroll!(c < C, {
-                            tile[r][c] = if SIGNED { I::dot(tile[r][c], x, w[c]) } else { I::dot(tile[r][c], w[c], x) };
+            let mut of_part = w;
+            for IntRows(x) in parts {
+                if cfg!(not(target_arch = "wasm32")) {
+                    // As in f32: sums that live across parts would be kept in memory within the loop too.
+                    tile = std::hint::black_box(tile);
+                }
+                for first in (0..steps).step_by(TURN) {
+                    let (w, rows) = (of_part.add(first * C * I::LANES), array!(r < INT_ROWS, x[0], x[r].add(first)));
+                    unroll!(turn < TURN, {
+                        let w = array!(c < C, I::zero_i(), I::load_i(w.add((turn * C + c) * I::LANES)));
+                        unroll!(r < INT_ROWS, {
+                            let x = I::splat_i(*rows[r].add(turn));
+                            unroll!(c < C, {
+                                tile[r][c] =
+                                    if SIGNED { I::dot(tile[r][c], x, w[c]) } else { I::dot(tile[r][c], w[c], x) };
+                            });
                         });
                     });
-                });
+                }
+                of_part = of_part.add(steps * C * I::LANES);
             }
             let column_scales = array!(c < C, I::splat(0.0), I::load(scaling.column_scales.add(c * I::LANES)));
             let mut values = [[I::splat(0.0); C]; INT_ROWS];
