@@ -15,6 +15,10 @@ struct Params {
   heads: u32,
   scale: f32,
   causal: u32,
+  first: u32,   // query
+  end: u32,     // one past the last
+  unused_0: u32,
+  unused_1: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -38,9 +42,9 @@ fn main(
   @builtin(subgroup_invocation_id) invocation: u32,
 //#end
 ) {
-  let query = (id.x * {WORKGROUP}u + local) * {QUERIES}u;
+  let query = params.first + (id.x * {WORKGROUP}u + local) * {QUERIES}u;
 //#if SHARED == 0
-  if (query >= params.tokens) {
+  if (query >= params.end) {
     return;
   }
 //#end
@@ -136,7 +140,7 @@ fn main(
     }
   }
 //#for q in 0..QUERIES
-  if (query + {q}u < params.tokens) {
+  if (query + {q}u < params.end) {
 //#if PACKED == 0
     let at = (item + query + {q}u) * dim4 + id.y * HEAD_DIM4;
     for (var d = 0u; d < HEAD_DIM4; d = d + 1u) {

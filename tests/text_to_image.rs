@@ -51,6 +51,12 @@ fn load(folder: &Path, device: DeviceChoice, keep_loaded: bool) -> Result<Pipeli
     })
 }
 
+/// On a GPU only where there is one.
+fn loaded(folder: &Path, device: DeviceChoice) -> Option<Pipeline> {
+    let opened = load(folder, device, true);
+    if device == DeviceChoice::Cpu { Some(opened.unwrap()) } else { devices::found(opened) }
+}
+
 fn draw(pipeline: &mut Pipeline, request: &Request) -> Result<Generated> {
     let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };
     pollster::block_on(pipeline.generate(request, &mut control))
@@ -66,40 +72,62 @@ fn request(prompt: &str) -> Request {
     Request { prompt: Some(prompt.into()), steps: Some(3), seed: 5, ..Request::default() }
 }
 
+/// What PyTorch drew.
+struct Reference {
+    runs: Vec<serde_json::Value>,
+    bytes: Vec<u8>,
+}
+
+impl Reference {
+    fn read() -> Option<Reference> {
+        let (folder, _, about) = avatar_package::found()?;
+        let runs = about["end_to_end"].as_array().unwrap().iter().filter(|run| run["mode"] == "t2i").cloned().collect();
+        Some(Reference { runs, bytes: std::fs::read(folder.join("reference.safetensors")).unwrap() })
+    }
+
+    fn bytes(&self, run: &serde_json::Value, name: &str) -> Vec<u8> {
+        let name = format!("{}/{name}", run["id"].as_str().unwrap());
+        SafeTensors::deserialize(&self.bytes).unwrap().tensor(&name).unwrap().data().to_vec()
+    }
+
+    fn floats(&self, run: &serde_json::Value, name: &str) -> Vec<f32> {
+        self.bytes(run, name).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+    }
+}
+
+fn request_of(run: &serde_json::Value) -> Request {
+    Request {
+        prompt: Some(run["prompt"].as_str().unwrap().into()),
+        negative_prompt: (run["t2i_cfg_mode"] == "empty_token").then(|| "".into()),
+        steps: run["steps"].as_u64().map(|steps| steps as usize),
+        guidance_scale: run["scale"].as_f64().map(|w| w + 1.0),
+        seed: run["seed"].as_u64().unwrap() as u32,
+        ..Request::default()
+    }
+}
+
 #[test]
-fn words_become_the_latents_of_pytorch() {
-    let Some((folder, _, reference)) = avatar_package::found() else { return };
-    let out = scratch("avatars-latents");
-    avatar_package::write(&out, |_, network| network);
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |name: String| -> Vec<f32> {
-        stored.tensor(&name).unwrap().data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-    };
+fn words_become_the_pictures_of_pytorch() {
+    let Some(reference) = Reference::read() else { return };
+    let out = scratch("avatars-pictures");
+    avatar_package::write(&out, true);
     for device in [DeviceChoice::Cpu, DeviceChoice::WebGpu] {
-        let loaded = load(&out, device, true);
-        let Some(mut pipeline) = (if device == DeviceChoice::WebGpu { devices::found(loaded) } else { loaded.ok() })
-        else {
-            continue;
-        };
-        for run in reference["end_to_end"].as_array().unwrap().iter().filter(|run| run["mode"] == "t2i") {
+        let Some(mut pipeline) = loaded(&out, device) else { continue };
+        for run in &reference.runs {
             let id = run["id"].as_str().unwrap();
-            let request = Request {
-                prompt: Some(run["prompt"].as_str().unwrap().into()),
-                negative_prompt: (run["t2i_cfg_mode"] == "empty_token").then(|| "".into()),
-                steps: run["steps"].as_u64().map(|steps| steps as usize),
-                guidance_scale: run["scale"].as_f64().map(|w| w + 1.0),
-                seed: run["seed"].as_u64().unwrap() as u32,
-                ..Request::default()
-            };
-            let drawn = draw(&mut pipeline, &request).unwrap();
-            let all = pollster::block_on(pipeline.denoiser().unwrap().latents()).unwrap();
-            let (z, clip_img) = all.split_at(all.len() - 64);
-            assert!(drawn.values == z);
-            let errors = [(z, "final_z"), (clip_img, "final_clip_img")]
-                .map(|(values, name)| error(values, &floats(format!("{id}/{name}"))));
-            println!("{device:?} {id}: {:.1e} {:.1e}", errors[0], errors[1]);
+            let drawn = draw(&mut pipeline, &request_of(run)).unwrap();
+            let latents = pollster::block_on(pipeline.denoiser().unwrap().latents()).unwrap();
+            let (z, clip_img) = latents.split_at(latents.len() - 64);
+            let errors = [(z, "final_z"), (clip_img, "final_clip_img"), (&drawn.values, "decoded")]
+                .map(|(values, name)| error(values, &reference.floats(run, name)));
+            println!("{device:?} {id}: {:.1e} {:.1e} {:.1e}", errors[0], errors[1], errors[2]);
             assert!(errors.iter().all(|error| *error < 1e-4), "{device:?} {id}: {errors:?}");
+            assert_eq!([drawn.channels, drawn.height, drawn.width], [3, 64, 64]);
+            // Planes of bytes against rows of RGBA.
+            let (rgba, planes) = (drawn.rgba(0), reference.bytes(run, "picture_u8"));
+            let apart = |i: usize| rgba[i % 4096 * 4 + i / 4096].abs_diff(planes[i]);
+            let most = (0..planes.len()).map(apart).max();
+            assert!(most <= Some(1), "{device:?} {id}: {most:?}");
         }
     }
 }
@@ -119,7 +147,7 @@ fn stages_are_told_and_a_text_is_encoded_once() {
         return;
     }
     let out = scratch("avatars-stages");
-    avatar_package::write(&out, |_, network| network);
+    avatar_package::write(&out, false);
     let mut pipeline = load(&out, DeviceChoice::Cpu, true).unwrap();
     let steps = [1, 2, 3].map(|step| (Stage::Sampling, step, 3));
     let text = [0, 1].map(|step| (Stage::Text, step, 1));
@@ -156,10 +184,10 @@ fn a_component_that_does_not_stay_takes_no_memory_from_the_next() {
         return;
     }
     let out = scratch("avatars-memory");
-    let manifest = avatar_package::write(&out, |_, network| network);
+    let manifest = avatar_package::write(&out, false);
     let bytes = |name| manifest.variant(name, None).unwrap().bytes as usize;
     for device in [DeviceChoice::Cpu, DeviceChoice::WebGpu] {
-        let Some(mut all) = devices::found(load(&out, device, true)) else { continue };
+        let Some(mut all) = loaded(&out, device) else { continue };
         let whole = draw(&mut all, &request("a sad person")).unwrap();
         let of_all = all.device().memory();
         let mut staged = load(&out, device, false).unwrap();
@@ -192,7 +220,7 @@ fn a_generation_stops_in_every_stage() {
         return;
     }
     let out = scratch("avatars-abort");
-    avatar_package::write(&out, |_, network| network);
+    avatar_package::write(&out, false);
     let mut pipeline = load(&out, DeviceChoice::Cpu, true).unwrap();
     for stage in [Stage::Text, Stage::Sampling] {
         let reached = std::cell::Cell::new(false);
@@ -210,7 +238,7 @@ fn what_does_not_fit_is_refused_by_name() {
         return;
     }
     let out = scratch("avatars-refused");
-    let manifest = avatar_package::write(&out, |_, network| network);
+    let manifest = avatar_package::write(&out, false);
     let mut pipeline = load(&out, DeviceChoice::Cpu, true).unwrap();
     let plain = || request("a person");
     let labelled = |index| Some(uvit_web::pipeline::LabelChoice::Index(index));

@@ -1,15 +1,16 @@
 //! `uvit bench`: how long a forward takes, and on a GPU which kernels take it.
 
-use super::generate::{Place, load};
+use super::generate::Place;
+use super::load::load_denoiser;
 use super::output::{self, say};
 use super::{read_text, records, refusal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
 use uvit_web::gpu::{Profile, roofline};
-use uvit_web::json::Write;
+use uvit_web::json::{Fields, Value, Write};
 use uvit_web::model::{Batch, Network, PortKind};
-use uvit_web::package::{DENOISER, describe, preset};
+use uvit_web::package::preset;
 use uvit_web::pipeline::{Component, LoadOptions, Opened, Wanted, open_device};
 use uvit_web::plan::WeightUse;
 use uvit_web::runtime::{Loading, Tuned};
@@ -52,12 +53,12 @@ pub fn run(a: &Arguments) -> Result<()> {
     let options = a.place.options();
     let (mut component, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
-            let pipeline = load(path, options)?;
+            let pipeline = load_denoiser(path, options)?;
             let tuned = pipeline.info().device.tuned.clone();
             (pipeline.into_component()?, tuned)
         }
         (None, Some(name), _) => unloaded(preset(name)?.network()?, &options)?,
-        (None, None, Some(path)) => unloaded(describe(&read_text(path)?, None, None)?.network(DENOISER)?, &options)?,
+        (None, None, Some(path)) => unloaded(described(path)?, &options)?,
         (None, None, None) => return Err(Error::internal("neither a model nor an architecture")),
     };
     let (device, compute) = (component.weights().device(), component.weights().compute());
@@ -124,6 +125,17 @@ pub fn run(a: &Arguments) -> Result<()> {
         table(&profile)?;
     }
     Ok(())
+}
+
+/// The network of a configuration, which need not say how to sample.
+fn described(path: &Path) -> Result<Network> {
+    let bad = |what: String| {
+        let cause = format!("{}: {what}", path.display());
+        Error::new(Code::InvalidArgument, cause, "See docs/format.md for what it must hold")
+    };
+    let params: Value = serde_json::from_str(&read_text(path)?).map_err(|e| bad(e.to_string()))?;
+    let architecture = Fields::of(&params).and_then(|fields| fields.or("architecture", "uvit".to_owned())).map_err(bad)?;
+    Network::of(&architecture, &params)
 }
 
 /// The architecture on the device asked for, with random weights.

@@ -1,7 +1,8 @@
 //! `uvit block-cache`: in which steps a model may leave out its inner blocks.
 
 use super::calibrate::walk;
-use super::generate::{Place, load};
+use super::generate::Place;
+use super::load::load_denoiser;
 use super::output::{self, say};
 use super::refusal;
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     if a.write {
         output::check(&if a.model.is_dir() { folder.join(MANIFEST) } else { a.model.clone() })?;
     }
-    let mut component = load(&a.model, a.place.options())?.into_component()?;
+    let mut component = load_denoiser(&a.model, a.place.options())?.into_component()?;
     let mut recording = network.record(Batch::plain(BATCH))?;
     let feature = recording.plan.find(&last).ok_or_else(|| Error::internal(format!("no tensor is called {last}")))?;
     recording.plan.tensors[feature.index()].role = Role::Output;

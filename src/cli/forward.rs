@@ -1,6 +1,7 @@
 //! `uvit forward`: one call of the network with tensors from a file, the way to check a model against PyTorch.
 
-use super::generate::{Place, load};
+use super::generate::Place;
+use super::load::load_denoiser;
 use super::output::{self, say};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
@@ -28,7 +29,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     output::check(&a.outputs)?;
     let network = read_manifest(&a.model)?.0.network(DENOISER)?;
     let given = read_tensors(&a.inputs, &network.record(Batch::plain(1))?)?;
-    let mut pipeline = load(&a.model, a.place.options())?;
+    let mut pipeline = load_denoiser(&a.model, a.place.options())?;
     let results = pollster::block_on(pipeline.forward(&given, &|| false))?;
 
     let mut stored = BTreeMap::new();

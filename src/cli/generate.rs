@@ -1,16 +1,18 @@
 //! `uvit generate`.
 
+use super::load::{load, style};
 use super::many::{self, Shard};
 use super::output::say;
 use super::pictures::Files;
 use super::{records, refusal, settings_png, start};
-use indicatif::{ProgressBar, ProgressStyle};
-use std::path::{Path, PathBuf};
+use indicatif::ProgressBar;
+use std::io::Write as _;
+use std::path::PathBuf;
 use uvit_web::json::{Read, Value, Write};
-use uvit_web::package::{DENOISER, read_asset, read_manifest};
-use uvit_web::pipeline::sampling::{Control, StepEvent};
+use uvit_web::package::{DENOISER, read_manifest};
+use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
 use uvit_web::pipeline::{
-    ComputeChoice, DeviceChoice, DeviceInfo, Generated, LabelChoice, LoadOptions, Loader, Pipeline, Preset, Request,
+    ComputeChoice, DeviceChoice, DeviceInfo, Generated, LabelChoice, LoadOptions, Pipeline, Preset, Request,
 };
 use uvit_web::runtime::Tune;
 use uvit_web::sampler::{SamplerKind, Spacing};
@@ -25,7 +27,13 @@ pub struct Arguments {
     /// Label, by number or name
     #[arg(long)]
     pub label: Option<String>,
-    /// A text's embedding, for networks that take one: .npy [tokens, dim], or .safetensors with `context` and, for guidance,
+    /// What the picture shows, for models that read it; may be empty. What is too long is cut, with a warning
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// What guidance leads away from
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub negative_prompt: Option<String>,
+    /// Instead of --prompt, a text's embedding, for networks that take one: .npy [tokens, dim], or .safetensors with `context` and, for guidance,
     /// `null_context`, that of the empty text
     #[arg(long, value_name = "FILE")]
     context: Option<PathBuf>,
@@ -84,6 +92,9 @@ pub struct Arguments {
     from: Option<PathBuf>,
     #[command(flatten)]
     pub place: Place,
+    /// Load every component when its stage begins, and let it go with it: slower, in the memory of the largest
+    #[arg(long)]
+    pub low_memory: bool,
     /// The file or folder to write into; with --count N, NAME-SEED.png each and a contact sheet NAME.png. A name that ends in
     /// .npy or .safetensors takes the floats [count, channels, height, width] of all, as latents need
     #[arg(long, short, default_value = "uvit.png")]
@@ -139,36 +150,6 @@ impl Place {
     }
 }
 
-/// Loads a model from files.
-pub fn load(model: &Path, options: LoadOptions) -> Result<Pipeline> {
-    let (manifest, folder) = read_manifest(model)?;
-    manifest.assets.iter().try_for_each(|(name, _)| read_asset(&folder, &manifest, name).map(drop))?;
-    pollster::block_on(async {
-        let mut loader = Loader::new(manifest, options).await?;
-        if let Some(new) = loader.device().tuned.as_ref().and_then(|tuned| tuned.records.as_deref()) {
-            records::write(new);
-        }
-        let bar = ProgressBar::new(loader.files().iter().map(|needed| needed.stored.bytes).sum());
-        bar.set_style(style("{msg} {bar:40} {bytes}/{total_bytes}"));
-        bar.set_message("loading ");
-        for index in 0..loader.files().len() {
-            let path = folder.join(&loader.files()[index].stored.file);
-            let bytes = std::fs::read(&path).map_err(|e| {
-                let cause = format!("{}: {e}", path.display());
-                Error::new(Code::Io, cause, "Check that the file exists and can be read")
-            })?;
-            loader.add_file(index, &bytes).await?;
-            bar.inc(bytes.len() as u64);
-        }
-        bar.finish_and_clear();
-        loader.finish().await
-    })
-}
-
-pub fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
 /// A seed that differs from call to call.
 fn random_seed() -> u32 {
     use std::hash::{BuildHasher, Hasher};
@@ -191,6 +172,11 @@ pub fn request(a: &Arguments, earlier: Option<&Value>, shape: [usize; 3]) -> Res
     if let Some(text) = a.label.clone() {
         request.label = Some(text.parse().map_or(LabelChoice::Name(text), LabelChoice::Index));
     }
+    if a.prompt.is_some() || a.context.is_some() {
+        request.prompt = a.prompt.as_deref().map(Into::into);
+        request.negative_prompt = None;
+    }
+    request.negative_prompt = a.negative_prompt.as_deref().map(Into::into).or(request.negative_prompt);
     request.seed = a.seed.unwrap_or(request.seed);
     request.count = Some(a.count.unwrap_or(1));
     request.steps = a.steps.or(request.steps);
@@ -244,35 +230,48 @@ pub fn run(a: &Arguments) -> Result<()> {
         return many::run(a);
     }
     // Known before minutes of drawing, not after.
-    let shape = read_manifest(&a.model)?.0.network(DENOISER)?.image_shape();
+    let manifest = read_manifest(&a.model)?.0;
+    let shape = manifest.network(DENOISER)?.image_shape();
     let earlier = a.from.as_deref().map(settings_png::read).transpose()?;
     let settings = earlier.as_ref().map(|(settings, _)| settings);
     let Asked { request, about } = request(a, settings, shape)?;
-    let mut files = Files::plan(&a.out, shape, request.seed, request.count.unwrap_or(1))?;
+    let mut files = Files::plan(&a.out, manifest.picture_shape()?, request.seed, request.count.unwrap_or(1))?;
     about.into_iter().for_each(|(name, value)| files.note(name, value));
     let mut place = a.place.clone();
     if let Some(settings) = settings {
         place.as_before(settings);
     }
-    let mut pipeline = load(&a.model, place.options())?;
+    let options = LoadOptions { keep_loaded: !a.low_memory, ..place.options() };
+    let mut pipeline = load(&a.model, options)?;
     // Whoever reads this may go away: the picture is drawn all the same.
     let _ = introduce(&pipeline);
     let bar = ProgressBar::new(0);
-    bar.set_style(style("sampling {bar:40} {pos}/{len} steps, {elapsed}"));
+    bar.set_style(style("{msg} {bar:40} {pos}/{len}, {elapsed}"));
     let mut on_step = |event: StepEvent| {
+        bar.set_message(match event.stage {
+            Stage::Text => "reading ",
+            Stage::Sampling => "sampling",
+            Stage::Decoding => "decoding",
+        });
         bar.set_length(event.steps as u64);
         bar.set_position(event.step as u64);
     };
     let mut control = Control { on_step: &mut on_step, stopped: &|| false };
     let pictures = pollster::block_on(pipeline.generate(&request, &mut control))?;
     bar.finish_and_clear();
+    for warning in &pictures.warnings {
+        let _ = writeln!(std::io::stderr(), "warning: {warning}");
+    }
 
     let steps = &pictures.timings.step_ms;
     let mean = steps.iter().sum::<f64>() / steps.len().max(1) as f64;
     let written = files.write(&pictures)?;
+    let what = match &pictures.prompt {
+        Some(prompt) => format!("prompt {:?}", prompt.0.join(", ")),
+        None => format!("label {}", pictures.label_name.as_deref().unwrap_or("none")),
+    };
     say!(
-        "label {}, seed {}, {} steps of {mean:.0} ms, {:.2} s in all",
-        pictures.label_name.as_deref().unwrap_or("none"),
+        "{what}, seed {}, {} steps of {mean:.0} ms, {:.2} s in all",
         pictures.seed,
         steps.len(),
         pictures.timings.total_ms / 1e3
@@ -310,6 +309,8 @@ fn compare(settings: &Value, pixels: &[u8], now: &Generated) -> Result<()> {
         "compute",
         "seed",
         "label",
+        "prompt",
+        "negativePrompt",
         "steps",
         "sampler",
         "grid",

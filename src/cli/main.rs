@@ -7,6 +7,7 @@ mod convert;
 mod forward;
 mod generate;
 mod inspect;
+mod load;
 mod many;
 mod output;
 mod pictures;

@@ -1,7 +1,8 @@
 //! `uvit generate --out-npz` and `uvit merge`: thousands of pictures as the array that FID tools read. What is drawn goes to
 //! FILE.partial batch by batch, so that an interrupted run goes on; FILE appears when it is whole.
 
-use super::generate::{Arguments, Asked, introduce, load, request, style};
+use super::generate::{Arguments, Asked, introduce, request};
+use super::load::{load, style};
 use super::output::{self, say};
 use super::start::npy;
 use indicatif::ProgressBar;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use uvit_web::json::{Value, Write};
 use uvit_web::package::{DENOISER, read_manifest};
 use uvit_web::pipeline::sampling::Control;
-use uvit_web::pipeline::{Generated, LabelChoice, MAX_COUNT};
+use uvit_web::pipeline::{Generated, LabelChoice, LoadOptions, MAX_COUNT};
 use uvit_web::{Code, Error, Result};
 use zip::write::SimpleFileOptions;
 
@@ -64,18 +65,19 @@ pub fn run(a: &Arguments) -> Result<()> {
     output::check(out)?;
     let manifest = read_manifest(&a.model)?.0;
     let network = manifest.network(DENOISER)?;
-    let [channels, height, width] = network.image_shape();
+    let [channels, height, width] = manifest.picture_shape()?;
     if !matches!(channels, 1 | 3) {
         let cause = format!("this model draws latents of {channels} x {height} x {width}, which are no picture");
         return Err(invalid(cause, "Give --out FILE.npy or FILE.safetensors for the floats"));
     }
-    let Asked { request, about } = request(a, None, [channels, height, width])?;
+    let Asked { request, about } = request(a, None, network.image_shape())?;
     let shard = a.shard.unwrap_or(Shard { index: 0, of: 1 });
     // Never the class that stands for none.
     let classes = (0..network.classes() as u32).filter(|class| Some(*class) != manifest.null_class);
     let classes: Vec<u32> = classes.collect();
     let own = (shard.index..count).step_by(shard.of).count();
-    let mut pipeline = load(&a.model, a.place.options())?;
+    let options = LoadOptions { keep_loaded: !a.low_memory, ..a.place.options() };
+    let mut pipeline = load(&a.model, options)?;
     let _ = introduce(&pipeline);
 
     let mut settings = pipeline.info().write();
@@ -85,6 +87,8 @@ pub fn run(a: &Arguments) -> Result<()> {
     let resolved = pipeline.settings(&request);
     settings["seed"] = seed.into();
     settings["label"] = a.label.as_deref().into();
+    settings["prompt"] = a.prompt.as_deref().into();
+    settings["negativePrompt"] = a.negative_prompt.as_deref().into();
     settings["sampling"] = format!("{resolved:?}").into();
     settings["guidanceScale"] = format!("{:?}", request.guidance_scale).into();
     let others =

@@ -1,6 +1,6 @@
 //! `uvit quality`: what quantisation costs, against the same model in f32.
 
-use super::generate::load;
+use super::load::load;
 use super::output::say;
 use super::refusal;
 use std::io::Write;

@@ -1,6 +1,6 @@
 //! `uvit samplers`: how near samplers come to the exact solution with few steps: PSNR against DDIM in 1000 steps from the same noise.
 
-use super::generate::load;
+use super::load::load;
 use super::output::{self, say};
 use super::refusal;
 use std::fmt::Write as _;

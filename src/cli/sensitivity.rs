@@ -1,6 +1,6 @@
 //! `uvit sensitivity`: what coarse activations cost, one kind of layer at a time. `docs/arithmetic.md` holds its table.
 
-use super::generate::load;
+use super::load::load;
 use super::output::say;
 use super::quality::{cosine, draw_pictures, noised};
 use super::refusal;

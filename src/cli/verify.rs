@@ -2,7 +2,7 @@
 //! computed with: every stored dtype, device and arithmetic.
 
 use super::forward::read_tensors;
-use super::generate::load;
+use super::load::load_denoiser;
 use super::output::say;
 use std::path::PathBuf;
 use uvit_web::model::{Batch, PortKind};
@@ -140,7 +140,7 @@ fn errors<'a>(
     given: &[NamedTensor],
     places: &[(usize, &'a NamedTensor)],
 ) -> Result<Vec<(&'a str, f64)>> {
-    let mut pipeline = load(&a.model, options)?;
+    let mut pipeline = load_denoiser(&a.model, options)?;
     let names: Vec<&str> = places.iter().map(|(_, tensor)| tensor.name.as_str()).collect();
     let traced = pollster::block_on(pipeline.component()?.trace(items, given, &names))?;
     let mut errors = Vec::with_capacity(places.len());

@@ -1,11 +1,14 @@
 //! `softmax(q k^T / sqrt(head_dim)) v` per head; the twin of `shaders/attention.wgsl`.
 
-/// qkv `[batch, tokens, 3, heads, head_dim]`, out `[batch, tokens, heads, head_dim]`; with `causal` token i sees tokens 0 to i.
+use std::ops::Range;
+
+/// qkv `[batch, tokens, 3, heads, head_dim]`, out `[batch, tokens, heads, head_dim]`, of which some queries' rows; with `causal` token i sees tokens 0 to i.
 pub fn attention(
     qkv: &[f32],
     out: &mut [f32],
     batch: usize,
     tokens: usize,
+    queries: Range<usize>,
     heads: usize,
     head_dim: usize,
     causal: bool,
@@ -16,7 +19,7 @@ pub fn attention(
     for b in 0..batch {
         for h in 0..heads {
             let at = |token: usize, part: usize| (b * tokens + token) * 3 * dim + part * dim + h * head_dim;
-            for i in 0..tokens {
+            for i in queries.clone() {
                 let q = &qkv[at(i, 0)..][..head_dim];
                 let seen = if causal { i + 1 } else { tokens };
                 let mut largest = f32::NEG_INFINITY;

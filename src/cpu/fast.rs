@@ -139,8 +139,8 @@ impl Launcher<'_> {
             }
             Kernel::Attention(k) => {
                 let [out, qkv] = memory.tensors([k.out, k.qkv])?;
-                let Attention { batch, tokens, heads, head_dim, causal, arithmetic, .. } = *k;
-                let shape = AttentionShape { batch, tokens, heads, head_dim, causal };
+                let Attention { batch, tokens, heads, head_dim, causal, arithmetic, first, queries, .. } = *k;
+                let shape = AttentionShape { batch, tokens, heads, head_dim, causal, first, queries };
                 match arithmetic {
                     Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => {
                         uvit_simd::attention(level, threads, qkv, out, &shape)

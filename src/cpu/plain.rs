@@ -107,7 +107,8 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;
             match k.arithmetic {
                 Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => {
-                    attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, k.causal)
+                    let queries = k.first..k.first + k.queries;
+                    attention(qkv, out, k.batch, k.tokens, queries, k.heads, k.head_dim, k.causal)
                 }
                 Arithmetic::Int { bits } => {
                     int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, k.causal, bits)

@@ -6,12 +6,12 @@ use crate::model::{Batch, Recording};
 use crate::{Code, Error, Result};
 
 /// The ports that a component is used by: what goes in, and what comes out.
-const PORTS: [(&str, &str, &str); 5] = [
-    (TEXT_ENCODER, "input_ids", "last_hidden_state"),
-    (TEXT_PROJECTOR, "prefix_features", "encoded_prefix"),
-    (DECODER, "z", "decoded"),
-    (PREVIEW_DECODER, "z", "decoded"),
-    (ENCODER, "image", "moments"),
+const PORTS: [(&str, &str, &[&str]); 5] = [
+    (TEXT_ENCODER, "input_ids", &["last_hidden_state"]),
+    (TEXT_PROJECTOR, "prefix_features", &["encoded_prefix"]),
+    (DECODER, "z", &["decoded"]),
+    (PREVIEW_DECODER, "z", &["decoded"]),
+    (ENCODER, "image", &["moments", "latents"]),
 ];
 
 /// Shapes of a component's ports, of one item.
@@ -43,10 +43,11 @@ impl Manifest {
         };
         let network = self.network(name)?;
         let recording = network.record(self.one(name)?)?;
-        match (port(&recording, takes), port(&recording, gives)) {
+        match (port(&recording, takes), gives.iter().find_map(|gives| port(&recording, gives))) {
             (Some(takes), Some(gives)) => Ok(Some(Ends { takes, gives })),
             _ => {
-                let cause = format!("component {name}: {} has no ports {takes} and {gives}", network.architecture());
+                let cause =
+                    format!("component {name}: {} has no ports {takes} and {}", network.architecture(), gives[0]);
                 Err(Error::new(Code::UnsupportedModel, cause, "Give the network that does this"))
             }
         }

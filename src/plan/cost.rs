@@ -34,7 +34,7 @@ impl Kernel {
                 (product(&[m.rows, m.n, k]), floats)
             }
             Kernel::Attention(a) => {
-                let products = product(&[2, a.batch, a.heads, a.tokens, a.tokens, a.head_dim]);
+                let products = product(&[2, a.batch, a.heads, a.queries, a.tokens, a.head_dim]);
                 (products, product(&[4, a.batch, a.heads, a.tokens, a.head_dim]))
             }
             Kernel::PatchEmbed(p) => {

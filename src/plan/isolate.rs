@@ -20,6 +20,10 @@ pub struct Isolated {
     pub indices: Vec<(TensorId, usize)>,
     /// A result, the Program's kernel that it is of, and how many kernels are like it.
     pub outputs: Vec<(TensorId, usize, usize)>,
+    /// Whether kernels read the same inputs, where only times matter.
+    shares: bool,
+    /// What the kernel that is being added reads already.
+    taken: Vec<TensorId>,
 }
 
 /// The kernels that `wanted` wants, alike ones once: `alike` says whether two weights are stored in the same form. Shrunk,
@@ -31,7 +35,7 @@ pub fn isolate(
     wanted: &dyn Fn(&Kernel) -> bool,
     alike: &dyn Fn(WeightId, WeightId) -> bool,
 ) -> Isolated {
-    let mut all = Isolated::default();
+    let mut all = Isolated { shares: widest.is_none(), ..Isolated::default() };
     let mut known: Vec<(Kernel, Option<WeightId>, [bool; 2])> = Vec::new();
     for (index, kernel) in program.kernels.iter().enumerate().filter(|(_, kernel)| wanted(kernel)) {
         // The last part brings those before it.
@@ -54,6 +58,7 @@ pub fn isolate(
             continue;
         }
         known.push((anonymous(&kernel), weight, packed));
+        all.taken.clear();
         let out = all.add(program, &kernel, packed);
         all.outputs.push((out, index, 1));
     }
@@ -65,16 +70,27 @@ fn width(dim: usize, widest: usize) -> usize {
     if dim <= widest { dim } else { widest + dim % 16 }
 }
 
-/// One of the launches of a convolution as one of a smaller image.
+/// Rows and tokens that tell what more of them would.
+const MOST_ROWS: usize = 2048;
+const MOST_TOKENS: usize = 1024;
+
+/// The same kernel at its own size, or of the first rows or tokens where there are many.
 fn of_launch(kernel: &Kernel) -> Kernel {
     let mut kernel = kernel.clone();
-    if let Kernel::Matmul(Matmul { window: Some(w), rows, tokens, first, .. }) = &mut kernel
-        && *rows < w.pixels()
-    {
-        w.out_height = (*rows / w.out_width).max(1);
-        w.height = (w.out_height * w.stride).div_ceil(w.upsample);
-        w.out_height = w.height * w.upsample / w.stride;
-        (*rows, *tokens, *first) = (w.pixels(), w.pixels(), 0);
+    match &mut kernel {
+        Kernel::Matmul(Matmul { window: Some(w), rows, tokens, first, .. }) => {
+            if w.pixels() > MOST_ROWS {
+                w.height = ((MOST_ROWS / w.out_width).max(2) * w.stride / w.upsample).max(2);
+                w.out_height = w.height * w.upsample / w.stride;
+            }
+            (*rows, *tokens, *first) = (w.pixels(), w.pixels(), 0);
+        }
+        Kernel::Matmul(m) if m.rows > MOST_ROWS => (m.rows, m.tokens) = (MOST_ROWS, MOST_ROWS),
+        Kernel::Attention(k) => {
+            k.tokens = k.tokens.min(MOST_TOKENS);
+            (k.first, k.queries) = (0, k.tokens);
+        }
+        _ => {}
     }
     kernel
 }
@@ -123,6 +139,7 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             // So few that no other arithmetic is chosen.
             let most = if k.arithmetic == (Arithmetic::Int { bits: 7 }) { INT_ATTENTION_TOKENS + 1 } else { 13 };
             (k.batch, k.tokens, k.heads) = (2, k.tokens.min(most), k.heads.min(2));
+            (k.first, k.queries) = (0, k.tokens);
         }
         Kernel::Elementwise(k) => (k.rows, k.dim) = (6, width(k.dim)),
         Kernel::Embedding(k) => {
@@ -176,7 +193,7 @@ fn anonymous(kernel: &Kernel) -> Kernel {
             (m.x2, m.residual, m.bias) = (m.x2.map(|_| t), m.residual.map(|_| t), m.bias.map(|_| w));
         }
         Kernel::LayerNorm(k) => (k.x, k.out, k.weight, k.bias) = (t, t, w, w),
-        Kernel::Attention(k) => (k.qkv, k.out) = (t, t),
+        Kernel::Attention(k) => (k.qkv, k.out, k.first, k.queries) = (t, t, 0, k.tokens),
         Kernel::Elementwise(k) => (k.a, k.b, k.out) = (t, k.b.map(|_| t), t),
         Kernel::Embedding(k) => {
             (k.table, k.index, k.position, k.out) = (w, t, position(k.position), t);
@@ -216,8 +233,14 @@ impl Isolated {
     }
 
     fn input(&mut self, shape: &[usize]) -> TensorId {
-        let id = self.plan.tensor("", shape, Role::Input);
-        self.inputs.push(id);
+        let free = |id: &&TensorId| self.plan.shape(**id) == shape && !self.taken.contains(*id);
+        let shared = if self.shares { self.inputs.iter().find(free).copied() } else { None };
+        let id = shared.unwrap_or_else(|| {
+            let id = self.plan.tensor("", shape, Role::Input);
+            self.inputs.push(id);
+            id
+        });
+        self.taken.push(id);
         id
     }
 

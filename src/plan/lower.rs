@@ -237,7 +237,7 @@ const MOST_SLICES: usize = 256;
 /// Tokens of a slice.
 const LEAST_SLICE: usize = 32;
 
-/// Convolutions of large images become several launches, of some rows each.
+/// Convolutions of large images become several launches, of some rows each, and attention over many tokens, of some queries.
 fn cut(kernels: Vec<Kernel>, capabilities: &Capabilities) -> Vec<Kernel> {
     let mut all = Vec::with_capacity(kernels.len());
     for kernel in kernels {
@@ -253,11 +253,22 @@ fn cut(kernels: Vec<Kernel>, capabilities: &Capabilities) -> Vec<Kernel> {
                         .map(|first| Kernel::Matmul(Matmul { first, rows: most.min(m.rows - first), ..m.clone() })),
                 );
             }
+            Kernel::Attention(a) if a.arithmetic == Arithmetic::F32 => {
+                let of_query = (Kernel::Attention(a.clone()).cost().multiply_adds / a.tokens as u64).max(1);
+                let most = usize::try_from(capabilities.launch_work / of_query).unwrap_or(usize::MAX);
+                let most = most.min(a.tokens).next_multiple_of(QUERIES_OF_TILES);
+                all.extend((0..a.tokens).step_by(most).map(|first| {
+                    Kernel::Attention(Attention { first, queries: most.min(a.tokens - first), ..a.clone() })
+                }));
+            }
             other => all.push(other),
         }
     }
     all
 }
+
+/// As [`ROWS_OF_TILES`], of queries.
+const QUERIES_OF_TILES: usize = 36;
 
 /// A multiple of what devices compute together.
 const ROWS_OF_TILES: usize = 528;
@@ -395,7 +406,20 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
                 Compute::Quality | Compute::Fast if head_dim <= MOST_INT_HEAD_DIM => Arithmetic::Int { bits: 12 },
                 _ => Arithmetic::F32,
             };
-            Kernel::Attention(Attention { qkv, out, batch: s[0], tokens: s[1], heads, head_dim, causal, arithmetic })
+            let (batch, tokens) = (s[0], s[1]);
+            let (first, queries) = (0, tokens);
+            Kernel::Attention(Attention {
+                qkv,
+                out,
+                batch,
+                tokens,
+                heads,
+                head_dim,
+                causal,
+                arithmetic,
+                first,
+                queries,
+            })
         }
         Op::CopyTokens { x, from, count, position, out, at } => {
             let s = plan.shape(out);

@@ -250,6 +250,10 @@ pub struct Attention {
     pub causal: bool,
     /// Of both products.
     pub arithmetic: Arithmetic,
+    /// The first query, where it takes several launches.
+    pub first: usize,
+    /// Queries of this launch.
+    pub queries: usize,
 }
 
 /// `out = activation(scale a + offset) + b`: what could not be fused; a copy, or a quantised one, where a kernel needs it.
@@ -482,6 +486,9 @@ impl Kernel {
             Kernel::Matmul(m) if m.k2 > 0 => format!("{} x ({} + {}) x {}", m.rows, m.k, m.k2, m.n),
             Kernel::Matmul(m) => format!("{} x {} x {}", m.rows, m.k, m.n),
             Kernel::LayerNorm(k) => format!("{} x {}", k.rows, k.dim),
+            Kernel::Attention(k) if k.queries < k.tokens => {
+                format!("{} x {} heads x {} of {} x {}", k.batch, k.heads, k.queries, k.tokens, k.head_dim)
+            }
             Kernel::Attention(k) => format!("{} x {} heads x {} x {}", k.batch, k.heads, k.tokens, k.head_dim),
             Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch, k.out_channels, k.height, k.width),
             Kernel::PatchEmbed(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),

@@ -15,11 +15,21 @@ use std::cell::RefCell;
 pub fn attention(level: Level, threads: &Threads, qkv: &[f32], out: &mut [f32], shape: &AttentionShape) {
     let dim = shape.heads * shape.head_dim;
     let elements = shape.batch * shape.tokens * dim;
-    assert!(qkv.len() >= 3 * elements && out.len() >= elements);
-    let out = Shared::of(out);
-    threads.each(shape.batch * shape.heads, |i| {
+    assert!(qkv.len() >= 3 * elements && out.len() >= elements && shape.first + shape.queries <= shape.tokens);
+    let (out, heads) = (Shared::of(out), shape.batch * shape.heads);
+    // Few heads are shared, although each thread packs keys and values for itself.
+    let parts = if heads < threads.count() { threads.count() } else { 1 };
+    threads.each(heads * parts, |i| {
+        let (head_index, part) = (i / parts, i % parts);
+        let of_part = shape.queries.div_ceil(parts).next_multiple_of(ROWS);
+        let from = (part * of_part).min(shape.queries);
+        let queries = (of_part).min(shape.queries - from);
+        if queries == 0 {
+            return;
+        }
+        let shape = AttentionShape { first: shape.first + from, queries, ..*shape };
         SCRATCH.with_borrow_mut(|scratch| {
-            head(level, qkv, out, shape, i / shape.heads, i % shape.heads, scratch);
+            head(level, qkv, out, &shape, head_index / shape.heads, head_index % shape.heads, scratch);
         });
     });
 }
@@ -95,8 +105,9 @@ unsafe fn head_of<I: Isa, const C: usize>(
 
     let scale = 1.0 / (head_dim as f32).sqrt();
     let mut edge = Edge::new();
-    for first in (0..tokens).step_by(ROWS) {
-        let count = ROWS.min(tokens - first);
+    let end = shape.first + shape.queries;
+    for first in (shape.first..end).step_by(ROWS) {
+        let count = ROWS.min(end - first);
         // SAFETY: panels have `head_dim` (keys) and `tokens` (values) rows of `width`, a strip ROWS rows of `columns`;
         // a head's columns of `out` belong to one thread.
         unsafe {

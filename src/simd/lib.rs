@@ -78,6 +78,10 @@ pub struct AttentionShape {
     pub head_dim: usize,
     /// Whether a token sees itself and those before it alone.
     pub causal: bool,
+    /// The first query.
+    pub first: usize,
+    /// How many.
+    pub queries: usize,
 }
 
 /// x `[batch, in_channels, height, width]`, out `[batch, out_channels, height, width]`.

@@ -1,14 +1,13 @@
 //! The avatars model as a package: the parts that draw pictures of a text, in f32.
 
-use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use uvit_web::model::Network;
 use uvit_web::package::{
-    Component, DENOISER, Manifest, Storing, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task, Writer,
+    Component, DECODER, DENOISER, Manifest, Storing, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task, Writer,
 };
 use uvit_web::weights::Dtype;
-use uvit_web::weights::checkpoint::Checkpoint;
+use uvit_web::weights::checkpoint::{self, Weights};
 
 /// The model's folder, its `config.json` and `reference.json`.
 pub fn found() -> Option<(PathBuf, Value, Value)> {
@@ -33,16 +32,8 @@ pub fn network(part: &Value) -> Network {
     Network::of(part["kind"].as_str().unwrap(), &params).unwrap()
 }
 
-/// Its tensors.
-pub fn tensors(path: &Path) -> Checkpoint {
-    let bytes = std::fs::read(path).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |data: &[u8]| data.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    stored.tensors().into_iter().map(|(name, view)| (name, (view.shape().to_vec(), floats(view.data())))).collect()
-}
-
-/// Writes the package into a new folder, with what `change` makes of the networks.
-pub fn write(out: &Path, change: impl Fn(&str, Network) -> Network) -> Manifest {
+/// Writes the package into a new folder, with a decoder or without.
+pub fn write(out: &Path, decodes: bool) -> Manifest {
     let (folder, config, _) = found().unwrap();
     let parts = &config["parts"];
     let projector = json!({
@@ -62,12 +53,20 @@ pub fn write(out: &Path, change: impl Fn(&str, Network) -> Network) -> Manifest 
     let mut manifest = uvit_web::package::describe(&about.to_string(), None, None).unwrap();
     manifest.task = Task::Any;
     let mut writer = Writer::new(out, &[], true).unwrap();
-    for (name, part) in [(DENOISER, &parts["uvit"]), (TEXT_ENCODER, &parts["clip_text"]), (TEXT_PROJECTOR, &projector)]
-    {
-        let network = change(name, network(part));
+    let mut decoder = parts["autoencoder"].clone();
+    decoder["kind"] = "autoencoder_kl_decoder".into();
+    let all = [
+        (DENOISER, &parts["uvit"]),
+        (TEXT_ENCODER, &parts["clip_text"]),
+        (TEXT_PROJECTOR, &projector),
+        (DECODER, &decoder),
+    ];
+    for (name, part) in all.into_iter().filter(|(name, _)| decodes || *name != DECODER) {
+        let network = network(part);
         manifest.components.insert(name, Component::new(&network));
-        let mut tensors = tensors(&folder.join(part["file"].as_str().unwrap()));
-        writer.add(&mut manifest, name, &Storing::plain(Dtype::F32), &mut tensors).unwrap();
+        let path = folder.join(part["file"].as_str().unwrap());
+        let mut found = checkpoint::find_part(&path, &network, &Weights::Auto).unwrap();
+        writer.add(&mut manifest, name, &Storing::plain(Dtype::F32), &mut found).unwrap();
     }
     let merges = std::fs::read(folder.join("merges.txt")).unwrap();
     writer.add_asset(&mut manifest, TOKENIZER, "txt", &merges).unwrap();

@@ -41,6 +41,9 @@ struct Params {
     heads: u32,
     scale: f32,
     causal: u32,
+    first: u32,
+    end: u32,
+    unused: [u32; 2],
 }
 
 /// For some head dims, which are nothing but a loop's length.
@@ -65,11 +68,19 @@ fn variant(head_dim: usize, tile: AttentionTile, packed: bool) -> Variant {
 
 pub(super) fn launch(k: &Attention, program: &Program, tile: AttentionTile) -> Launch {
     let scale = 1.0 / (k.head_dim as f32).sqrt();
-    let params = Params { tokens: k.tokens as u32, heads: k.heads as u32, scale, causal: k.causal.into() };
+    let params = Params {
+        tokens: k.tokens as u32,
+        heads: k.heads as u32,
+        scale,
+        causal: k.causal.into(),
+        first: k.first as u32,
+        end: (k.first + k.queries) as u32,
+        unused: [0; 2],
+    };
     Launch {
         variant: variant(k.head_dim, tile, program.view(k.out).packed),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![(1, Binding::Tensor(k.qkv)), (2, Binding::Tensor(k.out))],
-        workgroups: [groups(k.tokens, tile.queries * WORKGROUP), k.heads as u32, k.batch as u32],
+        workgroups: [groups(k.queries, tile.queries * WORKGROUP), k.heads as u32, k.batch as u32],
     }
 }
