@@ -71,7 +71,9 @@ impl Device {
 
     /// What Programs in this arithmetic are lowered with.
     pub fn capabilities(&self, compute: Compute) -> Capabilities {
-        Capabilities { max_binding: self.backend.max_binding(), compute, ..Capabilities::WEBGPU }
+        // A real GPU would idle in the gaps between short launches.
+        let launch_work = if self.backend.adapter().is_fallback_adapter { 1 << 29 } else { 1 << 33 };
+        Capabilities { max_binding: self.backend.max_binding(), compute, launch_work, ..Capabilities::WEBGPU }
     }
 
     /// Which variants new Sessions take.
