@@ -134,7 +134,8 @@ fn described(path: &Path) -> Result<Network> {
         Error::new(Code::InvalidArgument, cause, "See docs/format.md for what it must hold")
     };
     let params: Value = serde_json::from_str(&read_text(path)?).map_err(|e| bad(e.to_string()))?;
-    let architecture = Fields::of(&params).and_then(|fields| fields.or("architecture", "uvit".to_owned())).map_err(bad)?;
+    let architecture =
+        Fields::of(&params).and_then(|fields| fields.or("architecture", "uvit".to_owned())).map_err(bad)?;
     Network::of(&architecture, &params)
 }
 

@@ -171,7 +171,16 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                 cpu::layer_norm(&values[&x], &weight(w), &weight(bias), eps, &mut result, rows, dim(x));
             }
             Op::Attention { qkv, heads, causal, .. } => {
-                cpu::attention(&values[&qkv], &mut result, shape[0], shape[1], 0..shape[1], heads, shape[2] / heads, causal);
+                cpu::attention(
+                    &values[&qkv],
+                    &mut result,
+                    shape[0],
+                    shape[1],
+                    0..shape[1],
+                    heads,
+                    shape[2] / heads,
+                    causal,
+                );
             }
             Op::Embedding { table, index, position, at, .. } => {
                 let count = plan.shape(index).get(1).copied().unwrap_or(1);
