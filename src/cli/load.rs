@@ -2,12 +2,10 @@
 
 use super::records;
 use indicatif::{ProgressBar, ProgressStyle};
-use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::rc::Rc;
 use uvit_web::package::{read_asset, read_manifest};
-use uvit_web::pipeline::{LoadOptions, Loader, Pipeline, Source};
+use uvit_web::pipeline::{Answer, LoadOptions, Loader, Pipeline, Source};
 use uvit_web::weights::StoredFile;
 use uvit_web::{Code, Error, Result};
 
@@ -25,7 +23,7 @@ impl Folder {
 }
 
 impl Source for Folder {
-    fn bring(&self, file: &StoredFile) -> Pin<Box<dyn Future<Output = Result<Vec<u8>>>>> {
+    fn bring(&self, file: &StoredFile) -> Answer<Vec<u8>> {
         let bytes = self.read(file);
         Box::pin(async move { bytes })
     }

@@ -3,15 +3,17 @@
 
 use crate::json::{self, Value, Write};
 use crate::model::{Batch, Port};
-use crate::package::{DENOISER, Manifest};
+use crate::package::Manifest;
 use crate::pipeline::sampling::{Control, StepEvent};
-use crate::pipeline::{self, Generated, Helpers, LoadOptions, NamedTensor, Request, Values, pixels};
+use crate::pipeline::{
+    self, Answer, Generated, Helpers, LoadOptions, NamedTensor, Needed, Request, Source, Values, pixels,
+};
 use crate::sampler::{SamplerKind, SamplerSettings, Spacing, recipe};
+use crate::weights::StoredFile;
 use crate::{Code, Error};
 use js_sys::{Array, Float32Array, Float64Array, Function, Object, Promise, Reflect, Uint8Array, Uint32Array};
 use std::cell::{Cell, RefCell};
-use std::future::Future;
-use std::pin::Pin;
+use std::rc::Rc;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
@@ -90,15 +92,17 @@ impl Loader {
         Ok(Loader(pipeline::Loader::new(manifest, options).await?))
     }
 
-    /// Verifies a shard and moves it to the device.
-    #[wasm_bindgen(js_name = addShard)]
-    pub async fn add_shard(&mut self, index: usize, bytes: Vec<u8>) -> Result<(), JsValue> {
-        Ok(self.0.add_shard(index, &bytes).await?)
+    /// Verifies a file and moves what it holds to the device.
+    #[wasm_bindgen(js_name = addFile)]
+    pub async fn add_file(&mut self, index: usize, bytes: Vec<u8>) -> Result<(), JsValue> {
+        Ok(self.0.add_file(index, &bytes).await?)
     }
 
-    /// The model, once all shards were brought.
-    pub async fn finish(self) -> Result<WasmPipeline, JsValue> {
-        let pipeline = self.0.finish().await?;
+    /// The model, once all files were brought. `bring(json)` resolves with the bytes of a file that is needed later, as [`files`]
+    /// describes it.
+    pub async fn finish(self, bring: Function) -> Result<WasmPipeline, JsValue> {
+        let mut pipeline = self.0.finish().await?;
+        pipeline.bring_from(Rc::new(Bring(bring)));
         let info = describe(&pipeline);
         Ok(WasmPipeline {
             pipeline: RefCell::new(Some(pipeline)),
@@ -109,9 +113,20 @@ impl Loader {
     }
 }
 
+/// Files behind a JavaScript function.
+struct Bring(Function);
+
+impl Source for Bring {
+    fn bring(&self, stored: &StoredFile) -> Answer<Vec<u8>> {
+        let answer = self.0.call1(&JsValue::NULL, &file(stored).to_string().into());
+        let answer = answer.map(|promise| JsFuture::from(Promise::resolve(&promise)));
+        Box::pin(async move { Ok(Uint8Array::from(answer?.await?).to_vec()) })
+    }
+}
+
 fn describe(pipeline: &pipeline::Pipeline) -> String {
     let (manifest, sampling) = (pipeline.manifest(), &pipeline.manifest().sampling);
-    let [channels, height, _] = pipeline.network().image_shape();
+    let [channels, height, _] = pipeline.picture_shape();
     let recording = pipeline.network().record(Batch::plain(1)).unwrap_or_default();
     let port = |port: &Port| {
         json::object([
@@ -122,7 +137,7 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
     };
     let defaults = json::object([
         ("steps", sampling.steps.into()),
-        ("guidanceScale", manifest.null_class.map_or(1.0, |_| sampling.guidance_scale).into()),
+        ("guidanceScale", pipeline.usual_guidance().into()),
         ("sampler", sampling.sampler.as_str().into()),
     ]);
     // What is offered is what compiles with the model's schedule, whatever its usual steps.
@@ -137,6 +152,8 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
         ("labels", manifest.labels.write()),
         ("licences", manifest.licences.write()),
         ("nullClass", manifest.null_class.into()),
+        ("prompts", pipeline.reads_prompts().into()),
+        ("latentShape", pipeline.network().image_shape()[..].into()),
         ("imageSize", height.into()),
         ("channels", channels.into()),
         ("cache", sampling.cache.is_some().into()),
@@ -245,10 +262,13 @@ impl WasmPipeline {
             *place = Some(values);
         }
         let mut pipeline = self.take()?;
-        let shape = pipeline.network().image_shape();
+        let shape @ [_, height, width] = pipeline.network().image_shape();
         let size = shape.iter().product::<usize>();
         let mut report = |event: StepEvent| {
             let progress = json::object([
+                ("stage", event.stage.as_str().into()),
+                ("width", width.into()),
+                ("height", height.into()),
                 ("step", event.step.into()),
                 ("steps", event.steps.into()),
                 ("elapsedMs", event.elapsed_ms.into()),
@@ -309,12 +329,7 @@ impl Helpers for Workers {
         self.count
     }
 
-    fn forward(
-        &self,
-        index: usize,
-        tensors: Vec<NamedTensor>,
-        outputs: Vec<&'static str>,
-    ) -> Pin<Box<dyn Future<Output = crate::Result<Vec<Vec<f32>>>>>> {
+    fn forward(&self, index: usize, tensors: Vec<NamedTensor>, outputs: Vec<&'static str>) -> Answer<Vec<Vec<f32>>> {
         let arguments = Array::of2(&JsValue::from_f64(index as f64 + 1.0), &to_js(&tensors));
         // Called now, and watched from now on, so that a rejection before the answer is awaited is not lost.
         let answer = self.remote.apply(&JsValue::NULL, &arguments);

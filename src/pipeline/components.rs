@@ -2,20 +2,19 @@
 
 use super::component::{Component, stored_forms};
 use super::device::Wanted;
+use super::helpers::Answer;
 use crate::model::{Batch, Network};
 use crate::package::{self, DENOISER, Manifest};
 use crate::plan::{Compute, Plan};
 use crate::runtime::{Device, Loading, Weights, turn};
 use crate::weights::{Dtype, ShardReader, StoredFile, Variant};
 use crate::{Code, Error, Result};
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 
 /// Brings a model's files when a stage needs them: from a folder, or over the network.
 pub trait Source {
     /// A file's bytes; whether they are the right ones is checked by whoever asked.
-    fn bring(&self, file: &StoredFile) -> Pin<Box<dyn Future<Output = Result<Vec<u8>>>>>;
+    fn bring(&self, file: &StoredFile) -> Answer<Vec<u8>>;
 }
 
 /// What it takes to load a component: its network, and how its weights are stored.

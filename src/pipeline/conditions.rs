@@ -28,8 +28,6 @@ pub(super) struct Conditions {
     pub guidance: Guidance,
     /// Of the ports that it can draw.
     pub drawn: Range<usize>,
-    /// The label that all images have.
-    pub label: Option<u32>,
 }
 
 /// Of UniDiffuser's kinds of data, the one that its pictures were taken from.
@@ -93,25 +91,29 @@ impl Pipeline {
         Ok(Some(Texts { prompt: prompt.of_images("prompt", count)?, negative: negative.filter(|_| guided) }))
     }
 
+    /// Every image's label.
+    pub(super) fn labels(&self, request: &Request, count: usize) -> Result<Option<Vec<u32>>> {
+        match &request.labels {
+            None => Ok(self.label(request.label.as_ref())?.map(|label| vec![label; count])),
+            Some(labels) if labels.len() == count => {
+                labels.iter().map(|label| self.label(Some(label))).collect::<Result<_>>()
+            }
+            Some(labels) => {
+                Err(invalid(format!("{} labels for {count} images", labels.len()), "Give one for each image"))
+            }
+        }
+    }
+
     /// What the network is given for every image, and what it draws.
     pub(super) fn conditions(
         &self,
         request: &Request,
+        labels: Option<Vec<u32>>,
         texts: Option<&Texts<'_>>,
         count: usize,
         scale: f64,
     ) -> Result<Conditions> {
         let guided = needs_uncond(scale);
-        let labels = match &request.labels {
-            None => self.label(request.label.as_ref())?.map(|label| vec![label; count]),
-            Some(labels) if labels.len() == count => {
-                labels.iter().map(|label| self.label(Some(label))).collect::<Result<_>>()?
-            }
-            Some(labels) => {
-                return Err(invalid(format!("{} labels for {count} images", labels.len()), "Give one for each image"));
-            }
-        };
-        let label = labels.as_ref().map(|labels| labels[0]).filter(|_| request.labels.is_none());
         let text = match (texts, &self.words) {
             (Some(texts), Some(words)) => Some(words.of(&texts.prompt)?),
             _ => self.context(request.context.as_ref(), count)?,
@@ -139,7 +141,7 @@ impl Pipeline {
         let mut guidance = Guidance::classifier_free(cond, uncond, scale);
         guidance.noise.extend(self.network().text_port().filter(|_| is_noise).map(|name| (1, name)));
         guidance.rescale = request.guidance_rescale;
-        Ok(Conditions { guidance, drawn: 0..drawn, label })
+        Ok(Conditions { guidance, drawn: 0..drawn })
     }
 
     /// Tensors for the ports that the network has: labels, and a text with its time.

@@ -1,16 +1,14 @@
 //! The network of a step loop: the ports that are drawn, guidance's copies of the batch, and what passes leave out.
-//!
-//! On the device, what is drawn lies port after port, `[images, ..]` each; on the host, image after image, the ports of one
-//! after the other, as generators draw them.
 
 use super::component::{Component, write};
+use super::drawn::{Drawn, Port};
 use super::guidance::Guidance;
 use super::helpers::{Helpers, split};
 use super::noise::Noise;
 use super::savings::Pass;
 use super::shared::{Call, rows};
 use super::tensors::{NamedTensor, Values};
-use crate::model::{Batch, Recording, Sampled};
+use crate::model::{Batch, Recording};
 use crate::plan::{Role, lower};
 use crate::runtime::{Session, State, Term};
 use crate::sampler::{Slot, guidance};
@@ -34,31 +32,13 @@ pub struct Shape {
     pub masked: bool,
 }
 
-/// A port that is drawn.
-pub(super) struct Drawn {
-    pub port: Sampled,
-    /// The names of the State's tensors: what goes in, of which the first copy's are the latents, and what comes out.
-    latents: String,
-    model: String,
-    /// Elements of an image.
-    pub size: usize,
-    /// Of the output.
-    channels: usize,
-    /// Where it begins in tensors that hold all ports.
-    first: usize,
-    /// Whether the State holds an input for every copy; else copies share one.
-    copied: bool,
-}
-
 /// A network with the tensors of a step loop, ready on a device.
 pub struct Denoiser {
     shape: Shape,
     pub(super) recording: Recording,
     pub(super) session: Session,
     state: State,
-    pub(super) drawn: Vec<Drawn>,
-    /// Elements of an image, of every port that the network can draw.
-    sizes: Vec<usize>,
+    pub(super) drawn: Drawn,
     /// What does not change from step to step, of all items.
     pub(super) given: Vec<NamedTensor>,
     /// The items of each worker, ours first.
@@ -83,29 +63,21 @@ impl Denoiser {
         let alone = parts.len() == 1;
         let own = if alone { batch } else { Batch::plain(parts[0].len()) };
         let mut recording = component.network().record(own)?;
-        let sampled = recording.sampled.get(shape.drawn.clone()).unwrap_or_default().to_vec();
-        if sampled.is_empty() {
-            return Err(Error::internal("the network samples nothing"));
-        }
+        let drawn = Drawn::new(&recording, shape.drawn.clone(), batch.images, alone)?;
         let plan = &mut recording.plan;
-        let of_image = |plan: &crate::plan::Plan, id| plan.shape(id)[1..].iter().product::<usize>();
-        let sizes: Vec<usize> = recording.sampled.iter().map(|port| of_image(plan, port.input)).collect();
-        let (mut drawn, mut tensors, mut total) = (Vec::new(), Vec::new(), 0);
-        for port in sampled {
-            let (mut input, mut output) = (plan.shape(port.input).to_vec(), plan.shape(port.output).to_vec());
-            let copied = alone && input[0] != batch.images;
-            input[0] = if copied { batch.items() } else { batch.images };
-            output[0] = batch.items();
-            let [latents, model] = [port.input, port.output].map(|id| plan.tensors[id.index()].name.clone());
-            let (size, channels) = (of_image(plan, port.input), output[1]);
-            tensors.extend([(latents.clone(), input), (model.clone(), output)]);
+        let (mut tensors, mut total) = (Vec::new(), 0);
+        for port in &drawn.ports {
+            let [input, output] = [port.port.input, port.port.output];
+            let (mut of_input, mut of_output) = (plan.shape(input).to_vec(), plan.shape(output).to_vec());
+            of_input[0] = if port.copied { batch.items() } else { batch.images };
+            of_output[0] = batch.items();
+            tensors.extend([(port.latents.clone(), of_input), (port.model.clone(), of_output)]);
             if alone {
                 // The network reads what the solver writes, and the other way round.
-                plan.tensors[port.input.index()].role = Role::State;
-                plan.tensors[port.output.index()].role = Role::State;
+                plan.tensors[input.index()].role = Role::State;
+                plan.tensors[output.index()].role = Role::State;
             }
-            drawn.push(Drawn { port, latents, model, size, channels, first: total, copied });
-            total += batch.images * size;
+            total += batch.images * port.size;
         }
         let scratch: Vec<String> = (0..shape.scratch_slots).map(|i| format!("scratch {i}")).collect();
         let scratch: Vec<String> = scratch.into_iter().chain(["preview".to_owned()]).collect();
@@ -127,7 +99,7 @@ impl Denoiser {
         };
         let state = State::new(&component.weights().device(), &tensors).await?;
         let session = component.session(program, alone.then_some(&state).or(inner.as_ref().map(|_| &state))).await?;
-        Ok(Denoiser { shape, recording, session, state, drawn, sizes, given: Vec::new(), parts, inner, scratch })
+        Ok(Denoiser { shape, recording, session, state, drawn, given: Vec::new(), parts, inner, scratch })
     }
 
     /// What it was made for.
@@ -157,29 +129,26 @@ impl Denoiser {
 
     /// Elements of one image, of all ports that are drawn.
     pub fn of_image(&self) -> usize {
-        self.sizes[self.shape.drawn.clone()].iter().sum()
+        self.drawn.of_image()
     }
 
     /// Elements of one image of the first port that is drawn.
     pub fn of_picture(&self) -> usize {
-        self.sizes[self.shape.drawn.start]
+        self.drawn.of_picture()
     }
 
     /// Noise for all that is drawn.
     pub fn noise(&self, noise: &mut Noise) -> Vec<f32> {
-        noise.draw(self.shape.batch.images, &self.sizes[self.shape.drawn.clone()])
+        self.drawn.noise(noise)
     }
 
-    /// The same for the start: what the network could draw is drawn, used or not, as UniDiffuser's code does.
+    /// Noise to start from.
     pub fn start(&self, noise: &mut Noise) -> Vec<f32> {
-        let all = noise.draw(self.shape.batch.images, &self.sizes);
-        let before: usize = self.sizes[..self.shape.drawn.start].iter().sum();
-        let images = all.chunks(self.sizes.iter().sum());
-        images.flat_map(|image| &image[before..before + self.of_image()]).copied().collect()
+        self.drawn.start(noise)
     }
 
     /// The State's tensor of a slot, and where a port begins in it.
-    fn place<'a>(&'a self, slot: Slot, port: &'a Drawn) -> Result<(&'a str, usize)> {
+    fn place<'a>(&'a self, slot: Slot, port: &'a Port) -> Result<(&'a str, usize)> {
         match slot {
             Slot::Latents => Ok((&port.latents, 0)),
             Slot::Model => Ok((&port.model, 0)),
@@ -197,24 +166,6 @@ impl Denoiser {
         Slot::Scratch(self.shape.scratch_slots as u8)
     }
 
-    /// Image after image, or port after port.
-    fn reordered(&self, values: &[f32], to_ports: bool) -> Vec<f32> {
-        if self.drawn.len() == 1 {
-            return values.to_vec();
-        }
-        let mut reordered = vec![0.0; values.len()];
-        let mut within = 0;
-        for port in &self.drawn {
-            for k in 0..self.shape.batch.images {
-                let (of_port, of_image) = (port.first + k * port.size, k * self.of_image() + within);
-                let (from, to) = if to_ports { (of_image, of_port) } else { (of_port, of_image) };
-                reordered[to..to + port.size].copy_from_slice(&values[from..from + port.size]);
-            }
-            within += port.size;
-        }
-        reordered
-    }
-
     /// Writes a slot, `Model` aside.
     ///
     /// # Errors
@@ -223,11 +174,11 @@ impl Denoiser {
         if values.len() != self.elements() {
             return Err(Error::internal(format!("{} values for a slot", values.len())));
         }
-        let values = self.reordered(values, true);
+        let values = self.drawn.to_ports(values);
         match slot {
             Slot::Model => Err(Error::internal("the model's output is the network's to write")),
             Slot::Scratch(i) => self.state.write(self.scratch(usize::from(i))?, &values),
-            Slot::Latents => self.drawn.iter().try_for_each(|port| {
+            Slot::Latents => self.drawn.ports.iter().try_for_each(|port| {
                 let values = &values[port.first..port.first + self.shape.batch.images * port.size];
                 match port.copied {
                     true => self.state.write(&port.latents, &values.repeat(self.shape.batch.copies)),
@@ -243,14 +194,14 @@ impl Denoiser {
     /// `DEVICE_LOST`, `INTERNAL` if there is none.
     pub async fn read(&self, slot: Slot) -> Result<Vec<f32>> {
         if let Slot::Scratch(i) = slot {
-            return Ok(self.reordered(&self.state.read(self.scratch(usize::from(i))?).await?, false));
+            return Ok(self.drawn.to_images(&self.state.read(self.scratch(usize::from(i))?).await?));
         }
         let mut values = Vec::with_capacity(self.elements());
-        for port in &self.drawn {
+        for port in &self.drawn.ports {
             let of_port = self.state.read(self.place(slot, port)?.0).await?;
             values.extend(&of_port[..self.shape.batch.images * port.size]);
         }
-        Ok(self.reordered(&values, false))
+        Ok(self.drawn.to_images(&values))
     }
 
     /// Reads the latents.
@@ -314,7 +265,7 @@ impl Denoiser {
     ) -> Result<()> {
         let images = self.shape.batch.images;
         let clip = clip.map(|(low, high)| (low as f32, high as f32));
-        for port in &self.drawn {
+        for port in &self.drawn.ports {
             let elements = images * port.size;
             let (tensor, begin) = self.place(out, port)?;
             let parts = match guidance.channels.filter(|_| guided && terms.iter().any(|term| term.0 == Slot::Model)) {
@@ -348,7 +299,7 @@ impl Denoiser {
     pub async fn rescale(&self, guidance: &Guidance) -> Result<()> {
         self.combine(self.preview_slot(), &[(Slot::Model, 1.0)], guidance, true, None)?;
         let mixed = self.state.read(self.scratch(self.shape.scratch_slots)?).await?;
-        for port in &self.drawn {
+        for port in &self.drawn.ports {
             let mut model = self.state.read(&port.model).await?;
             let mixed = &mixed[port.first..port.first + self.shape.batch.images * port.size];
             for (of_image, mixed) in model.chunks_mut(port.size).zip(mixed.chunks(port.size)) {
@@ -367,7 +318,7 @@ impl Denoiser {
     /// `INTERNAL` if it was made without a mask, or a length differs.
     pub fn give_kept(&self, picture: &[f32], noise: &[f32], mask: &[f32]) -> Result<()> {
         let kept = KEPT.iter().zip([picture, noise, mask]);
-        kept.into_iter().try_for_each(|(name, values)| self.state.write(name, &self.reordered(values, true)))
+        kept.into_iter().try_for_each(|(name, values)| self.state.write(name, &self.drawn.to_ports(values)))
     }
 
     /// Other noise for what is kept.
@@ -375,7 +326,7 @@ impl Denoiser {
     /// # Errors
     /// As [`Denoiser::give_kept`].
     pub fn renew_kept(&self, noise: &[f32]) -> Result<()> {
-        self.state.write(KEPT[1], &self.reordered(noise, true))
+        self.state.write(KEPT[1], &self.drawn.to_ports(noise))
     }
 
     /// Where the mask is 0 the latents become `alpha_t` picture + `sigma_t` noise; where it is 1 they stay.
@@ -383,7 +334,9 @@ impl Denoiser {
     /// # Errors
     /// `INTERNAL` if it was made without a mask, or for several ports.
     pub fn keep(&self, alpha_t: f64, sigma_t: f64) -> Result<()> {
-        let [port] = self.drawn.as_slice() else { return Err(Error::internal("parts of several ports are kept")) };
+        let [port] = self.drawn.ports.as_slice() else {
+            return Err(Error::internal("parts of several ports are kept"));
+        };
         let [picture, noise, mask] = KEPT;
         let term = |tensor, coefficient: f64| Term { tensor, from: 0, coefficient: coefficient as f32 };
         self.state.blend(&port.latents, mask, self.elements(), &[term(picture, alpha_t), term(noise, sigma_t)])
@@ -414,12 +367,12 @@ impl Denoiser {
     ) -> Result<()> {
         let Batch { images, copies, .. } = self.shape.batch;
         let copies = if pass.guided { copies } else { 1 };
-        for port in &self.drawn {
+        for port in &self.drawn.ports {
             self.session.write_times(port.port.time, &vec![time; self.parts[0].len()])?;
         }
         match helpers.filter(|_| self.workers() > 1) {
             None => {
-                for port in self.drawn.iter().filter(|port| port.copied) {
+                for port in self.drawn.ports.iter().filter(|port| port.copied) {
                     let elements = images * port.size;
                     let latents = Term { tensor: &port.latents, from: 0, coefficient: 1.0 };
                     for copy in 1..copies {
@@ -430,7 +383,7 @@ impl Denoiser {
             }
             Some(helpers) => {
                 let outputs = self.call(Call { time, items: images * copies, helpers, stopped }).await?;
-                let written = self.drawn.iter().zip(&outputs);
+                let written = self.drawn.ports.iter().zip(&outputs);
                 written.into_iter().try_for_each(|(port, values)| self.state.write(&port.model, values))
             }
         }

@@ -6,6 +6,9 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 
+/// What somebody else computes or brings meanwhile.
+pub type Answer<T> = Pin<Box<dyn Future<Output = Result<T>>>>;
+
 /// Other workers that hold the same model.
 pub trait Helpers {
     /// How many there are.
@@ -13,12 +16,7 @@ pub trait Helpers {
 
     /// Starts a forward on helper `index`, with a tensor for every port of its items; resolves with what the ports `outputs`
     /// give, in their order.
-    fn forward(
-        &self,
-        index: usize,
-        tensors: Vec<NamedTensor>,
-        outputs: Vec<&'static str>,
-    ) -> Pin<Box<dyn Future<Output = Result<Vec<Vec<f32>>>>>>;
+    fn forward(&self, index: usize, tensors: Vec<NamedTensor>, outputs: Vec<&'static str>) -> Answer<Vec<Vec<f32>>>;
 }
 
 /// `items` in as many ranges as there are workers, none empty; the first, ours, is never smaller than another.

@@ -9,6 +9,7 @@ mod conditions;
 mod decoding;
 mod denoiser;
 mod device;
+mod drawn;
 mod guidance;
 mod helpers;
 mod loader;
@@ -29,7 +30,7 @@ pub use denoiser::{Denoiser, Shape};
 pub use device::capabilities;
 pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, Wanted, open as open_device};
 pub use guidance::Guidance;
-pub use helpers::Helpers;
+pub use helpers::{Answer, Helpers};
 pub use loader::{Loader, Needed, files};
 pub use noise::Noise;
 pub use request::{LabelChoice, Preset, Prompt, Request};
@@ -101,6 +102,11 @@ impl Pipeline {
     /// Whether it takes prompts.
     pub fn reads_prompts(&self) -> bool {
         self.words.is_some()
+    }
+
+    /// Guidance's scale where a request says nothing.
+    pub fn usual_guidance(&self) -> f64 {
+        self.guidance_scale(&Request::default()).unwrap_or(1.0)
     }
 
     /// Where it runs.
@@ -228,6 +234,8 @@ impl Pipeline {
             None => None,
         };
         let noise = noise_for(request.seed, request.seed_stride.unwrap_or(1), count)?;
+        let labels = self.labels(request, count)?;
+        let label = labels.as_ref().map(|labels| labels[0]).filter(|_| request.labels.is_none());
         let guidance_scale = self.guidance_scale(request)?;
 
         let device = self.components.device().clone();
@@ -252,7 +260,7 @@ impl Pipeline {
             warnings.extend(learnt.warnings);
         }
 
-        let Conditions { guidance, drawn, label } = self.conditions(request, texts.as_ref(), count, guidance_scale)?;
+        let Conditions { guidance, drawn } = self.conditions(request, labels, texts.as_ref(), count, guidance_scale)?;
         if drawn.len() > 1 && picture.is_some() {
             return Err(invalid("this model starts from no picture", "Leave initImage out"));
         }

@@ -27,8 +27,8 @@ impl Denoiser {
         // The latents of some items, port by port.
         let inputs = |items: &Range<usize>| -> Vec<Vec<f32>> {
             let mut begin = 0;
-            let mut inputs = Vec::with_capacity(self.drawn.len());
-            for port in &self.drawn {
+            let mut inputs = Vec::with_capacity(self.drawn.ports.len());
+            for port in &self.drawn.ports {
                 let images = latents.len() / of_image;
                 let item = |i: usize| &latents[i % images * of_image + begin..][..port.size];
                 inputs.push(items.clone().flat_map(item).copied().collect());
@@ -36,11 +36,11 @@ impl Denoiser {
             }
             inputs
         };
-        let outputs: Vec<&'static str> = self.drawn.iter().map(|port| name_of(port.port.output)).collect();
+        let outputs: Vec<&'static str> = self.drawn.ports.iter().map(|port| name_of(port.port.output)).collect();
         let mut pending = Vec::with_capacity(parts.len() - 1);
         for (index, items) in parts[1..].iter().enumerate() {
             let mut tensors: Vec<NamedTensor> = self.given.iter().map(|tensor| rows(tensor, items, all)).collect();
-            for (port, values) in self.drawn.iter().zip(inputs(items)) {
+            for (port, values) in self.drawn.ports.iter().zip(inputs(items)) {
                 tensors.push(NamedTensor::new(name_of(port.port.input), Values::Floats(values)));
                 let time_port = name_of(port.port.time);
                 // Several ports may have one time.
@@ -50,25 +50,25 @@ impl Denoiser {
             }
             pending.push(helpers.forward(index, tensors, outputs.clone()));
         }
-        for (port, values) in self.drawn.iter().zip(inputs(&self.parts[0])) {
+        for (port, values) in self.drawn.ports.iter().zip(inputs(&self.parts[0])) {
             self.session.write(port.port.input, &values)?;
         }
         self.run(true, parts[0].len(), stopped).await?;
-        let mut results = Vec::with_capacity(self.drawn.len());
-        for port in &self.drawn {
+        let mut results = Vec::with_capacity(self.drawn.ports.len());
+        for port in &self.drawn.ports {
             let mut values = self.session.read(port.port.output).await?;
             values.truncate(parts[0].len() * port.size);
             results.push(values);
         }
         for (answer, items) in pending.into_iter().zip(&parts[1..]) {
-            for ((result, values), port) in results.iter_mut().zip(answer.await?).zip(&self.drawn) {
+            for ((result, values), port) in results.iter_mut().zip(answer.await?).zip(&self.drawn.ports) {
                 if values.len() != items.len() * port.size {
                     return Err(Error::internal(format!("a helper gave {} values for {items:?}", values.len())));
                 }
                 result.extend(values);
             }
         }
-        for (result, port) in results.iter_mut().zip(&self.drawn) {
+        for (result, port) in results.iter_mut().zip(&self.drawn.ports) {
             result.resize(all * port.size, 0.0);
         }
         Ok(results)

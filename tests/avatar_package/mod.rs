@@ -7,7 +7,7 @@ use uvit_web::package::{
     Component, DECODER, DENOISER, Manifest, Storing, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task, Writer,
 };
 use uvit_web::weights::Dtype;
-use uvit_web::weights::checkpoint::{self, Weights};
+use uvit_web::weights::checkpoint::{self, Found, Source, Weights};
 
 /// The model's folder, its `config.json` and `reference.json`.
 pub fn found() -> Option<(PathBuf, Value, Value)> {
@@ -32,8 +32,18 @@ pub fn network(part: &Value) -> Network {
     Network::of(part["kind"].as_str().unwrap(), &params).unwrap()
 }
 
-/// Writes the package into a new folder, with a decoder or without.
-pub fn write(out: &Path, decodes: bool) -> Manifest {
+/// Weights whose first layer counts for more.
+struct Amplified(Found, f32);
+
+impl Source for Amplified {
+    fn values(&mut self, name: &str) -> uvit_web::Result<Vec<f32>> {
+        let gain = if name.starts_with("decoder.conv_in.") { self.1 } else { 1.0 };
+        Ok(self.0.values(name)?.into_iter().map(|v| gain * v).collect())
+    }
+}
+
+/// Writes the package into a new folder, without a decoder, or with one whose first layer is amplified.
+pub fn write(out: &Path, decoder_gain: Option<f32>) -> Manifest {
     let (folder, config, _) = found().unwrap();
     let parts = &config["parts"];
     let projector = json!({
@@ -61,11 +71,12 @@ pub fn write(out: &Path, decodes: bool) -> Manifest {
         (TEXT_PROJECTOR, &projector),
         (DECODER, &decoder),
     ];
-    for (name, part) in all.into_iter().filter(|(name, _)| decodes || *name != DECODER) {
+    for (name, part) in all.into_iter().filter(|(name, _)| decoder_gain.is_some() || *name != DECODER) {
         let network = network(part);
         manifest.components.insert(name, Component::new(&network));
         let path = folder.join(part["file"].as_str().unwrap());
-        let mut found = checkpoint::find_part(&path, &network, &Weights::Auto).unwrap();
+        let found = checkpoint::find_part(&path, &network, &Weights::Auto).unwrap();
+        let mut found = Amplified(found, decoder_gain.unwrap_or(1.0));
         writer.add(&mut manifest, name, &Storing::plain(Dtype::F32), &mut found).unwrap();
     }
     let merges = std::fs::read(folder.join("merges.txt")).unwrap();

@@ -103,8 +103,8 @@ export function startOrigin(onError: (thrown: unknown) => void): void {
 }
 
 /** What the model decides: whether there are pictures to start from, and how large they are. */
-export function fillOrigin({ channels, imageSize }: PipelineInfo): void {
-  size = channels === 1 || channels === 3 ? imageSize : 0;
+export function fillOrigin({ latentShape: [channels, height] }: PipelineInfo): void {
+  size = channels === 1 || channels === 3 ? height : 0;
   section.hidden = size === 0;
   if (picture.width === size) return;
   editor.hidden = true;

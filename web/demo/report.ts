@@ -57,8 +57,10 @@ export function showLoading({ phase, loadedBytes, totalBytes }: LoadProgress): v
   showStatus(texts[phase], { done: totalBytes > 0 ? loadedBytes / totalBytes : 0 });
 }
 
-export function showStep({ step, steps, elapsedMs }: Step): void {
-  showStatus(`Step ${step} of ${steps}`, { done: step / steps });
+export function showStep({ stage, step, steps, elapsedMs }: Step): void {
+  const texts = { text: 'Reading the text', sampling: `Step ${step} of ${steps}`, decoding: 'Decoding' };
+  showStatus(texts[stage], { done: step / steps });
+  if (stage !== 'sampling') return;
   const each = elapsedMs / step;
   const left = ((steps - step) * each) / 1000;
   pace.textContent = `${milliseconds(each)} a step${left >= 1 ? `, ${Math.round(left)} s left` : ''}`;

@@ -1,7 +1,7 @@
 /** A helper worker: loads the model from bytes that it is given and computes forwards, one after the other. */
 
 import { buffersOf, startCore } from './core.js';
-import { toUvitError } from './errors.js';
+import { internal, toUvitError } from './errors.js';
 import { holdForLife, lifeName } from './life.js';
 import type { FromPart, PartLoad, ToPart } from './parts.js';
 import type { WasmPipeline } from './uvit_web.js';
@@ -31,15 +31,16 @@ self.onmessage = ({ data }: MessageEvent<ToPart>) => {
   }
 };
 
-async function load({ variant, module, manifest, options, shards }: PartLoad): Promise<void> {
+async function load({ variant, module, manifest, options, files }: PartLoad): Promise<void> {
   const lock = lifeName();
   await holdForLife(lock);
   send({ type: 'alive', lock });
   try {
     const { core } = await startCore(variant, module);
     const loader = await core.Loader.create(manifest, options);
-    for (const [index, bytes] of shards.entries()) await loader.addShard(index, bytes);
-    pipeline = await loader.finish();
+    for (const [index, bytes] of files.entries()) await loader.addFile(index, bytes);
+    // It has all that a forward needs.
+    pipeline = await loader.finish(() => Promise.reject(internal('a helper brings no files')));
     send({ type: 'loaded' });
   } catch (thrown) {
     send({ type: 'error', error: toUvitError(thrown).parts() });

@@ -18,7 +18,8 @@ export interface PartLoad {
   manifest: string;
   /** As `Loader.create` takes them. */
   options: string;
-  shards: Uint8Array[];
+  /** The denoiser's, in order. */
+  files: Uint8Array[];
 }
 
 export type ToPart = PartLoad | { type: 'forward'; id: number; tensors: Tensors } | { type: 'abort' };
@@ -99,7 +100,7 @@ export class Part {
         this.#lose(toUvitError(thrown).cause);
         return;
       }
-      // Copies the shards: the other helpers get theirs from the same bytes.
+      // Copies the files: the other helpers get theirs from the same bytes.
       this.#post(message);
     });
   }
@@ -136,7 +137,7 @@ export class Part {
     try {
       this.#worker?.postMessage(message);
     } catch (thrown) {
-      // Such as a copy of the shards that does not fit into memory.
+      // Such as a copy of the files that does not fit into memory.
       this.#lose(toUvitError(thrown).cause);
     }
   }

@@ -9,16 +9,19 @@ import type { Arrays } from './uvit_web.js';
  * The arrays among the options, in copies that may be transferred. Floats and elements are read at once, so that what becomes
  * of them later does not matter.
  */
-export async function arraysOf(options: GenerateOptions, { channels, imageSize }: PipelineInfo): Promise<Arrays> {
+export async function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<Arrays> {
   const { initImage, mask, startLatents, context, nullContext, count = 1 } = options;
-  const plane = imageSize * imageSize;
+  const [channels, height, width] = info.latentShape;
+  const plane = height * width;
   const image = channels * plane;
+  // UniDiffuser draws more than a picture: the core knows how much noise that takes.
+  const noise = info.architecture === 'unidiffuser' ? undefined : [count * image];
   // Other channels than these lie in a space of the model's own.
   const toImage = channels === 3 ? toPlanes : channels === 1 ? toGrey : undefined;
   const several = `[channels, height, width], for all pictures or one for each${toImage ? '' : ': this model draws no pixels'}`;
   const embedding = '[tokens, dim], for all pictures or one for each';
   const [start, init, painted, text, noText] = await Promise.all([
-    read('startLatents', startLatents, [count * image], '[count, channels, height, width]'),
+    read('startLatents', startLatents, noise, '[count, channels, height, width]'),
     read('initImage', initImage, [image, count * image], several, toImage && ((rgba) => toImage(rgba, -1)), 'white'),
     read('mask', mask, [plane], '[height, width], from 0 to 1', (rgba) => toGrey(rgba, 0), 'black'),
     // How long they are to be is the network's matter.
@@ -46,7 +49,7 @@ export async function arraysOf(options: GenerateOptions, { channels, imageSize }
     try {
       if (!(given instanceof Float32Array)) {
         if (!convert) throw invalidArgument(`${name} is not a Float32Array`, remedy);
-        return convert(await pixels(given, imageSize, ground));
+        return convert(await pixels(given, height, ground));
       }
       if (lengths && !lengths.includes(given.length)) {
         throw invalidArgument(`${name} has ${given.length} values, not ${lengths.join(' or ')}`, remedy);

@@ -52,7 +52,7 @@ export class Pipeline {
         { type: 'generate', id, options: core, arrays },
         // Steps that were already on their way when the caller aborted are not news to it any more.
         (event) => {
-          if (onStep && !signal?.aborted) onStep(stepOf(event, this.info.imageSize));
+          if (onStep && !signal?.aborted) onStep(stepOf(event));
         },
         buffersOf(arrays),
       );
@@ -103,16 +103,28 @@ export class Pipeline {
   }
 }
 
-function stepOf(event: RequestEvent, imageSize: number): Step {
+function stepOf(event: RequestEvent): Step {
   if (event.type !== 'step') throw internal(`generate got the event ${event.type}`);
-  const { step, steps, elapsedMs, preview } = event;
-  if (!preview) return { step, steps, elapsedMs };
-  return { step, steps, elapsedMs, preview: split(preview, imageSize, imageSize) };
+  const { stage, step, steps, elapsedMs, width, height, preview } = event;
+  if (!preview) return { stage, step, steps, elapsedMs };
+  return { stage, step, steps, elapsedMs, preview: split(preview, width, height) };
 }
 
 function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Array): GenerateResult {
   const { seed, width, height, channels, timings, device, deviceReason, adapter, dispatches, workers } = metadata;
-  const { label, labelName, steps, guidanceScale, sampler, grid, guidanceInterval, cache } = metadata;
+  const {
+    label,
+    labelName,
+    prompt,
+    negativePrompt,
+    warnings,
+    steps,
+    guidanceScale,
+    sampler,
+    grid,
+    guidanceInterval,
+    cache,
+  } = metadata;
   const { guidanceRescale, eta, churn, strength, masked, count, dtype, compute, modelHash } = metadata;
   const values = channels * height * width;
   const images = split(rgba, width, height).map((imageData, k): GeneratedImage => {
@@ -125,6 +137,8 @@ function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Ar
     settings: {
       label,
       labelName,
+      prompt,
+      negativePrompt,
       steps,
       guidanceScale,
       guidanceRescale,
@@ -141,6 +155,7 @@ function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Ar
       compute,
       modelHash,
     },
+    warnings,
     timings,
     device,
     deviceReason,

@@ -18,6 +18,7 @@ import type {
   PipelineInfo,
   Preset,
   Profile,
+  Stage,
   Timings,
   TuneChoice,
   WasmChoice,
@@ -27,6 +28,8 @@ import type { Arrays, Outputs, Tensors } from './uvit_web.js';
 /** The settings of one generation as the wasm core takes them; what is absent gets the model's default. */
 export interface CoreGenerateOptions {
   label?: number | string;
+  prompt?: string | string[];
+  negativePrompt?: string | string[];
   steps?: number;
   guidanceScale?: number;
   guidanceRescale?: number;
@@ -54,6 +57,7 @@ export interface ResultMetadata extends GenerateSettings {
   device: Device;
   deviceReason: string;
   adapter: AdapterInfo | null;
+  warnings: string[];
   timings: Timings;
   dispatches: number;
   workers: number;
@@ -67,6 +71,7 @@ export interface CoreLoadOptions {
   threads?: number;
   wasm: WasmChoice;
   tune?: TuneChoice;
+  keepLoaded?: boolean;
 }
 
 export type Request =
@@ -88,8 +93,18 @@ export type Reply =
 
 export type Event =
   | { type: 'progress'; id: number; progress: LoadProgress }
-  /** `preview` holds the RGBA of all pictures, one after the other. */
-  | { type: 'step'; id: number; step: number; steps: number; elapsedMs: number; preview?: Uint8Array }
+  /** `preview` holds the RGBA of all pictures, one after the other, each of that width and height. */
+  | {
+      type: 'step';
+      id: number;
+      stage: Stage;
+      step: number;
+      steps: number;
+      elapsedMs: number;
+      width: number;
+      height: number;
+      preview?: Uint8Array;
+    }
   | { type: 'alive'; lock: string }
   | { type: 'workers'; workers: number }
   | { type: 'crash'; error: ErrorParts };

@@ -56,13 +56,14 @@ export function checkUrl(url: unknown): string {
 /** The options of `load()`, checked. */
 export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
   object(options);
-  const { device = 'auto', wasm = 'auto', dtype, compute, threads, tune, signal, onProgress } = options;
+  const { device = 'auto', wasm = 'auto', dtype, compute, threads, tune, keepLoaded, signal, onProgress } = options;
   oneOf('device', device, DEVICES);
   oneOf('wasm', wasm, WASM);
   if (dtype !== undefined) oneOf('dtype', dtype, DTYPES);
   if (compute !== undefined) oneOf('compute', compute, COMPUTE);
   if (tune !== undefined) oneOf('tune', tune, TUNE);
   if (threads !== undefined) whole('threads', threads, 1, Number.MAX_SAFE_INTEGER);
+  aFlag('keepLoaded', keepLoaded);
   aSignal(signal);
   aFunction('onProgress', onProgress);
   return {
@@ -72,6 +73,7 @@ export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
     ...(compute !== undefined && { compute }),
     ...(threads !== undefined && { threads }),
     ...(tune !== undefined && { tune }),
+    ...(keepLoaded !== undefined && { keepLoaded }),
   };
 }
 
@@ -153,13 +155,14 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
   aFunction('onStep', options.onStep);
   aSignal(options.signal);
   for (const name of ['cache', 'preview', 'floatPixels', 'freshNoise'] as const) {
-    const value: unknown = options[name];
-    if (value !== undefined && typeof value !== 'boolean') {
-      throw invalidArgument(`${name} is ${show(value)}`, 'Give true or false, or leave it out');
-    }
+    aFlag(name, options[name]);
   }
+  const prompt = aPrompt('prompt', options.prompt);
+  const negativePrompt = aPrompt('negativePrompt', options.negativePrompt);
   return {
     ...(label !== undefined && { label }),
+    ...(prompt !== undefined && { prompt }),
+    ...(negativePrompt !== undefined && { negativePrompt }),
     ...(steps !== undefined && { steps }),
     ...(guidanceScale !== undefined && { guidanceScale }),
     ...(guidanceRescale !== undefined && { guidanceRescale }),
@@ -222,6 +225,20 @@ function object(options: unknown): void {
 function aFunction(name: string, value: unknown): void {
   if (value === undefined || typeof value === 'function') return;
   throw invalidArgument(`${name} is not a function`, 'Give a function of one argument, or leave it out');
+}
+
+function aFlag(name: string, value: unknown): void {
+  if (value === undefined || typeof value === 'boolean') return;
+  throw invalidArgument(`${name} is ${show(value)}`, 'Give true or false, or leave it out');
+}
+
+/** A text or several. Halves of a character that JSON cannot carry become the sign for what cannot be read. */
+function aPrompt(name: string, value: unknown): string | string[] | undefined {
+  const whole = (text: string) => text.replace(/\p{Surrogate}/gu, '\ufffd');
+  if (value === undefined) return undefined;
+  if (typeof value === 'string') return whole(value);
+  if (Array.isArray(value) && value.every((text) => typeof text === 'string')) return value.map(whole);
+  throw invalidArgument(`${name} is ${show(value)}`, 'Give a text, or an array with one for each picture');
 }
 
 function aSignal(value: unknown): void {

@@ -64,6 +64,11 @@ export interface LoadOptions {
    * never. `again`: even if it is remembered.
    */
   tune?: TuneChoice;
+  /**
+   * Whether all networks of a model stay loaded. With `false`, each is fetched when its stage begins and goes with it: slower (the
+   * browser's cache apart), in the memory of the largest, and on the CPU without helper workers. Default true.
+   */
+  keepLoaded?: boolean;
   /** Called as bytes arrive. */
   onProgress?: (progress: LoadProgress) => void;
   /** Stops loading and frees what was loaded; `load()` rejects with code `ABORTED`. */
@@ -192,6 +197,8 @@ export interface PipelineInfo {
   /** Absent or null on the CPU. */
   tuned?: TunedInfo | null;
   labels: Label[];
+  /** Whether `generate()` takes a `prompt`, which it then needs. */
+  prompts: boolean;
   defaults: { steps: number; guidanceScale: number; sampler: string };
   /** Values that `generate({ sampler })` takes: those that the model's schedule bears. */
   samplers: string[];
@@ -201,8 +208,10 @@ export interface PipelineInfo {
   cache: boolean;
   /** Width and height of a picture in pixels. */
   imageSize: number;
-  /** Colour channels of the network's pictures. */
+  /** Colour channels of a picture; for models of latents that nothing decodes, theirs. */
   channels: number;
+  /** `[channels, height, width]` of what the network draws: pictures, or latents. */
+  latentShape: [number, number, number];
   /** Number of weights. */
   parameters: number;
   /** Of the weights and of what the model learned from. */
@@ -215,15 +224,22 @@ export interface PipelineInfo {
   nullClass?: number | null;
 }
 
-/** One finished call of the network. */
+/** What a generation is at: texts are read, the network is called, latents become pixels. Models of pixels only sample. */
+export type Stage = 'text' | 'sampling' | 'decoding';
+
+/** One finished step of a stage: of `sampling` a call of the network, of `decoding` a picture. */
 export interface Step {
-  /** 1 to `steps`. */
+  stage: Stage;
+  /** 1 to `steps`; of the stages around sampling, 0 says that they begin. */
   step: number;
-  /** Calls in all: of N steps N, but `heun` makes 2 N - 1, `plms` N + 1 (1 of 1) and `pndm` N + 9. */
+  /** In this stage: calls of the network, of N steps N, but `heun` makes 2 N - 1, `plms` N + 1 (1 of 1) and `pndm` N + 9; or pictures. */
   steps: number;
-  /** Milliseconds since this generation started running. */
+  /** Milliseconds since this stage began. */
   elapsedMs: number;
-  /** The network's estimate of the finished pictures, one for each; only with `preview: true`. */
+  /**
+   * The network's estimate of the finished pictures, one for each, for models of latents of their first channels; only with
+   * `preview: true`, while sampling.
+   */
   preview?: ImageData[];
 }
 
@@ -231,6 +247,13 @@ export interface Step {
 export interface GenerateOptions {
   /** Index or name of what to draw; see `pipeline.info.labels`. */
   label?: number | string;
+  /**
+   * What the pictures show, for all or one text for each, for models that take prompts (`info.prompts`). May be empty; of one that
+   * is too long the end is left out, which `warnings` tell.
+   */
+  prompt?: string | string[];
+  /** What guidance leads away from, likewise. Default: no text. */
+  negativePrompt?: string | string[];
   /**
    * 1 to 1000, for `pndm` at least 4; more is slower and finer. A step is one network call, but `heun` makes two, save in the
    * last, `plms` one more in all and `pndm` nine. Default: the model's.
@@ -299,8 +322,8 @@ export interface GenerateOptions {
   /** With `mask`: what is kept gets other noise at every step, not that of the start. Default false. */
   freshNoise?: boolean;
   /**
-   * The text's embedding, `[tokens, dim]` for all pictures or one for each, for networks with the port `context` (`info.ports`),
-   * which need it.
+   * Instead of a prompt, the text's embedding, `[tokens, dim]` for all pictures or one for each, for networks that draw a text
+   * (`info.ports` has `context` or `text`), which need one of the two.
    */
   context?: Float32Array;
   /** Likewise, that of the empty text: guidance needs it. */
@@ -334,6 +357,8 @@ export interface GenerateSettings {
   /** Index; null where the model has no labels or none was given. */
   label: number | null;
   labelName: string | null;
+  prompt: string | string[] | null;
+  negativePrompt: string | string[] | null;
   steps: number;
   guidanceScale: number;
   guidanceRescale: number;
@@ -357,10 +382,14 @@ export interface GenerateSettings {
 
 /** Where the time went, in milliseconds. */
 export interface Timings {
-  /** From the first step's start to the pixels. */
+  /** From the first stage's start to the pixels. */
   totalMs: number;
+  /** Reading texts; 0 where none was new. */
+  textMs: number;
   /** Each call of the network. */
   stepMs: number[];
+  /** Decoding latents; 0 where there are none. */
+  decodeMs: number;
   /** What encoding and submitting to the GPU took of all that; 0 on the CPU. */
   encodeMs: number;
 }
@@ -371,6 +400,8 @@ export interface GenerateResult {
   /** The first picture's seed. */
   seed: number;
   settings: GenerateSettings;
+  /** What one should know, as sentences for people: a text that was cut, say. Mostly none. */
+  warnings: string[];
   timings: Timings;
   device: Device;
   deviceReason: string;

@@ -35,8 +35,11 @@ export interface PoolBuilder {
   build(): void;
 }
 
-/** JSON `[{ file, bytes, sha256 }]` of a manifest's variant, in the order in which they are to be added. */
-export function shards(manifestJson: string, dtype: string | undefined): string;
+/**
+ * JSON `[{ of, file, bytes, sha256 }]`, in the order in which they are to be added: `of` is the component or the asset. The options
+ * are those of `Loader.create`.
+ */
+export function files(manifestJson: string, optionsJson: string): string;
 
 /** Named tensors, as the network's ports take them. */
 export type Tensors = Record<string, Float32Array | Float64Array | Uint32Array>;
@@ -56,12 +59,15 @@ export type Arrays = {
 /** One load of one model. */
 export class Loader {
   private constructor();
-  /** Reads the manifest and asks for the device; `optionsJson` is `{ device, dtype?, compute?, threads?, tune?, records? }`, threads those of the pool. */
+  /**
+   * Reads the manifest and asks for the device; `optionsJson` is `{ device, dtype?, compute?, threads?, tune?, records?, keepLoaded?,
+   * onlyDenoiser? }`, threads those of the pool.
+   */
   static create(manifestJson: string, optionsJson: string): Promise<Loader>;
-  /** Checks the shard's hash and uploads it. */
-  addShard(index: number, bytes: Uint8Array): Promise<void>;
-  /** Compiles the kernels; the loader is spent afterwards. */
-  finish(): Promise<WasmPipeline>;
+  /** Checks a file's hash and uploads what it holds. */
+  addFile(index: number, bytes: Uint8Array): Promise<void>;
+  /** The loader is spent afterwards. `bring` gets a file that is needed later: JSON of `{ file, bytes, sha256 }`. */
+  finish(bring: (fileJson: string) => Promise<Uint8Array>): Promise<WasmPipeline>;
   free(): void;
 }
 

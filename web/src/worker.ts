@@ -82,33 +82,36 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   const runtime = await startRuntime(options, live);
   report({ phase: 'manifest' });
   const manifest = await fetchText(manifestUrl);
-  const { dtype, compute, tune } = options;
+  const { dtype, compute, tune, keepLoaded } = options;
   const { threads, device, reason } = runtime;
-  const shards: ShardFile[] = JSON.parse(runtime.core.shards(manifest, dtype));
-  const totalBytes = shards.reduce((sum, shard) => sum + shard.bytes, 0);
-  report({ phase: 'weights', totalBytes });
-  const workers = device === 'webgpu' ? 1 : affordableWorkers(runtime, totalBytes);
+  const asked = { device, reason, dtype, compute, threads, tune, keepLoaded };
+  const files: NeededFile[] = JSON.parse(runtime.core.files(manifest, JSON.stringify(asked)));
+  const sizeOf = (some: NeededFile[]) => some.reduce((sum, { bytes }) => sum + bytes, 0);
+  report({ phase: 'weights', totalBytes: sizeOf(files) });
+  // Helpers compute forwards of the denoiser, and nothing else.
+  const ofDenoiser = files.filter(({ of }) => of === 'denoiser');
+  const workers = device === 'webgpu' || ofDenoiser.length === 0 ? 1 : affordableWorkers(runtime, sizeOf(ofDenoiser));
   /** What the helpers will need; where there are to be none, nothing is kept. */
   const kept: Uint8Array[] = [];
-  const fetchShard = ({ file, bytes }: ShardFile) => {
+  const bring = ({ file, bytes }: StoredFile, onProgress: (received: number) => void) =>
+    fetchBytes(new URL(file, manifestUrl).href, bytes, onProgress);
+  const fetchFile = (needed: NeededFile) => {
     const before = progress.loadedBytes;
-    const url = new URL(file, manifestUrl).href;
-    return fetchBytes(url, bytes, (received) => report({ loadedBytes: before + received }));
+    return bring(needed, (received) => report({ loadedBytes: before + received }));
   };
   // The device opens, compiles and is tested while the first weights are on their way.
   const open = async () => {
     const records = device === 'cpu' ? undefined : await readRecords();
-    const asked = JSON.stringify({ device, reason, dtype, compute, threads, tune, records });
-    return runtime.core.Loader.create(manifest, asked);
+    return runtime.core.Loader.create(manifest, JSON.stringify({ ...asked, records }));
   };
   const opening = open();
-  for (const [index, shard] of shards.entries()) {
-    const [loader, data] = await Promise.all([opening, fetchShard(shard)]);
-    await loader.addShard(index, data);
-    if (workers > 1) kept.push(data);
+  for (const [index, needed] of files.entries()) {
+    const [loader, data] = await Promise.all([opening, fetchFile(needed)]);
+    await loader.addFile(index, data);
+    if (workers > 1 && needed.of === 'denoiser') kept.push(data);
   }
   report({ phase: 'compile' });
-  pipeline = await (await opening).finish();
+  pipeline = await (await opening).finish((json) => bring(JSON.parse(json), () => {}));
   const found: PipelineInfo & { tuned: { records?: string } | null } = JSON.parse(pipeline.info());
   if (found.tuned?.records) {
     await writeRecords(found.tuned.records);
@@ -122,9 +125,14 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   if (info.workers > 1) startParts(runtime, manifest, info, kept);
 }
 
-interface ShardFile {
+interface StoredFile {
   file: string;
   bytes: number;
+}
+
+interface NeededFile extends StoredFile {
+  /** The component, or the asset. */
+  of: string;
 }
 
 /** How many workers may share the items of a batch, if the CPU is to compute them. */
@@ -137,10 +145,10 @@ function affordableWorkers({ variant, wanted }: Runtime, weightBytes: number): n
 }
 
 /** Starts the helpers once the model is ready, so that they delay nothing: `generate()` waits for them if it must. */
-function startParts(runtime: Runtime, manifest: string, found: PipelineInfo, shards: Uint8Array[]): void {
+function startParts(runtime: Runtime, manifest: string, found: PipelineInfo, files: Uint8Array[]): void {
   const { dtype, compute, workers } = found;
-  const options = JSON.stringify({ device: 'cpu', dtype, compute, threads: 1 });
-  const load = { variant: runtime.variant, manifest, options, shards };
+  const options = JSON.stringify({ device: 'cpu', dtype, compute, threads: 1, onlyDenoiser: true });
+  const load = { variant: runtime.variant, manifest, options, files };
   parts = new Parts(workers - 1, runtime, load, (left) => send({ type: 'workers', workers: left + 1 }));
 }
 

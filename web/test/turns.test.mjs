@@ -22,13 +22,13 @@ test('all who wait for a turn at the same time get theirs', async () => {
     const core = await import(new URL('/package/relaxed-simd/uvit_web.js', location.href).href);
     await core.default({ module_or_path: '/package/relaxed-simd/uvit_web_bg.wasm' });
     const manifest = await (await fetch('/models/emoji/manifest.json')).text();
-    const [{ file }] = JSON.parse(core.shards(manifest, undefined));
+    const [{ file }] = JSON.parse(core.files(manifest, '{}'));
     const bytes = new Uint8Array(await (await fetch(`/models/emoji/${file}`)).arrayBuffer());
     const drawn = [];
     const draw = async (name) => {
       const loader = await core.Loader.create(manifest, JSON.stringify({ device: 'cpu', compute: 'f32' }));
-      await loader.addShard(0, bytes);
-      const pipeline = await loader.finish();
+      await loader.addFile(0, bytes);
+      const pipeline = await loader.finish(() => Promise.reject());
       const options = { label: 0, steps: 3, seed: 1, count: 2 };
       await pipeline.generate(
         JSON.stringify(options),

@@ -1,0 +1,108 @@
+//! What a step loop draws: one or several ports of the network, and how their values lie. On the device port after port, `[images,
+//! ..]` each; on the host image after image, the ports of one after the other, as generators draw them.
+
+use super::noise::Noise;
+use crate::model::{Recording, Sampled};
+use crate::plan::Plan;
+use crate::{Error, Result};
+use std::ops::Range;
+
+/// A port that is drawn.
+pub(super) struct Port {
+    pub port: Sampled,
+    /// The names of the State's tensors: what goes in, of which the first copy's are the latents, and what comes out.
+    pub latents: String,
+    pub model: String,
+    /// Elements of an image.
+    pub size: usize,
+    /// Of the output.
+    pub channels: usize,
+    /// Where it begins in tensors that hold all ports.
+    pub first: usize,
+    /// Whether the State holds an input for every copy; else copies share one.
+    pub copied: bool,
+}
+
+/// The ports that are drawn.
+pub(super) struct Drawn {
+    pub ports: Vec<Port>,
+    images: usize,
+    /// Elements of an image, of every port that the network can draw.
+    sizes: Vec<usize>,
+    /// Which of them are drawn.
+    range: Range<usize>,
+}
+
+fn of_image(plan: &Plan, id: crate::plan::TensorId) -> usize {
+    plan.shape(id)[1..].iter().product()
+}
+
+impl Drawn {
+    /// Some of the ports that a recorded network can draw, for so many images. `alone`: the network reads the State's tensors.
+    pub fn new(recording: &Recording, range: Range<usize>, images: usize, alone: bool) -> Result<Drawn> {
+        let plan = &recording.plan;
+        let sizes: Vec<usize> = recording.sampled.iter().map(|port| of_image(plan, port.input)).collect();
+        let sampled = recording.sampled.get(range.clone()).unwrap_or_default();
+        let (mut ports, mut first) = (Vec::with_capacity(sampled.len()), 0);
+        for &port in sampled {
+            let [latents, model] = [port.input, port.output].map(|id| plan.tensors[id.index()].name.clone());
+            let (size, channels) = (of_image(plan, port.input), plan.shape(port.output)[1]);
+            let copied = alone && plan.shape(port.input)[0] != images;
+            ports.push(Port { port, latents, model, size, channels, first, copied });
+            first += images * size;
+        }
+        match ports.is_empty() {
+            true => Err(Error::internal("the network samples nothing")),
+            false => Ok(Drawn { ports, images, sizes, range }),
+        }
+    }
+
+    /// Elements of one image.
+    pub fn of_image(&self) -> usize {
+        self.sizes[self.range.clone()].iter().sum()
+    }
+
+    /// Elements of one image of the first port.
+    pub fn of_picture(&self) -> usize {
+        self.sizes[self.range.start]
+    }
+
+    /// Noise for all of it.
+    pub fn noise(&self, noise: &mut Noise) -> Vec<f32> {
+        noise.draw(self.images, &self.sizes[self.range.clone()])
+    }
+
+    /// The same for the start: what the network could draw is drawn, used or not, as UniDiffuser's code does.
+    pub fn start(&self, noise: &mut Noise) -> Vec<f32> {
+        let all = noise.draw(self.images, &self.sizes);
+        let (every, before) = (self.sizes.iter().sum(), self.sizes[..self.range.start].iter().sum::<usize>());
+        let mut values = Vec::with_capacity(self.images * self.of_image());
+        for image in all.chunks(every) {
+            values.extend(&image[before..before + self.of_image()]);
+        }
+        values
+    }
+
+    /// From image after image to port after port.
+    pub fn to_ports(&self, values: &[f32]) -> Vec<f32> {
+        self.reordered(values, |of_image, of_port| (of_image, of_port))
+    }
+
+    /// The other way round.
+    pub fn to_images(&self, values: &[f32]) -> Vec<f32> {
+        self.reordered(values, |of_image, of_port| (of_port, of_image))
+    }
+
+    fn reordered(&self, values: &[f32], way: fn(usize, usize) -> (usize, usize)) -> Vec<f32> {
+        let mut reordered = vec![0.0; values.len()];
+        let mut within = 0;
+        for port in &self.ports {
+            for k in 0..self.images {
+                let (from, to) = way(k * self.of_image() + within, port.first + k * port.size);
+                reordered[to..to + port.size].copy_from_slice(&values[from..from + port.size]);
+            }
+            within += port.size;
+        }
+        reordered
+    }
+}
