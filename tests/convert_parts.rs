@@ -1,6 +1,7 @@
 //! `uvit convert` of models of several networks: descriptions, the folders of other libraries, and what can be wrong with them.
 #![cfg(feature = "cli")]
 
+#[allow(dead_code)]
 mod devices;
 mod odd_model;
 
@@ -592,4 +593,46 @@ fn the_avatars_model_is_converted_as_it_lies_there() {
         read_shards(&out, &mut reader, |_| Ok(())).unwrap();
     }
     assert_eq!(manifest.component("decoder").unwrap().params["scaling_factor"], 0.295_819_041_268_772_84);
+}
+
+#[test]
+fn every_network_is_calibrated_with_what_it_sees_and_the_report_says_what_it_costs() {
+    let folder = fresh("calibrated");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("config.json"), joint(&folder).to_string()).unwrap();
+    std::fs::write(folder.join("prompts.txt"), "cat\n\n  a cat\nact\ncat cat\ntac\n").unwrap();
+    let prompts = folder.join("prompts.txt");
+    let run = |out: &str, more: &[&str]| {
+        let out = folder.with_file_name(out);
+        let words = convert(&folder, &out, &[&["--dtype", "q8", "--dtype", "f32"], more].concat());
+        let (manifest, _) = read_manifest(&out).unwrap();
+        let shard = |name: &str| manifest.component(name).unwrap().variants[0].shards[0].sha256.clone();
+        (words, ["text_encoder", "text_projector", DENOISER, "decoder"].map(shard))
+    };
+    let (words, everyday) = run("everyday", &["--calibration", "6", "--report"]);
+    // Every output of every component in every form: what is stored as it is costs nothing, what is rounded a little.
+    for (name, output) in [
+        ("text_encoder", "last_hidden_state"),
+        ("text_projector", "encoded_prefix"),
+        (DENOISER, "img_out"),
+        (DENOISER, "text_out"),
+        ("decoder", "decoded"),
+        ("encoder", "moments"),
+    ] {
+        for (dtype, most) in [("q8", 0.1), ("f32", 1e-5)] {
+            let row = |line: &&str| {
+                line.starts_with(&format!("| {name} | {dtype} |")) && line.contains(&format!("| {output} |"))
+            };
+            let line = words.lines().find(row).unwrap_or_else(|| panic!("{name} {dtype} {output}: {words}"));
+            let error: f64 = line.split('|').nth(5).unwrap().trim().parse().unwrap();
+            assert!(error <= most && (error > 0.0) == (dtype == "q8"), "{line}");
+        }
+    }
+    assert!(words.lines().any(|line| line.starts_with("| decoder |") && line.ends_with(" dB |")), "{words}");
+    let (words, plain) = run("plain", &["--calibration", "0"]);
+    assert!(!words.contains("| output |"), "{words}");
+    let (_, own) = run("own", &["--calibration", "6", "--prompts", prompts.to_str().unwrap()]);
+    let differ = |a: &[String; 4], b: &[String; 4]| [0, 1, 2, 3].map(|i| a[i] != b[i]);
+    assert_eq!(differ(&everyday, &plain), [true, true, true, false]);
+    assert_eq!(differ(&everyday, &own), [true, true, true, false]);
 }
