@@ -30,7 +30,7 @@ pub fn print(out: &Path, manifest: &Manifest, parts: &mut [Part<'_>], texts: Opt
     let (mut latents, mut pictures) = (Vec::new(), Vec::new());
     for name in ORDER {
         let Some(part) = parts.iter_mut().find(|part| part.source.component == name) else { continue };
-        let [channels, height, width] = manifest.network(DENOISER)?.image_shape();
+        let [_, height, width] = manifest.network(DENOISER)?.image_shape();
         let image = |port: &'static str, values: &Vec<f32>| {
             vec![Given::once(NamedTensor::new(port, Values::Floats(values.clone())))]
         };
@@ -47,10 +47,11 @@ pub fn print(out: &Path, manifest: &Manifest, parts: &mut [Part<'_>], texts: Opt
                 batch.size = Some([height, width]);
                 image("z", &latents)
             }
+            // There is no decoder that would have made some.
             ENCODER if pictures.is_empty() => continue,
             ENCODER => {
-                let pixels = (pictures.len() / 3 / PICTURES).isqrt();
-                batch.size = Some([pixels * height / height.max(width), pixels * width / height.max(width)]);
+                let [_, height, width] = manifest.picture_shape()?;
+                batch.size = Some([height, width]);
                 image("image", &pictures)
             }
             _ => match texts.and_then(|texts| texts.examples(name)) {
@@ -61,7 +62,6 @@ pub fn print(out: &Path, manifest: &Manifest, parts: &mut [Part<'_>], texts: Opt
                 _ => continue,
             },
         };
-        let _ = channels;
         let recording = part.network.record(batch)?;
         let want = outputs(&weights, &recording, &forwards)?;
         drop(weights);
