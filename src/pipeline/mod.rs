@@ -24,7 +24,7 @@ mod tensors;
 mod words;
 
 pub use component::{Component, stored_forms};
-pub use components::Source;
+pub use components::{Source, StoredFile};
 pub use denoiser::{Denoiser, Shape};
 #[cfg(feature = "gpu")]
 pub use device::capabilities;
