@@ -6,7 +6,7 @@ use crate::model::{Batch, Port};
 use crate::package::Manifest;
 use crate::pipeline::sampling::{Control, StepEvent};
 use crate::pipeline::{
-    self, Answer, Generated, Helpers, LoadOptions, NamedTensor, Needed, Request, Source, Values, pixels,
+    self, Answer, Generated, Helpers, LoadOptions, NamedTensor, Needed, Request, Source, StoredFile, Values, pixels,
 };
 use crate::sampler::{SamplerKind, SamplerSettings, Spacing, recipe};
 use crate::{Code, Error};
