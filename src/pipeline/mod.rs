@@ -306,7 +306,8 @@ impl Pipeline {
         };
         let mut watch = Control { on_step: &mut on_step, stopped: control.stopped };
         let sampled = sample(denoiser, &recipe, inputs, &mut watch, helpers).await;
-        let (workers, of_image, of_picture) = (denoiser.workers(), denoiser.of_image(), denoiser.of_picture());
+        let (workers, of_image, of_picture) =
+            (denoiser.workers(), denoiser.drawn.of_image(), denoiser.drawn.of_picture());
         if !self.components.stay() {
             self.denoiser = None;
         }
