@@ -1,6 +1,6 @@
 //! `uvit block-cache`: in which steps a model may leave out its inner blocks.
 
-use super::calibrate::walk;
+use super::examples::{classes, walk};
 use super::generate::Place;
 use super::load::load_denoiser;
 use super::output::{self, say};
@@ -61,13 +61,13 @@ pub fn run(a: &Arguments) -> Result<()> {
 
     // How far what the inner blocks make at step j lies from what they made at step i.
     let mut distances = vec![vec![0.0; settings.steps]; settings.steps];
-    let classes = network.classes().max(1);
+    let count = network.classes().max(1);
     let progress = indicatif::ProgressBar::new(a.pictures as u64).with_message("watching");
     for first in (0..a.pictures).step_by(BATCH) {
-        let labels: Vec<u32> = (first..first + BATCH).map(|i| (i * 7 % classes) as u32).collect();
+        let labels = (first..first + BATCH).map(|i| (i * 7 % count) as u32).collect();
         let noise = TorchGenerator::new(700_000 + first as u64);
         let mut seen: Vec<Vec<f32>> = Vec::new();
-        walk(&mut session, &recording, &settings, &labels, noise, &mut |session, _| {
+        walk(&mut session, &recording, &settings, classes(&recording, labels), noise, &mut |session, _| {
             let now = pollster::block_on(session.read(feature))?;
             for (i, before) in seen.iter().enumerate() {
                 distances[i][seen.len()] += distance(before, &now);

@@ -1,17 +1,17 @@
-//! The inputs that a model's matrices see while it draws, and rounding with error compensation by them.
+//! The inputs that a network's matrices see, and rounding with error compensation by them.
 
+use super::convert::Part;
+use super::examples::{Examples, conditions, exact, walk};
 use super::progress::Progress;
-use std::collections::BTreeMap;
+use uvit_web::Result;
 use uvit_web::model::{Batch, Network, Recording};
-use uvit_web::package::{DENOISER, Manifest, Storing, Writer};
-use uvit_web::plan::{Activation, Compute, Kernel, Op, TensorId, WeightId, lower};
-use uvit_web::runtime::{Device, Loading, Session};
+use uvit_web::package::{Storing, Writer};
+use uvit_web::plan::{Activation, Kernel, Op, TensorId, WeightId, lower};
+use uvit_web::runtime::Session;
 use uvit_web::sampler::{SamplerSettings, TorchGenerator};
 use uvit_web::simd::{F32Matrix, Finish, Level, Threads, f32_matmul};
 use uvit_web::weights::checkpoint::Source;
 use uvit_web::weights::gptq::InputFactor;
-use uvit_web::weights::{Data, Tensor};
-use uvit_web::{Error, Result};
 
 /// Pictures that are drawn together, at most.
 const BATCH: usize = 6;
@@ -34,41 +34,35 @@ struct Feed {
     uses: Vec<Vec<TensorId>>,
 }
 
-/// What the network is given for one forward.
-pub struct Given {
-    labels: Vec<u32>,
-    latents: Vec<f32>,
-    time: f64,
-}
-
-/// Rounds every matrix that `storing` makes coarse by what it sees in `pictures` sampling runs, labels in turn, unguided. Some
-/// layers at a time: the sums of all would take several times the model. Their inputs are kept readable, so this runs on the
-/// CPU. The network's f32 weights are in memory once. What is rounded is kept in `writer`, and what an interrupted run kept
-/// there is not rounded again.
+/// Rounds every matrix of a component that `storing` makes coarse by what it sees in `examples`. Some layers at a time: the sums
+/// of all would take several times the model. Their inputs are kept readable, so this runs on the CPU. The network's f32 weights
+/// are in memory once. What is rounded is kept in `writer`, and what an interrupted run kept there is not rounded again.
 pub fn compensate(
-    manifest: &Manifest,
-    source: &mut dyn Source,
-    pictures: usize,
+    part: &mut Part<'_>,
+    examples: Examples<'_>,
     storing: &mut Storing,
     writer: &mut Writer,
 ) -> Result<()> {
-    within(MOST_BYTES, manifest, source, pictures, storing, Some(writer))
+    let Part { source, network, found } = part;
+    within(MOST_BYTES, (&source.component, network), found, examples, storing, Some(writer))
 }
 
 fn within(
     most_bytes: usize,
-    manifest: &Manifest,
+    (name, network): (&str, &Network),
     source: &mut dyn Source,
-    pictures: usize,
+    examples: Examples<'_>,
     storing: &mut Storing,
     mut writer: Option<&mut Writer>,
 ) -> Result<()> {
-    let network = manifest.network(DENOISER)?;
-    let batch = batch(&network)?;
+    let batch = match &examples {
+        Examples::Ready(batch, _) => *batch,
+        Examples::Drawn { .. } => batch(network)?,
+    };
     let mut recording = network.record(Batch::plain(batch))?;
     let mut feeds = feeds(&mut recording, storing);
     if let Some(writer) = &writer {
-        feeds.retain(|feed| match writer.rounded(DENOISER, storing, &recording.plan.weights[feed.weight.index()]) {
+        feeds.retain(|feed| match writer.rounded(name, storing, &recording.plan.weights[feed.weight.index()]) {
             Some(tensor) => {
                 storing.keep(tensor);
                 false
@@ -79,24 +73,21 @@ fn within(
     if feeds.is_empty() {
         return Ok(());
     }
-    let device = Device::cpu(Threads::all());
-    let mut loading = Loading::new(&device, Compute::F32)?;
-    let loads = recording.plan.loads(Compute::F32);
-    for (id, weight, form) in loads {
-        let data = Data::F32(source.weight(weight)?);
-        let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
-        pollster::block_on(loading.load(id, weight, form, &tensor))?;
-    }
-    let weights = pollster::block_on(loading.finish())?;
+    let weights = exact(network, source)?;
     let cost = lower(&recording.plan, &weights.capabilities(), &[])?.cost().multiply_adds;
-    let settings = steps_within(MOST_WORK, cost, pictures.div_ceil(batch), manifest.sampling.settings());
-
     let threads = Threads::all();
-    let classes = network.classes().max(1) as u32;
-    let mut forwards: Vec<Given> = Vec::new();
     let groups = groups(&feeds, most_bytes);
-    let parts = groups.len() * pictures.div_ceil(batch) * settings.steps + feeds.len();
-    let mut progress = Progress::new(format!("calibrating {}", storing.dtype.as_str()), parts as u64);
+    let (mut forwards, drawing) = match examples {
+        Examples::Ready(_, forwards) => (forwards, None),
+        Examples::Drawn { pictures, sampling, texts } => {
+            let batches = pictures.div_ceil(batch);
+            let settings = steps_within(MOST_WORK, cost, batches, sampling.settings());
+            (Vec::new(), Some((batches, settings, texts, sampling.time_scale)))
+        }
+    };
+    let pass = drawing.as_ref().map_or(forwards.len(), |(batches, settings, ..)| batches * settings.steps);
+    let what = format!("calibrating {name} {}", storing.dtype.as_str());
+    let mut progress = Progress::new(what, (groups.len() * pass + feeds.len()) as u64);
     for (nth, group) in groups.iter().enumerate() {
         let inputs = group.iter().flat_map(|feed| feed.uses.iter().flatten());
         let kept: Vec<&str> = inputs.map(|&id| recording.plan.tensors[id.index()].name.as_str()).collect();
@@ -117,21 +108,24 @@ fn within(
             progress.step();
             Ok(())
         };
-        if nth == 0 {
-            for first in (0..pictures).step_by(batch) {
-                let labels: Vec<u32> = (first..first + batch).map(|i| i as u32 % classes).collect();
-                // Seeds apart from those that quality is measured with.
-                let noise = TorchGenerator::new(900_000 + first as u64);
-                walk(&mut session, &recording, &settings, &labels, noise, &mut |session, given| {
-                    forwards.push(given);
-                    look(session)
-                })?;
+        match &drawing {
+            Some((batches, settings, texts, time_scale)) if nth == 0 => {
+                for k in 0..*batches {
+                    let given = conditions(network, &recording, (k, batch), *texts, *time_scale);
+                    // Seeds apart from those that quality is measured with.
+                    let noise = TorchGenerator::new(900_000 + (k * batch) as u64);
+                    walk(&mut session, &recording, settings, given, noise, &mut |session, given| {
+                        forwards.push(given);
+                        look(session)
+                    })?;
+                }
             }
-        } else {
-            for given in &forwards {
-                give(&mut session, &recording, given)?;
-                session.run(0..end, None, u64::MAX)?;
-                look(&mut session)?;
+            _ => {
+                for given in &forwards {
+                    given.write(&mut session, &recording)?;
+                    session.run(0..end, None, u64::MAX)?;
+                    look(&mut session)?;
+                }
             }
         }
         drop(session);
@@ -140,7 +134,7 @@ fn within(
             let weight = &recording.plan.weights[feed.weight.index()];
             let tensor = storing.compensate(weight, &source.weight(weight)?, &factor);
             if let Some(writer) = &mut writer {
-                writer.keep_rounded(DENOISER, storing, weight, &tensor)?;
+                writer.keep_rounded(name, storing, weight, &tensor)?;
             }
             storing.keep(tensor);
             progress.step();
@@ -206,67 +200,6 @@ fn last_write(kernels: &[Kernel], group: &[Feed]) -> usize {
     kernels.iter().rposition(|kernel| read(kernel.writes())).map_or(0, |at| at + 1)
 }
 
-/// What a forward reads.
-fn give(session: &mut Session, recording: &Recording, given: &Given) -> Result<()> {
-    let picture = recording.picture()?;
-    if let Some(label) = recording.label() {
-        session.write_indices(label, &given.labels)?;
-    }
-    session.write(picture.input, &given.latents)?;
-    session.write_times(picture.time, &vec![given.time; given.labels.len()])
-}
-
-/// One batch from noise to picture, unguided; `look` sees the session after every forward, and what that was given.
-pub fn walk(
-    session: &mut Session,
-    recording: &Recording,
-    settings: &SamplerSettings,
-    labels: &[u32],
-    mut noise: TorchGenerator,
-    look: &mut dyn FnMut(&mut Session, Given) -> Result<()>,
-) -> Result<()> {
-    use uvit_web::sampler::{Slot, Step, recipe};
-    let recipe = recipe(settings)?;
-    let picture = recording.picture()?;
-    let elements = session.program().view(picture.input).elements();
-    let mut slots: BTreeMap<u8, Vec<f32>> = BTreeMap::new();
-    let mut latents = noise.randn_f32(elements);
-    let mut model = Vec::new();
-    for step in &recipe.steps {
-        match step {
-            Step::Eval { network_time, .. } => {
-                let given = Given { labels: labels.to_vec(), latents: latents.clone(), time: *network_time };
-                give(session, recording, &given)?;
-                pollster::block_on(session.forward(&|| false))?;
-                model = pollster::block_on(session.read(picture.output))?;
-                look(session, given)?;
-            }
-            Step::Combine { out, terms, clip } => {
-                let mut sum = vec![0f32; elements];
-                for term in terms {
-                    let values = match term.slot {
-                        Slot::Latents => &latents,
-                        Slot::Model => &model,
-                        Slot::Scratch(i) => slots.get(&i).ok_or_else(|| Error::internal("an empty slot"))?,
-                    };
-                    sum.iter_mut().zip(values).for_each(|(s, v)| *s += term.coefficient as f32 * v);
-                }
-                if let Some((low, high)) = clip {
-                    sum.iter_mut().for_each(|s| *s = s.clamp(*low as f32, *high as f32));
-                }
-                match out {
-                    Slot::Scratch(i) => drop(slots.insert(*i, sum)),
-                    _ => latents = sum,
-                }
-            }
-            Step::Noise { out: Slot::Scratch(i) } => drop(slots.insert(*i, noise.randn_f32(elements))),
-            Step::Arrive { .. } => {}
-            Step::Noise { .. } => latents = noise.randn_f32(elements),
-        }
-    }
-    Ok(())
-}
-
 /// The sum of all `X^T X` `[n, n]`: its upper triangle, row after row. Products in f32, sums in f64.
 struct Products {
     n: usize,
@@ -326,7 +259,7 @@ impl Products {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use uvit_web::package::{describe, store};
+    use uvit_web::package::{DENOISER, describe, store};
     use uvit_web::weights::checkpoint::Checkpoint;
     use uvit_web::weights::{Dtype, random};
 
@@ -351,7 +284,8 @@ mod tests {
             .collect();
         let mut tensors = |most_bytes| {
             let mut storing = Storing::plain(Dtype::Q8);
-            within(most_bytes, &manifest, &mut checkpoint, 7, &mut storing, None).unwrap();
+            let examples = Examples::Drawn { pictures: 7, sampling: &manifest.sampling, texts: None };
+            within(most_bytes, (DENOISER, &network), &mut checkpoint, examples, &mut storing, None).unwrap();
             store(&network, &mut checkpoint, &storing).unwrap()
         };
         let (all, one) = (tensors(MOST_BYTES), tensors(1));

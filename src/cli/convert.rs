@@ -1,11 +1,14 @@
 //! `uvit convert`.
 
+use super::examples::{self, Texts};
 use super::output::say;
 use super::progress::Progress;
-use super::{calibrate, read_text, refusal};
+use super::{calibrate, read_text, refusal, report};
 use std::path::{Path, PathBuf};
 use uvit_web::model::{Batch, Network};
-use uvit_web::package::{self, DENOISER, Description, MANIFEST, PartSource, Storing, Writer, preset, recognise};
+use uvit_web::package::{
+    self, DENOISER, Description, MANIFEST, PartSource, Storing, TOKENIZER, Writer, preset, recognise,
+};
 use uvit_web::plan::WeightUse;
 use uvit_web::weights::Dtype;
 use uvit_web::weights::checkpoint::{self, Found, Source, Weights};
@@ -54,23 +57,40 @@ pub struct Arguments {
     /// 60 for q4, for q8 fewer the more tokens a picture has, 48 for 66]
     #[arg(long, value_parser = refusal::count)]
     calibration: Option<usize>,
+    /// q8, q4: calibrate the text encoder, and a denoiser of texts, with these, one a line, instead of everyday captions
+    #[arg(long, value_name = "FILE")]
+    prompts: Option<PathBuf>,
+    /// Print what each stored form of each component costs, against f32
+    #[arg(long)]
+    report: bool,
     /// Replace the model in the folder; never anything else
     #[arg(long)]
     force: bool,
 }
 
+/// A component that is converted: its network and the weights that were found for it.
+pub struct Part<'a> {
+    pub source: &'a PartSource,
+    pub network: Network,
+    pub found: Found,
+}
+
 pub fn run(a: &Arguments) -> Result<()> {
-    let described = describe(a)?;
+    let mut described = describe(a)?;
+    if let Some(file) = &a.prompts {
+        let text = read_text(file)?;
+        described.prompts = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    }
     let Description { sources, assets, mut manifest, .. } = described.clone();
     let networks =
         sources.iter().map(|source| manifest.network(&source.component)).collect::<Result<Vec<Network>>>()?;
     check(a, &sources, &networks)?;
-    let mut parts: Vec<(&PartSource, Network, Found)> = Vec::new();
+    let mut parts: Vec<Part<'_>> = Vec::new();
     for (source, network) in sources.iter().zip(networks) {
         // The denoiser's file is its own; others hold an autoencoder's other half, or CLIP's.
         let find = if source.component == DENOISER { checkpoint::find } else { checkpoint::find_part };
         let found = find(&source.checkpoint, &network, &source.weights).map_err(|e| of_part(&sources, source, e))?;
-        parts.push((source, network, found));
+        parts.push(Part { source, network, found });
     }
     let (inputs, work) = work(a, &described)?;
     let inputs: Vec<&Path> = inputs.iter().map(PathBuf::as_path).collect();
@@ -79,7 +99,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     for what in &described.left_out {
         let _ = say!("left out: {what}");
     }
-    for (source, _, found) in &parts {
+    for Part { source, found, .. } in &parts {
         if let Some(report) = &found.report {
             let _ = say!("{}{report}", label(&sources, source));
         }
@@ -90,8 +110,15 @@ pub fn run(a: &Arguments) -> Result<()> {
     for (name, text) in assets.iter() {
         writer.add_asset(&mut manifest, name, "txt", text.as_bytes())?;
     }
-    for (source, network, found) in &mut parts {
-        for &dtype in dtypes(a, source) {
+    let coarse = |part: &Part<'_>| dtypes(a, part.source).iter().any(|dtype| matches!(dtype, Dtype::Q8 | Dtype::Q4));
+    let calibrated = a.calibration != Some(0) && parts.iter().any(coarse);
+    let texts = match calibrated || a.report {
+        true => Texts::of(&mut parts, assets.get(TOKENIZER), &described.prompts)?,
+        false => None,
+    };
+    let learnt = texts.as_ref().map(|texts| texts.split(false));
+    for part in &mut parts {
+        for &dtype in dtypes(a, part.source) {
             let mut storing = Storing::plain(dtype);
             match dtype {
                 Dtype::Q8 => storing.group = a.group,
@@ -99,15 +126,17 @@ pub fn run(a: &Arguments) -> Result<()> {
                 _ => {}
             }
             let pictures = match dtype {
-                _ if source.component != DENOISER => 0,
                 // So many that the inputs of the widest layers are seen a few thousand times at every step.
-                Dtype::Q8 => a.calibration.unwrap_or_else(|| (3168 / network.tokens()).clamp(6, 48)),
+                Dtype::Q8 => a.calibration.unwrap_or_else(|| (3168 / part.network.tokens().max(1)).clamp(6, 48)),
                 Dtype::Q4 => a.calibration.unwrap_or(60),
                 _ => 0,
             };
-            if pictures > 0 {
-                calibrate::compensate(&manifest, found, pictures, &mut storing, &mut writer)?;
+            let sampling = manifest.sampling.clone();
+            let examples = examples::of(&part.source.component, learnt.as_ref(), pictures, &sampling);
+            if let Some(examples) = examples.filter(|_| pictures > 0) {
+                calibrate::compensate(part, examples, &mut storing, &mut writer)?;
             }
+            let Part { source, network, found } = &mut *part;
             let tensors = storing.forms(network)?.len() as u64;
             let progress = Progress::new(format!("{}writing {}", label(&sources, source), dtype.as_str()), tensors);
             writer.add(&mut manifest, &source.component, &storing, &mut Counted { source: found, progress })?;
@@ -119,6 +148,9 @@ pub fn run(a: &Arguments) -> Result<()> {
             let (label, dtype, shards) = (label(&sources, source), variant.dtype.as_str(), variant.shards.len());
             say!("{label}{dtype} {:>12} bytes in {shards} shards", variant.bytes)?;
         }
+    }
+    if a.report {
+        report::print(&a.out, &manifest, &mut parts, texts.map(|texts| texts.split(true)).as_ref())?;
     }
     say!("wrote {}", a.out.join(MANIFEST).display())
 }
@@ -196,7 +228,7 @@ fn work(a: &Arguments, described: &Description) -> Result<(Vec<PathBuf>, String)
     let options = (&a.dtype, a.group, &a.keep_q8, a.calibration);
     let Description { sources, assets, prompts, manifest, .. } = described;
     let work = format!("{abouts:?} {sources:?} {options:?} {assets:?} {prompts:?} {}", manifest.to_json());
-    let beside = [&described.file, &described.tokenizer, &a.config, &a.labels, &a.licences];
+    let beside = [&described.file, &described.tokenizer, &a.config, &a.labels, &a.licences, &a.prompts];
     files.extend(beside.into_iter().flatten().cloned());
     Ok((files, work))
 }

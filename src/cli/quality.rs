@@ -260,7 +260,7 @@ pub fn noised(pipeline: &Pipeline, picture: &[f32], k: usize, count: usize) -> R
 }
 
 /// Peak signal-to-noise ratio in dB, both clipped to [-1, 1], peak to peak 2.
-fn psnr(a: &[f32], b: &[f32]) -> f64 {
+pub fn psnr(a: &[f32], b: &[f32]) -> f64 {
     let clip = |v: f32| f64::from(v.clamp(-1.0, 1.0));
     let mse = a.iter().zip(b).map(|(&a, &b)| (clip(a) - clip(b)).powi(2)).sum::<f64>() / a.len() as f64;
     10.0 * (4.0 / mse.max(1e-20)).log10()

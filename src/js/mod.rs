@@ -6,10 +6,9 @@ use crate::model::{Batch, Port};
 use crate::package::Manifest;
 use crate::pipeline::sampling::{Control, StepEvent};
 use crate::pipeline::{
-    self, Answer, Generated, Helpers, LoadOptions, NamedTensor, Needed, Request, Source, Values, pixels,
+    self, Answer, Generated, Helpers, LoadOptions, NamedTensor, Needed, Request, Source, StoredFile, Values, pixels,
 };
 use crate::sampler::{SamplerKind, SamplerSettings, Spacing, recipe};
-use crate::weights::StoredFile;
 use crate::{Code, Error};
 use js_sys::{Array, Float32Array, Float64Array, Function, Object, Promise, Reflect, Uint8Array, Uint32Array};
 use std::cell::{Cell, RefCell};

@@ -107,6 +107,12 @@ fn sampling(fields: &Fields<'_>) -> json::Result<Sampling> {
     })
 }
 
+/// The layers whose results are the prediction: U-ViT's, and what a UniDiffuser has beside it.
+const LAST: [&str; 3] = ["decoder_pred", "clip_img_out", "text_out"];
+
+/// Bytes of floats that 8-bit variants hold as they are, at most.
+const LARGE: usize = 1 << 20;
+
 /// How to store one variant.
 #[derive(Clone, Debug)]
 pub struct Storing {
@@ -127,13 +133,16 @@ impl Storing {
         Storing { dtype, group, keep_q8: Vec::new(), compensated: BTreeMap::new() }
     }
 
-    /// What a tensor is stored as, but for its parts. `decoder_pred` and what is read as floats is sensitive and small: it stays f32, or f16 in the
-    /// half- and 4-bit variants; vectors are always f32.
+    /// What a tensor is stored as, but for its parts. A denoiser's last layers and what is read as floats is sensitive and small: it
+    /// stays f32, or f16 in the half- and 4-bit variants, and f16 where it is large, as a vocabulary's table; vectors are always f32.
     pub fn form(&self, weight: &Weight) -> Entry {
         let Weight { name, shape, usage, .. } = weight;
-        let (dtype, group) = if *usage != WeightUse::Matrix || name.starts_with("decoder_pred") {
+        let is_last = LAST.iter().any(|layer| name.starts_with(layer));
+        let (dtype, group) = if *usage != WeightUse::Matrix || is_last {
+            let large = 4 * shape.iter().product::<usize>() > LARGE;
             match self.dtype {
                 Dtype::F16 | Dtype::Q4 if shape.len() != 1 => (Dtype::F16, 0),
+                Dtype::Q8 if large => (Dtype::F16, 0),
                 _ => (Dtype::F32, 0),
             }
         } else {

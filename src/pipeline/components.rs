@@ -7,9 +7,11 @@ use crate::model::{Batch, Network};
 use crate::package::{self, DENOISER, Manifest};
 use crate::plan::{Compute, Plan};
 use crate::runtime::{Device, Loading, Weights, turn};
-use crate::weights::{Dtype, ShardReader, StoredFile, Variant};
+use crate::weights::{Dtype, ShardReader, Variant};
 use crate::{Code, Error, Result};
 use std::rc::Rc;
+
+pub use crate::weights::StoredFile;
 
 /// Brings a model's files when a stage needs them: from a folder, or over the network.
 pub trait Source {

@@ -124,27 +124,7 @@ impl Denoiser {
 
     /// Elements of all that is drawn.
     pub fn elements(&self) -> usize {
-        self.shape.batch.images * self.of_image()
-    }
-
-    /// Elements of one image, of all ports that are drawn.
-    pub fn of_image(&self) -> usize {
-        self.drawn.of_image()
-    }
-
-    /// Elements of one image of the first port that is drawn.
-    pub fn of_picture(&self) -> usize {
-        self.drawn.of_picture()
-    }
-
-    /// Noise for all that is drawn.
-    pub fn noise(&self, noise: &mut Noise) -> Vec<f32> {
-        self.drawn.noise(noise)
-    }
-
-    /// Noise to start from.
-    pub fn start(&self, noise: &mut Noise) -> Vec<f32> {
-        self.drawn.start(noise)
+        self.shape.batch.images * self.drawn.of_image()
     }
 
     /// The State's tensor of a slot, and where a port begins in it.
@@ -350,7 +330,7 @@ impl Denoiser {
         let terms = [(Slot::Latents, x0[0]), (Slot::Model, x0[1])];
         self.combine(self.preview_slot(), &terms, guidance, guided, Some((-1.0, 1.0)))?;
         let mut values = self.state.read(self.scratch(self.shape.scratch_slots)?).await?;
-        values.truncate(self.shape.batch.images * self.of_picture());
+        values.truncate(self.shape.batch.images * self.drawn.of_picture());
         Ok(values)
     }
 

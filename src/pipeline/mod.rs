@@ -24,7 +24,7 @@ mod tensors;
 mod words;
 
 pub use component::{Component, stored_forms};
-pub use components::Source;
+pub use components::{Source, StoredFile};
 pub use denoiser::{Denoiser, Shape};
 #[cfg(feature = "gpu")]
 pub use device::capabilities;
@@ -306,7 +306,8 @@ impl Pipeline {
         };
         let mut watch = Control { on_step: &mut on_step, stopped: control.stopped };
         let sampled = sample(denoiser, &recipe, inputs, &mut watch, helpers).await;
-        let (workers, of_image, of_picture) = (denoiser.workers(), denoiser.of_image(), denoiser.of_picture());
+        let (workers, of_image, of_picture) =
+            (denoiser.workers(), denoiser.drawn.of_image(), denoiser.drawn.of_picture());
         if !self.components.stay() {
             self.denoiser = None;
         }

@@ -120,7 +120,7 @@ pub async fn sample(
     let began = Instant::now();
     let (elements, count) = (denoiser.elements(), denoiser.shape().batch.images);
     // Drawn whether it is used or not: what the first stochastic step draws does not depend on where the start came from.
-    let noise = denoiser.start(&mut inputs.noise);
+    let noise = denoiser.drawn.start(&mut inputs.noise);
     let mut start = match inputs.start {
         Some(values) if values.len() == elements && values.iter().all(|v| v.is_finite()) => values.to_vec(),
         Some(values) if values.len() == elements => {
@@ -242,12 +242,12 @@ impl Walk {
                         let last = self.arrived == self.arrivals;
                         let (alpha_t, sigma_t) = if last { (1.0, 0.0) } else { (*alpha_t, *sigma_t) };
                         if mask.fresh_noise && !last {
-                            denoiser.renew_kept(&denoiser.noise(&mut inputs.noise))?;
+                            denoiser.renew_kept(&denoiser.drawn.noise(&mut inputs.noise))?;
                         }
                         denoiser.keep(alpha_t, sigma_t)?;
                     }
                 }
-                Step::Noise { out } => denoiser.write(*out, &denoiser.noise(&mut inputs.noise))?,
+                Step::Noise { out } => denoiser.write(*out, &denoiser.drawn.noise(&mut inputs.noise))?,
             }
             if called && matches!(steps.peek(), None | Some(Step::Eval { .. })) {
                 let values = match inputs.readback {

@@ -21,7 +21,7 @@ impl Denoiser {
         let name_of = |id| self.recording.ports.iter().find(|port| port.tensor == id).map_or("", |port| port.name);
         let all = self.items();
         let latents = self.latents().await?;
-        let of_image = self.of_image();
+        let of_image = self.drawn.of_image();
         let needed = |part: &Range<usize>| part.start.min(items)..part.end.min(items);
         let parts: Vec<Range<usize>> = self.parts.iter().map(needed).filter(|items| !items.is_empty()).collect();
         // The latents of some items, port by port.
