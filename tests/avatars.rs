@@ -9,12 +9,13 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use uvit_web::model::{Batch, Network};
 use uvit_web::pipeline::{Component, NamedTensor, Values};
-use uvit_web::plan::Compute;
+use uvit_web::plan::{Compute, WeightUse};
 use uvit_web::runtime::{Device, Loading};
 use uvit_web::simd::Threads;
 use uvit_web::text::Tokenizer;
+use uvit_web::weights::Dtype;
 use uvit_web::weights::checkpoint::{self, Source, Weights};
-use uvit_web::weights::{Data, Tensor};
+use uvit_web::weights::quantize::quantize;
 
 /// The model's folder, its `config.json` and `reference.json`.
 fn avatars() -> Option<(PathBuf, Value, Value)> {
@@ -39,17 +40,29 @@ fn load(device: &Device, folder: &Path, part: &Value) -> Component {
 
 /// A network of a part's, or of one half of it.
 fn load_as(device: &Device, folder: &Path, part: &Value, architecture: &str) -> Component {
+    load_in(device, folder, part, architecture, Dtype::F32, Compute::F32)
+}
+
+/// The same, stored and computed in another way.
+fn load_in(
+    device: &Device,
+    folder: &Path,
+    part: &Value,
+    architecture: &str,
+    dtype: Dtype,
+    compute: Compute,
+) -> Component {
     let network = Network::of(architecture, &part["params"]).unwrap();
     let mut found =
         checkpoint::find_part(&folder.join(part["file"].as_str().unwrap()), &network, &Weights::Auto).unwrap();
     let plan = network.record(Batch::plain(1)).unwrap().plan;
-    let mut loading = Loading::new(device, Compute::F32).unwrap();
-    for (id, weight, form) in plan.loads(Compute::F32) {
-        let data = Data::F32(found.weight(weight).unwrap());
-        let tensor = Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
+    let mut loading = Loading::new(device, compute).unwrap();
+    for (id, weight, form) in plan.loads(compute) {
+        let dtype = if weight.usage == WeightUse::Matrix { dtype } else { Dtype::F32 };
+        let tensor = quantize(&weight.name, &weight.shape, &found.weight(weight).unwrap(), dtype, 0);
         pollster::block_on(loading.load(id, weight, form, &tensor)).unwrap();
     }
-    let stored = plan.weights.iter().map(|_| (uvit_web::weights::Dtype::F32, 0)).collect();
+    let stored = plan.weights.iter().map(|_| (Dtype::F32, 0)).collect();
     Component::new(network, pollster::block_on(loading.finish()).unwrap(), stored, Vec::new())
 }
 
@@ -119,5 +132,38 @@ fn pictures_become_the_latents_of_pytorch_and_latents_its_pictures() {
             let error = error(&got, &floats(name));
             assert!(error < 2e-5, "{}: {name} is off by {error:.1e}", device.name());
         }
+    }
+}
+
+/// The peak is the range from -1 to 1.
+fn psnr(a: &[f32], b: &[f32]) -> f64 {
+    let squares: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+    -10.0 * (squares / (4.0 * a.len() as f64)).log10()
+}
+
+#[test]
+fn coarser_decoders_draw_the_same_pictures() {
+    let Some((folder, config, _)) = avatars() else { return };
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |name: &str| -> Vec<f32> {
+        let tensor = stored.tensor(&format!("autoencoder_kl/{name}")).unwrap();
+        tensor.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
+    };
+    let (part, want) = (&config["parts"]["autoencoder"], floats("decoded"));
+    let device = Device::cpu(Threads::all());
+    for (dtype, compute, least) in [
+        (Dtype::F16, Compute::F32, 50.0),
+        (Dtype::Q8, Compute::F32, 45.0),
+        (Dtype::F32, Compute::Quality, 45.0),
+        (Dtype::Q8, Compute::Quality, 45.0),
+        (Dtype::Q8, Compute::Fast, 45.0),
+    ] {
+        let mut decoder = load_in(&device, &folder, part, "autoencoder_kl_decoder", dtype, compute);
+        let given = [NamedTensor::new("z", Values::Floats(floats("z_sampled")))];
+        let decoded = pollster::block_on(decoder.trace(2, &given, &["decoded"])).unwrap().remove(0);
+        let psnr = psnr(&decoded, &want);
+        println!("{} in {}: {psnr:.1} dB", dtype.as_str(), compute.as_str());
+        assert!(psnr >= least, "{} in {}: {psnr:.1} dB", dtype.as_str(), compute.as_str());
     }
 }

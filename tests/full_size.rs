@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 use uvit_web::Result;
-use uvit_web::model::Batch;
+use uvit_web::model::{Batch, Network};
 use uvit_web::package::{preset, read_manifest};
 use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LoadOptions, Loader, Values};
 use uvit_web::plan::{Capabilities, Compute, lower};
@@ -107,4 +107,47 @@ fn imagenet512_uvit_huge() {
 #[ignore = "minutes: scripts/test full"]
 fn mscoco_uvit_small_deep() {
     full_size("mscoco_uvit_small_deep", None);
+}
+
+/// What drawing a picture of latents takes, stage by stage, with weights in f16: read off Plans, so nothing is loaded.
+#[test]
+#[ignore = "prints what docs/latents.md says: scripts/test full"]
+fn stages_of_published_latent_models() {
+    let network = |architecture: &str, params: serde_json::Value| Network::of(architecture, &params).unwrap();
+    let decoder = network(
+        "autoencoder_kl_decoder",
+        serde_json::json!({ "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2 }),
+    );
+    let text = network(
+        "clip_text",
+        serde_json::json!({
+            "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+            "num_attention_heads": 12, "max_position_embeddings": 77,
+        }),
+    );
+    let denoiser = preset("mscoco_uvit_small_deep").unwrap().network().unwrap();
+    for (name, network, side, copies, most) in [
+        ("CLIP ViT-L/14 text", &text, None, 2, 300e6),
+        ("U-ViT-S/2 deep", &denoiser, None, 2, 200e6),
+        ("KL-f8 decoder, 256 x 256", &decoder, Some(32), 1, 500e6),
+        ("KL-f8 decoder, 512 x 512", &decoder, Some(64), 1, 1.2e9),
+    ] {
+        let batch = Batch { size: side.map(|side| [side; 2]), ..Batch::copied(1, copies) };
+        let plan = network.record(batch).unwrap().plan;
+        let weights: f64 = 2.0 * plan.published().map(|w| w.shape.iter().product::<usize>() as f64).sum::<f64>();
+        let wide = Capabilities { max_binding: 1 << 30, ..Capabilities::WEBGPU };
+        let program = lower(&plan, &wide, &[]).unwrap();
+        let activations = program.activation_bytes() as f64;
+        let limit = match lower(&plan, &Capabilities::WEBGPU, &[]) {
+            Ok(_) => "fits bindings of 128 MiB".to_owned(),
+            Err(error) => error.cause,
+        };
+        println!(
+            "{name}: {:.2} G multiply-adds, {:.0} MB of weights, {:.0} MB of activations; {limit}",
+            1e-9 * program.cost().multiply_adds as f64,
+            1e-6 * weights,
+            1e-6 * activations,
+        );
+        assert!(weights + activations < most, "{name}");
+    }
 }

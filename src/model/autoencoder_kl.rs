@@ -261,7 +261,8 @@ impl Builder {
     /// they lose is seen in every pixel.
     fn convolution(&mut self, name: &str, x: TensorId, window: Window, out: usize) -> TensorId {
         let out = self.plan.convolution(name, x, window, out, true);
-        self.plan.allow(name, Precision::Narrow);
+        // 8 bits leave 35 dB of the avatars' pictures, 12 as much as q8 itself does (48 dB).
+        self.plan.allow(name, Precision::Wide);
         out
     }
 

@@ -80,6 +80,7 @@ pub struct Rows {
 impl Rows {
     /// `count` rows, at least one, `stride` values apart; beyond them the last one stands in.
     #[inline(always)]
+    #[allow(clippy::unnecessary_min_or_max)] // of the first row, which is unrolled
     pub fn strided(x: *const f32, stride: usize, count: usize, k: usize) -> Rows {
         Rows { x: array!(r < ROWS, x, x.wrapping_add(r.min(count - 1) * stride)), k }
     }
