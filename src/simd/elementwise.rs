@@ -1,6 +1,6 @@
 //! `out = activation(scale a + offset) + b`: what could not be fused.
 
-use super::functions::activate as activate_vector;
+use super::functions::activate_called;
 use super::isa::{Isa, kernels};
 use crate::Activation;
 
@@ -27,7 +27,7 @@ unsafe fn elementwise_with<I: Isa>(
         // SAFETY: a line holds a vector; the caller's target features are those of I.
         unsafe {
             let v = I::madd(I::load(line.as_ptr()), I::splat(scale), I::splat(offset));
-            let v = activate_vector::<I>(activation, v);
+            let v = activate_called::<I>(activation, v);
             I::store(line.as_mut_ptr(), v);
         }
         for (j, out) in out.iter_mut().enumerate() {

@@ -1,7 +1,7 @@
 //! GroupNorm over tokens, in three steps: moments of every channel over slices of the tokens, which the caller joins to a mean
 //! and a scale a channel; then `activation((x - mean) scale + bias)`.
 
-use super::functions::activate;
+use super::functions::activate_called;
 use super::isa::{Isa, Level, kernels};
 use super::threads::{Shared, Threads};
 use crate::Activation;
@@ -98,27 +98,25 @@ unsafe fn moments_with<I: Isa>(x: &[f32], out: &mut [f32]) {
 unsafe fn row_with<I: Isa>(x: &[f32], scales: &[f32], bias: &[f32], activation: Activation, out: &mut [f32]) {
     let dim = x.len();
     let (means, scales) = scales.split_at(dim);
-    let mut line = [[0f32; 16]; 4];
+    let mut lines = [[0f32; 16]; 5];
     for at in (0..dim).step_by(I::LANES) {
-        // SAFETY: vectors that do not exist whole are copied; the caller's target features are those of I.
-        unsafe {
-            let rest = (dim - at).min(I::LANES);
-            let value = |x: *const f32, mean: *const f32, scale: *const f32, bias: *const f32| {
-                let centred = I::sub(I::load(x), I::load(mean));
-                activate::<I>(activation, I::madd(centred, I::load(scale), I::load(bias)))
-            };
-            if rest == I::LANES {
-                let [x, mean, scale, bias] = [x, means, scales, bias].map(|values| values.as_ptr().add(at));
-                I::store(out.as_mut_ptr().add(at), value(x, mean, scale, bias));
-            } else {
-                for (line, values) in line.iter_mut().zip([x, means, scales, bias]) {
-                    line[..rest].copy_from_slice(&values[at..]);
-                }
-                let [x, mean, scale, bias] = [0, 1, 2, 3].map(|i: usize| line[i].as_ptr());
-                let v = value(x, mean, scale, bias);
-                I::store(line[0].as_mut_ptr(), v);
-                out[at..].copy_from_slice(&line[0][..rest]);
+        let rest = (dim - at).min(I::LANES);
+        // A vector that does not exist whole is copied.
+        let (from, to) = if rest == I::LANES {
+            ([x, means, scales, bias].map(|values| values[at..].as_ptr()), out[at..].as_mut_ptr())
+        } else {
+            for (line, values) in lines.iter_mut().zip([x, means, scales, bias]) {
+                line[..rest].copy_from_slice(&values[at..]);
             }
+            ([0, 1, 2, 3].map(|i| lines[i].as_ptr()), lines[4].as_mut_ptr())
+        };
+        // SAFETY: all of these places hold a vector; the caller's target features are those of I.
+        unsafe {
+            let [x, mean, scale, bias] = from.map(|values| I::load(values));
+            I::store(to, activate_called::<I>(activation, I::madd(I::sub(x, mean), scale, bias)));
+        }
+        if rest < I::LANES {
+            out[at..].copy_from_slice(&lines[4][..rest]);
         }
     }
 }

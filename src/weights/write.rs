@@ -1,20 +1,19 @@
 //! Tensors to shards: which rows go into which, and their bytes. Whoever calls puts them somewhere.
 
-use super::stored::{Dtype, Entry, Part, StoredFile, Variant};
+use super::stored::{self, Entry, Part, StoredFile, Variant};
 use super::{Data, Tensor};
 use crate::named::Named;
 use crate::{Error, Result};
-use safetensors::tensor::TensorView;
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Bytes of a shard's header for each tensor beside its name (dtype, shape, offsets), and for the whole: rounded up.
 const HEADER_BYTES: usize = 160;
 
 /// Makes a file's bytes, if they are needed.
 pub type Make<'a> = &'a mut dyn FnMut() -> Result<Vec<u8>>;
-
-/// Some rows of one tensor, as bytes for a shard: name, dtype, shape, bytes.
-type Piece = Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>;
 
 /// Some rows of one tensor, under the name that they have in a shard.
 struct Slice {
@@ -63,7 +62,7 @@ fn lay_out(forms: &[(String, Entry)], shard_bytes: usize) -> (Vec<Vec<Slice>>, N
 /// # Errors
 /// Those of `save` and `tensor`.
 pub fn write_shards(
-    (dtype, group): (Dtype, usize),
+    (dtype, group): (stored::Dtype, usize),
     forms: &[(String, Entry)],
     shard_bytes: usize,
     tensor: &mut dyn FnMut(usize) -> Result<Tensor>,
@@ -75,18 +74,21 @@ pub fn write_shards(
     let mut held: Option<(usize, Tensor)> = None;
     for (number, slices) in (1..).zip(&shards) {
         let mut make = || {
-            let mut shard: Piece = Vec::new();
+            let listed = slices.iter().flat_map(|slice| listed(&forms[slice.tensor].1, slice)).collect();
+            let mut shard = Shard::of(listed)?;
             for slice in slices {
                 let of = match held.take() {
                     Some((at, of)) if at == slice.tensor => of,
                     _ => tensor(slice.tensor)?,
                 };
-                shard.extend(piece(&of, slice.name.clone(), slice.rows));
+                for (name, bytes) in pieces(&of, &slice.name, slice.rows) {
+                    shard.put(&name, bytes)?;
+                }
                 if slice.rows[1] < of.rows() {
                     held = Some((slice.tensor, of));
                 }
             }
-            serialize(shard)
+            Ok(shard.bytes)
         };
         let stored = save(number, &mut make)?;
         variant.bytes += stored.bytes;
@@ -95,41 +97,84 @@ pub fn write_shards(
     Ok(variant)
 }
 
-/// Rows `first..end` of a tensor and its scales.
-fn piece(tensor: &Tensor, name: String, [first, end]: [usize; 2]) -> Piece {
-    use safetensors::Dtype::{F16, F32, I8, U8};
-    let columns = tensor.columns();
-    let mut shape = tensor.shape.clone();
-    shape[0] = end - first;
-    let rows = |a: usize| first * a..end * a;
-    let scale = format!("{name}.scale");
-    match &tensor.data {
-        Data::F32(v) => vec![(name, F32, shape, v[rows(columns)].iter().flat_map(|v| v.to_le_bytes()).collect())],
-        Data::F16(v) => vec![(name, F16, shape, v[rows(columns)].iter().flat_map(|v| v.to_le_bytes()).collect())],
-        Data::Q8 { values, scales, group } => {
-            let groups = if *group == 0 { 1 } else { columns.div_ceil(*group) };
-            let scales = scales[rows(groups)].iter().flat_map(|v| v.to_le_bytes()).collect();
-            vec![
-                (name, I8, shape, values[rows(columns)].iter().map(|&v| v as u8).collect()),
-                (scale, F32, vec![end - first, groups], scales),
-            ]
-        }
-        Data::Q4 { values, scales, group } => {
-            let (groups, row_bytes) = (columns.div_ceil(*group), columns.div_ceil(2));
-            let scales = scales[rows(groups)].iter().flat_map(|v| v.to_le_bytes()).collect();
-            vec![
-                (name, U8, vec![end - first, row_bytes], values[rows(row_bytes)].to_vec()),
-                (scale, F16, vec![end - first, groups], scales),
-            ]
+/// A shard that fills up, in memory once.
+struct Shard {
+    places: BTreeMap<String, Range<usize>>,
+    bytes: Vec<u8>,
+}
+
+impl Shard {
+    /// With room for these tensors: in the order that the format's own library gives them, which aligns them.
+    fn of(mut listed: Vec<(String, Dtype, Vec<usize>)>) -> Result<Shard> {
+        listed.sort_by(|(a, of_a, _), (b, of_b, _)| of_b.cmp(of_a).then(a.cmp(b)));
+        let broken = |e: &dyn std::fmt::Display| Error::internal(format!("a shard could not be written: {e}"));
+        let mut end = 0;
+        let infos = listed.into_iter().map(|(name, dtype, shape)| {
+            let begin = end;
+            end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+            (name, TensorInfo { dtype, shape, data_offsets: (begin, end) })
+        });
+        let infos: Vec<(String, TensorInfo)> = infos.collect();
+        let metadata = Metadata::new(None, infos.clone()).map_err(|e| broken(&e))?;
+        let mut header = serde_json::to_vec(&metadata).map_err(|e| broken(&e))?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let mut bytes = Vec::with_capacity(8 + header.len() + end);
+        bytes.extend((header.len() as u64).to_le_bytes());
+        bytes.extend(header);
+        let first = bytes.len();
+        bytes.resize(first + end, 0);
+        let place = |info: &TensorInfo| first + info.data_offsets.0..first + info.data_offsets.1;
+        let places = infos.iter().map(|(name, info)| (name.clone(), place(info))).collect();
+        Ok(Shard { places, bytes })
+    }
+
+    fn put(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let place = self.places.get(name).filter(|place| place.len() == bytes.len());
+        let place = place.ok_or_else(|| Error::internal(format!("{name} is not as it was announced")))?;
+        self.bytes[place.clone()].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// What a shard lists for some rows of a tensor: names, dtypes, shapes.
+fn listed(form: &Entry, slice: &Slice) -> Vec<(String, Dtype, Vec<usize>)> {
+    let rows = slice.rows[1] - slice.rows[0];
+    let columns = form.shape.iter().skip(1).product::<usize>();
+    let groups = if form.group == 0 { 1 } else { columns.div_ceil(form.group) };
+    let mut shape = form.shape.clone();
+    shape[0] = rows;
+    let (name, scale) = (slice.name.clone(), format!("{}.scale", slice.name));
+    match form.dtype {
+        stored::Dtype::F32 => vec![(name, Dtype::F32, shape)],
+        stored::Dtype::F16 => vec![(name, Dtype::F16, shape)],
+        stored::Dtype::Q8 => vec![(name, Dtype::I8, shape), (scale, Dtype::F32, vec![rows, groups])],
+        stored::Dtype::Q4 => {
+            vec![(name, Dtype::U8, vec![rows, columns.div_ceil(2)]), (scale, Dtype::F16, vec![rows, groups])]
         }
     }
 }
 
-fn serialize(shard: Piece) -> Result<Vec<u8>> {
-    let broken = |e: safetensors::SafeTensorError| Error::internal(format!("a shard could not be written: {e}"));
-    let mut views = BTreeMap::new();
-    for (name, dtype, shape, bytes) in &shard {
-        views.insert(name.clone(), TensorView::new(*dtype, shape.clone(), bytes).map_err(broken)?);
+/// The bytes of rows `first..end` of a tensor, and of their scales.
+fn pieces<'a>(tensor: &'a Tensor, name: &str, [first, end]: [usize; 2]) -> Vec<(String, &'a [u8])> {
+    let columns = tensor.columns();
+    let rows = |a: usize| first * a..end * a;
+    let (name, scale) = (name.to_owned(), format!("{name}.scale"));
+    match &tensor.data {
+        Data::F32(v) => vec![(name, bytes_of(&v[rows(columns)]))],
+        Data::F16(v) => vec![(name, bytes_of(&v[rows(columns)]))],
+        Data::Q8 { values, scales, group } => {
+            let groups = if *group == 0 { 1 } else { columns.div_ceil(*group) };
+            vec![(name, bytes_of(&values[rows(columns)])), (scale, bytes_of(&scales[rows(groups)]))]
+        }
+        Data::Q4 { values, scales, group } => {
+            let (groups, row_bytes) = (columns.div_ceil(*group), columns.div_ceil(2));
+            vec![(name, bytes_of(&values[rows(row_bytes)])), (scale, bytes_of(&scales[rows(groups)]))]
+        }
     }
-    safetensors::serialize(views, None).map_err(broken)
+}
+
+/// As they lie in memory, little-endian as a shard is.
+fn bytes_of<T: bytemuck::Pod>(values: &[T]) -> &[u8] {
+    const { assert!(cfg!(target_endian = "little"), "shards are little-endian") };
+    bytemuck::cast_slice(values)
 }
