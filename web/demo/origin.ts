@@ -106,6 +106,7 @@ export function startOrigin(onError: (thrown: unknown) => void): void {
 export function fillOrigin({ latentShape: [channels, height] }: PipelineInfo): void {
   size = channels === 1 || channels === 3 ? height : 0;
   section.hidden = size === 0;
+  gallery.classList.toggle('latents', size === 0);
   if (picture.width === size) return;
   editor.hidden = true;
   for (const canvas of [picture, mask]) canvas.width = canvas.height = size;
