@@ -132,6 +132,7 @@ function fillFrom(address: URLSearchParams): void {
   }
   const open = !asked.has('label') && !asked.has('prompt');
   seed.value = asked.get('seed') ?? (open ? (model.first.seed ?? '') : '');
+  seed.removeAttribute('aria-invalid');
   count.value = clamped(asked.get('count') ?? '1', count);
   const [from = null, to = null] = (asked.get('interval') ?? ALWAYS).split(',');
   [low.value, high.value] = [clamped(from, low), clamped(to, high)];

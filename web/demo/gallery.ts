@@ -2,6 +2,7 @@
 
 import type { GenerateResult, PipelineInfo } from 'uvit-web';
 import { button, byId, make } from './elements.js';
+import { withSettings } from './png.js';
 
 /** A picture that was drawn, and what draws it again. */
 export interface Drawing {
@@ -11,6 +12,8 @@ export interface Drawing {
   title: string;
   /** Such as `smiley-noto-seed-42-25-steps`. */
   file: string;
+  /** How it was drawn, for the file. */
+  settings: object;
   address: URLSearchParams;
 }
 
@@ -53,17 +56,24 @@ export function drawingsOf(
   info: PipelineInfo,
   addressOf: (seed: number) => URLSearchParams,
 ): Drawing[] {
-  const { labelName, prompt } = result.settings;
-  const title = labelName ?? (String(prompt ?? '') || `One of the ${info.name}`);
-  return result.images.map(({ imageData, seed }, k) => {
-    return { image: imageData, seed, title, file: fileName(result, info, k), address: addressOf(seed) };
-  });
+  const { name } = info;
+  const { device, settings } = result;
+  const { labelName, prompt } = settings;
+  const title = labelName ?? (String(prompt ?? '') || `One of the ${name}`);
+  return result.images.map(({ imageData: image, seed, width, height }, k) => ({
+    image,
+    seed,
+    title,
+    file: fileName(result, info, k),
+    settings: { ...settings, name, seed, count: 1, device, width, height },
+    address: addressOf(seed),
+  }));
 }
 
 /** Finished pictures in the frames; `onVary` gets the one that another is to start from. */
 export function showPictures(drawings: Drawing[], onVary: (canvas: HTMLCanvasElement) => void): void {
   const frames = canvases();
-  for (const [k, { image, seed, title, file }] of drawings.entries()) {
+  for (const [k, { image, seed, title, file, settings }] of drawings.entries()) {
     const canvas = frames[k];
     if (!canvas) continue;
     paint(canvas, image);
@@ -71,7 +81,7 @@ export function showPictures(drawings: Drawing[], onVary: (canvas: HTMLCanvasEle
     canvas.ariaLabel = `${title}, seed ${seed}`;
     const keep = button('save', 'Save as PNG', () => {
       // At its own size, one pixel for each that the model drew.
-      canvas.toBlob((blob) => blob && save(blob, `${file}.png`), 'image/png');
+      canvas.toBlob((blob) => blob && save(withSettings(blob, settings), `${file}.png`), 'image/png');
     });
     keep.ariaLabel = `Save the picture with seed ${seed} as PNG`;
     const vary = button('save vary', 'Vary', () => onVary(canvas));

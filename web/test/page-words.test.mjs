@@ -1,8 +1,10 @@
 /** The built page with the model that draws from words: picking it, prompts, links, stops in every stage, earlier pictures. */
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
-import { fact, generate, launch, launchWithCache, openPage, reach, withPackage } from './browser.mjs';
+import { crc32 } from 'node:zlib';
+import { fact, generate, launch, launchWithCache, openPage, reach, WEBGPU, withPackage } from './browser.mjs';
 import { startServer } from './server.mjs';
 
 /** Few steps, for the CPU's sake, and an arithmetic that gives the same bits every time. */
@@ -120,8 +122,17 @@ test('a link brings back model, prompt, seed and settings; so does an earlier pi
   assert.equal(await page.locator('#earlier').isVisible(), false);
   const arriving = page.waitForEvent('download');
   await page.click('.save');
-  const name = (await arriving).suggestedFilename();
-  assert.equal(name, 'on-a-purple-background-a-smiling-person-with-dark-skin-curly-seed-5-4-steps.png');
+  const download = await arriving;
+  assert.equal(
+    download.suggestedFilename(),
+    'on-a-purple-background-a-smiling-person-with-dark-skin-curly-seed-5-4-steps.png',
+  );
+  const file = readFileSync(await download.path());
+  const chunk = file.subarray(37, 41 + file.readUInt32BE(33));
+  assert.equal(chunk.toString('latin1', 0, 17), 'iTXtSettings\0\0\0\0\0');
+  assert.equal(file.readUInt32BE(37 + chunk.length), crc32(chunk));
+  const { prompt, negativePrompt, seed, steps, guidanceScale, name } = JSON.parse(chunk.subarray(17));
+  assert.deepEqual([prompt, negativePrompt, seed, steps, guidanceScale, name], [CURLS, 'glasses', 5, 4, 3, 'avatars']);
 
   await page.locator('#prompt').fill(PROMPT);
   await page.locator('#seed').fill('');
@@ -175,6 +186,24 @@ test('a stop in any stage leaves the page as it was', async () => {
   assert.deepEqual(await pixels(page), expected);
   assert.deepEqual(page.errors, []);
   await page.close();
+});
+
+test('WebGPU draws what the CPU draws', async (t) => {
+  const gpu = await launch(WEBGPU);
+  t.after(() => gpu.close());
+  const settings = new URLSearchParams({ model: 'avatars', seed: '11', prompt: PROMPT, steps: '4', compute: 'f32' });
+  const drawn = [];
+  for (const device of ['webgpu', 'cpu']) {
+    const page = await openPage(gpu, `${server.url}/?device=${device}&${settings}`);
+    await reach(page, 'ready');
+    await generate(page);
+    assert.equal(await page.locator('#facts').getAttribute('data-device'), device);
+    drawn.push(await pixels(page));
+    assert.deepEqual(page.errors, []);
+    await page.close();
+  }
+  const far = drawn[0].filter((value, i) => Math.abs(value - drawn[1][i]) > 2).length;
+  assert.ok(far <= drawn[0].length / 1000, `${far} values are off by more than 2`);
 });
 
 test('stages are said aloud, each once', async () => {
