@@ -217,7 +217,7 @@ export function written(address: URLSearchParams, values: Record<string, string>
     sampler: known?.defaults.sampler,
   };
   const all = Object.entries({ ...Object.fromEntries(address), ...values });
-  return new URLSearchParams(all.filter(([name, value]) => value !== String(usual[name])));
+  return new URLSearchParams(all.filter(([name, value]) => usual[name] === undefined || value !== String(usual[name])));
 }
 
 /** Writes an address where it can be copied; nothing is fetched. */
@@ -342,9 +342,10 @@ function unique(values: (string | undefined)[]): string[] {
 }
 
 function showRanges(): void {
-  byId('steps-value', HTMLOutputElement).value = steps.value;
   const scale = Number(guidance.value);
-  byId('guidance-value', HTMLOutputElement).value = scale === 1 ? 'off' : scale.toFixed(1);
+  // Before the model has said what is usual, the numbers would be of another.
+  byId('steps-value', HTMLOutputElement).value = known ? steps.value : '';
+  byId('guidance-value', HTMLOutputElement).value = !known ? '' : scale === 1 ? 'off' : scale.toFixed(1);
 }
 
 function clamped(text: string | null, input: HTMLInputElement): string {

@@ -95,15 +95,24 @@ export function keepPictures(drawings: Drawing[], onAgain: (drawing: Drawing) =>
   for (const drawing of [...drawings].reverse()) {
     const small = make('canvas');
     paint(small, drawing.image);
-    const again = button('thumb', '', () => onAgain(drawing));
+    const again = button('thumb', '', () => {
+      mark(again);
+      onAgain(drawing);
+    });
     again.append(small);
     again.title = `${drawing.title}, seed ${drawing.seed}`;
     again.ariaLabel = `Back to: ${again.title}`;
     strip.prepend(again);
   }
   while (strip.childElementCount > KEPT) strip.lastElementChild?.remove();
+  mark();
   // A single one is in sight already.
   byId('earlier', HTMLElement).hidden = strip.childElementCount < 2;
+}
+
+/** Says which of those drawn before is in sight once more. */
+function mark(shown?: HTMLElement): void {
+  for (const thumb of strip.children) thumb.ariaCurrent = thumb === shown ? 'true' : null;
 }
 
 function canvases(): HTMLCanvasElement[] {
