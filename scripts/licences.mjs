@@ -120,8 +120,8 @@ const table = (list) => {
 };
 const text = `# Third-party licences
 
-Written by \`scripts/licences.mjs\` from the lock files; \`scripts/test lint\` checks it. The pictures that the
-embedded model learned from have licences of their own: \`web/models/emoji/manifest.json\` names them.
+Written by \`scripts/licences.mjs\` from the lock files; \`scripts/test lint\` checks it. What the
+embedded models learned from has licences of its own: \`web/models/*/manifest.json\` name them.
 
 ## In the browser: the wasm core
 

@@ -1,12 +1,22 @@
-/** The form: what to draw and how. It starts from the address (`?label=..&seed=..`) and the model's defaults. */
+/**
+ * The form: which model, what to draw and how. It is filled from an address (`?model=..&prompt=..&seed=..`) and the model's
+ * defaults, and can be written as one again: so links, other models and earlier pictures come back the same way.
+ */
 
 import type { Compute, DeviceChoice, GenerateOptions, Label, PipelineInfo } from 'uvit-web';
-import { byId, make } from './elements.js';
+import { button, byId, make } from './elements.js';
+import { GROUPS, MODELS, type Model } from './models.js';
 
 const SEEDS = 2 ** 32;
-/** What a visitor who asks for nothing sees first: the embedded model at its best. */
-const FIRST = { label: 'animal (noto)', seed: '4' };
+/** Where guidance only from some noise levels is off. */
+const ALWAYS = '0,1';
 
+const modelSelect = byId('model', HTMLSelectElement);
+const words = byId('words', HTMLElement);
+const prompt = byId('prompt', HTMLTextAreaElement);
+const negative = byId('negative', HTMLInputElement);
+const negativeField = byId('negative-field', HTMLElement);
+const examples = byId('examples', HTMLElement);
 const kinds = byId('kinds', HTMLFieldSetElement);
 const styles = byId('styles', HTMLFieldSetElement);
 const kindOptions = byId('kind-options', HTMLElement);
@@ -27,7 +37,13 @@ const compute = byId('compute', HTMLSelectElement);
 const cache = byId('cache', HTMLInputElement);
 const preview = byId('preview', HTMLInputElement);
 
-const address = new URLSearchParams(location.search);
+/** What the form was last filled from. */
+let asked = new URLSearchParams(location.search);
+/** What the form said of models that were picked before. */
+const left = new Map<Model, URLSearchParams>();
+let model = MODELS[0] as Model;
+/** The loaded model; undefined while it is on its way, when the fields that it decides mean nothing. */
+let known: PipelineInfo | undefined;
 let labels: Label[] = [];
 
 /** How names of samplers, grids and styles are written for people, where a capital letter is not enough. */
@@ -60,17 +76,24 @@ export function title(name: string): string {
   return TITLES[name] ?? name.charAt(0).toUpperCase() + name.slice(1).replaceAll('_', ' ');
 }
 
-/** The part of the form that needs no model, and what keeps it consistent. */
-export function startControls(onRuntime: () => void): void {
-  for (const select of [device, compute]) {
-    select.value = address.get(select.id) ?? 'auto';
-    if (select.selectedIndex < 0) select.value = 'auto';
-    select.addEventListener('change', () => onRuntime());
+/** Wires the form and fills the part of it that needs no model. Returns the model that the address asks for in vain, if it does. */
+export function startControls(onRuntime: () => void, onModel: () => void): string | undefined {
+  for (const [label, models] of Object.entries(GROUPS)) {
+    const options = models.map(({ id, name }) => make('option', { value: id }, name));
+    modelSelect.append(make('optgroup', { label }, ...options));
   }
-  seed.value = address.get('seed') ?? (address.has('label') ? '' : FIRST.seed);
-  if (address.has('count')) count.value = clamped(address.get('count'), count);
-  const [from, to] = (address.get('interval') ?? '').split(',');
-  if (from && to) [low.value, high.value] = [clamped(from, low), clamped(to, high)];
+  modelSelect.addEventListener('change', () => {
+    const picked = MODELS.find(({ id }) => id === modelSelect.value) as Model;
+    left.set(model, asAddress());
+    takeUp(left.get(picked) ?? new URLSearchParams({ model: picked.id, count: count.value }));
+    onModel();
+  });
+  for (const select of [device, compute]) {
+    select.addEventListener('change', () => {
+      showAddress(asAddress());
+      onRuntime();
+    });
+  }
   for (const range of [steps, guidance]) range.addEventListener('input', showRanges);
   seed.addEventListener('input', () => seed.removeAttribute('aria-invalid'));
   count.addEventListener('change', () => {
@@ -82,25 +105,74 @@ export function startControls(onRuntime: () => void): void {
     seed.value = String(word % 1_000_000);
     seed.removeAttribute('aria-invalid');
   });
+  byId('surprise', HTMLButtonElement).addEventListener('click', () => {
+    prompt.value = model.words?.compose() ?? '';
+  });
+  const wanted = asked.get('model');
+  fillFrom(asked);
+  return wanted === null || wanted === model.id ? undefined : wanted;
+}
+
+/** Fills the form from another address, but for the device; `fillControls` does what needs the model. */
+export function takeUp(address: URLSearchParams): void {
+  fillFrom(written(address, { device: device.value, compute: compute.value }));
+  showAddress(asked);
+}
+
+/** The part that needs no model. */
+function fillFrom(address: URLSearchParams): void {
+  asked = address;
+  known = undefined;
+  model = MODELS.find(({ id }) => id === asked.get('model')) ?? (MODELS[0] as Model);
+  modelSelect.value = model.id;
+  byId('about', HTMLElement).textContent = model.about;
+  for (const select of [device, compute]) {
+    select.value = asked.get(select.id) ?? 'auto';
+    if (select.selectedIndex < 0) select.value = 'auto';
+  }
+  const open = !asked.has('label') && !asked.has('prompt');
+  seed.value = asked.get('seed') ?? (open ? (model.first.seed ?? '') : '');
+  seed.removeAttribute('aria-invalid');
+  count.value = clamped(asked.get('count') ?? '1', count);
+  const [from = null, to = null] = (asked.get('interval') ?? ALWAYS).split(',');
+  [low.value, high.value] = [clamped(from, low), clamped(to, high)];
+  showWords(model.words !== undefined);
+  prompt.value = asked.get('prompt') ?? (open ? (model.first.prompt ?? '') : '');
+  negative.value = asked.get('negative') ?? '';
+  examples.replaceChildren(
+    ...(model.words?.examples ?? []).map(([name, text]) => {
+      const chip = button('option', name, () => {
+        prompt.value = text;
+      });
+      chip.title = text;
+      return chip;
+    }),
+  );
   fillGhosts();
   showRanges();
 }
 
 /** The part that the model decides. Returns the label that the address asks for in vain, if it does. */
 export function fillControls(info: PipelineInfo): string | undefined {
+  // Loading again, on another device, must not forget what was chosen since.
+  if (known) asked = asAddress();
+  known = info;
   labels = info.labels;
-  steps.value = clamped(address.get('steps') ?? String(info.defaults.steps), steps);
-  guidance.value = clamped(address.get('guidance') ?? String(info.defaults.guidanceScale), guidance);
+  // What is usual for the model is well within reach.
+  guidance.max = String(Math.max(5, 2 * info.defaults.guidanceScale));
+  steps.value = clamped(asked.get('steps') ?? String(info.defaults.steps), steps);
+  guidance.value = clamped(asked.get('guidance') ?? String(info.defaults.guidanceScale), guidance);
   showRanges();
   fillSelect(sampler, info.samplers, info.defaults.sampler);
   fillSelect(grid, ['', ...info.grids], '');
-  interval.hidden = (info.nullClass ?? null) === null;
+  interval.hidden = (info.nullClass ?? null) === null && !info.prompts;
   for (const option of compute.options) option.disabled = !isFor(option.value, info.device);
   byId('cache-field', HTMLElement).hidden = !info.cache;
 
-  const wanted = address.get('label');
+  showWords(info.prompts);
+  const wanted = asked.get('label');
   const found = wanted === null ? undefined : findLabel(wanted);
-  const first = found ?? findLabel(FIRST.label) ?? labels[0];
+  const first = found ?? findLabel(model.first.label ?? '') ?? labels[0];
   const sorted = labels.length > 0 && labels.every((label) => label.kind && label.style);
   kinds.hidden = !sorted;
   styles.hidden = !sorted;
@@ -115,6 +187,57 @@ export function fillControls(info: PipelineInfo): string | undefined {
   return wanted !== null && !found ? wanted : undefined;
 }
 
+/** The form as an address. */
+export function asAddress(): URLSearchParams {
+  const said: Record<string, string> = { model: model.id };
+  for (const input of [device, compute, seed, count]) said[input.id] = input.value.trim();
+  if (!words.hidden) Object.assign(said, { prompt: prompt.value, negative: negative.value });
+  if (known) {
+    for (const input of [steps, guidance, sampler, grid]) said[input.id] = input.value;
+    said.interval = `${low.value},${high.value}`;
+    const label = chosenLabel();
+    if (label) said.label = label.name;
+  }
+  return written(asked, said);
+}
+
+/** An address with other values; what is as usual is left out. */
+export function written(address: URLSearchParams, values: Record<string, string>): URLSearchParams {
+  const usual: Record<string, unknown> = {
+    model: MODELS[0]?.id,
+    device: 'auto',
+    compute: 'auto',
+    seed: '',
+    count: 1,
+    negative: '',
+    interval: ALWAYS,
+    grid: '',
+    steps: known?.defaults.steps,
+    guidance: known?.defaults.guidanceScale,
+    sampler: known?.defaults.sampler,
+  };
+  const all = Object.entries({ ...Object.fromEntries(address), ...values });
+  return new URLSearchParams(all.filter(([name, value]) => usual[name] === undefined || value !== String(usual[name])));
+}
+
+/** Writes an address where it can be copied; nothing is fetched. */
+export function showAddress(address: URLSearchParams): void {
+  history.replaceState(null, '', `${location.pathname}${address.size > 0 ? `?${address}` : ''}`);
+}
+
+/** The model that is picked. */
+export function chosenModel(): Model {
+  return model;
+}
+
+/** Either words are read or labels are chosen. */
+function showWords(read: boolean): void {
+  words.hidden = !read;
+  negativeField.hidden = !read;
+  kinds.hidden = styles.hidden = read;
+  labelField.hidden = true;
+}
+
 /** The settings as `generate()` takes them; undefined (and the field marked) where the seed is none. */
 export function readControls(): GenerateOptions | undefined {
   const label = chosenLabel();
@@ -127,6 +250,8 @@ export function readControls(): GenerateOptions | undefined {
   }
   return {
     ...(label && { label: label.index }),
+    ...(!words.hidden && { prompt: prompt.value }),
+    ...(!words.hidden && negative.value.trim() && { negativePrompt: negative.value }),
     ...(text !== '' && { seed: number }),
     steps: Number(steps.value),
     guidanceScale: Number(guidance.value),
@@ -180,9 +305,9 @@ function findLabel(wanted: string): Label | undefined {
   return labels.find((label) => label.name === wanted) ?? labels.find((label) => label.kind === wanted);
 }
 
-/** Names to choose from: what was picked, what the address asks for, or the usual one comes first. */
+/** Names to choose from: what the address asks for, or the usual one comes first. */
 function fillSelect(select: HTMLSelectElement, names: string[], usual: string): void {
-  const wanted = select.options.length > 0 ? select.value : address.get(select.id);
+  const wanted = asked.get(select.id);
   select.replaceChildren(
     ...names.map((value) => make('option', { value }, value ? title(value) : 'As usual for the sampler')),
   );
@@ -190,12 +315,10 @@ function fillSelect(select: HTMLSelectElement, names: string[], usual: string): 
 }
 
 function fillRadios(place: HTMLElement, name: string, values: string[], chosen: string | undefined): void {
-  // Loading again (on another device, say) must not forget what was picked.
-  const keep = checked(place) ?? chosen;
   place.replaceChildren(
     ...values.map((value) => {
       const radio = make('input', { type: 'radio', name, value });
-      radio.checked = value === keep;
+      radio.checked = value === chosen;
       return make('label', { class: 'option' }, radio, title(value));
     }),
   );
@@ -219,9 +342,10 @@ function unique(values: (string | undefined)[]): string[] {
 }
 
 function showRanges(): void {
-  byId('steps-value', HTMLOutputElement).value = steps.value;
   const scale = Number(guidance.value);
-  byId('guidance-value', HTMLOutputElement).value = scale === 1 ? 'off' : scale.toFixed(1);
+  // Before the model has said what is usual, the numbers would be of another.
+  byId('steps-value', HTMLOutputElement).value = known ? steps.value : '';
+  byId('guidance-value', HTMLOutputElement).value = !known ? '' : scale === 1 ? 'off' : scale.toFixed(1);
 }
 
 function clamped(text: string | null, input: HTMLInputElement): string {

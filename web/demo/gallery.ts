@@ -1,9 +1,27 @@
-/** The pictures: noise before, previews while drawing, results with their seeds and a way to save them. */
+/** The pictures: noise before, previews while drawing, results with their seeds and a way to save them, and those drawn before. */
 
-import type { GenerateResult } from 'uvit-web';
+import type { GenerateResult, PipelineInfo } from 'uvit-web';
 import { button, byId, make } from './elements.js';
+import { withSettings } from './png.js';
+
+/** A picture that was drawn, and what draws it again. */
+export interface Drawing {
+  image: ImageData;
+  seed: number;
+  /** What it shows, as it was asked for. */
+  title: string;
+  /** Such as `smiley-noto-seed-42-25-steps`. */
+  file: string;
+  /** How it was drawn, for the file. */
+  settings: object;
+  address: URLSearchParams;
+}
+
+/** How many pictures are kept. */
+const KEPT = 24;
 
 const gallery = byId('gallery', HTMLElement);
+const strip = byId('strip', HTMLFieldSetElement);
 
 /** Frames full of noise: what a diffusion model starts from. */
 export function showNoise(count: number, size: number): void {
@@ -32,24 +50,69 @@ export function showPreviews(previews: ImageData[]): void {
   }
 }
 
-/** The finished pictures; `onVary` gets the one that another is to start from. */
-export function showPictures(result: GenerateResult, onVary: (canvas: HTMLCanvasElement) => void): void {
+/** The pictures of a result; `addressOf` gives what draws the one with this seed again. */
+export function drawingsOf(
+  result: GenerateResult,
+  info: PipelineInfo,
+  addressOf: (seed: number) => URLSearchParams,
+): Drawing[] {
+  const { name } = info;
+  const { device, settings } = result;
+  const { labelName, prompt } = settings;
+  const title = labelName ?? (String(prompt ?? '') || `One of the ${name}`);
+  return result.images.map(({ imageData: image, seed, width, height }, k) => ({
+    image,
+    seed,
+    title,
+    file: fileName(result, info, k),
+    settings: { ...settings, name, seed, count: 1, device, width, height },
+    address: addressOf(seed),
+  }));
+}
+
+/** Finished pictures in the frames; `onVary` gets the one that another is to start from. */
+export function showPictures(drawings: Drawing[], onVary: (canvas: HTMLCanvasElement) => void): void {
   const frames = canvases();
-  for (const [k, image] of result.images.entries()) {
+  for (const [k, { image, seed, title, file, settings }] of drawings.entries()) {
     const canvas = frames[k];
     if (!canvas) continue;
-    paint(canvas, image.imageData);
+    paint(canvas, image);
     canvas.dataset.kind = 'picture';
-    canvas.ariaLabel = `${result.settings.labelName ?? 'Picture'}, seed ${image.seed}`;
+    canvas.ariaLabel = `${title}, seed ${seed}`;
     const keep = button('save', 'Save as PNG', () => {
       // At its own size, one pixel for each that the model drew.
-      canvas.toBlob((blob) => blob && save(blob, `${fileName(result, k)}.png`), 'image/png');
+      canvas.toBlob((blob) => blob && save(withSettings(blob, settings), `${file}.png`), 'image/png');
     });
-    keep.ariaLabel = `Save the picture with seed ${image.seed} as PNG`;
+    keep.ariaLabel = `Save the picture with seed ${seed} as PNG`;
     const vary = button('save vary', 'Vary', () => onVary(canvas));
-    vary.ariaLabel = `Vary the picture with seed ${image.seed}: the next start from it`;
-    canvas.nextElementSibling?.replaceChildren(make('span', {}, `Seed ${image.seed}`), keep, vary);
+    vary.ariaLabel = `Vary the picture with seed ${seed}: the next start from it`;
+    canvas.nextElementSibling?.replaceChildren(make('span', {}, `Seed ${seed}`), keep, vary);
   }
+}
+
+/** Puts pictures among those drawn before, from which `onAgain` takes one up. */
+export function keepPictures(drawings: Drawing[], onAgain: (drawing: Drawing) => void): void {
+  for (const drawing of [...drawings].reverse()) {
+    const small = make('canvas');
+    paint(small, drawing.image);
+    const again = button('thumb', '', () => {
+      mark(again);
+      onAgain(drawing);
+    });
+    again.append(small);
+    again.title = `${drawing.title}, seed ${drawing.seed}`;
+    again.ariaLabel = `Back to: ${again.title}`;
+    strip.prepend(again);
+  }
+  while (strip.childElementCount > KEPT) strip.lastElementChild?.remove();
+  mark();
+  // A single one is in sight already.
+  byId('earlier', HTMLElement).hidden = strip.childElementCount < 2;
+}
+
+/** Says which of those drawn before is in sight once more. */
+function mark(shown?: HTMLElement): void {
+  for (const thumb of strip.children) thumb.ariaCurrent = thumb === shown ? 'true' : null;
 }
 
 function canvases(): HTMLCanvasElement[] {
@@ -74,14 +137,15 @@ export function save(blob: Blob, name: string): void {
   setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-/** Such as `smiley-noto-seed-42-25-steps`. */
-export function fileName(result: GenerateResult, k: number): string {
-  const { labelName, steps } = result.settings;
-  const label = (labelName ?? 'picture')
+/** Such as `smiley-noto-seed-42-25-steps`; of a prompt, its beginning. */
+export function fileName({ settings, images }: GenerateResult, info: PipelineInfo, k: number): string {
+  const said = String(settings.labelName ?? settings.prompt ?? '');
+  const name = said
     .toLowerCase()
-    .replace(/[^a-z0-9]+/g, '-')
+    .replace(/[^\p{L}\p{N}]+/gu, '-')
+    .slice(0, 60)
     .replace(/^-|-$/g, '');
-  return `${label}-seed-${result.images[k]?.seed}-${steps}-steps`;
+  return `${name || info.name}-seed-${images[k]?.seed}-${settings.steps}-steps`;
 }
 
 /** Gaussian-looking noise as the network's input would look, for the eye only. */

@@ -5,20 +5,27 @@
 
 import { load, type Pipeline, UvitError } from 'uvit-web';
 import {
+  asAddress,
   chooseDevice,
   chosenCompute,
   chosenDevice,
+  chosenModel,
   fillControls,
   pictures,
   readControls,
+  showAddress,
   startControls,
+  takeUp,
+  written,
 } from './controls.js';
 import { byId } from './elements.js';
-import { showNoise, showPictures, showPreviews } from './gallery.js';
+import { type Drawing, drawingsOf, keepPictures, showNoise, showPictures, showPreviews } from './gallery.js';
+import { type Model, manifestOf } from './models.js';
 import { fillOrigin, readOrigin, startFrom, startOrigin } from './origin.js';
 import { offerProfile } from './profile.js';
 import {
   clearError,
+  hideFacts,
   showDevice,
   showError,
   showFacts,
@@ -26,29 +33,48 @@ import {
   showLoading,
   showStatus,
   showStep,
+  showWarnings,
 } from './report.js';
 
 type State = 'loading' | 'ready' | 'running' | 'stopping' | 'failed';
 
-const MANIFEST = 'models/emoji/manifest.json';
 /** The size of a picture while the model that knows it is still on its way. */
 const LIKELY_SIZE = 64;
 
 const generate = byId('generate', HTMLButtonElement);
 const stop = byId('stop', HTMLButtonElement);
+const controls = byId('controls', HTMLFormElement);
 
 let pipeline: Pipeline | undefined;
 /** Ends the load or generation that is under way. */
 let current = new AbortController();
+/** The model that is loaded or on its way. */
+let model: Model;
 
-startControls(() => void start());
+/** What the address asks for in vain, until it was told. */
+let stranger = startControls(
+  () => void start(),
+  () => {
+    showEmpty();
+    hideFacts();
+    void start();
+  },
+);
 startOrigin(showError);
 byId('count', HTMLInputElement).addEventListener('change', () => {
   if (document.documentElement.dataset.state === 'ready') showEmpty();
 });
-byId('controls', HTMLFormElement).addEventListener('submit', (event) => {
+controls.addEventListener('submit', (event) => {
   event.preventDefault();
   if (document.documentElement.dataset.state === 'ready') void draw();
+});
+controls.addEventListener('keydown', (event) => {
+  if (event.key !== 'Enter' || event.isComposing) return;
+  // Enter draws from the prompt as from any field, and does with a control key wherever one is.
+  const inPrompt = event.target instanceof HTMLTextAreaElement && !event.shiftKey;
+  if (!inPrompt && !event.ctrlKey && !event.metaKey) return;
+  event.preventDefault();
+  controls.requestSubmit();
 });
 stop.addEventListener('click', () => {
   setState('stopping');
@@ -68,29 +94,33 @@ async function start(): Promise<void> {
   pipeline = undefined;
   const mine = new AbortController();
   current = mine;
+  model = chosenModel();
   clearError();
+  showWarnings([]);
+  showStatus(`Loading: ${model.name}`, { aloud: true, done: 0 });
   setState('loading');
   const device = chosenDevice();
   const compute = chosenCompute();
   try {
-    const loaded = await load(MANIFEST, {
+    const loaded = await load(manifestOf(model), {
       device,
       ...(compute && { compute }),
       signal: mine.signal,
       onProgress: showLoading,
     });
     pipeline = loaded;
-    const missing = fillControls(loaded.info);
+    const label = fillControls(loaded.info);
     fillOrigin(loaded.info);
     showDevice(loaded.info, device);
     offerProfile(loaded, (thrown) => showError(thrown));
     showLicences(loaded.info);
     showStatus('Ready', { aloud: true, done: 0 });
     setState('ready');
-    if (missing !== undefined) {
-      const cause = `the address asks for the label ${JSON.stringify(missing)}, which this model does not have`;
-      showError(new UvitError('INVALID_ARGUMENT', cause, 'Pick a kind and a style instead'));
+    if (stranger !== undefined) tellMissing(`model ${JSON.stringify(stranger)}, which this page`, 'Pick another one');
+    else if (label !== undefined) {
+      tellMissing(`label ${JSON.stringify(label)}, which this model`, 'Pick a kind and a style instead');
     }
+    stranger = undefined;
   } catch (thrown) {
     // Another start() has taken over: its own progress is what counts now.
     if (mine.signal.aborted) return;
@@ -98,14 +128,22 @@ async function start(): Promise<void> {
   }
 }
 
+function tellMissing(what: string, remedy: string): void {
+  showError(new UvitError('INVALID_ARGUMENT', `the address asks for the ${what} does not have`, remedy));
+}
+
 /** Draws what the form says. */
 async function draw(): Promise<void> {
   const options = readControls();
   if (!pipeline || !options) return;
   const active = pipeline;
+  const { info } = active;
+  const staged = info.imageSize !== info.latentShape[1];
+  const address = asAddress();
   const mine = new AbortController();
   current = mine;
   clearError();
+  showWarnings([]);
   showEmpty();
   showStatus('Drawing', { aloud: true, done: 0 });
   setState('running');
@@ -116,15 +154,16 @@ async function draw(): Promise<void> {
       floatPixels: true,
       signal: mine.signal,
       onStep: (step) => {
-        showStep(step);
+        showStep(step, staged);
         if (step.preview) showPreviews(step.preview);
       },
     });
-    showPictures(result, (canvas) => {
-      startFrom(canvas);
-      showStatus('The next pictures start from this one', { aloud: true });
-    });
-    showFacts(result, active.info);
+    const drawings = drawingsOf(result, info, (seed) => written(address, { seed: String(seed), count: '1' }));
+    showPictures(drawings, vary);
+    keepPictures(drawings, again);
+    showFacts(result, info);
+    showWarnings(result.warnings);
+    showAddress(written(address, { seed: String(result.seed) }));
     setState('ready');
   } catch (thrown) {
     // Switching devices disposes of the pipeline in mid-picture; start() has the word then.
@@ -139,6 +178,27 @@ async function draw(): Promise<void> {
     } else {
       fail('Drawing failed', thrown);
     }
+  }
+}
+
+/** The next pictures start from this one. */
+function vary(canvas: HTMLCanvasElement): void {
+  startFrom(canvas);
+  showStatus('The next pictures start from this one', { aloud: true });
+}
+
+/** Shows a picture that was drawn before, with the form as it was then, so that it can be drawn again. */
+function again(drawing: Drawing): void {
+  takeUp(drawing.address);
+  clearError();
+  showWarnings([]);
+  hideFacts();
+  showEmpty();
+  showPictures([drawing], vary);
+  if (chosenModel() !== model) void start();
+  else if (pipeline) {
+    fillControls(pipeline.info);
+    showStatus(`Seed ${drawing.seed} once more: its settings are back`, { aloud: true, done: 0 });
   }
 }
 
@@ -161,6 +221,7 @@ function setState(state: State): void {
   generate.hidden = busy;
   generate.disabled = state !== 'ready';
   stop.hidden = !busy;
+  byId('strip', HTMLFieldSetElement).disabled = busy;
   stop.disabled = state === 'stopping';
   stop.textContent = state === 'stopping' ? 'Stopping' : 'Stop';
   // The two buttons take each other's place: keyboard users must not fall back to the top of the page.

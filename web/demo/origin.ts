@@ -105,7 +105,9 @@ export function startOrigin(onError: (thrown: unknown) => void): void {
 /** What the model decides: whether there are pictures to start from, and how large they are. */
 export function fillOrigin({ latentShape: [channels, height] }: PipelineInfo): void {
   size = channels === 1 || channels === 3 ? height : 0;
-  section.hidden = size === 0;
+  // What is disabled cannot be in the way of what is sent: there is no brush for pictures of no size.
+  section.disabled = section.hidden = size === 0;
+  gallery.classList.toggle('latents', size === 0);
   if (picture.width === size) return;
   editor.hidden = true;
   for (const canvas of [picture, mask]) canvas.width = canvas.height = size;

@@ -6,6 +6,7 @@ import {
   type GenerateResult,
   type LoadProgress,
   type PipelineInfo,
+  type Stage,
   type Step,
   UvitError,
 } from 'uvit-web';
@@ -20,6 +21,10 @@ const pace = byId('pace', HTMLElement);
 const announce = byId('announce', HTMLElement);
 const notice = byId('notice', HTMLElement);
 const error = byId('error', HTMLElement);
+const warnings = byId('warnings', HTMLElement);
+
+/** How much of the bar each stage fills, about as long as it takes. */
+const PARTS: Record<Stage, [number, number]> = { text: [0, 0.02], sampling: [0.02, 0.92], decoding: [0.92, 1] };
 
 /** What stands between backquotes is to be typed. */
 const HOW_TO_GET_WEBGPU = [
@@ -57,9 +62,15 @@ export function showLoading({ phase, loadedBytes, totalBytes }: LoadProgress): v
   showStatus(texts[phase], { done: totalBytes > 0 ? loadedBytes / totalBytes : 0 });
 }
 
-export function showStep({ stage, step, steps, elapsedMs }: Step): void {
-  const texts = { text: 'Reading the text', sampling: `Step ${step} of ${steps}`, decoding: 'Decoding' };
-  showStatus(texts[stage], { done: step / steps });
+/** A step of a stage; `staged` where sampling is not all. */
+export function showStep({ stage, step, steps, elapsedMs }: Step, staged: boolean): void {
+  const decoding = steps > 1 ? `Decoding picture ${Math.min(step + 1, steps)} of ${steps}` : 'Decoding the picture';
+  const texts = { text: 'Reading the words', sampling: `Step ${step} of ${steps}`, decoding };
+  // What is said aloud is the stage, once.
+  const aloud = stage === 'sampling' ? 'Drawing' : step === 0 && texts[stage];
+  if (aloud && aloud !== announce.textContent) announce.textContent = aloud;
+  const [from, to] = staged ? PARTS[stage] : [0, 1];
+  showStatus(texts[stage], { done: from + ((to - from) * step) / steps });
   if (stage !== 'sampling') return;
   const each = elapsedMs / step;
   const left = ((steps - step) * each) / 1000;
@@ -104,8 +115,13 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
     ['parallel', 'At work', parallel(info.threads, result.workers)],
     ['wasm', 'Instructions', info.wasm === 'simd128' ? '128-bit SIMD' : 'Relaxed SIMD'],
   ];
+  const stages: Row[] = [
+    ['text', 'Reading the words', timings.textMs > 0 ? milliseconds(timings.textMs) : 'Read before'],
+    ['decode', 'Decoding', milliseconds(timings.decodeMs)],
+  ];
   const rows: Row[] = [
     ['step', 'Time per step', milliseconds(mean)],
+    ...stages.filter(([key]) => (key === 'text' ? info.prompts : timings.decodeMs > 0)),
     ['total', 'In all', `${(timings.totalMs / 1000).toFixed(2)} s, ${settings.steps} steps`],
     ['dispatches', 'GPU dispatches', dispatches.toLocaleString('en')],
     ['weights', 'Model', `${(info.parameters / 1e6).toFixed(1)} M weights, ${info.dtype}, ${megabytes(info.bytes)} MB`],
@@ -135,10 +151,22 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
   pace.textContent = `${milliseconds(mean)} a step`;
 }
 
-function saveFloats(result: GenerateResult, { channels }: PipelineInfo): void {
+/** The figures are of the last pictures: with others in sight they would mislead. */
+export function hideFacts(): void {
+  byId('facts', HTMLElement).hidden = true;
+}
+
+/** What one should know of the pictures: a text that was cut, say. */
+export function showWarnings(texts: string[]): void {
+  warnings.hidden = texts.length === 0;
+  warnings.replaceChildren(...texts.map((text) => make('p', {}, sentence(text))));
+}
+
+function saveFloats(result: GenerateResult, info: PipelineInfo): void {
   const [first] = result.images;
   const values = result.images.flatMap(({ floats }) => floats ?? []);
-  if (first) save(toNpy(values, [values.length, channels, first.height, first.width]), `${fileName(result, 0)}.npy`);
+  if (first)
+    save(toNpy(values, [values.length, info.channels, first.height, first.width]), `${fileName(result, info, 0)}.npy`);
 }
 
 /** A failure: what happened, what to do, and a button that does it. */

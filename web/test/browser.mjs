@@ -15,6 +15,15 @@ export async function launch(args = []) {
   return chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args });
 }
 
+/** Chromium with a profile on disk, until it is closed: what others cache in memory is too small for a model. */
+export async function launchWithCache() {
+  return chromium.launchPersistentContext('', {
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    headless: true,
+    viewport: { width: 1280, height: 900 },
+  });
+}
+
 /** Firefox, with or without WebGPU, which is hidden there on Linux, and from software adapters. */
 export async function launchFirefox({ webgpu }) {
   return puppeteer.launch({

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
-import { launch, launchFirefox, openPage, WEBGPU, withPackage } from './browser.mjs';
+import { launch, launchFirefox, openPage, PATIENCE, WEBGPU, withPackage } from './browser.mjs';
 import { startServer } from './server.mjs';
 
 const MODEL = '/models/emoji/manifest.json';
@@ -115,4 +115,20 @@ test('without WebGPU Firefox draws on the CPU what Chromium draws there', async 
   assert.equal(found.device, 'cpu');
   t.diagnostic(`CPU, ${found.wasm}: ${found.step.toFixed(0)} ms a step`);
   assertSame(found.pixels, (await drawInChromium({ device: 'cpu', compute: 'quality' })).pixels, 1);
+});
+
+test('the page draws from words in Firefox', async (t) => {
+  if (!(await canRun(t, { webgpu: false }))) return;
+  const page = await firefox.plain.newPage();
+  const errors = [];
+  page.on('pageerror', ({ message }) => errors.push(message));
+  const found = (selector) =>
+    page.waitForFunction((selector) => document.querySelector(selector), { timeout: PATIENCE }, selector);
+  await page.goto(`${server.url}/?model=avatars&device=cpu&steps=4`);
+  await found('html[data-state=ready]');
+  await page.focus('#prompt');
+  await page.keyboard.press('Enter');
+  await found('canvas[data-kind=picture]');
+  assert.deepEqual(errors, []);
+  await page.close();
 });

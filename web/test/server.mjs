@@ -42,12 +42,14 @@ export const ISOLATION = {
  * Starts a server on a free port. `server.spoil`, when set, gets `(path, bytes)` and returns the bytes to send
  * instead, and `server.types`, when set, gets `(path)` and returns the Content-Type, null for none. `/blank.html` is an empty
  * page for tests that call the package themselves, `/blank.js` a worker that runs the functions it is sent. With `isolated`,
- * pages get shared memory. `files` are served under their names, before what is mounted.
+ * pages get shared memory. `files` are served under their names, before what is mounted. With `cached`, the browser may keep what
+ * it got; `server.served` lists what it asked for.
  */
-export async function startServer(mounts = MOUNTS, { isolated = false, files = {} } = {}) {
-  const state = { spoil: undefined, types: undefined };
+export async function startServer(mounts = MOUNTS, { isolated = false, files = {}, cached = false } = {}) {
+  const state = { spoil: undefined, types: undefined, served: [] };
   const http = createServer(async (request, response) => {
     const path = normalize(decodeURIComponent(new URL(request.url, 'http://server').pathname));
+    state.served.push(path);
     const bytes = BLANK[path] ?? files[path.slice(1)] ?? (await read(mounts, path));
     if (!bytes) {
       response.writeHead(404).end(`no file at ${path}`);
@@ -57,7 +59,10 @@ export async function startServer(mounts = MOUNTS, { isolated = false, files = {
     const other = state.types?.(path);
     const type = other === undefined ? usual : other;
     // Nothing may be remembered from a test that spoiled a file.
-    const headers = { 'Cache-Control': 'no-store', ...(type !== null && { 'Content-Type': type }) };
+    const headers = {
+      'Cache-Control': cached ? 'max-age=600' : 'no-store',
+      ...(type !== null && { 'Content-Type': type }),
+    };
     response.writeHead(200, { ...headers, ...(isolated && ISOLATION) });
     response.end(state.spoil ? state.spoil(path, bytes) : bytes);
   });

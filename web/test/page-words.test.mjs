@@ -1,0 +1,252 @@
+/** The built page with the model that draws from words: picking it, prompts, links, stops in every stage, earlier pictures. */
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+import { crc32 } from 'node:zlib';
+import { fact, generate, launch, launchWithCache, openPage, reach, WEBGPU, withPackage } from './browser.mjs';
+import { startServer } from './server.mjs';
+
+/** Few steps, for the CPU's sake, and an arithmetic that gives the same bits every time. */
+const FEW = 'device=cpu&compute=quality&steps=4';
+const PROMPT = 'a sad person with short black hair, dark skin and a green shirt on a pink background';
+const CURLS =
+  'on a purple background, a smiling person with dark skin, curly brown hair and glasses wears a blue shirt';
+
+let server;
+let browser;
+before(async () => {
+  server = await startServer(undefined, { cached: true });
+  browser = await launch();
+});
+after(async () => {
+  await browser.close();
+  await server.close();
+});
+
+/** What the first picture on the page holds. */
+function pixels(page) {
+  return page.locator('#gallery canvas').evaluate((canvas) => {
+    return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
+  });
+}
+
+function value(page, id) {
+  return page.locator(`#${id}`).inputValue();
+}
+
+/** Presses Stop as soon as the status says so. */
+async function stopAt(page, pattern) {
+  await page.evaluate((pattern) => {
+    const status = document.getElementById('status');
+    new MutationObserver((_, observer) => {
+      if (!new RegExp(pattern).test(status.textContent)) return;
+      observer.disconnect();
+      document.getElementById('stop').click();
+    }).observe(status, { childList: true });
+  }, pattern);
+  await page.click('#generate');
+  await page.waitForFunction(() => document.getElementById('status').textContent === 'Stopped');
+  await reach(page, 'ready');
+}
+
+test('another model is fetched once it is picked, and draws what generate() draws; going back fetches nothing', async (t) => {
+  const visitor = await launchWithCache();
+  t.after(() => visitor.close());
+  const page = await openPage(visitor, `${server.url}/?${FEW}`);
+  const weights = (name) => server.served.filter((path) => path.includes(`/${name}/`) && path.endsWith('.safetensors'));
+  server.served.length = 0;
+  await page.reload();
+  await reach(page, 'ready');
+  assert.deepEqual(weights('avatars'), []);
+  assert.equal(await page.locator('#words').isVisible(), false);
+  const workers = page.workers().length;
+
+  await page.locator('#model').selectOption('avatars');
+  assert.match(page.url(), /model=avatars/);
+  await reach(page, 'ready');
+  assert.ok(weights('avatars').length > 0);
+  for (const id of ['kinds', 'styles', 'labels']) assert.equal(await page.locator(`#${id}`).isVisible(), false);
+  assert.deepEqual([await value(page, 'steps'), await value(page, 'guidance')], ['50', '5']);
+  await page.locator('#steps').fill('4');
+  await page.locator('#seed').fill('11');
+  await page.locator('#prompt').fill(PROMPT);
+  await page.locator('#prompt').press('Enter');
+  await page.waitForSelector('canvas[data-kind=picture]');
+  assert.equal(await value(page, 'prompt'), PROMPT, 'Enter draws, and writes no line');
+  assert.match(await page.locator('#gallery canvas').getAttribute('aria-label'), /a sad person .* seed 11/);
+  assert.equal(await page.locator('.vary').isVisible(), false, 'latents are no picture to start from');
+  assert.match(await fact(page, 'text'), /ms/);
+  assert.match(await fact(page, 'decode'), /ms/);
+  assert.match(await page.locator('#licence-list').innerText(), /CC0-1\.0/);
+
+  const other = await openPage(visitor, `${server.url}/blank.html`);
+  const expected = await withPackage(
+    other,
+    async (uvit, prompt) => {
+      const pipeline = await uvit.load('models/avatars/manifest.json', { device: 'cpu', compute: 'quality' });
+      const { images } = await pipeline.generate({ prompt, seed: 11, steps: 4 });
+      return [...images[0].rgba];
+    },
+    PROMPT,
+  );
+  await other.close();
+  assert.deepEqual(await pixels(page), expected);
+
+  server.served.length = 0;
+  await page.locator('#model').selectOption('emoji');
+  await reach(page, 'ready');
+  assert.equal(await page.locator('#words').isVisible(), false);
+  assert.equal(await value(page, 'steps'), '4', 'what was chosen for a model comes back with it');
+  await page.locator('#model').selectOption('avatars');
+  await reach(page, 'ready');
+  assert.equal(await value(page, 'prompt'), PROMPT);
+  assert.deepEqual([...weights('emoji'), ...weights('avatars')], [], 'the browser has them');
+  assert.equal(page.workers().length, workers, 'the other models are gone from memory');
+  assert.deepEqual(page.errors, []);
+});
+
+test('a link brings back model, prompt, seed and settings; so does an earlier picture, and draws itself again', async () => {
+  const link = new URLSearchParams({ model: 'avatars', seed: '5', prompt: CURLS, negative: 'glasses', guidance: '3' });
+  const page = await openPage(browser, `${server.url}/?${FEW}&${link}`);
+  await reach(page, 'ready');
+  const form = async () => {
+    const found = {};
+    for (const id of ['model', 'prompt', 'seed', 'negative', 'guidance', 'steps']) found[id] = await value(page, id);
+    return found;
+  };
+  const asked = { ...Object.fromEntries(link), steps: '4' };
+  assert.deepEqual(await form(), asked);
+  await generate(page);
+  const first = await pixels(page);
+  assert.equal(await page.locator('#earlier').isVisible(), false);
+  const arriving = page.waitForEvent('download');
+  await page.click('.save');
+  const download = await arriving;
+  assert.equal(
+    download.suggestedFilename(),
+    'on-a-purple-background-a-smiling-person-with-dark-skin-curly-seed-5-4-steps.png',
+  );
+  const file = readFileSync(await download.path());
+  const chunk = file.subarray(37, 41 + file.readUInt32BE(33));
+  assert.equal(chunk.toString('latin1', 0, 17), 'iTXtSettings\0\0\0\0\0');
+  assert.equal(file.readUInt32BE(37 + chunk.length), crc32(chunk));
+  const { prompt, negativePrompt, seed, steps, guidanceScale, name } = JSON.parse(chunk.subarray(17));
+  assert.deepEqual([prompt, negativePrompt, seed, steps, guidanceScale, name], [CURLS, 'glasses', 5, 4, 3, 'avatars']);
+
+  await page.locator('#prompt').fill(PROMPT);
+  await page.locator('#seed').fill('');
+  await page.locator('#count').fill('2');
+  await page.locator('#seed').press('Control+Enter');
+  await page.waitForFunction(() => document.querySelectorAll('canvas[data-kind=picture]').length === 2);
+  await reach(page, 'ready');
+  const drawn = new URL(page.url()).searchParams;
+  assert.equal(drawn.get('prompt'), PROMPT);
+  assert.match(drawn.get('seed'), /^\d+$/, 'the address says which seed was drawn');
+  assert.equal(await page.locator('.thumb').count(), 3);
+
+  await page.locator('#model').selectOption('emoji');
+  await reach(page, 'ready');
+  await page.locator('.thumb').last().press('Enter');
+  await reach(page, 'ready');
+  assert.deepEqual(await form(), asked);
+  assert.deepEqual(await pixels(page), first);
+  await generate(page);
+  assert.deepEqual(await pixels(page), first);
+  const again = Object.fromEntries(new URL(page.url()).searchParams);
+  assert.deepEqual(again, { ...asked, device: 'cpu', compute: 'quality' });
+
+  // The second of two has a seed of its own.
+  await page.locator('.thumb').nth(2).click();
+  assert.equal(await value(page, 'seed'), String(Number(drawn.get('seed')) + 1));
+  assert.equal(await value(page, 'count'), '1');
+  const second = await pixels(page);
+  await generate(page);
+  assert.deepEqual(await pixels(page), second);
+  assert.deepEqual(page.errors, []);
+  await page.close();
+});
+
+test('a stop in any stage leaves the page as it was', async () => {
+  const page = await openPage(browser, `${server.url}/?${FEW}&model=avatars&seed=3`);
+  await reach(page, 'ready');
+  await page.locator('#prompt').fill(CURLS);
+  await generate(page);
+  const expected = await pixels(page);
+  // Words that were read before are not read again.
+  await page.locator('#prompt').fill(PROMPT);
+  await stopAt(page, '^Reading the words');
+  await page.locator('#prompt').fill(CURLS);
+  await stopAt(page, '^Step 2 of 4');
+  await page.locator('#count').fill('3');
+  await stopAt(page, '^Decoding picture 1 of 3');
+  assert.equal(await page.locator('.save').count(), 0, 'a stopped picture is not offered for saving');
+  await page.locator('#count').fill('1');
+  await generate(page);
+  assert.deepEqual(await pixels(page), expected);
+  assert.deepEqual(page.errors, []);
+  await page.close();
+});
+
+test('WebGPU draws what the CPU draws', async (t) => {
+  const gpu = await launch(WEBGPU);
+  t.after(() => gpu.close());
+  const settings = new URLSearchParams({ model: 'avatars', seed: '11', prompt: PROMPT, steps: '4', compute: 'f32' });
+  const drawn = [];
+  for (const device of ['webgpu', 'cpu']) {
+    const page = await openPage(gpu, `${server.url}/?device=${device}&${settings}`);
+    await reach(page, 'ready');
+    await generate(page);
+    assert.equal(await page.locator('#facts').getAttribute('data-device'), device);
+    drawn.push(await pixels(page));
+    assert.deepEqual(page.errors, []);
+    await page.close();
+  }
+  const far = drawn[0].filter((value, i) => Math.abs(value - drawn[1][i]) > 2).length;
+  assert.ok(far <= drawn[0].length / 1000, `${far} values are off by more than 2`);
+});
+
+test('stages are said aloud, each once', async () => {
+  const page = await openPage(browser, `${server.url}/?${FEW}&model=avatars`);
+  await reach(page, 'ready');
+  await page.evaluate(() => {
+    globalThis.said = [];
+    const place = document.getElementById('announce');
+    new MutationObserver(() => globalThis.said.push(place.textContent)).observe(place, { childList: true });
+  });
+  await generate(page);
+  const said = await page.evaluate(() => globalThis.said);
+  assert.match(said.join(', '), /^Drawing, Reading the words, Drawing, Decoding the picture, Done in [\d.]+ s$/);
+  await page.close();
+});
+
+test('no words, too many words and a model that is not there', async () => {
+  const page = await openPage(browser, `${server.url}/?${FEW}&model=avatars&prompt=&seed=1`);
+  await reach(page, 'ready');
+  assert.equal(await value(page, 'prompt'), '');
+  await generate(page);
+  assert.equal(await page.locator('#warnings').isVisible(), false);
+  await page.locator('#prompt').fill(`${PROMPT}, `.repeat(20));
+  await generate(page);
+  assert.match(await page.locator('#warnings').innerText(), /is cut before .* 30 tokens/);
+
+  await page.getByRole('button', { name: 'Top hat' }).click();
+  assert.match(await value(page, 'prompt'), /^a person in a red shirt, .* top hat/);
+  const thrown = [];
+  for (let i = 0; i < 20; i++) {
+    await page.click('#surprise');
+    thrown.push(await value(page, 'prompt'));
+  }
+  for (const prompt of thrown)
+    assert.match(prompt, /(?=.*\bperson\b)(?=.*\bskin\b)(?=.*\bshirt\b)(?=.*\bbackground\b)/);
+  assert.ok(new Set(thrown).size > 10);
+  await generate(page);
+  assert.equal(await page.locator('#warnings').isVisible(), false, 'the last prompt was not too long');
+
+  await page.goto(`${server.url}/?${FEW}&model=castles`);
+  await reach(page, 'ready');
+  assert.match(await page.locator('#error').innerText(), /model "castles"/);
+  assert.equal(await value(page, 'model'), 'emoji');
+  assert.deepEqual(page.errors, []);
+  await page.close();
+});
