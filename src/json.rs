@@ -1,8 +1,27 @@
 //! JSON, read and written field by field. Derived code is written out anew for every type and every format: for the two dozen
-//! types of this library that was a fifth of what a page loads. Text becomes a [`Value`] by serde_json, which is compiled
-//! once; from there, types read themselves.
+//! types of this library that was a fifth of what a page loads. Text becomes a [`Value`], by serde_json or by the browser;
+//! from there, types read themselves.
 
-pub use serde_json::{Map, Value, json};
+#[cfg(any(test, target_arch = "wasm32"))]
+mod value;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
+pub use value::{Map, Value, parse};
+
+/// The fields of an object.
+#[cfg(not(target_arch = "wasm32"))]
+pub type Map = serde_json::Map<String, Value>;
+
+/// Reads a text.
+///
+/// # Errors
+/// What is wrong with it.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn parse(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|e| e.to_string())
+}
 
 /// What is wrong with a value, for people; the caller says of what.
 pub type Result<T> = std::result::Result<T, String>;
@@ -53,7 +72,7 @@ pub fn with(mut object: Value, more: Value) -> Value {
 }
 
 /// An object whose fields are read one by one; those that nobody reads are ignored.
-pub struct Fields<'a>(&'a Map<String, Value>);
+pub struct Fields<'a>(&'a Map);
 
 impl<'a> Fields<'a> {
     /// Of a value that must be an object.
@@ -61,7 +80,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// If it is none.
     pub fn of(value: &'a Value) -> Result<Fields<'a>> {
-        value.as_object().map(Fields).ok_or_else(|| format!("{} is no object", shown(value)))
+        value.as_object().map(Fields).ok_or_else(|| no(value, "object"))
     }
 
     /// A field as it stands there; null is none.
@@ -79,7 +98,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn optional<T: Read>(&self, name: &str) -> Result<Option<T>> {
-        self.value(name).map(|value| T::read(value).map_err(|what| format!("{name}: {what}"))).transpose()
+        self.value(name).map(|value| T::read(value).map_err(|what| of(name, &what))).transpose()
     }
 
     /// A field that may be absent or null: one of a few names, see [`named`].
@@ -87,7 +106,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn named<T: std::str::FromStr<Err = crate::Error>>(&self, name: &str) -> Result<Option<T>> {
-        self.value(name).map(|value| named(value).map_err(|what| format!("{name}: {what}"))).transpose()
+        self.value(name).map(|value| named(value).map_err(|what| of(name, &what))).transpose()
     }
 
     /// A field that must be there.
@@ -105,6 +124,11 @@ impl<'a> Fields<'a> {
     pub fn or<T: Read>(&self, name: &str, default: T) -> Result<T> {
         Ok(self.optional(name)?.unwrap_or(default))
     }
+}
+
+// Apart from the generic functions, which are compiled for every type.
+fn of(name: &str, what: &str) -> String {
+    format!("{name}: {what}")
 }
 
 /// [`Read`] and [`Write`] for a struct of plain values, whose fields lie in an object under their own names: each is required,
@@ -144,14 +168,20 @@ pub fn shown(value: &Value) -> String {
 /// # Errors
 /// What is wrong, for people.
 pub fn named<T: std::str::FromStr<Err = crate::Error>>(value: &Value) -> Result<T> {
-    let name = value.as_str().ok_or_else(|| format!("{} is no text", shown(value)))?;
+    let name = value.as_str().ok_or_else(|| no(value, "text"))?;
     name.parse().map_err(|error: crate::Error| format!("{}. {}", error.cause, error.remedy))
 }
 
-fn whole<T: TryFrom<i128>>(value: &Value) -> Result<T> {
-    let number = value.as_i64().map(i128::from).or(value.as_u64().map(i128::from));
-    let number = number.and_then(|number| T::try_from(number).ok());
-    number.ok_or_else(|| format!("{} is no whole number that fits", shown(value)))
+fn whole<T: TryFrom<i64> + TryFrom<u64>>(value: &Value) -> Result<T> {
+    let number = match value.as_u64() {
+        Some(number) => T::try_from(number).ok(),
+        None => value.as_i64().and_then(|number| T::try_from(number).ok()),
+    };
+    number.ok_or_else(|| no(value, "whole number that fits"))
+}
+
+fn no(value: &Value, what: &str) -> String {
+    format!("{} is no {what}", shown(value))
 }
 
 impl Read for usize {
@@ -180,7 +210,7 @@ impl Read for i64 {
 
 impl Read for f64 {
     fn read(value: &Value) -> Result<f64> {
-        value.as_f64().ok_or_else(|| format!("{} is no number", shown(value)))
+        value.as_f64().ok_or_else(|| no(value, "number"))
     }
 }
 
@@ -192,7 +222,7 @@ impl Read for bool {
 
 impl Read for String {
     fn read(value: &Value) -> Result<String> {
-        value.as_str().map(str::to_owned).ok_or_else(|| format!("{} is no text", shown(value)))
+        value.as_str().map(str::to_owned).ok_or_else(|| no(value, "text"))
     }
 }
 
@@ -204,7 +234,7 @@ impl Read for Value {
 
 impl<T: Read> Read for Vec<T> {
     fn read(value: &Value) -> Result<Vec<T>> {
-        let list = value.as_array().ok_or_else(|| format!("{} is no list", shown(value)))?;
+        let list = value.as_array().ok_or_else(|| no(value, "list"))?;
         list.iter().enumerate().map(|(i, value)| T::read(value).map_err(|what| format!("[{i}]: {what}"))).collect()
     }
 }

@@ -3,7 +3,7 @@
 
 use super::task::Task;
 use super::version1;
-use crate::json::{Map, Read, Value};
+use crate::json::{self, Map, Read, Value};
 use crate::model::Network;
 use crate::named::Named;
 use crate::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
@@ -130,7 +130,7 @@ pub struct Label {
     /// Unique.
     pub name: String,
     /// Anything else that a page may want to group by, e.g. `kind`, `style`.
-    pub facets: Map<String, Value>,
+    pub facets: Map,
 }
 
 /// A licence of the weights or of what they learned from.
@@ -195,7 +195,7 @@ impl Manifest {
     /// # Errors
     /// `UNSUPPORTED_VERSION`, `UNSUPPORTED_MODEL` for an unknown task or architecture, `BAD_MANIFEST` naming what is wrong.
     pub fn parse(json: &str) -> Result<Manifest> {
-        let mut value: Value = serde_json::from_str(json).map_err(|e| bad(format!("the manifest is no JSON ({e})")))?;
+        let mut value = json::parse(json).map_err(|e| bad(format!("the manifest is no JSON ({e})")))?;
         match value.get("format_version").and_then(Value::as_u64) {
             Some(1) => value = version1::upgrade(value),
             Some(version) if version == u64::from(FORMAT_VERSION) => {}
