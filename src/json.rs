@@ -3,6 +3,7 @@
 //! from there, types read themselves.
 
 #[cfg(any(test, target_arch = "wasm32"))]
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))] // its tests try some of it
 mod value;
 
 #[cfg(not(target_arch = "wasm32"))]

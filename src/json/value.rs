@@ -346,7 +346,7 @@ impl<K: Into<String>> FromIterator<(K, Value)> for Value {
 /// What the browser says is wrong with it, or that it holds what serde_json does not take either.
 #[cfg(target_arch = "wasm32")]
 pub fn parse(text: &str) -> super::Result<Value> {
-    let parsed = js_sys::JSON::parse(text).map_err(|thrown| crate::Error::from(thrown).cause)?;
+    let parsed = js_sys::JSON::parse(text).map_err(|thrown| crate::Error::from(thrown).cause.clone())?;
     read(&parsed, 127)
 }
 

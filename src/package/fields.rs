@@ -114,7 +114,11 @@ impl Read for BlockCache {
 
 impl Write for BlockCache {
     fn write(&self) -> Value {
-        json::object([("outer", self.outer.into()), ("steps", self.steps.into()), ("refresh", self.refresh.as_slice().into())])
+        json::object([
+            ("outer", self.outer.into()),
+            ("steps", self.steps.into()),
+            ("refresh", self.refresh.as_slice().into()),
+        ])
     }
 }
 

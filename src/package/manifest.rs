@@ -161,7 +161,7 @@ impl Component {
     /// another type.
     pub fn network(&self) -> Result<Network> {
         Network::of(&self.architecture, &self.params).map_err(|error| match error.code {
-            Code::InvalidArgument => bad(error.cause),
+            Code::InvalidArgument => bad(error.cause.clone()),
             _ => error,
         })
     }
@@ -231,7 +231,7 @@ impl Manifest {
     /// Those of [`Component::network`], naming the component; `UNSUPPORTED_MODEL` for a denoiser that draws no pictures.
     pub fn network(&self, name: &str) -> Result<Network> {
         let network = self.component(name)?.network();
-        let network = network.map_err(|e| Error { cause: format!("component {name}: {}", e.cause), ..e })?;
+        let network = network.map_err(|e| e.of(&format!("component {name}")))?;
         if name == DENOISER && network.image_shape() == [0; 3] {
             let cause = format!("component {name}: {} draws no pictures", network.architecture());
             return Err(Error::new(Code::UnsupportedModel, cause, "Give the network that is sampled"));
