@@ -89,6 +89,10 @@ impl<'a> Fields<'a> {
         self.0.get(name).filter(|value| !value.is_null())
     }
 
+    fn there(&self, name: &str) -> Result<&'a Value> {
+        self.value(name).ok_or_else(|| format!("{name} is missing"))
+    }
+
     /// All fields, sorted by name.
     pub fn all(&self) -> impl Iterator<Item = (&'a String, &'a Value)> + use<'a> {
         self.0.iter()
@@ -99,7 +103,10 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn optional<T: Read>(&self, name: &str) -> Result<Option<T>> {
-        self.value(name).map(|value| T::read(value).map_err(|what| of(name, &what))).transpose()
+        match self.value(name) {
+            Some(value) => of(name, T::read(value)).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// A field that may be absent or null: one of a few names, see [`named`].
@@ -107,7 +114,10 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn named<T: std::str::FromStr<Err = crate::Error>>(&self, name: &str) -> Result<Option<T>> {
-        self.value(name).map(|value| named(value).map_err(|what| of(name, &what))).transpose()
+        match self.value(name) {
+            Some(value) => of(name, named(value)).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// A field that must be there.
@@ -115,7 +125,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// That it is missing, or what is wrong with it.
     pub fn required<T: Read>(&self, name: &str) -> Result<T> {
-        self.optional(name)?.ok_or_else(|| format!("{name} is missing"))
+        of(name, T::read(self.there(name)?))
     }
 
     /// A field, or what it is if it is absent.
@@ -123,12 +133,20 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn or<T: Read>(&self, name: &str, default: T) -> Result<T> {
-        Ok(self.optional(name)?.unwrap_or(default))
+        match self.value(name) {
+            Some(value) => of(name, T::read(value)),
+            None => Ok(default),
+        }
     }
 }
 
+/// What was read in the field of that name.
+fn of<T>(name: &str, read: Result<T>) -> Result<T> {
+    read.map_err(|what| within(name, &what))
+}
+
 // Apart from the generic functions, which are compiled for every type.
-fn of(name: &str, what: &str) -> String {
+fn within(name: &str, what: &str) -> String {
     format!("{name}: {what}")
 }
 
@@ -169,8 +187,15 @@ pub fn shown(value: &Value) -> String {
 /// # Errors
 /// What is wrong, for people.
 pub fn named<T: std::str::FromStr<Err = crate::Error>>(value: &Value) -> Result<T> {
-    let name = value.as_str().ok_or_else(|| no(value, "text"))?;
-    name.parse().map_err(|error: crate::Error| format!("{}. {}", error.cause, error.remedy))
+    text(value)?.parse().map_err(|error: crate::Error| said(&error))
+}
+
+fn text(value: &Value) -> Result<&str> {
+    value.as_str().ok_or_else(|| no(value, "text"))
+}
+
+fn said(error: &crate::Error) -> String {
+    format!("{}. {}", error.cause, error.remedy)
 }
 
 fn whole<T: TryFrom<i64> + TryFrom<u64>>(value: &Value) -> Result<T> {
@@ -223,7 +248,7 @@ impl Read for bool {
 
 impl Read for String {
     fn read(value: &Value) -> Result<String> {
-        value.as_str().map(str::to_owned).ok_or_else(|| no(value, "text"))
+        text(value).map(str::to_owned)
     }
 }
 
@@ -236,7 +261,11 @@ impl Read for Value {
 impl<T: Read> Read for Vec<T> {
     fn read(value: &Value) -> Result<Vec<T>> {
         let list = value.as_array().ok_or_else(|| no(value, "list"))?;
-        list.iter().enumerate().map(|(i, value)| T::read(value).map_err(|what| format!("[{i}]: {what}"))).collect()
+        let mut all = Vec::with_capacity(list.len());
+        for (i, value) in list.iter().enumerate() {
+            all.push(T::read(value).map_err(|what| within(&format!("[{i}]"), &what))?);
+        }
+        Ok(all)
     }
 }
 
