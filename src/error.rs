@@ -141,10 +141,14 @@ impl fmt::Display for Code {
     }
 }
 
-/// An error: what kind, what was found, what to do.
+/// An error: what kind, what was found, what to do. A pointer, because every `?` copies it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {cause}. {remedy}.")]
-pub struct Error {
+#[error("{}: {}. {}.", .0.code, .0.cause, .0.remedy)]
+pub struct Error(Box<Report>);
+
+/// What an [`Error`] says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
     /// What kind of failure this is.
     pub code: Code,
     /// What was found, with names and numbers; no final full stop.
@@ -156,11 +160,30 @@ pub struct Error {
 impl Error {
     /// An error from its three parts; neither text ends in a full stop.
     pub fn new(code: Code, cause: impl Into<String>, remedy: impl Into<String>) -> Error {
-        Error { code, cause: cause.into(), remedy: remedy.into() }
+        // Compiled once, whatever the texts are.
+        fn new(code: Code, cause: String, remedy: String) -> Error {
+            Error(Box::new(Report { code, cause, remedy }))
+        }
+        new(code, cause.into(), remedy.into())
     }
 
     /// A broken promise inside this library.
     pub fn internal(cause: impl Into<String>) -> Error {
         Error::new(Code::Internal, cause, "This is a bug: please report it with the steps that led here")
+    }
+
+    /// The same, of a part of what is at hand: `part: cause`.
+    #[must_use]
+    pub fn of(mut self, part: &str) -> Error {
+        self.0.cause = format!("{part}: {}", self.cause);
+        self
+    }
+}
+
+impl std::ops::Deref for Error {
+    type Target = Report;
+
+    fn deref(&self) -> &Report {
+        &self.0
     }
 }

@@ -1,8 +1,28 @@
 //! JSON, read and written field by field. Derived code is written out anew for every type and every format: for the two dozen
-//! types of this library that was a fifth of what a page loads. Text becomes a [`Value`] by serde_json, which is compiled
-//! once; from there, types read themselves.
+//! types of this library that was a fifth of what a page loads. Text becomes a [`Value`], by serde_json or by the browser;
+//! from there, types read themselves.
 
-pub use serde_json::{Map, Value, json};
+#[cfg(any(test, target_arch = "wasm32"))]
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))] // its tests try some of it
+mod value;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use serde_json::{Value, json};
+#[cfg(target_arch = "wasm32")]
+pub use value::{Map, Value, parse};
+
+/// The fields of an object.
+#[cfg(not(target_arch = "wasm32"))]
+pub type Map = serde_json::Map<String, Value>;
+
+/// Reads a text.
+///
+/// # Errors
+/// What is wrong with it.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn parse(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|e| e.to_string())
+}
 
 /// What is wrong with a value, for people; the caller says of what.
 pub type Result<T> = std::result::Result<T, String>;
@@ -53,7 +73,7 @@ pub fn with(mut object: Value, more: Value) -> Value {
 }
 
 /// An object whose fields are read one by one; those that nobody reads are ignored.
-pub struct Fields<'a>(&'a Map<String, Value>);
+pub struct Fields<'a>(&'a Map);
 
 impl<'a> Fields<'a> {
     /// Of a value that must be an object.
@@ -61,12 +81,16 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// If it is none.
     pub fn of(value: &'a Value) -> Result<Fields<'a>> {
-        value.as_object().map(Fields).ok_or_else(|| format!("{} is no object", shown(value)))
+        value.as_object().map(Fields).ok_or_else(|| no(value, "object"))
     }
 
     /// A field as it stands there; null is none.
     pub fn value(&self, name: &str) -> Option<&'a Value> {
         self.0.get(name).filter(|value| !value.is_null())
+    }
+
+    fn there(&self, name: &str) -> Result<&'a Value> {
+        self.value(name).ok_or_else(|| format!("{name} is missing"))
     }
 
     /// All fields, sorted by name.
@@ -79,7 +103,10 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn optional<T: Read>(&self, name: &str) -> Result<Option<T>> {
-        self.value(name).map(|value| T::read(value).map_err(|what| format!("{name}: {what}"))).transpose()
+        match self.value(name) {
+            Some(value) => of(name, T::read(value)).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// A field that may be absent or null: one of a few names, see [`named`].
@@ -87,7 +114,10 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn named<T: std::str::FromStr<Err = crate::Error>>(&self, name: &str) -> Result<Option<T>> {
-        self.value(name).map(|value| named(value).map_err(|what| format!("{name}: {what}"))).transpose()
+        match self.value(name) {
+            Some(value) => of(name, named(value)).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// A field that must be there.
@@ -95,7 +125,7 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// That it is missing, or what is wrong with it.
     pub fn required<T: Read>(&self, name: &str) -> Result<T> {
-        self.optional(name)?.ok_or_else(|| format!("{name} is missing"))
+        of(name, T::read(self.there(name)?))
     }
 
     /// A field, or what it is if it is absent.
@@ -103,8 +133,21 @@ impl<'a> Fields<'a> {
     /// # Errors
     /// What is wrong with it.
     pub fn or<T: Read>(&self, name: &str, default: T) -> Result<T> {
-        Ok(self.optional(name)?.unwrap_or(default))
+        match self.value(name) {
+            Some(value) => of(name, T::read(value)),
+            None => Ok(default),
+        }
     }
+}
+
+/// What was read in the field of that name.
+fn of<T>(name: &str, read: Result<T>) -> Result<T> {
+    read.map_err(|what| within(name, &what))
+}
+
+// Apart from the generic functions, which are compiled for every type.
+fn within(name: &str, what: &str) -> String {
+    format!("{name}: {what}")
 }
 
 /// [`Read`] and [`Write`] for a struct of plain values, whose fields lie in an object under their own names: each is required,
@@ -144,14 +187,27 @@ pub fn shown(value: &Value) -> String {
 /// # Errors
 /// What is wrong, for people.
 pub fn named<T: std::str::FromStr<Err = crate::Error>>(value: &Value) -> Result<T> {
-    let name = value.as_str().ok_or_else(|| format!("{} is no text", shown(value)))?;
-    name.parse().map_err(|error: crate::Error| format!("{}. {}", error.cause, error.remedy))
+    text(value)?.parse().map_err(|error: crate::Error| said(&error))
 }
 
-fn whole<T: TryFrom<i128>>(value: &Value) -> Result<T> {
-    let number = value.as_i64().map(i128::from).or(value.as_u64().map(i128::from));
-    let number = number.and_then(|number| T::try_from(number).ok());
-    number.ok_or_else(|| format!("{} is no whole number that fits", shown(value)))
+fn text(value: &Value) -> Result<&str> {
+    value.as_str().ok_or_else(|| no(value, "text"))
+}
+
+fn said(error: &crate::Error) -> String {
+    format!("{}. {}", error.cause, error.remedy)
+}
+
+fn whole<T: TryFrom<i64> + TryFrom<u64>>(value: &Value) -> Result<T> {
+    let number = match value.as_u64() {
+        Some(number) => T::try_from(number).ok(),
+        None => value.as_i64().and_then(|number| T::try_from(number).ok()),
+    };
+    number.ok_or_else(|| no(value, "whole number that fits"))
+}
+
+fn no(value: &Value, what: &str) -> String {
+    format!("{} is no {what}", shown(value))
 }
 
 impl Read for usize {
@@ -180,7 +236,7 @@ impl Read for i64 {
 
 impl Read for f64 {
     fn read(value: &Value) -> Result<f64> {
-        value.as_f64().ok_or_else(|| format!("{} is no number", shown(value)))
+        value.as_f64().ok_or_else(|| no(value, "number"))
     }
 }
 
@@ -192,7 +248,7 @@ impl Read for bool {
 
 impl Read for String {
     fn read(value: &Value) -> Result<String> {
-        value.as_str().map(str::to_owned).ok_or_else(|| format!("{} is no text", shown(value)))
+        text(value).map(str::to_owned)
     }
 }
 
@@ -204,8 +260,12 @@ impl Read for Value {
 
 impl<T: Read> Read for Vec<T> {
     fn read(value: &Value) -> Result<Vec<T>> {
-        let list = value.as_array().ok_or_else(|| format!("{} is no list", shown(value)))?;
-        list.iter().enumerate().map(|(i, value)| T::read(value).map_err(|what| format!("[{i}]: {what}"))).collect()
+        let list = value.as_array().ok_or_else(|| no(value, "list"))?;
+        let mut all = Vec::with_capacity(list.len());
+        for (i, value) in list.iter().enumerate() {
+            all.push(T::read(value).map_err(|what| within(&format!("[{i}]"), &what))?);
+        }
+        Ok(all)
     }
 }
 

@@ -34,5 +34,5 @@ pub mod sampler;
 pub mod text;
 pub mod weights;
 
-pub use error::{Code, Error, Result};
+pub use error::{Code, Error, Report, Result};
 pub use uvit_simd as simd;

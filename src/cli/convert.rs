@@ -200,10 +200,7 @@ fn label(sources: &[PartSource], source: &PartSource) -> String {
 }
 
 fn of_part(sources: &[PartSource], source: &PartSource, error: Error) -> Error {
-    match label(sources, source).as_str() {
-        "" => error,
-        label => Error { cause: format!("component {label}{}", error.cause), ..error },
-    }
+    if sources.len() == 1 { error } else { error.of(&format!("component {}", source.component)) }
 }
 
 /// How a component is stored: as its description says, or as all are.

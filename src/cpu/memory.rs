@@ -160,6 +160,9 @@ impl Walk<'_> {
     }
 }
 
+/// The most tensors of one kernel.
+const MOST: usize = 4;
+
 /// A Program's memory while it runs.
 pub struct Blocks<'a> {
     program: &'a Program,
@@ -175,9 +178,16 @@ impl Blocks<'_> {
     /// # Errors
     /// `INTERNAL` if they overlap.
     pub fn tensors<const N: usize>(&mut self, ids: [TensorId; N]) -> Result<[&mut [f32]; N]> {
-        let mut block_of = [0; N];
-        let mut ranges = [const { [const { 0..0 }; N] }; 3];
-        for (i, id) in ids.into_iter().enumerate() {
+        const { assert!(N <= MOST) };
+        let mut tensors = self.up_to_most(&ids)?;
+        Ok(std::array::from_fn(|i| std::mem::take(&mut tensors[i])))
+    }
+
+    // Compiled once, for all numbers of tensors; those beyond are empty.
+    fn up_to_most(&mut self, ids: &[TensorId]) -> Result<[&mut [f32]; MOST]> {
+        let mut block_of = [0; MOST];
+        let mut ranges = [const { [const { 0..0 }; MOST] }; 3];
+        for (i, &id) in ids.iter().enumerate() {
             let view = self.program.view(id);
             let Some((block, mut range)) = self.places[id.index()].clone() else {
                 return Err(Error::internal(format!("tensor {:?} has no place", view.name)));

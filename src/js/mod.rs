@@ -47,8 +47,7 @@ impl From<JsValue> for Error {
 }
 
 fn parse<T: json::Read>(what: &str, json: &str) -> Result<T, Error> {
-    let value = serde_json::from_str::<Value>(json).map_err(|e| e.to_string());
-    value
+    json::parse(json)
         .and_then(|value| T::read(&value))
         .map_err(|e| Error::new(Code::InvalidArgument, format!("the {what} options: {e}"), "Check names and types"))
 }

@@ -149,7 +149,7 @@ mod tests {
             };
             assert!(config.validate().is_ok());
             change(&mut config);
-            config.record(Batch::plain(1)).unwrap_err().cause
+            config.record(Batch::plain(1)).unwrap_err().cause.clone()
         };
         let cause = refused(&|c| (c.patch_size, c.img_size, c.in_chans) = (128, 256, 4));
         assert!(cause.contains("a patch has 65536 values"), "{cause}");

@@ -96,7 +96,7 @@ impl Description {
         };
         let mut description = Description::read(&value, &folder).map_err(|e| match e.code {
             Code::Io => e,
-            _ => Error { cause: format!("{}: {}", file.display(), e.cause), ..e },
+            _ => e.of(&file.display().to_string()),
         })?;
         (description.left_out, description.file) = (left_out, Some(file));
         Ok(Some(description))
@@ -271,10 +271,8 @@ fn read_component(name: &str, value: &Value, folder: &Path) -> Result<(Component
         (Some(_), None) => return Err(bad("it has an architecture, but no params".into())),
     };
     let network = Network::of(&architecture, &params);
-    let network = network.map_err(|e| Error { cause: format!("component {name}: {}", e.cause), ..e })?;
-    network
-        .record(crate::model::Batch::plain(1))
-        .map_err(|e| Error { cause: format!("component {name}: {}", e.cause), ..e })?;
+    let network = network.map_err(|e| e.of(&format!("component {name}")))?;
+    network.record(crate::model::Batch::plain(1)).map_err(|e| e.of(&format!("component {name}")))?;
     if !architectures.is_empty() && !architectures.contains(&architecture.as_str()) {
         let cause = format!("component {name}: {architecture} is none");
         return Err(invalid(cause, format!("It may be {}", architectures.join(" or "))));

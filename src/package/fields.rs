@@ -1,7 +1,7 @@
 //! The manifest's fields, as JSON.
 
 use super::manifest::{BlockCache, Component, Label, Licence, Manifest, Sampling};
-use crate::json::{self, Fields, Read, Value, Write, json};
+use crate::json::{self, Fields, Read, Value, Write};
 use crate::named::Named;
 
 impl Read for Manifest {
@@ -23,20 +23,20 @@ impl Read for Manifest {
 
 impl Write for Manifest {
     fn write(&self) -> Value {
-        let mut written = json!({
-            "format_version": self.format_version,
-            "name": self.name,
-            "task": self.task.write(),
-            "sampling": self.sampling.write(),
-            "labels": self.labels.write(),
-            "licences": self.licences.write(),
-            "components": self.components.write(),
-            "assets": self.assets.write(),
-        });
-        if let Some(null_class) = &self.null_class {
-            written["null_class"] = (*null_class).into();
+        let written = json::object([
+            ("format_version", self.format_version.into()),
+            ("name", self.name.as_str().into()),
+            ("task", self.task.write()),
+            ("sampling", self.sampling.write()),
+            ("labels", self.labels.write()),
+            ("licences", self.licences.write()),
+            ("components", self.components.write()),
+            ("assets", self.assets.write()),
+        ]);
+        match self.null_class {
+            Some(null_class) => json::with(written, json::object([("null_class", null_class.into())])),
+            None => written,
         }
-        written
     }
 }
 
@@ -53,11 +53,11 @@ impl Read for Component {
 
 impl Write for Component {
     fn write(&self) -> Value {
-        json!({
-            "architecture": self.architecture,
-            "params": self.params,
-            "variants": self.variants.write(),
-        })
+        json::object([
+            ("architecture", self.architecture.as_str().into()),
+            ("params", self.params.clone()),
+            ("variants", self.variants.write()),
+        ])
     }
 }
 
@@ -82,22 +82,22 @@ impl Read for Sampling {
 
 impl Write for Sampling {
     fn write(&self) -> Value {
-        let mut written = json!({
-            "schedule": self.schedule.write(),
-            "prediction": self.prediction.write(),
-            "time_scale": self.time_scale,
-            "t_min": self.t_min,
-            "t_max": self.t_max,
-            "sampler": self.sampler.write(),
-            "steps": self.steps,
-            "guidance_scale": self.guidance_scale,
-            "clip_x0": self.clip_x0,
-            "lower_order_final": self.lower_order_final,
-        });
-        if let Some(cache) = &self.cache {
-            written["cache"] = cache.write();
+        let written = json::object([
+            ("schedule", self.schedule.write()),
+            ("prediction", self.prediction.write()),
+            ("time_scale", self.time_scale.into()),
+            ("t_min", self.t_min.into()),
+            ("t_max", self.t_max.into()),
+            ("sampler", self.sampler.write()),
+            ("steps", self.steps.into()),
+            ("guidance_scale", self.guidance_scale.into()),
+            ("clip_x0", self.clip_x0.into()),
+            ("lower_order_final", self.lower_order_final.into()),
+        ]);
+        match &self.cache {
+            Some(cache) => json::with(written, json::object([("cache", cache.write())])),
+            None => written,
         }
-        written
     }
 }
 
@@ -114,11 +114,11 @@ impl Read for BlockCache {
 
 impl Write for BlockCache {
     fn write(&self) -> Value {
-        json!({
-            "outer": self.outer,
-            "steps": self.steps,
-            "refresh": self.refresh,
-        })
+        json::object([
+            ("outer", self.outer.into()),
+            ("steps", self.steps.into()),
+            ("refresh", self.refresh.as_slice().into()),
+        ])
     }
 }
 
@@ -159,10 +159,10 @@ impl Read for Licence {
 
 impl Write for Licence {
     fn write(&self) -> Value {
-        json!({
-            "name": self.name,
-            "spdx": self.spdx,
-            "attribution": self.attribution,
-        })
+        json::object([
+            ("name", self.name.as_str().into()),
+            ("spdx", self.spdx.as_str().into()),
+            ("attribution", self.attribution.as_str().into()),
+        ])
     }
 }

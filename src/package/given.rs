@@ -63,7 +63,7 @@ pub(super) fn check(manifest: &Manifest) -> Result<()> {
 pub(super) fn check_fit(manifest: &Manifest) -> Result<()> {
     const REMEDY: &str = "Give components of one model, and their own parameters; between a text encoder and a UniDiffuser lies a \
         text_projector";
-    manifest.check_fit().map_err(|e| if e.code == Code::BadManifest { invalid(e.cause, REMEDY) } else { e })?;
+    manifest.check_fit().map_err(|e| if e.code == Code::BadManifest { invalid(e.cause.clone(), REMEDY) } else { e })?;
     if let [Some(decoder), Some(encoder)] = [DECODER, ENCODER].map(|name| manifest.components.get(name)) {
         for field in ["latent_channels", "scaling_factor", "shift_factor"] {
             let [a, b] = [decoder, encoder].map(|half| &half.params[field]);
@@ -82,7 +82,7 @@ pub(super) fn check_fit(manifest: &Manifest) -> Result<()> {
 /// `INVALID_ARGUMENT` with both numbers, or naming a merge that is none.
 pub(super) fn check_tokenizer(merges: &str, encoder: &Component) -> Result<()> {
     const REMEDY: &str = "Give the text encoder's own merges.txt, the line on top of it included";
-    let tokenizer = Tokenizer::new(merges).map_err(|e| invalid(e.cause, REMEDY))?;
+    let tokenizer = Tokenizer::new(merges).map_err(|e| invalid(e.cause.clone(), REMEDY))?;
     let (ids, words) = (tokenizer.vocabulary(), encoder.params["vocab_size"].as_u64().unwrap_or(0));
     if ids as u64 == words {
         return Ok(());

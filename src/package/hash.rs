@@ -3,7 +3,7 @@
 
 use super::manifest::{Component, Manifest};
 use crate::Result;
-use crate::json::{Map, Value, Write, json};
+use crate::json::{self, Map, Value, Write};
 use crate::weights::{Dtype, Variant, sha256};
 
 impl Manifest {
@@ -21,13 +21,13 @@ impl Manifest {
         for (name, asset) in self.assets.iter() {
             assets.insert(name.into(), asset.sha256.to_ascii_lowercase().into());
         }
-        let model = json!({
-            "task": self.task.write(),
-            "sampling": self.sampling.write(),
-            "null_class": self.null_class,
-            "components": components,
-            "assets": assets,
-        });
+        let model = json::object([
+            ("task", self.task.write()),
+            ("sampling", self.sampling.write()),
+            ("null_class", self.null_class.into()),
+            ("components", components.into()),
+            ("assets", assets.into()),
+        ]);
         let mut text = String::new();
         canonical(&model, &mut text);
         Ok(sha256(text.as_bytes()))
@@ -38,26 +38,26 @@ fn describe(component: &Component, variant: &Variant) -> Value {
     // As the network reads them: without fields that it ignores.
     let params = component.network().map_or_else(|_| component.params.clone(), |network| network.params());
     let shards: Vec<String> = variant.shards.iter().map(|shard| shard.sha256.to_ascii_lowercase()).collect();
-    json!({
-        "architecture": component.architecture,
-        "params": params,
-        "shards": shards,
-        "tensors": variant.tensors.write(),
-    })
+    json::object([
+        ("architecture", component.architecture.as_str().into()),
+        ("params", params),
+        ("shards", shards.into()),
+        ("tensors", variant.tensors.write()),
+    ])
 }
 
 /// JSON without spaces; keys sorted; numbers in plain decimals, as few as read back the same, whole ones without a point.
 fn canonical(value: &Value, text: &mut String) {
     match value {
         Value::Object(fields) => {
-            let mut names: Vec<&String> = fields.keys().collect();
-            names.sort_unstable();
+            let mut fields: Vec<(&String, &Value)> = fields.iter().collect();
+            fields.sort_unstable_by_key(|(name, _)| *name);
             text.push('{');
-            for (i, name) in names.into_iter().enumerate() {
+            for (i, (name, value)) in fields.into_iter().enumerate() {
                 separate(i, text);
                 text.push_str(&Value::from(name.as_str()).to_string());
                 text.push(':');
-                canonical(&fields[name], text);
+                canonical(value, text);
             }
             text.push('}');
         }
@@ -69,7 +69,7 @@ fn canonical(value: &Value, text: &mut String) {
             }
             text.push(']');
         }
-        Value::Number(number) if number.is_f64() => {
+        number if number.is_f64() => {
             // Adding 0 takes the sign from -0.
             let number = number.as_f64().unwrap_or_default() + 0.0;
             text.push_str(&number.to_string());

@@ -67,7 +67,7 @@ mod files {
     pub fn read_asset(folder: &Path, manifest: &Manifest, name: &str) -> Result<Vec<u8>> {
         let asset = manifest.asset(name)?;
         let bytes = read(&folder.join(&asset.file))?;
-        asset.verify(&bytes).map_err(|e| Error { cause: format!("asset {name}: {}", e.cause), ..e })?;
+        asset.verify(&bytes).map_err(|e| e.of(&format!("asset {name}")))?;
         Ok(bytes)
     }
 

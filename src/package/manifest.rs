@@ -3,7 +3,7 @@
 
 use super::task::Task;
 use super::version1;
-use crate::json::{Map, Read, Value};
+use crate::json::{self, Map, Read, Value};
 use crate::model::Network;
 use crate::named::Named;
 use crate::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
@@ -130,7 +130,7 @@ pub struct Label {
     /// Unique.
     pub name: String,
     /// Anything else that a page may want to group by, e.g. `kind`, `style`.
-    pub facets: Map<String, Value>,
+    pub facets: Map,
 }
 
 /// A licence of the weights or of what they learned from.
@@ -161,7 +161,7 @@ impl Component {
     /// another type.
     pub fn network(&self) -> Result<Network> {
         Network::of(&self.architecture, &self.params).map_err(|error| match error.code {
-            Code::InvalidArgument => bad(error.cause),
+            Code::InvalidArgument => bad(error.cause.clone()),
             _ => error,
         })
     }
@@ -195,7 +195,7 @@ impl Manifest {
     /// # Errors
     /// `UNSUPPORTED_VERSION`, `UNSUPPORTED_MODEL` for an unknown task or architecture, `BAD_MANIFEST` naming what is wrong.
     pub fn parse(json: &str) -> Result<Manifest> {
-        let mut value: Value = serde_json::from_str(json).map_err(|e| bad(format!("the manifest is no JSON ({e})")))?;
+        let mut value = json::parse(json).map_err(|e| bad(format!("the manifest is no JSON ({e})")))?;
         match value.get("format_version").and_then(Value::as_u64) {
             Some(1) => value = version1::upgrade(value),
             Some(version) if version == u64::from(FORMAT_VERSION) => {}
@@ -231,7 +231,7 @@ impl Manifest {
     /// Those of [`Component::network`], naming the component; `UNSUPPORTED_MODEL` for a denoiser that draws no pictures.
     pub fn network(&self, name: &str) -> Result<Network> {
         let network = self.component(name)?.network();
-        let network = network.map_err(|e| Error { cause: format!("component {name}: {}", e.cause), ..e })?;
+        let network = network.map_err(|e| e.of(&format!("component {name}")))?;
         if name == DENOISER && network.image_shape() == [0; 3] {
             let cause = format!("component {name}: {} draws no pictures", network.architecture());
             return Err(Error::new(Code::UnsupportedModel, cause, "Give the network that is sampled"));

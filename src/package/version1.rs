@@ -1,7 +1,7 @@
 //! Version 1 of the manifest knew one network: its architecture, params and variants stood at the top.
 
 use super::manifest::{DENOISER, FORMAT_VERSION};
-use crate::json::{Map, Value, json};
+use crate::json::{self, Map, Value};
 
 /// A manifest of version 1 as one of version 2. What is missing stays missing.
 pub fn upgrade(mut manifest: Value) -> Value {
@@ -12,9 +12,9 @@ pub fn upgrade(mut manifest: Value) -> Value {
                 component.insert(name.into(), value);
             }
         }
-        fields.insert("format_version".into(), json!(FORMAT_VERSION));
-        fields.insert("task".into(), json!("class"));
-        fields.insert("components".into(), json!({ DENOISER: component }));
+        fields.insert("format_version".into(), FORMAT_VERSION.into());
+        fields.insert("task".into(), "class".into());
+        fields.insert("components".into(), json::object([(DENOISER, component.into())]));
         fields.remove("assets");
     }
     manifest

@@ -282,7 +282,7 @@ fn look(folder: &Path) -> Result<Found> {
     if model {
         match read_manifest(&folder.join(MANIFEST)) {
             Ok((manifest, _)) => ours.extend(manifest.files().map(|stored| stored.file.clone())),
-            Err(error) => return Ok(Found::Unreadable(error.cause)),
+            Err(error) => return Ok(Found::Unreadable(error.cause.clone())),
         }
     }
     ours.insert(MANIFEST.into());

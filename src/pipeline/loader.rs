@@ -108,7 +108,7 @@ impl Loader {
     /// Those of [`crate::weights::ShardReader`], `SHARD_CORRUPT` and `BAD_MANIFEST` for assets, `OUT_OF_MEMORY`.
     pub async fn add_file(&mut self, index: usize, bytes: &[u8]) -> Result<()> {
         let needed = self.files.get(index).ok_or_else(|| Error::internal(format!("there is no file {index}")))?;
-        let named = |e: Error| Error { cause: format!("{}: {}", needed.of, e.cause), ..e };
+        let named = |e: Error| e.of(needed.of);
         match needed.shard {
             None => {
                 needed.stored.verify(bytes).map_err(named)?;

@@ -109,19 +109,17 @@ const RECORDS: usize = 64;
 
 /// What earlier loads have measured, by [`key`].
 #[derive(Default)]
-struct Records(Map<String, Value>);
+struct Records(Map);
 
 impl Records {
     const VERSION: u32 = 1;
 
     /// Records that cannot be read are none: everything is measured again.
     fn parse(text: Option<&str>) -> Records {
-        let read = text.and_then(|text| serde_json::from_str::<Value>(text).ok());
+        let read = text.and_then(|text| json::parse(text).ok());
         let known = read.filter(|records| records["version"] == Records::VERSION);
-        match known.map(|mut records| records["tunings"].take()) {
-            Some(Value::Object(tunings)) => Records(tunings),
-            _ => Records::default(),
-        }
+        let tunings = known.as_ref().and_then(|records| records["tunings"].as_object());
+        Records(tunings.cloned().unwrap_or_default())
     }
 
     fn get(&self, key: &str) -> Option<Tuning> {

@@ -4,7 +4,7 @@
 //! baofff/U-ViT@ce551708dc9cde9818d2af7d84dfadfeb7bd9034 (class NoiseScheduleVP) and diffusers 0.42.1.
 
 use crate::error::{Code, Error, Result};
-use crate::json::{self, Fields, Value, json};
+use crate::json::{self, Fields, Value};
 
 /// A noise schedule as a model's configuration names it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,17 +75,27 @@ impl json::Read for Schedule {
 impl json::Write for Schedule {
     fn write(&self) -> Value {
         match *self {
-            Schedule::VpLinear { beta_min, beta_max } => {
-                json!({ "type": "vp_linear", "beta_min": beta_min, "beta_max": beta_max })
+            Schedule::VpLinear { beta_min, beta_max } => json::object([
+                ("type", "vp_linear".into()),
+                ("beta_min", beta_min.into()),
+                ("beta_max", beta_max.into()),
+            ]),
+            Schedule::VpCosine => json::object([("type", "vp_cosine".into())]),
+            Schedule::ScaledLinear { beta_start, beta_end, train_steps } => json::object([
+                ("type", "scaled_linear".into()),
+                ("beta_start", beta_start.into()),
+                ("beta_end", beta_end.into()),
+                ("train_steps", train_steps.into()),
+            ]),
+            Schedule::Linear { beta_start, beta_end, train_steps } => json::object([
+                ("type", "linear".into()),
+                ("beta_start", beta_start.into()),
+                ("beta_end", beta_end.into()),
+                ("train_steps", train_steps.into()),
+            ]),
+            Schedule::RectifiedFlow { shift } => {
+                json::object([("type", "rectified_flow".into()), ("shift", shift.into())])
             }
-            Schedule::VpCosine => json!({ "type": "vp_cosine" }),
-            Schedule::ScaledLinear { beta_start, beta_end, train_steps } => {
-                json!({ "type": "scaled_linear", "beta_start": beta_start, "beta_end": beta_end, "train_steps": train_steps })
-            }
-            Schedule::Linear { beta_start, beta_end, train_steps } => {
-                json!({ "type": "linear", "beta_start": beta_start, "beta_end": beta_end, "train_steps": train_steps })
-            }
-            Schedule::RectifiedFlow { shift } => json!({ "type": "rectified_flow", "shift": shift }),
         }
     }
 }

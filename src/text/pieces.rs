@@ -1,4 +1,5 @@
-//! Where a text falls into words, by the classes of Unicode: `regex` natively, the engine's own expressions in the browser.
+//! Where a text falls into words, by the classes of Unicode: `regex` natively, the engine's own expressions in the browser, which
+//! has the tables of cases and forms as well.
 
 /// A part of a text that no merge crosses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +47,7 @@ pub fn pieces(text: &str) -> Vec<Piece> {
 }
 
 /// Lower case, character by character.
+#[cfg(not(target_arch = "wasm32"))]
 fn lowered(text: &str) -> String {
     text.chars().flat_map(char::to_lowercase).collect()
 }
@@ -61,6 +63,13 @@ fn words(text: &str) -> Vec<String> {
     #[allow(clippy::unwrap_used)] // the expression is a constant
     static EXPRESSION: LazyLock<regex::Regex> = LazyLock::new(|| regex::Regex::new(WORDS).unwrap());
     EXPRESSION.find_iter(text).map(|word| word.as_str().to_owned()).collect()
+}
+
+#[cfg(target_arch = "wasm32")]
+fn lowered(text: &str) -> String {
+    // One by one: of a whole word, the engine would lower a last sigma otherwise.
+    let lower = |c: char| String::from(js_sys::JsString::from(c).to_lower_case());
+    text.chars().map(lower).collect()
 }
 
 #[cfg(target_arch = "wasm32")]

@@ -43,7 +43,7 @@ impl<'a> Shard<'a> {
         })?;
         let (header, data) = rest.split_at(at);
         let header = std::str::from_utf8(header).map_err(|e| format!("the header is no text ({e})"))?;
-        let header: Value = serde_json::from_str(header).map_err(|e| format!("the header is no JSON ({e})"))?;
+        let header = json::parse(header).map_err(|e| format!("the header is no JSON ({e})"))?;
         let fields = Fields::of(&header).map_err(|what| format!("the header {what}"))?;
         let (mut tensors, mut ranges) = (Vec::new(), Vec::new());
         for (name, value) in fields.all().filter(|(name, _)| *name != METADATA) {

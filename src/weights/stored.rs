@@ -1,6 +1,6 @@
 //! What a manifest says of files and tensors: which shards there are, and which rows of which tensor lie where.
 
-use crate::json::{self, Fields, Value, json};
+use crate::json::{self, Fields, Value};
 use crate::named::Named;
 use crate::{Code, Error, Result};
 use sha2::{Digest, Sha256};
@@ -82,7 +82,11 @@ impl json::Read for StoredFile {
 
 impl json::Write for StoredFile {
     fn write(&self) -> Value {
-        json!({ "file": self.file, "bytes": self.bytes, "sha256": self.sha256 })
+        json::object([
+            ("file", self.file.as_str().into()),
+            ("bytes", self.bytes.into()),
+            ("sha256", self.sha256.as_str().into()),
+        ])
     }
 }
 
@@ -155,13 +159,13 @@ impl json::Read for Variant {
 
 impl json::Write for Variant {
     fn write(&self) -> Value {
-        json!({
-            "dtype": self.dtype.write(),
-            "group": self.group,
-            "bytes": self.bytes,
-            "shards": self.shards.write(),
-            "tensors": self.tensors.write(),
-        })
+        json::object([
+            ("dtype", self.dtype.write()),
+            ("group", self.group.into()),
+            ("bytes", self.bytes.into()),
+            ("shards", self.shards.write()),
+            ("tensors", self.tensors.write()),
+        ])
     }
 }
 
@@ -216,7 +220,7 @@ impl json::Read for Part {
 
 impl json::Write for Part {
     fn write(&self) -> Value {
-        json!({ "shard": self.shard, "rows": self.rows })
+        json::object([("shard", self.shard.into()), ("rows", self.rows.into())])
     }
 }
 
@@ -234,11 +238,15 @@ impl json::Read for Entry {
 
 impl json::Write for Entry {
     fn write(&self) -> Value {
-        let mut written = json!({ "shape": self.shape, "dtype": self.dtype.write(), "parts": self.parts.write() });
-        if self.group != 0 {
-            written["group"] = self.group.into();
+        let written = json::object([
+            ("shape", self.shape.as_slice().into()),
+            ("dtype", self.dtype.write()),
+            ("parts", self.parts.write()),
+        ]);
+        match self.group {
+            0 => written,
+            group => json::with(written, json::object([("group", group.into())])),
         }
-        written
     }
 }
 
