@@ -140,7 +140,7 @@ fn stages_of_published_latent_models() {
         let activations = program.activation_bytes() as f64;
         let limit = match lower(&plan, &Capabilities::WEBGPU, &[]) {
             Ok(_) => "fits bindings of 128 MiB".to_owned(),
-            Err(error) => error.cause,
+            Err(error) => error.cause.clone(),
         };
         println!(
             "{name}: {:.2} G multiply-adds, {:.0} MB of weights, {:.0} MB of activations; {limit}",
