@@ -2,14 +2,10 @@
 //! types of this library that was a fifth of what a page loads. Text becomes a [`Value`], by serde_json or by the browser;
 //! from there, types read themselves.
 
-#[cfg(any(test, target_arch = "wasm32"))]
-#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))] // its tests try some of it
-mod value;
-
+#[cfg(target_arch = "wasm32")]
+pub use crate::json_value::{Map, Value, parse};
 #[cfg(not(target_arch = "wasm32"))]
 pub use serde_json::{Value, json};
-#[cfg(target_arch = "wasm32")]
-pub use value::{Map, Value, parse};
 
 /// The fields of an object.
 #[cfg(not(target_arch = "wasm32"))]

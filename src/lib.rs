@@ -23,6 +23,9 @@ pub mod gpu;
 #[cfg(target_arch = "wasm32")]
 mod js;
 pub mod json;
+#[cfg(any(test, target_arch = "wasm32"))]
+#[cfg_attr(not(target_arch = "wasm32"), allow(dead_code))] // its tests try some of it
+mod json_value;
 pub mod meter;
 pub mod model;
 pub mod named;

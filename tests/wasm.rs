@@ -182,3 +182,26 @@ fn words_become_the_reference_implementations_ids() {
         assert!(ids[want.len()..].iter().all(|&id| id == tokenizer.end()), "{text:?}");
     }
 }
+
+/// The library's own values, read by the browser, as serde_json writes what it reads.
+#[wasm_bindgen_test]
+fn json_is_read_as_serde_json_reads_it() {
+    let texts = [
+        include_str!("fixtures/emoji/config.json"),
+        r#" { "b": [ 1, -0.5, 1e-7, null, true ], "a": "\u00e4\ud834\udd1e\n\u0001\"", "a": "last", "": {}, "c": [[]] } "#,
+        "7",
+    ];
+    for text in texts {
+        let crates: Value = serde_json::from_str(text).unwrap();
+        let own = uvit_web::json::parse(text).unwrap().to_string();
+        // Written once more by the browser: numbers have several forms.
+        let again = |text: &str| js_sys::JSON::stringify(&js_sys::JSON::parse(text).unwrap()).unwrap();
+        assert_eq!(again(&own), again(&crates.to_string()));
+    }
+    let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+    assert!(uvit_web::json::parse(&nested(127)).is_ok());
+    for text in ["", "{", "[1,]", "1e999", "nul", &nested(128), &nested(100_000)] {
+        assert!(uvit_web::json::parse(text).is_err(), "{text:.9}");
+        assert!(serde_json::from_str::<Value>(text).is_err(), "{text:.9}");
+    }
+}

@@ -3,6 +3,7 @@
 
 use half::bf16;
 use safetensors::SafeTensors;
+use uvit_web::json;
 use uvit_web::model::{Batch, Network, uvit};
 use uvit_web::pipeline::sampling::{Control, Inputs, Readback, noise_for, sample};
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
@@ -22,8 +23,8 @@ pub async fn draw(device: &Device) -> Vec<f32> {
 
 /// With another sampler, or from given latents.
 pub async fn draw_by(device: &Device, sampler: SamplerKind, start: Option<&[f32]>) -> Vec<f32> {
-    let config: serde_json::Value = serde_json::from_str(CONFIG).unwrap();
-    let params: uvit::Config = uvit_web::json::Read::read(&config["params"]).unwrap();
+    let config = json::parse(CONFIG).unwrap();
+    let params: uvit::Config = json::Read::read(&config["params"]).unwrap();
     let network = Network::Uvit(params);
     let stored = SafeTensors::deserialize(WEIGHTS).unwrap();
     let plan = network.record(Batch::plain(1)).unwrap().plan;

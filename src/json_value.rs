@@ -1,6 +1,8 @@
 //! JSON values in the browser, which reads their text itself. This is the part of serde_json's interface that the library
 //! uses; the crate's parser, maps and float formats were 20 kB more for a page to load.
 
+#[cfg(target_arch = "wasm32")]
+use crate::json::Result;
 use std::fmt::{Display, Formatter, Result as Formatted, Write as _};
 use std::ops::Index;
 
@@ -32,7 +34,7 @@ impl Map {
         Map::default()
     }
 
-    fn find(&self, name: &str) -> Result<usize, usize> {
+    fn find(&self, name: &str) -> std::result::Result<usize, usize> {
         self.0.binary_search_by(|(other, _)| other.as_str().cmp(name))
     }
 
@@ -345,13 +347,13 @@ impl<K: Into<String>> FromIterator<(K, Value)> for Value {
 /// # Errors
 /// What the browser says is wrong with it, or that it holds what serde_json does not take either.
 #[cfg(target_arch = "wasm32")]
-pub fn parse(text: &str) -> super::Result<Value> {
+pub fn parse(text: &str) -> Result<Value> {
     let parsed = js_sys::JSON::parse(text).map_err(|thrown| crate::Error::from(thrown).cause.clone())?;
     read(&parsed, 127)
 }
 
 #[cfg(target_arch = "wasm32")]
-fn read(parsed: &wasm_bindgen::JsValue, depth: usize) -> super::Result<Value> {
+fn read(parsed: &wasm_bindgen::JsValue, depth: usize) -> Result<Value> {
     use js_sys::{Array, Object};
     use wasm_bindgen::JsCast;
 
@@ -369,7 +371,7 @@ fn read(parsed: &wasm_bindgen::JsValue, depth: usize) -> super::Result<Value> {
     }
     let depth = depth.checked_sub(1).ok_or("it is nested too deeply")?;
     if let Some(list) = parsed.dyn_ref::<Array>() {
-        return list.iter().map(|value| read(&value, depth)).collect::<super::Result<_>>().map(Value::Array);
+        return list.iter().map(|value| read(&value, depth)).collect::<Result<_>>().map(Value::Array);
     }
     let mut map = Map::new();
     for field in Object::entries(parsed.unchecked_ref()).iter() {
