@@ -250,3 +250,25 @@ test('no words, too many words and a model that is not there', async () => {
   assert.deepEqual(page.errors, []);
   await page.close();
 });
+
+test('prompts of any characters draw, and what is no text is refused with what it is', async () => {
+  const page = await openPage(browser, `${server.url}/?${FEW}`);
+  const said = await withPackage(page, async (uvit) => {
+    const pipeline = await uvit.load('models/avatars/manifest.json', { device: 'cpu', compute: 'quality' });
+    const draw = (prompt) =>
+      attempt(pipeline.generate({ prompt, seed: 3, steps: 1 }).then((r) => [...r.images[0].rgba]));
+    const drawn = {};
+    const prompts = { half: 'a \ud83d face', sign: 'a \ufffd face', whole: 'a 🙂 face', right: 'وجه مبتسم', empty: '' };
+    for (const [name, prompt] of Object.entries(prompts)) drawn[name] = await draw(prompt);
+    return { drawn, refused: await Promise.all([7, {}, [1]].map(draw)) };
+  });
+  for (const [name, { value }] of Object.entries(said.drawn)) assert.equal(value?.length, 64 * 64 * 4, name);
+  // Half a character is what cannot be read; a whole one is itself.
+  assert.deepEqual(said.drawn.half.value, said.drawn.sign.value);
+  assert.notDeepEqual(said.drawn.whole.value, said.drawn.sign.value);
+  assert.deepEqual(
+    said.refused.map(({ code, cause }) => `${code}: ${cause}`),
+    ['INVALID_ARGUMENT: prompt is 7', 'INVALID_ARGUMENT: prompt is an object', 'INVALID_ARGUMENT: prompt is an array'],
+  );
+  await page.close();
+});
