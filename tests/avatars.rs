@@ -2,11 +2,13 @@
 //! default `../shared/models`); a clean clone skips, loudly.
 #![cfg(all(feature = "cli", feature = "gpu"))]
 
+#[allow(dead_code)]
+mod avatar_package;
 mod devices;
 
 use safetensors::SafeTensors;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use uvit_web::model::{Batch, Network};
 use uvit_web::pipeline::{Component, NamedTensor, Values};
 use uvit_web::plan::{Compute, WeightUse};
@@ -16,22 +18,6 @@ use uvit_web::text::Tokenizer;
 use uvit_web::weights::Dtype;
 use uvit_web::weights::checkpoint::{self, Source, Weights};
 use uvit_web::weights::quantize::quantize;
-
-/// The model's folder, its `config.json` and `reference.json`.
-fn avatars() -> Option<(PathBuf, Value, Value)> {
-    let named = std::env::var_os("UVIT_MODELS").map(PathBuf::from);
-    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/models");
-    let folder = named.clone().unwrap_or(beside).join("avatars");
-    let json = |name: &str| Some(serde_json::from_slice(&std::fs::read(folder.join(name)).ok()?).unwrap());
-    match (json("config.json"), json("reference.json")) {
-        (Some(config), Some(reference)) => Some((folder, config, reference)),
-        _ => {
-            assert!(named.is_none(), "UVIT_MODELS is set, and {} lacks a model", folder.display());
-            devices::skip("the avatars model is not here (UVIT_MODELS): its parts are not compared with PyTorch's");
-            None
-        }
-    }
-}
 
 /// One part's network with its weights, in f32.
 fn load(device: &Device, folder: &Path, part: &Value) -> Component {
@@ -75,7 +61,7 @@ fn error(a: &[f32], b: &[f32]) -> f32 {
 
 #[test]
 fn words_become_the_ids_and_the_embeddings_of_pytorch() {
-    let Some((folder, config, reference)) = avatars() else { return };
+    let Some((folder, config, reference)) = avatar_package::found() else { return };
     let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
     let stored = SafeTensors::deserialize(&bytes).unwrap();
     let words = |name: &str| -> Vec<[u8; 4]> { stored.tensor(name).unwrap().data().as_chunks().0.to_vec() };
@@ -110,7 +96,7 @@ fn words_become_the_ids_and_the_embeddings_of_pytorch() {
 
 #[test]
 fn pictures_become_the_latents_of_pytorch_and_latents_its_pictures() {
-    let Some((folder, config, _)) = avatars() else { return };
+    let Some((folder, config, _)) = avatar_package::found() else { return };
     let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
     let stored = SafeTensors::deserialize(&bytes).unwrap();
     let floats = |name: &str| -> Vec<f32> {
@@ -143,7 +129,7 @@ fn psnr(a: &[f32], b: &[f32]) -> f64 {
 
 #[test]
 fn coarser_decoders_draw_the_same_pictures() {
-    let Some((folder, config, _)) = avatars() else { return };
+    let Some((folder, config, _)) = avatar_package::found() else { return };
     let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
     let stored = SafeTensors::deserialize(&bytes).unwrap();
     let floats = |name: &str| -> Vec<f32> {

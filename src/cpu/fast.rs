@@ -3,12 +3,12 @@
 use super::memory::Blocks;
 use super::{copy_tokens, embedding, group_scales, image_tokens, resized_positions, unpatchify};
 use crate::plan::{
-    Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, TensorId, Weight, WeightId, Window, weight_limit,
+    Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, TensorId, Weight, WeightId, weight_limit,
 };
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
     AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Pixels,
-    Quantized, Threads, WindowShape, f32_convolution, f32_matmul, int_convolution, int_matmul,
+    Quantized, Threads, f32_convolution, f32_matmul, int_convolution, int_matmul,
 };
 
 /// A weight as its kernel reads it.
@@ -117,23 +117,21 @@ impl Launcher<'_> {
                 if let Some(window) = &m.window {
                     let own = m.first * m.n..(m.first + m.rows) * m.n;
                     let finish = Finish { residual: finish.residual.map(|residual| &residual[own.clone()]), ..finish };
-                    let Window { height, width, out_height, out_width, stride, padding, upsample } = *window;
-                    let shape = WindowShape { height, width, out_height, out_width, stride, padding, upsample };
                     let out = &mut out[own];
                     match (&self.weights[m.weight.index()], m.arithmetic) {
                         (Packed::F32(w), Arithmetic::F32) => {
                             let zeros = &mut scratch.pixels;
-                            f32_convolution(level, threads, (x, m.k), &shape, m.first, w, finish, out, zeros);
+                            f32_convolution(level, threads, (x, m.k), window, m.first, w, finish, out, zeros);
                         }
                         (Packed::Int(w), Arithmetic::Int { bits }) => {
                             // Launches of one convolution follow each other.
                             if m.first == 0 || scratch.windows_of != Some(m.x) {
-                                let pixels = height * width;
+                                let pixels = window.height * window.width;
                                 let items = x.len() / (pixels * m.k);
                                 scratch.windows.fill(level, threads, x, m.k, items, pixels, bits);
                             }
                             scratch.windows_of = Some(m.x);
-                            int_convolution(level, threads, &scratch.windows, &shape, m.first, w, finish, out);
+                            int_convolution(level, threads, &scratch.windows, window, m.first, w, finish, out);
                         }
                         _ => return Err(Error::internal("a convolution's matrix was loaded for another arithmetic")),
                     }

@@ -151,7 +151,7 @@ impl Config {
         let mut b = Builder { plan: Plan::default(), groups: self.norm_num_groups };
         let z = b.plan.tensor("z", &[items, self.latent_channels, height, width], Role::Input);
         let unscaled = b.plan.affine(z, (1.0 / self.scaling_factor) as f32, self.shift_factor as f32);
-        let mut x = b.pixels(unscaled);
+        let mut x = b.plan.image_tokens(unscaled);
         if self.use_post_quant_conv {
             x = b.plan.linear("post_quant_conv", x, None, self.latent_channels, true);
         }
@@ -172,9 +172,10 @@ impl Config {
         }
         x = b.norm("decoder.conv_norm_out", x);
         x = b.plan.convolution("decoder.conv_out", x, Window::plain(size), self.out_channels, true);
+        let decoded = b.plan.image("decoded", x, size, Role::Output);
         let ports = vec![
             Port { name: "z", kind: PortKind::Floats, tensor: z },
-            Port { name: "decoded", kind: PortKind::Output, tensor: b.image("decoded", x, size) },
+            Port { name: "decoded", kind: PortKind::Output, tensor: decoded },
         ];
         Ok(Recording { plan: b.plan, ports, sampled: Vec::new() })
     }
@@ -189,7 +190,7 @@ impl Config {
         self.validate(size)?;
         let mut b = Builder { plan: Plan::default(), groups: self.norm_num_groups };
         let image = b.plan.tensor("image", &[batch.items(), self.in_channels, size[0], size[1]], Role::Input);
-        let mut x = b.pixels(image);
+        let mut x = b.plan.image_tokens(image);
         x = b.plan.convolution("encoder.conv_in", x, Window::plain(size), self.first_channels(), true);
         for (i, &out) in self.block_out_channels.iter().enumerate() {
             let name = format!("encoder.down_blocks.{i}");
@@ -207,9 +208,10 @@ impl Config {
         if self.use_quant_conv {
             x = b.plan.linear("quant_conv", x, None, 2 * self.latent_channels, true);
         }
+        let moments = b.plan.image("moments", x, size, Role::Output);
         let ports = vec![
             Port { name: "image", kind: PortKind::Floats, tensor: image },
-            Port { name: "moments", kind: PortKind::Output, tensor: b.image("moments", x, size) },
+            Port { name: "moments", kind: PortKind::Output, tensor: moments },
         ];
         Ok(Recording { plan: b.plan, ports, sampled: Vec::new() })
     }
@@ -237,20 +239,6 @@ struct Builder {
 }
 
 impl Builder {
-    fn pixels(&mut self, image: TensorId) -> TensorId {
-        let s = self.plan.shape(image).to_vec();
-        let out = self.plan.scratch("", &[s[0], s[2] * s[3], s[1]]);
-        self.plan.push(Op::ImageTokens { image, out });
-        out
-    }
-
-    fn image(&mut self, name: &str, x: TensorId, [height, width]: [usize; 2]) -> TensorId {
-        let s = self.plan.shape(x).to_vec();
-        let out = self.plan.tensor(name, &[s[0], s[2], height, width], Role::Output);
-        self.plan.push(Op::Unpatchify { x, patch: 1, skip_tokens: 0, out });
-        out
-    }
-
     /// GroupNorm and SiLU.
     fn norm(&mut self, name: &str, x: TensorId) -> TensorId {
         let normed = self.plan.group_norm(name, x, self.groups, EPS);

@@ -5,7 +5,7 @@ use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording};
 use crate::Result;
 use crate::json;
-use crate::plan::{Activation, Op, Plan, Role, TensorId, Window};
+use crate::plan::{Activation, Plan, Role, TensorId, Window};
 
 /// The published configuration, under its names.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,7 +110,7 @@ impl Config {
         let bounded = plan.affine(bounded, 3.0, 0.0);
         let channels = self.decoder_block_out_channels[0];
         let mut layers = Layers { half: "decoder", next: 0 };
-        let mut x = pixels(&mut plan, bounded);
+        let mut x = plan.image_tokens(bounded);
         x = plan.convolution(&layers.name(), x, Window::plain(size), channels, true);
         layers.skip();
         x = plan.activate("", Activation::Relu, x);
@@ -127,7 +127,7 @@ impl Config {
                 size = size.map(|n| 2 * n);
             }
         }
-        let shown = image(&mut plan, "", x, size, Role::Scratch);
+        let shown = plan.image("", x, size, Role::Scratch);
         let decoded = plan.affine(shown, 2.0, -1.0);
         output(&mut plan, "decoded", decoded);
         let ports = vec![
@@ -150,7 +150,7 @@ impl Config {
         let shown = plan.affine(picture, 0.5, 0.5);
         let channels = self.encoder_block_out_channels[0];
         let mut layers = Layers { half: "encoder", next: 0 };
-        let mut x = pixels(&mut plan, shown);
+        let mut x = plan.image_tokens(shown);
         for (i, &blocks) in self.num_encoder_blocks.iter().enumerate() {
             let window = if i == 0 { Window::plain(size) } else { Window::strided(size, 1) };
             x = plan.convolution(&layers.name(), x, window, channels, i == 0);
@@ -160,7 +160,7 @@ impl Config {
             }
         }
         x = plan.convolution(&layers.name(), x, Window::plain(size), self.latent_channels, true);
-        let own = image(&mut plan, "", x, size, Role::Scratch);
+        let own = plan.image("", x, size, Role::Scratch);
         let latents = plan.affine(own, self.scaling_factor as f32, 0.0);
         output(&mut plan, "latents", latents);
         let ports = vec![
@@ -186,20 +186,6 @@ impl Layers {
     fn skip(&mut self) {
         self.next += 1;
     }
-}
-
-fn pixels(plan: &mut Plan, image: TensorId) -> TensorId {
-    let s = plan.shape(image).to_vec();
-    let out = plan.scratch("", &[s[0], s[2] * s[3], s[1]]);
-    plan.push(Op::ImageTokens { image, out });
-    out
-}
-
-fn image(plan: &mut Plan, name: &str, x: TensorId, [height, width]: [usize; 2], role: Role) -> TensorId {
-    let s = plan.shape(x).to_vec();
-    let out = plan.tensor(name, &[s[0], s[2], height, width], role);
-    plan.push(Op::Unpatchify { x, patch: 1, skip_tokens: 0, out });
-    out
 }
 
 fn output(plan: &mut Plan, name: &str, id: TensorId) {

@@ -396,6 +396,22 @@ impl Plan {
         out
     }
 
+    /// Records the pixels of an image as tokens.
+    pub fn image_tokens(&mut self, image: TensorId) -> TensorId {
+        let s = self.shape(image).to_vec();
+        let out = self.scratch("", &[s[0], s[2] * s[3], s[1]]);
+        self.push(Op::ImageTokens { image, out });
+        out
+    }
+
+    /// Records tokens as the pixels of an image of so many rows and columns.
+    pub fn image(&mut self, name: &str, x: TensorId, [height, width]: [usize; 2], role: Role) -> TensorId {
+        let s = self.shape(x).to_vec();
+        let out = self.tensor(name, &[s[0], s[2], height, width], role);
+        self.push(Op::Unpatchify { x, patch: 1, skip_tokens: 0, out });
+        out
+    }
+
     /// Records `a + b`.
     pub fn add(&mut self, name: impl Into<String>, a: TensorId, b: TensorId) -> TensorId {
         let shape = self.shape(a).to_vec();

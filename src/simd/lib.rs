@@ -97,24 +97,51 @@ pub struct Conv2dShape {
     pub width: usize,
 }
 
-/// x `[batch, height width, in]`, the pixels of images row by row, each counted `upsample` times in either direction; windows
-/// of 3x3 `stride` apart, the first beginning `padding` before the image; `out_height out_width` of them an item.
-#[derive(Clone, Copy, Debug)]
-#[allow(missing_docs)]
-pub struct WindowShape {
-    pub height: usize,
-    pub width: usize,
-    pub out_height: usize,
-    pub out_width: usize,
-    pub stride: usize,
-    pub padding: usize,
-    pub upsample: usize,
-}
-
 /// Places of a window.
 pub const TAPS: usize = 9;
 
-impl WindowShape {
+/// Where the windows of a 3x3 convolution lie: pixel (i, j) of its result sees the rows `i stride - padding ..+ 3` and columns alike
+/// of the image, made `upsample` times as large by repeating its pixels; beyond it lie zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Rows of the image.
+    pub height: usize,
+    /// Columns of the image.
+    pub width: usize,
+    /// Rows of the result.
+    pub out_height: usize,
+    /// Columns of the result.
+    pub out_width: usize,
+    /// From window to window, 1 or 2.
+    pub stride: usize,
+    /// Zeros above and to the left, 0 or 1; below and to the right there are as many as are needed.
+    pub padding: usize,
+    /// How often every row and column of the image counts, 1 or 2.
+    pub upsample: usize,
+}
+
+impl Window {
+    /// One a pixel.
+    pub fn plain([height, width]: [usize; 2]) -> Window {
+        Window { height, width, out_height: height, out_width: width, stride: 1, padding: 1, upsample: 1 }
+    }
+
+    /// Over the image twice as large.
+    pub fn upsampled([height, width]: [usize; 2]) -> Window {
+        Window { out_height: 2 * height, out_width: 2 * width, upsample: 2, ..Window::plain([height, width]) }
+    }
+
+    /// Every other one, with zeros below and to the right alone (`padding` 0), or all around (1).
+    pub fn strided([height, width]: [usize; 2], padding: usize) -> Window {
+        let of = |n: usize| (n + padding) / 2;
+        Window { out_height: of(height), out_width: of(width), stride: 2, padding, ..Window::plain([height, width]) }
+    }
+
+    /// Of the result.
+    pub fn pixels(&self) -> usize {
+        self.out_height * self.out_width
+    }
+
     /// The item of a row of the result, and what pixels of that item its window sees, row by row; none beyond the image.
     fn places(&self, row: usize) -> (usize, [Option<usize>; TAPS]) {
         let (item, pixel) = (row / (self.out_height * self.out_width), row % (self.out_height * self.out_width));

@@ -13,7 +13,7 @@ use super::pixels::{Pixels, taps_of_chunk};
 use super::quantize::Quantized;
 use super::threads::{Shared, Threads};
 use super::tile::{Edge, IntRows, Place, Rows, Scaling, Target, WIDEST, f32_tiles, int_tiles, strips};
-use crate::{Activation, INT_CHUNK, TAPS, WindowShape};
+use crate::{Activation, INT_CHUNK, TAPS, Window};
 use std::ops::Range;
 
 /// What follows the sums.
@@ -83,7 +83,7 @@ pub fn f32_convolution(
     level: Level,
     threads: &Threads,
     (x, k): (&[f32], usize),
-    shape: &WindowShape,
+    shape: &Window,
     first: usize,
     w: &F32Matrix,
     finish: Finish,
@@ -110,7 +110,7 @@ pub fn int_convolution(
     level: Level,
     threads: &Threads,
     x: &Pixels,
-    shape: &WindowShape,
+    shape: &Window,
     first: usize,
     w: &IntMatrix,
     finish: Finish,
@@ -141,7 +141,7 @@ struct Source<'a> {
 
 #[derive(Clone, Copy)]
 struct Windows<'a> {
-    shape: &'a WindowShape,
+    shape: &'a Window,
     /// The window that row 0 belongs to.
     first: usize,
     /// What lies beyond the image, at least k of them.
@@ -195,7 +195,7 @@ kernels! {
         source: Source, w: &F32Matrix, finish: Finish, out: Shared<f32>, rows: Range<usize>, panels: Range<usize>,
     ) = f32_panels_with;
     fn int_windows(
-        x: &Pixels, shape: &WindowShape, first: usize, w: &IntMatrix, finish: Finish, out: Shared<f32>, rows: Range<usize>,
+        x: &Pixels, shape: &Window, first: usize, w: &IntMatrix, finish: Finish, out: Shared<f32>, rows: Range<usize>,
     ) = int_windows_with;
     fn int_panels(
         x: &Quantized, w: &IntMatrix, finish: Finish, out: Shared<f32>, rows: usize, panels: Range<usize>,
@@ -410,7 +410,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNE
 #[inline(always)]
 unsafe fn int_windows_with<I: Isa>(
     x: &Pixels,
-    shape: &WindowShape,
+    shape: &Window,
     first: usize,
     w: &IntMatrix,
     finish: Finish,
@@ -429,7 +429,7 @@ unsafe fn int_windows_with<I: Isa>(
 #[inline(always)]
 unsafe fn int_windows_of_width<I: Isa, const C: usize>(
     x: &Pixels,
-    shape: &WindowShape,
+    shape: &Window,
     first: usize,
     w: &IntMatrix,
     finish: Finish,
@@ -448,7 +448,7 @@ unsafe fn int_windows_of_width<I: Isa, const C: usize>(
 #[inline(always)]
 unsafe fn int_windows_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
     x: &Pixels,
-    shape: &WindowShape,
+    shape: &Window,
     origin: usize,
     w: &IntMatrix,
     finish: Finish,

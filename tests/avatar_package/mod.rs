@@ -19,7 +19,7 @@ pub fn found() -> Option<(PathBuf, Value, Value)> {
         (Some(config), Some(reference)) => Some((folder, config, reference)),
         _ => {
             assert!(named.is_none(), "UVIT_MODELS is set, and {} lacks a model", folder.display());
-            super::devices::skip("the avatars model is not here (UVIT_MODELS): no picture of a text is compared");
+            super::devices::skip("the avatars model is not here (UVIT_MODELS): nothing of it is compared");
             None
         }
     }

@@ -4,7 +4,7 @@ use uvit_web::cpu;
 use uvit_web::plan::{Activation, Window};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::simd::{
-    Finish, Floats, Inputs, IntMatrix, Level, Pixels, Quantized, Threads, WindowShape, int_convolution, int_matmul,
+    Finish, Floats, Inputs, IntMatrix, Level, Pixels, Quantized, Threads, int_convolution, int_matmul,
 };
 
 /// A matmul in integers by the kernels of one instruction set.
@@ -57,16 +57,14 @@ pub fn convolutions_have_the_bits_of_the_twin() {
             let mut want = vec![0.0; rows * n];
             let (none, given) = (Activation::None, Some(&residual[..]));
             cpu::int_convolution(&x, k, &window, first, &w, &scales, bits, Some(&bias), none, given, &mut want, n);
-            let Window { height, width, out_height, out_width, stride, padding, upsample } = window;
-            let shape = WindowShape { height, width, out_height, out_width, stride, padding, upsample };
             for level in Level::all() {
                 let matrix = IntMatrix::of_windows(level, &w, &scales, n, k, bits);
                 let mut pixels = Pixels::default();
-                pixels.fill(level, &threads, &x, k, items, height * width, bits);
+                pixels.fill(level, &threads, &x, k, items, window.height * window.width, bits);
                 let floats = Floats::new(&bias);
                 let finish = Finish { bias: Some(&floats), activation: none, residual: given, coarse: false };
                 let mut got = vec![0.0; rows * n];
-                int_convolution(level, &threads, &pixels, &shape, first, &matrix, finish, &mut got);
+                int_convolution(level, &threads, &pixels, &window, first, &matrix, finish, &mut got);
                 let off = got.iter().zip(&want).position(|(a, b)| a.to_bits() != b.to_bits());
                 assert!(off.is_none(), "{level:?}, {bits} bits, {window:?}, {k} -> {n}: {off:?}");
             }
