@@ -7,7 +7,11 @@ struct Params {
   dim4: u32,    // vec4s of a token
   tokens: u32,  // of an item
   slice: u32,   // tokens of a slice
-  slices: u32,  // of an item
+  first: u32,   // slice of out
+  slices: u32,  // of an item of out
+  unused_0: u32,
+  unused_1: u32,
+  unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -32,7 +36,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     let off = x[at + i * params.dim4] - mean;
     squares = squares + off * off;
   }
-  let row = (id.z * params.slices + id.y) * 2u;
+  let row = (id.z * params.slices + params.first + id.y) * 2u;
   out[row * params.dim4 + id.x] = mean;
   out[(row + 1u) * params.dim4 + id.x] = squares;
 }

@@ -26,8 +26,8 @@ struct Params {
   k4_second: u32,  // vec4 columns of x2, 0 without one
   group4: u32,     // vec4 columns a scale
   groups: u32,     // scales a row
-  unused_0: u32,
-  unused_1: u32,
+  skip: u32,       // with WINDOW: rows of the image above the first window's padding
+  unused: u32,
 //#if WINDOW == 1
   height: u32,     // of an image
   width: u32,
@@ -78,7 +78,7 @@ var<workgroup> w_tile: array<{FLOAT4}, {TILE} * {COLUMNS} * 16>;
 fn corner_of(row: u32) -> vec3u {
   let pixel = row % params.pixels;
   return vec3u(
-    pixel % params.out_width * params.stride, pixel / params.out_width * params.stride,
+    pixel % params.out_width * params.stride, pixel / params.out_width * params.stride + params.skip,
     row / params.pixels * params.height * params.width);
 }
 

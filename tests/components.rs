@@ -36,6 +36,38 @@ fn networks_come_and_go_on_a_gpu() {
     all(&gpu, &[Compute::F32, Compute::W8A8]);
 }
 
+/// In bands an autoencoder computes what it does as a whole, and takes less memory for it.
+#[test]
+fn a_tiled_autoencoder_has_no_seams() {
+    #[cfg(feature = "gpu")]
+    let gpu = devices::found(pollster::block_on(Device::gpu()));
+    #[cfg(not(feature = "gpu"))]
+    let gpu = None;
+    let cpu = Device::cpu(Threads::all());
+    let on = [(cpu.clone(), Compute::F32, 1e-5), (cpu.clone(), Compute::Quality, 2e-3), (cpu, Compute::Fast, 2e-3)];
+    for (device, compute, tolerance) in on.into_iter().chain(gpu.map(|gpu| (gpu, Compute::F32, 1e-5))) {
+        for network in networks::autoencoders() {
+            let given = inputs(&network, 2);
+            let mut whole = Vec::new();
+            let mut memory = Vec::new();
+            for tiled in [None, Some(16_000), Some(1)] {
+                let mut component = pollster::block_on(load(&device, compute, network.clone())).unwrap().tiled(tiled);
+                let results = pollster::block_on(component.forward(&given, &|| false)).unwrap();
+                let Values::Floats(values) = &results[0].values else { panic!("floats come out") };
+                let batch = Batch { tiled, ..Batch::plain(2) };
+                memory.push(pollster::block_on(component.prepare(batch)).unwrap().1.activation_bytes());
+                if whole.is_empty() {
+                    whole = values.clone();
+                }
+                let most = whole.iter().fold(0f32, |most, v| most.max(v.abs()));
+                let off = values.iter().zip(&whole).fold(0f32, |off, (a, b)| off.max((a - b).abs())) / most;
+                assert!(off <= tolerance, "{} in {}: {off:e} in bands of {tiled:?}", device.name(), compute.as_str());
+            }
+            assert!(memory[1] < memory[0] * 3 / 4 && memory[2] <= memory[1], "{memory:?} bytes");
+        }
+    }
+}
+
 /// CLIP's table of words is larger than a binding may be.
 #[test]
 fn a_table_beyond_a_binding_is_read_in_parts() {

@@ -16,9 +16,11 @@ use std::time::Instant;
 use uvit_web::Result;
 use uvit_web::model::{Batch, Network};
 use uvit_web::package::{preset, read_manifest};
-use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LoadOptions, Loader, Values};
+use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LoadOptions, Loader, NamedTensor, Values};
 use uvit_web::plan::{Capabilities, Compute, lower};
-use uvit_web::runtime::Tune;
+use uvit_web::runtime::{Device, Tune};
+use uvit_web::sampler::TorchGenerator;
+use uvit_web::simd::Threads;
 use uvit_web::weights::Dtype;
 
 /// What a folder's denoiser, loaded as users load it, gives for one item.
@@ -126,13 +128,15 @@ fn stages_of_published_latent_models() {
         }),
     );
     let denoiser = preset("mscoco_uvit_small_deep").unwrap().network().unwrap();
-    for (name, network, side, copies, most) in [
-        ("CLIP ViT-L/14 text", &text, None, 2, 300e6),
-        ("U-ViT-S/2 deep", &denoiser, None, 2, 200e6),
-        ("KL-f8 decoder, 256 x 256", &decoder, Some(32), 1, 500e6),
-        ("KL-f8 decoder, 512 x 512", &decoder, Some(64), 1, 1.2e9),
+    let tiled = Some(64 << 20);
+    for (name, network, side, copies, tiled, most) in [
+        ("CLIP ViT-L/14 text", &text, None, 2, None, 300e6),
+        ("U-ViT-S/2 deep", &denoiser, None, 2, None, 200e6),
+        ("KL-f8 decoder, 256 x 256", &decoder, Some(32), 1, None, 500e6),
+        ("KL-f8 decoder, 512 x 512", &decoder, Some(64), 1, None, 1.2e9),
+        ("KL-f8 decoder, 512 x 512, tiled", &decoder, Some(64), 1, tiled, 350e6),
     ] {
-        let batch = Batch { size: side.map(|side| [side; 2]), ..Batch::copied(1, copies) };
+        let batch = Batch { size: side.map(|side| [side; 2]), tiled, ..Batch::copied(1, copies) };
         let plan = network.record(batch).unwrap().plan;
         let weights: f64 = 2.0 * plan.published().map(|w| w.shape.iter().product::<usize>() as f64).sum::<f64>();
         let wide = Capabilities { max_binding: 1 << 30, ..Capabilities::WEBGPU };
@@ -149,5 +153,31 @@ fn stages_of_published_latent_models() {
             1e-6 * activations,
         );
         assert!(weights + activations < most, "{name}");
+    }
+}
+
+/// 512 x 512 pixels of random weights, as a whole and in bands, on the CPU.
+#[test]
+#[ignore = "minutes: scripts/test full"]
+fn a_tiled_decoder_draws_what_a_whole_one_draws() {
+    let params = serde_json::json!({ "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2 });
+    let network = Network::of("autoencoder_kl_decoder", &params).unwrap();
+    let device = Device::cpu(Threads::all());
+    for compute in [Compute::F32, Compute::Quality] {
+        let z = TorchGenerator::new(1).randn_f32(4 * 64 * 64);
+        let given = [NamedTensor { name: "z".into(), shape: Some(vec![1, 4, 64, 64]), values: Values::Floats(z) }];
+        let decode = |tiled| {
+            let component = pollster::block_on(networks::load(&device, compute, network.clone())).unwrap();
+            let begin = Instant::now();
+            let decoded = pollster::block_on(component.tiled(tiled).forward(&given, &|| false)).unwrap().remove(0);
+            let Values::Floats(values) = decoded.values else { panic!("floats come out") };
+            (values, begin.elapsed().as_secs_f64())
+        };
+        let ((whole, time), (tiled, longer)) = (decode(None), decode(Some(64 << 20)));
+        let peak = whole.iter().fold(0f32, |peak, v| peak.max(v.abs()));
+        let off = norm(tiled.iter().zip(&whole).map(|(a, b)| a - b)) / (whole.len() as f64).sqrt();
+        let psnr = -20.0 * (off / (2.0 * f64::from(peak))).log10();
+        println!("{}: {time:.1} s, tiled {longer:.1} s, {psnr:.1} dB", compute.as_str());
+        assert!(psnr > 45.0);
     }
 }

@@ -95,6 +95,9 @@ pub struct Arguments {
     /// Load every component when its stage begins, and let it go with it: slower, in the memory of the largest
     #[arg(long)]
     pub low_memory: bool,
+    /// Encode and decode large pictures in bands, even where the device does not ask for it: the same pictures in less memory
+    #[arg(long)]
+    pub tiling: bool,
     /// The file or folder to write into; with --count N, NAME-SEED.png each and a contact sheet NAME.png. A name that ends in
     /// .npy or .safetensors takes the floats [count, channels, height, width] of all, as latents need
     #[arg(long, short, default_value = "uvit.png")]
@@ -241,7 +244,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     if let Some(settings) = settings {
         place.as_before(settings);
     }
-    let options = LoadOptions { keep_loaded: !a.low_memory, ..place.options() };
+    let options = LoadOptions { keep_loaded: !a.low_memory, tiling: a.tiling, ..place.options() };
     let mut pipeline = load(&a.model, options)?;
     // Whoever reads this may go away: the picture is drawn all the same.
     let _ = introduce(&pipeline);

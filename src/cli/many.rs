@@ -76,7 +76,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let classes = (0..network.classes() as u32).filter(|class| Some(*class) != manifest.null_class);
     let classes: Vec<u32> = classes.collect();
     let own = (shard.index..count).step_by(shard.of).count();
-    let options = LoadOptions { keep_loaded: !a.low_memory, ..a.place.options() };
+    let options = LoadOptions { keep_loaded: !a.low_memory, tiling: a.tiling, ..a.place.options() };
     let mut pipeline = load(&a.model, options)?;
     let _ = introduce(&pipeline);
 

@@ -191,7 +191,8 @@ impl Launcher<'_> {
             }
             Kernel::GroupMoments(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
-                uvit_simd::group_moments(level, threads, x, out, k.batch, k.tokens, k.dim, k.slice);
+                let (batch, tokens, dim) = (k.batch, k.tokens, k.dim);
+                uvit_simd::group_moments(level, threads, x, out, batch, tokens, dim, k.slice, k.first, k.slices);
             }
             Kernel::GroupNorm(k) => {
                 let [out, x, scales] = memory.tensors([k.out, k.x, k.scales])?;

@@ -8,7 +8,7 @@ pub fn windows(x: &[f32], k: usize, s: &Window, first: usize, rows: usize) -> Ve
     for (i, seen) in seen.chunks_exact_mut(9 * k).enumerate() {
         let (item, pixel) = ((first + i) / s.pixels(), (first + i) % s.pixels());
         for (tap, seen) in seen.chunks_exact_mut(k).enumerate() {
-            let y = (pixel / s.out_width * s.stride + tap / 3) as isize - s.padding as isize;
+            let y = (pixel / s.out_width * s.stride + s.skip + tap / 3) as isize - s.padding as isize;
             let z = (pixel % s.out_width * s.stride + tap % 3) as isize - s.padding as isize;
             let (height, width) = ((s.height * s.upsample) as isize, (s.width * s.upsample) as isize);
             if (0..height).contains(&y) && (0..width).contains(&z) {

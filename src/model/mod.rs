@@ -25,6 +25,9 @@ pub struct Batch {
     pub copies: usize,
     /// Height and width of latents, where they are not the network's own.
     pub size: Option<[usize; 2]>,
+    /// Bytes of the largest image inside an autoencoder that is kept: larger ones are computed in bands of rows, and again where
+    /// they are needed again. The result is the same, for less memory and more time.
+    pub tiled: Option<usize>,
 }
 
 impl Batch {
@@ -35,7 +38,7 @@ impl Batch {
 
     /// Every image so many times.
     pub fn copied(images: usize, copies: usize) -> Batch {
-        Batch { images, copies, size: None }
+        Batch { images, copies, size: None, tiled: None }
     }
 
     /// Items of the network.
@@ -167,6 +170,11 @@ impl Network {
             _ => [0, 0],
         };
         [channels, size, size]
+    }
+
+    /// Whether [`Batch::tiled`] means anything to it.
+    pub fn tiles(&self) -> bool {
+        matches!(self, Network::AutoencoderKlDecoder(_) | Network::AutoencoderKlEncoder(_))
     }
 
     /// Tokens of one item.

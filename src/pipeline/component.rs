@@ -1,5 +1,6 @@
 //! One network of a model on a device: its weights, and Sessions of the batch that is asked for.
 
+use super::fitting::fitting;
 use super::sampling::finite;
 use super::tensors::{self, NamedTensor, Values};
 use crate::model::{Batch, Network, PortKind, Recording};
@@ -18,6 +19,7 @@ pub struct Component {
     stored: Vec<(Dtype, usize)>,
     /// Kinds of kernels that have passed their test on the device.
     tested: Vec<Plan>,
+    tiled: Option<usize>,
     forward: Option<(Batch, Recording, Session)>,
 }
 
@@ -31,7 +33,13 @@ pub fn stored_forms(network: &Network, variant: &Variant) -> Result<Vec<(Dtype, 
 impl Component {
     /// A network whose weights are loaded, in these stored stored; kinds of kernels that were tested on the device before.
     pub fn new(network: Network, weights: Weights, stored: Vec<(Dtype, usize)>, tested: Vec<Plan>) -> Component {
-        Component { network, weights, stored, tested, forward: None }
+        Component { network, weights, stored, tested, tiled: None, forward: None }
+    }
+
+    /// The same, with a limit to the images that it keeps: [`Batch::tiled`].
+    #[must_use]
+    pub fn tiled(self, tiled: Option<usize>) -> Component {
+        Component { tiled, ..self }
     }
 
     /// The network.
@@ -66,8 +74,7 @@ impl Component {
     pub async fn prepare(&mut self, batch: Batch) -> Result<(&Recording, &mut Session)> {
         if !self.forward.as_ref().is_some_and(|(made, ..)| *made == batch) {
             self.forward = None;
-            let recording = self.network.record(batch)?;
-            let program = lower(&recording.plan, &self.weights.capabilities(), &[])?;
+            let (recording, program) = fitting(&self.network, batch, &self.weights.capabilities())?;
             let session = self.session(program, None).await?;
             self.forward = Some((batch, recording, session));
         }
@@ -104,7 +111,7 @@ impl Component {
             let cause = format!("the tensors hold {items} items");
             return Err(Error::new(Code::InvalidArgument, cause, format!("Give 1 to {MAX_ITEMS} items")));
         }
-        let batch = Batch { size, ..Batch::plain(items) };
+        let batch = Batch { size, tiled: self.tiled, ..Batch::plain(items) };
         tensors::check(&self.network.record(batch)?, given)?;
         let (recording, session) = self.prepare(batch).await?;
         write(recording, session, given)?;

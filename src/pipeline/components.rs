@@ -1,7 +1,8 @@
 //! A model's components on one device: loaded for good, or each for as long as its stage takes.
 
 use super::component::{Component, stored_forms};
-use super::device::Wanted;
+use super::device::{LoadOptions, Wanted};
+use super::fitting::TILED;
 use super::helpers::Answer;
 use crate::model::{Batch, Network};
 use crate::package::{self, DENOISER, Manifest};
@@ -34,12 +35,13 @@ pub(super) struct Blueprint {
 
 impl Blueprint {
     /// Of a component, in the stored form that [`Manifest::variant`] takes.
-    pub fn new(manifest: &Manifest, name: &'static str, dtype: Option<Dtype>) -> Result<Blueprint> {
+    pub fn new(manifest: &Manifest, name: &'static str, options: &LoadOptions) -> Result<Blueprint> {
         let network = manifest.network(name)?;
-        let variant = package::reader(manifest, name, dtype)?.variant().clone();
+        let variant = package::reader(manifest, name, options.dtype)?.variant().clone();
         let stored = stored_forms(&network, &variant)?;
         let guided = name == DENOISER && (network.classes() > 0 || network.text_port().is_some());
-        let batch = Batch { copies: if guided { 2 } else { 1 }, ..manifest.one(name)? };
+        let (copies, tiled) = (if guided { 2 } else { 1 }, options.tiling.then_some(TILED));
+        let batch = Batch { copies, tiled, ..manifest.one(name)? };
         Ok(Blueprint { name, network, batch, variant, stored, tested: Plan::default() })
     }
 
@@ -199,6 +201,6 @@ impl Components {
 }
 
 fn component_of(blueprint: &Blueprint, weights: Weights) -> Component {
-    let Blueprint { network, stored, tested, .. } = blueprint;
-    Component::new(network.clone(), weights, stored.clone(), vec![tested.clone()])
+    let Blueprint { network, stored, tested, batch, .. } = blueprint;
+    Component::new(network.clone(), weights, stored.clone(), vec![tested.clone()]).tiled(batch.tiled)
 }

@@ -1,10 +1,11 @@
 //! Which device runs a model, and why.
 
+use super::fitting::fitting;
 #[cfg(feature = "gpu")]
 use crate::gpu::{Adapter, Backend};
 use crate::json::{self, Fields, Read, Value, Write};
 use crate::model::{Batch, Network};
-use crate::plan::{Compute, Plan, Program, WeightId, lower};
+use crate::plan::{Compute, Plan, Program, WeightId};
 use crate::runtime;
 #[cfg(feature = "gpu")]
 use crate::runtime::{Tune, Tuned, choose};
@@ -84,6 +85,9 @@ pub struct LoadOptions {
     /// Whether components stay loaded (the default), or each is brought when its stage begins and goes with it: slower, in the
     /// memory of the largest stage.
     pub keep_loaded: bool,
+    /// Whether autoencoders compute large pictures in bands wherever that saves memory, instead of only where a device's limits ask
+    /// for it: the same pictures, in up to twice the time.
+    pub tiling: bool,
     /// The denoiser alone: for [`super::Pipeline::forward`], which knows no other.
     pub only_denoiser: bool,
 }
@@ -101,6 +105,7 @@ impl Default for LoadOptions {
             records: None,
             reason: None,
             keep_loaded: true,
+            tiling: false,
             only_denoiser: false,
         }
     }
@@ -120,6 +125,7 @@ impl Read for LoadOptions {
             records: fields.optional("records")?,
             reason: fields.optional("reason")?,
             keep_loaded: fields.or("keepLoaded", true)?,
+            tiling: fields.or("tiling", false)?,
             only_denoiser: fields.or("onlyDenoiser", false)?,
         })
     }
@@ -166,7 +172,7 @@ pub struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn program(&self, device: &runtime::Device, compute: Compute) -> Result<Program> {
-        lower(&self.network.record(self.batch)?.plan, &device.capabilities(compute), &[])
+        Ok(fitting(self.network, self.batch, &device.capabilities(compute))?.1)
     }
 
     /// Every kind of its kernels, tested.

@@ -71,7 +71,7 @@ impl Loader {
         let names = stages(&manifest, &options);
         let mut blueprints = Vec::with_capacity(names.len());
         for name in names {
-            blueprints.push(Blueprint::new(&manifest, name, options.dtype)?);
+            blueprints.push(Blueprint::new(&manifest, name, &options)?);
         }
         // The denoiser runs the most.
         let mut wanted: Vec<Wanted<'_>> = Vec::with_capacity(blueprints.len());

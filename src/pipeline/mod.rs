@@ -10,6 +10,7 @@ mod decoding;
 mod denoiser;
 mod device;
 mod drawn;
+mod fitting;
 mod guidance;
 mod helpers;
 mod loader;

@@ -82,6 +82,7 @@ fn of_launch(kernel: &Kernel) -> Kernel {
             if w.pixels() > MOST_ROWS {
                 w.height = ((MOST_ROWS / w.out_width).max(2) * w.stride / w.upsample).max(2);
                 w.out_height = w.height * w.upsample / w.stride;
+                w.skip = 0;
             }
             (*rows, *tokens, *first) = (w.pixels(), w.pixels(), 0);
         }
@@ -302,7 +303,9 @@ impl Isolated {
                 out
             }
             Kernel::Elementwise(ref k) => {
-                let shape = [1, k.rows, k.dim];
+                // An offset is for images too, whose rows nothing fills up.
+                let image = k.offset != 0.0 && !k.dim.is_multiple_of(4);
+                let shape = if image { vec![1, 1, k.rows, k.dim] } else { vec![1, k.rows, k.dim] };
                 let x = self.input(&shape);
                 if (k.scale, k.offset) != (1.0, 0.0) {
                     self.plan.affine(x, k.scale, k.offset)
@@ -382,7 +385,8 @@ impl Isolated {
                 let weight = self.weight(&[k.dim], WeightUse::Floats, k.weight);
                 let bias = self.weight(&[k.dim], WeightUse::Floats, k.bias);
                 let out = self.plan.scratch("", &shape);
-                self.plan.push(Op::GroupNorm { x, groups: k.groups, weight, bias, eps: k.eps, out });
+                let moments = self.plan.moments(x);
+                self.plan.push(Op::GroupNorm { x, moments, groups: k.groups, weight, bias, eps: k.eps, out });
                 if k.activation == Activation::None { out } else { self.plan.activate("", k.activation, out) }
             }
         };

@@ -22,11 +22,18 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
     let kernels = if capabilities.packs { pack(kernels, &mut views, &kept) } else { kernels };
     let kernels = unalias(kernels, &mut views);
 
+    // By tensor: the first and the last kernel that uses it.
+    let mut lives: Vec<Option<(usize, usize)>> = vec![None; views.len()];
+    for (k, kernel) in kernels.iter().enumerate() {
+        for id in kernel.reads().into_iter().chain([kernel.writes()]) {
+            let life = &mut lives[id.0];
+            *life = Some(life.map_or((k, k), |(first, _)| (first, k)));
+        }
+    }
     let mut program_io = 0u64;
     let mut intervals = Vec::new();
     for (i, view) in views.iter_mut().enumerate() {
         let id = TensorId(i);
-        let uses = |k: &Kernel| k.writes() == id || k.reads().contains(&id);
         let host_written = time_embeddings.iter().any(|&(_, out)| out == id);
         let bytes = (view.bytes() as u64).next_multiple_of(capabilities.offset_align as u64);
         if view.role == Role::State {
@@ -34,8 +41,8 @@ pub fn lower(plan: &Plan, capabilities: &Capabilities, keep: &[&str]) -> Result<
         } else if view.role != Role::Scratch || host_written {
             view.place = Place::Io(usize::try_from(program_io).unwrap_or(usize::MAX));
             program_io += bytes;
-        } else if let Some(first) = kernels.iter().position(uses) {
-            let last = if kept(id) { kernels.len() } else { kernels.iter().rposition(uses).unwrap_or(first) };
+        } else if let Some((first, last)) = lives[i] {
+            let last = if kept(id) { kernels.len() } else { last };
             intervals.push(Interval { tensor: i, first, last, bytes });
         }
     }
@@ -100,10 +107,17 @@ fn fuse(
     let mut kernels = Vec::new();
     let mut time_embeddings = Vec::new();
     let mut done = vec![false; plan.ops.len()];
-    let sole_reader = |id: TensorId| {
-        let mut readers = plan.ops.iter().enumerate().filter(|(_, op)| op.reads().contains(&id));
-        let first = readers.next()?;
-        (readers.next().is_none() && !kept(id)).then_some(first)
+    // By tensor: the first operation that reads it, and whether it is the only one.
+    let mut readers: Vec<Option<(usize, bool)>> = vec![None; plan.tensors.len()];
+    for (j, op) in plan.ops.iter().enumerate() {
+        for id in op.reads() {
+            let reader = &mut readers[id.0];
+            *reader = Some(reader.map_or((j, true), |(first, _)| (first, first == j)));
+        }
+    }
+    let sole_reader = |id: TensorId| match readers[id.0] {
+        Some((j, true)) if !kept(id) => Some((j, &plan.ops[j])),
+        _ => None,
     };
     // Whether operation j, which also reads `other`, may as well take place at i: nobody between them notices.
     let moves = |i: usize, j: usize, other: Option<TensorId>| {
@@ -161,7 +175,7 @@ fn fuse(
                     first: 0,
                 }));
             }
-            Op::GroupNorm { x, groups, weight, bias, eps, mut out } => {
+            Op::GroupNorm { x, moments, groups, weight, bias, eps, mut out } => {
                 let mut activation = Activation::None;
                 if let Some((j, &Op::Activate { activation: kind, out: next, .. })) = sole_reader(out)
                     && moves(i, j, None)
@@ -170,23 +184,17 @@ fn fuse(
                 }
                 let s = plan.shape(x);
                 let (batch, tokens, dim) = (s[0], s[1], s[2]);
-                let mut tensor = |rows: usize| {
-                    let shape = vec![batch, rows, dim];
-                    let tensor = Tensor { name: String::new(), shape, role: Role::Scratch };
-                    views.push(view(&tensor, capabilities));
-                    TensorId(views.len() - 1)
-                };
-                let slice = tokens.div_ceil(MOST_SLICES).max(LEAST_SLICE);
-                let (moments, scales) = (tensor(2 * tokens.div_ceil(slice)), tensor(2));
-                kernels.push(Kernel::GroupMoments(GroupMoments { x, out: moments, batch, tokens, dim, slice }));
+                let tensor = Tensor { name: String::new(), shape: vec![batch, 2, dim], role: Role::Scratch };
+                views.push(view(&tensor, capabilities));
+                let scales = TensorId(views.len() - 1);
                 kernels.push(Kernel::GroupScales(GroupScales {
-                    moments,
+                    moments: moments.tensor,
                     weight,
                     out: scales,
                     batch,
-                    tokens,
+                    tokens: moments.tokens,
                     dim,
-                    slice,
+                    slice: moments.slice,
                     groups,
                     eps,
                 }));
@@ -231,11 +239,6 @@ fn fuse(
     }
     (kernels, time_embeddings)
 }
-
-/// Slices of a GroupNorm's tokens: enough for many invocations, few for whoever joins them.
-const MOST_SLICES: usize = 256;
-/// Tokens of a slice.
-const LEAST_SLICE: usize = 32;
 
 /// Convolutions of large images become several launches, of some rows each, and attention over many tokens, of some queries.
 fn cut(kernels: Vec<Kernel>, capabilities: &Capabilities) -> Vec<Kernel> {
@@ -386,6 +389,11 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
         Op::Activate { activation, x, out } => elementwise(plan, x, None, activation, (1.0, 0.0), out),
         Op::Affine { x, scale, offset, out } => elementwise(plan, x, None, Activation::None, (scale, offset), out),
         Op::Add { a, b, out } => elementwise(plan, a, Some(b), Activation::None, (1.0, 0.0), out),
+        Op::GroupMoments { x, slice, first, out } => {
+            let (s, o) = (plan.shape(x), plan.shape(out));
+            let (batch, tokens, dim) = (s[0], s[1], s[2]);
+            Kernel::GroupMoments(GroupMoments { x, out, batch, tokens, dim, slice, first, slices: o[1] / 2 })
+        }
         Op::ImageTokens { image, out } => {
             let s = plan.shape(image);
             let (batch, channels, pixels) = (s[0], s[1], s[2] * s[3]);

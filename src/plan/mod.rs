@@ -147,6 +147,22 @@ pub struct Position {
     pub at: usize,
 }
 
+/// Slices of a GroupNorm's tokens: enough for many invocations, few for whoever joins them.
+pub const MOST_SLICES: usize = 256;
+/// Tokens of a slice.
+const LEAST_SLICE: usize = 32;
+
+/// Moments of an item's tokens, by slices: see [`Op::GroupMoments`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moments {
+    /// `[batch, 2 slices, dim]`.
+    pub tensor: TensorId,
+    /// Tokens of an item.
+    pub tokens: usize,
+    /// Tokens of a slice.
+    pub slice: usize,
+}
+
 /// One operation, by meaning. Fields are named as in its formula.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -194,9 +210,20 @@ pub enum Op {
     ImageTokens { image: TensorId, out: TensorId },
     /// 3x3 convolution over tokens that are an image's pixels, row by row: a Linear over the window of each pixel of `out`.
     Convolution { x: TensorId, window: Window, weight: WeightId, bias: Option<WeightId>, out: TensorId },
-    /// `(x - mean) / sqrt(var + eps) weight + bias` with mean and biased variance over all tokens of an item and the channels of
-    /// a group, of which neighbouring ones make `groups` (Wu and He, "Group Normalization", 2018).
-    GroupNorm { x: TensorId, groups: usize, weight: WeightId, bias: WeightId, eps: f32, out: TensorId },
+    /// Moments of slices of `slice` tokens of x, the last may have fewer: slice i's are rows `2 (first + i)` (every channel's mean)
+    /// and the next (the sums of squared differences from it) of `out [batch, 2 slices, dim]`.
+    GroupMoments { x: TensorId, slice: usize, first: usize, out: TensorId },
+    /// `(x - mean) / sqrt(var + eps) weight + bias` with mean and biased variance over the channels of a group, of which
+    /// neighbouring ones make `groups`, and all tokens that the moments are of (Wu and He, "Group Normalization", 2018).
+    GroupNorm {
+        x: TensorId,
+        moments: Moments,
+        groups: usize,
+        weight: WeightId,
+        bias: WeightId,
+        eps: f32,
+        out: TensorId,
+    },
 }
 
 impl Op {
@@ -205,9 +232,10 @@ impl Op {
         match *self {
             Op::TimestepEmbedding { time, .. } => vec![time],
             Op::Linear { x, skip, .. } => [Some(x), skip].into_iter().flatten().collect(),
-            Op::Activate { x, .. } | Op::Affine { x, .. } | Op::LayerNorm { x, .. } | Op::GroupNorm { x, .. } => {
+            Op::Activate { x, .. } | Op::Affine { x, .. } | Op::LayerNorm { x, .. } | Op::GroupMoments { x, .. } => {
                 vec![x]
             }
+            Op::GroupNorm { x, moments, .. } => vec![x, moments.tensor],
             Op::Add { a, b, .. } => vec![a, b],
             Op::Attention { qkv, .. } => vec![qkv],
             Op::Embedding { index, .. } => vec![index],
@@ -237,6 +265,7 @@ impl Op {
             | Op::Affine { out, .. }
             | Op::ImageTokens { out, .. }
             | Op::Convolution { out, .. }
+            | Op::GroupMoments { out, .. }
             | Op::GroupNorm { out, .. } => out,
         }
     }
@@ -350,14 +379,30 @@ impl Plan {
         out
     }
 
+    /// Records the moments of tokens, as many slices as [`Op::GroupNorm`] likes of them.
+    pub fn moments(&mut self, x: TensorId) -> Moments {
+        let tokens = self.shape(x)[1];
+        let slice = tokens.div_ceil(MOST_SLICES).max(LEAST_SLICE);
+        let moments = self.no_moments(x, tokens, slice);
+        self.push(Op::GroupMoments { x, slice, first: 0, out: moments.tensor });
+        moments
+    }
+
+    /// Room for the moments of so many tokens, of batch and channels like those of `x`.
+    pub fn no_moments(&mut self, x: TensorId, tokens: usize, slice: usize) -> Moments {
+        let (batch, dim) = (self.shape(x)[0], self.shape(x)[2]);
+        let tensor = self.scratch("", &[batch, 2 * tokens.div_ceil(slice), dim]);
+        Moments { tensor, tokens, slice }
+    }
+
     /// Records GroupNorm with the affine weights `name.weight`, `name.bias`.
-    pub fn group_norm(&mut self, name: &str, x: TensorId, groups: usize, eps: f32) -> TensorId {
+    pub fn group_norm(&mut self, name: &str, x: TensorId, moments: Moments, groups: usize, eps: f32) -> TensorId {
         let shape = self.shape(x).to_vec();
         let dim = [shape[shape.len() - 1]];
         let weight = self.weight(format!("{name}.weight"), &dim, WeightUse::Floats);
         let bias = self.weight(format!("{name}.bias"), &dim, WeightUse::Floats);
         let out = self.scratch(name, &shape);
-        self.push(Op::GroupNorm { x, groups, weight, bias, eps, out });
+        self.push(Op::GroupNorm { x, moments, groups, weight, bias, eps, out });
         out
     }
 
@@ -530,7 +575,7 @@ impl Plan {
                     return Some("not tokens");
                 }
                 let pixels = window.height * window.width;
-                let last = |n: usize, of: usize| (n - 1) * window.stride + 2 - window.padding <= of * window.upsample;
+                let last = |n: usize, of: usize| (n - 1) * window.stride + 2 <= of * window.upsample + window.padding;
                 check(
                     s[0] == o[0] && s[1] == pixels && o[1] == window.pixels() && o[1] > 0,
                     "tokens are no image's pixels",
@@ -538,15 +583,26 @@ impl Plan {
                 .or(check(matches!((window.stride, window.upsample), (1, 1) | (1, 2) | (2, 1)), "no such window"))
                 .or(check(window.padding <= 1, "padding is more than 1"))
                 .or(check(
-                    last(window.out_height, window.height) && last(window.out_width, window.width),
+                    last(window.out_height + window.skip / window.stride, window.height)
+                        && last(window.out_width, window.width),
                     "windows lie beyond the image",
                 ))
                 .or(check(wshape(weight) == [o[2], 9 * s[2]], "weight is not [out, 9 in]"))
                 .or(check(bias.is_none_or(|b| wshape(b) == [o[2]]), "bias is not [out]"))
             }
-            Op::GroupNorm { x, groups, weight, bias, out, .. } => check(
+            Op::GroupMoments { x, slice, first, out } => {
+                let (s, o) = (shape(x), shape(out));
+                check(
+                    s.len() == 3 && o.len() == 3 && slice > 0 && s[0] == o[0] && s[2] == o[2],
+                    "out is not moments of tokens",
+                )
+                .or(check(2 * (first + s[1].div_ceil(slice)) <= o[1], "slices do not fit"))
+            }
+            Op::GroupNorm { x, moments: m, groups, weight, bias, out, .. } => check(
                 shape(x) == shape(out)
                     && shape(x).len() == 3
+                    && m.slice > 0
+                    && shape(m.tensor) == [shape(x)[0], 2 * m.tokens.div_ceil(m.slice), last(x)]
                     && groups > 0
                     && last(x).is_multiple_of(groups)
                     && wshape(weight) == [last(x)]

@@ -350,6 +350,9 @@ pub struct GroupMoments {
     pub dim: usize,
     /// Tokens of a slice; the last may have fewer.
     pub slice: usize,
+    /// Where the first slice's moments go, of how many slices.
+    pub first: usize,
+    pub slices: usize,
 }
 
 /// The second part: of an item of `out [batch, 2, dim]` row 0 holds every channel's mean over its group, row 1
@@ -385,13 +388,6 @@ pub struct GroupNorm {
     pub dim: usize,
     pub groups: usize,
     pub eps: f32,
-}
-
-impl GroupMoments {
-    /// How many slices an item has.
-    pub fn slices(&self) -> usize {
-        self.tokens.div_ceil(self.slice)
-    }
 }
 
 /// One kernel launch.

@@ -30,6 +30,7 @@ impl Op {
             | Op::Activate { .. }
             | Op::Affine { .. }
             | Op::ImageTokens { .. }
+            | Op::GroupMoments { .. }
             | Op::Add { .. }
             | Op::Attention { .. }
             | Op::Unpatchify { .. } => Vec::new(),
@@ -54,6 +55,7 @@ impl Op {
             Op::Affine { .. } => "scale and offset",
             Op::ImageTokens { .. } => "tokens of an image",
             Op::Convolution { .. } => "convolution",
+            Op::GroupMoments { .. } => "moments",
             Op::GroupNorm { .. } => "group norm",
         }
     }
@@ -63,6 +65,7 @@ impl Op {
         match *self {
             Op::Embedding { index, at, .. } => Some(at..at + plan.shape(index).get(1).unwrap_or(&1)),
             Op::CopyTokens { count, at, .. } => Some(at..at + count),
+            Op::GroupMoments { x, slice, first, .. } => Some(2 * first..2 * (first + plan.shape(x)[1].div_ceil(slice))),
             Op::PatchEmbed { image, patch, at, .. } => {
                 let s = plan.shape(image);
                 Some(at..at + (s[2] / patch) * (s[3] / patch))

@@ -7,7 +7,7 @@ use super::threads::{Shared, Threads};
 use crate::Activation;
 
 /// x `[batch, tokens, dim]`; of out `[batch, slices, 2, dim]` row 0 of a slice of `slice` tokens holds every channel's mean, row
-/// 1 the sum of squared differences from it.
+/// 1 the sum of squared differences from it. Slices go to those from `first` on.
 pub fn group_moments(
     level: Level,
     threads: &Threads,
@@ -17,15 +17,18 @@ pub fn group_moments(
     tokens: usize,
     dim: usize,
     slice: usize,
+    first: usize,
+    slices: usize,
 ) {
-    let slices = tokens.div_ceil(slice);
-    assert!(x.len() >= batch * tokens * dim && out.len() >= batch * slices * 2 * dim);
+    let count = tokens.div_ceil(slice);
+    assert!(x.len() >= batch * tokens * dim && out.len() >= batch * slices * 2 * dim && first + count <= slices);
     let out = Shared::of(out);
-    threads.each(batch * slices, |i| {
-        let (item, from) = (i / slices, i % slices * slice);
+    threads.each(batch * count, |i| {
+        let (item, from) = (i / count, i % count * slice);
         let x = &x[(item * tokens + from) * dim..(item * tokens + tokens.min(from + slice)) * dim];
         // SAFETY: slices belong to one thread each.
-        let out = unsafe { std::slice::from_raw_parts_mut(out.at(i * 2 * dim), 2 * dim) };
+        let out =
+            unsafe { std::slice::from_raw_parts_mut(out.at((item * slices + first + i % count) * 2 * dim), 2 * dim) };
         moments_of(level, x, out);
     });
 }

@@ -45,6 +45,8 @@ pub use pixels::{Pixels, taps_of_chunk};
 pub use quantize::{Inputs, Quantized};
 pub use threads::Threads;
 
+use std::ops::Range;
+
 /// An activation fused into the kernel that feeds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Activation {
@@ -100,8 +102,8 @@ pub struct Conv2dShape {
 /// Places of a window.
 pub const TAPS: usize = 9;
 
-/// Where the windows of a 3x3 convolution lie: pixel (i, j) of its result sees the rows `i stride - padding ..+ 3` and columns alike
-/// of the image, made `upsample` times as large by repeating its pixels; beyond it lie zeros.
+/// Where the windows of a 3x3 convolution lie: pixel (i, j) of its result sees the rows `skip + i stride - padding ..+ 3` and the
+/// columns `j stride - padding ..+ 3` of the image, made `upsample` times as large by repeating its pixels; beyond it lie zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Window {
     /// Rows of the image.
@@ -118,12 +120,14 @@ pub struct Window {
     pub padding: usize,
     /// How often every row and column of the image counts, 1 or 2.
     pub upsample: usize,
+    /// Rows of the image above the first window and its padding: not 0 where only some rows of a result are computed.
+    pub skip: usize,
 }
 
 impl Window {
     /// One a pixel.
     pub fn plain([height, width]: [usize; 2]) -> Window {
-        Window { height, width, out_height: height, out_width: width, stride: 1, padding: 1, upsample: 1 }
+        Window { height, width, out_height: height, out_width: width, stride: 1, padding: 1, upsample: 1, skip: 0 }
     }
 
     /// Over the image twice as large.
@@ -142,6 +146,15 @@ impl Window {
         self.out_height * self.out_width
     }
 
+    /// The windows of some rows of the result, and the rows of the image that they see, over which they lie now.
+    pub fn of_rows(&self, rows: Range<usize>) -> (Range<usize>, Window) {
+        let first = (rows.start * self.stride).saturating_sub(self.padding);
+        let end = (rows.end * self.stride + 3 - self.stride - self.padding).min(self.height * self.upsample);
+        let seen = first / self.upsample..end.div_ceil(self.upsample);
+        let skip = rows.start * self.stride - seen.start * self.upsample;
+        (seen.clone(), Window { height: seen.len(), out_height: rows.len(), skip, ..*self })
+    }
+
     /// The item of a row of the result, and what pixels of that item its window sees, row by row; none beyond the image.
     fn places(&self, row: usize) -> (usize, [Option<usize>; TAPS]) {
         let (item, pixel) = (row / (self.out_height * self.out_width), row % (self.out_height * self.out_width));
@@ -149,7 +162,7 @@ impl Window {
         let mut places = [None; TAPS];
         for (tap, place) in places.iter_mut().enumerate() {
             // Above and to the left of the image the numbers wrap, and are too large.
-            let y = (top + tap / 3).wrapping_sub(self.padding);
+            let y = (top + self.skip + tap / 3).wrapping_sub(self.padding);
             let z = (left + tap % 3).wrapping_sub(self.padding);
             if y < self.height * self.upsample && z < self.width * self.upsample {
                 *place = Some(y / self.upsample * self.width + z / self.upsample);

@@ -1,6 +1,8 @@
 //! Several networks on one device: the same test natively and in the browser, on every kind of device.
 
-use uvit_web::model::{Batch, Network, PortKind, clip_text, prefix_encoder, unidiffuser, uvit, uvit_t2i};
+use uvit_web::model::{
+    Batch, Network, PortKind, autoencoder_kl, clip_text, prefix_encoder, unidiffuser, uvit, uvit_t2i,
+};
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
 use uvit_web::plan::{Activation, Compute, WeightUse, lower};
 use uvit_web::runtime::{Device, Loading, Session};
@@ -87,6 +89,25 @@ pub fn words_config() -> clip_text::Config {
 /// From its features to text latents.
 pub fn prefix_network() -> Network {
     Network::PrefixEncoder(prefix_encoder::Config { prefix_dim: 64, hidden_dim: 12, tokens: 7 })
+}
+
+/// Both halves of an autoencoder, of pictures of 24 rows and columns.
+pub fn autoencoders() -> [Network; 2] {
+    let config = autoencoder_kl::Config {
+        in_channels: 3,
+        out_channels: 3,
+        block_out_channels: vec![16, 24, 32],
+        base_channels: 0,
+        layers_per_block: 1,
+        latent_channels: 4,
+        norm_num_groups: 4,
+        sample_size: 24,
+        scaling_factor: 0.5,
+        shift_factor: 0.1,
+        use_quant_conv: true,
+        use_post_quant_conv: true,
+    };
+    [Network::AutoencoderKlDecoder(config.clone()), Network::AutoencoderKlEncoder(config)]
 }
 
 /// A network with random weights in q8.

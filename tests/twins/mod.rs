@@ -477,7 +477,8 @@ fn group_norms(all: &mut Vec<Case>) {
             let (weight, bias) = (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
             let normed =
                 if silu { case.plan.scratch("", &[batch, tokens, dim]) } else { case.output(&[batch, tokens, dim]) };
-            case.plan.push(Op::GroupNorm { x, groups, weight, bias, eps: 1e-6, out: normed });
+            let moments = case.plan.moments(x);
+            case.plan.push(Op::GroupNorm { x, moments, groups, weight, bias, eps: 1e-6, out: normed });
             if silu {
                 let out = case.output(&[batch, tokens, dim]);
                 case.plan.push(Op::Activate { activation: Activation::Silu, x: normed, out });

@@ -72,6 +72,7 @@ export interface CoreLoadOptions {
   wasm: WasmChoice;
   tune?: TuneChoice;
   keepLoaded?: boolean;
+  tiling?: boolean;
 }
 
 export type Request =

@@ -56,7 +56,7 @@ export function checkUrl(url: unknown): string {
 /** The options of `load()`, checked. */
 export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
   object(options);
-  const { device = 'auto', wasm = 'auto', dtype, compute, threads, tune, keepLoaded, signal, onProgress } = options;
+  const { device = 'auto', wasm = 'auto', dtype, compute, threads, tune, keepLoaded, tiling, signal, onProgress } = options;
   oneOf('device', device, DEVICES);
   oneOf('wasm', wasm, WASM);
   if (dtype !== undefined) oneOf('dtype', dtype, DTYPES);
@@ -64,6 +64,7 @@ export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
   if (tune !== undefined) oneOf('tune', tune, TUNE);
   if (threads !== undefined) whole('threads', threads, 1, Number.MAX_SAFE_INTEGER);
   aFlag('keepLoaded', keepLoaded);
+  aFlag('tiling', tiling);
   aSignal(signal);
   aFunction('onProgress', onProgress);
   return {
@@ -74,6 +75,7 @@ export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
     ...(threads !== undefined && { threads }),
     ...(tune !== undefined && { tune }),
     ...(keepLoaded !== undefined && { keepLoaded }),
+    ...(tiling !== undefined && { tiling }),
   };
 }
 

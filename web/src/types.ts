@@ -69,6 +69,11 @@ export interface LoadOptions {
    * browser's cache apart), in the memory of the largest, and on the CPU without helper workers. Default true.
    */
   keepLoaded?: boolean;
+  /**
+   * Whether autoencoders compute large pictures in bands wherever that saves memory: the same pictures, in up to twice the time.
+   * Default false: only where the device's limits ask for it.
+   */
+  tiling?: boolean;
   /** Called as bytes arrive. */
   onProgress?: (progress: LoadProgress) => void;
   /** Stops loading and frees what was loaded; `load()` rejects with code `ABORTED`. */

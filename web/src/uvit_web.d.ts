@@ -61,7 +61,7 @@ export class Loader {
   private constructor();
   /**
    * Reads the manifest and asks for the device; `optionsJson` is `{ device, dtype?, compute?, threads?, tune?, records?, keepLoaded?,
-   * onlyDenoiser? }`, threads those of the pool.
+   * tiling?, onlyDenoiser? }`, threads those of the pool.
    */
   static create(manifestJson: string, optionsJson: string): Promise<Loader>;
   /** Checks a file's hash and uploads what it holds. */

@@ -82,9 +82,9 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   const runtime = await startRuntime(options, live);
   report({ phase: 'manifest' });
   const manifest = await fetchText(manifestUrl);
-  const { dtype, compute, tune, keepLoaded } = options;
+  const { dtype, compute, tune, keepLoaded, tiling } = options;
   const { threads, device, reason } = runtime;
-  const asked = { device, reason, dtype, compute, threads, tune, keepLoaded };
+  const asked = { device, reason, dtype, compute, threads, tune, keepLoaded, tiling };
   const files: NeededFile[] = JSON.parse(runtime.core.files(manifest, JSON.stringify(asked)));
   const sizeOf = (some: NeededFile[]) => some.reduce((sum, { bytes }) => sum + bytes, 0);
   report({ phase: 'weights', totalBytes: sizeOf(files) });

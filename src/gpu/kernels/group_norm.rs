@@ -40,12 +40,12 @@ pub(super) fn variants() -> impl Iterator<Item = Variant> {
 
 pub(super) fn launch_moments(k: &GroupMoments, program: &Program) -> Launch {
     let dim4 = program.view(k.x).row_stride / 4;
-    let params = [dim4, k.tokens, k.slice, k.slices()].map(|v| v as u32);
+    let params = [dim4, k.tokens, k.slice, k.first, k.slices, 0, 0, 0].map(|v| v as u32);
     Launch {
         variant: moments(),
         params: bytemuck::cast_slice(&params).to_vec(),
         bindings: vec![(1, Binding::Tensor(k.x)), (2, Binding::Tensor(k.out))],
-        workgroups: [groups(dim4, CHANNELS4), k.slices() as u32, k.batch as u32],
+        workgroups: [groups(dim4, CHANNELS4), k.tokens.div_ceil(k.slice) as u32, k.batch as u32],
     }
 }
 

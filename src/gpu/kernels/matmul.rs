@@ -22,7 +22,8 @@ struct Params {
     k4_second: u32,
     group4: u32,
     groups: u32,
-    unused: [u32; 2],
+    skip: u32,
+    unused: u32,
 }
 
 /// What one invocation keeps in registers.
@@ -187,7 +188,8 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         k4_second: m.k2.div_ceil(4) as u32,
         group4: group4 as u32,
         groups: scale_groups as u32,
-        unused: [0; 2],
+        skip: m.window.map_or(0, |window| window.skip as u32),
+        unused: 0,
     };
     let mut bindings = vec![(1, Binding::Tensor(m.x)), (2, Binding::Weight(m.weight)), (6, Binding::Tensor(m.out))];
     bindings.extend(m.bias.map(|bias| (4, Binding::Weight(bias))));

@@ -7,11 +7,14 @@ use uvit_web::model::{Batch, Network, PortKind};
 use uvit_web::plan::lower;
 use uvit_web::runtime::Session;
 
-/// Both halves on every device.
+/// Both halves on every device: as a whole, and a KL autoencoder's in bands too, of a row, and of as many rows as some kilobytes hold.
 pub fn judge(case: &Case, report: &mut Report) {
     let kind = case.kind.strip_suffix("_diffusers").unwrap_or(&case.kind).to_owned();
-    for half in ["encoder", "decoder"] {
-        judge_on_each(report, half, |device, checks| {
+    let tilings: &[Option<usize>] = if kind == "autoencoder_kl" { &[None, Some(1), Some(1 << 12)] } else { &[None] };
+    for (half, &tiled) in ["encoder", "decoder"].iter().flat_map(|half| tilings.iter().map(move |tiled| (*half, tiled)))
+    {
+        let label = tiled.map_or(half.to_owned(), |most| format!("{half}, tiled by {most}"));
+        judge_on_each(report, &label, |device, checks| {
             let network = network_of_kind(case, &format!("{kind}_{half}"))?;
             let stored_name = |name: &str| original(case, name).unwrap_or_else(|| name.to_owned());
             let (weights, left) = load_some(device, case, &network, &stored_name)?;
@@ -20,10 +23,14 @@ pub fn judge(case: &Case, report: &mut Report) {
             checks.that(forgotten.is_none(), || format!("the network does not use {forgotten:?}"));
 
             let sizes = case.tensor(if half == "encoder" { "image" } else { "z" })?.shape.clone();
-            let recording = network.record(Batch { size: Some([sizes[2], sizes[3]]), ..Batch::plain(sizes[0]) })?;
-            // Modules by the names that we have for them.
+            let batch = Batch { size: Some([sizes[2], sizes[3]]), ..Batch::plain(sizes[0]) };
+            let recording = network.record(Batch { tiled, ..batch })?;
+            let whole = network.record(batch)?.plan;
+            checks.that(recording.plan.weights == whole.weights, || "other weights".into());
+            checks.that((recording.plan == whole) == tiled.is_none(), || "not tiled".into());
+            // Modules by the names that we have for them; of bands only the first could be found.
             let modules: Vec<(&str, String)> = (case.tensor_names())
-                .filter(|name| name.starts_with(half))
+                .filter(|name| tiled.is_none() && name.starts_with(half))
                 .map(|name| Ok((name, module(case, name).ok_or_else(|| format!("no module {name}"))?)))
                 .collect::<Result<_, Stop>>()?;
             let kept: Vec<&str> = modules.iter().map(|(_, name)| name.as_str()).collect();
