@@ -36,7 +36,9 @@ impl From<JsValue> for Error {
         let text = |name: &str| Reflect::get(&thrown, &name.into()).ok().and_then(|v| v.as_string());
         match (text("code").and_then(|code| Code::parse(&code)), text("cause"), text("remedy")) {
             (Some(code), Some(cause), Some(remedy)) => Error::new(code, cause, remedy),
-            _ => Error::internal(text("message").unwrap_or_else(|| format!("{thrown:?}"))),
+            _ => {
+                Error::internal(text("message").or(thrown.as_string()).unwrap_or("what was thrown is no error".into()))
+            }
         }
     }
 }
