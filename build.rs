@@ -1,4 +1,4 @@
-//! Copies the shaders without their comments: in the browser every byte is downloaded. Template lines (`//#`) stay.
+//! Copies the shaders without their comments and indentation: in the browser every byte is downloaded. Template lines (`//#`) stay.
 
 use std::path::Path;
 use std::{env, fs, io};
@@ -23,6 +23,6 @@ fn without_comments(text: &str) -> String {
         Some(at) if !line[at..].starts_with("//#") => line[..at].trim_end().to_string(),
         _ => line.to_string(),
     };
-    let lines: Vec<String> = text.lines().map(code).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<String> = text.lines().map(str::trim).map(code).filter(|line| !line.is_empty()).collect();
     lines.join("\n") + "\n"
 }

@@ -146,6 +146,14 @@ fn within(name: &str, what: &str) -> String {
     format!("{name}: {what}")
 }
 
+fn list(value: &Value) -> Result<&[Value]> {
+    value.as_array().map(Vec::as_slice).ok_or_else(|| no(value, "list"))
+}
+
+fn at(i: usize, what: &str) -> String {
+    format!("[{i}]: {what}")
+}
+
 /// [`Read`] and [`Write`] for a struct of plain values, whose fields lie in an object under their own names: each is required,
 /// or has a default.
 macro_rules! fields {
@@ -256,10 +264,13 @@ impl Read for Value {
 
 impl<T: Read> Read for Vec<T> {
     fn read(value: &Value) -> Result<Vec<T>> {
-        let list = value.as_array().ok_or_else(|| no(value, "list"))?;
+        let list = list(value)?;
         let mut all = Vec::with_capacity(list.len());
-        for (i, value) in list.iter().enumerate() {
-            all.push(T::read(value).map_err(|what| within(&format!("[{i}]"), &what))?);
+        for value in list {
+            match T::read(value) {
+                Ok(one) => all.push(one),
+                Err(what) => return Err(at(all.len(), &what)),
+            }
         }
         Ok(all)
     }

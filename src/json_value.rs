@@ -1,6 +1,7 @@
 //! JSON values in the browser, which reads their text itself. This is the part of serde_json's interface that the library
 //! uses; the crate's parser, maps and float formats were 20 kB more for a page to load.
 
+use crate::decimal::decimal;
 #[cfg(target_arch = "wasm32")]
 use crate::json::Result;
 use std::fmt::{Display, Formatter, Result as Formatted, Write as _};
@@ -190,7 +191,7 @@ impl Display for Value {
         match self {
             Value::Null => f.write_str("null"),
             Value::Bool(value) => Display::fmt(value, f),
-            Value::Number(number) => Display::fmt(number, f),
+            Value::Number(number) => f.write_str(&decimal(*number)),
             Value::String(text) => quote(text, f),
             Value::Array(values) => {
                 f.write_char('[')?;

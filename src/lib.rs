@@ -16,6 +16,7 @@
 //! `[batch, tokens, dim]`; pixel values lie in [-1, 1]; `guidance_scale` s means `uncond + s (cond - uncond)`.
 
 pub mod cpu;
+pub mod decimal;
 pub mod error;
 pub mod generator;
 #[cfg(feature = "gpu")]

@@ -20,11 +20,6 @@ use wasm_bindgen_futures::JsFuture;
 #[allow(unused_imports)] // exported to JavaScript
 pub use wasm_bindgen_rayon::init_thread_pool;
 
-#[wasm_bindgen(start)]
-fn start() {
-    console_error_panic_hook::set_once();
-}
-
 impl From<Error> for JsValue {
     fn from(error: Error) -> JsValue {
         let object = js_sys::Error::new(&error.to_string());
@@ -41,7 +36,9 @@ impl From<JsValue> for Error {
         let text = |name: &str| Reflect::get(&thrown, &name.into()).ok().and_then(|v| v.as_string());
         match (text("code").and_then(|code| Code::parse(&code)), text("cause"), text("remedy")) {
             (Some(code), Some(cause), Some(remedy)) => Error::new(code, cause, remedy),
-            _ => Error::internal(text("message").unwrap_or_else(|| format!("{thrown:?}"))),
+            _ => {
+                Error::internal(text("message").or(thrown.as_string()).unwrap_or("what was thrown is no error".into()))
+            }
         }
     }
 }

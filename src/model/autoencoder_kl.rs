@@ -6,6 +6,7 @@
 use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording};
 use crate::Result;
+use crate::decimal::decimal;
 use crate::json::{self, Fields, Read, Value};
 use crate::plan::{Activation, MOST_SLICES, Moments, Op, Plan, Precision, Role, TensorId, Window};
 use std::cell::RefCell;
@@ -136,7 +137,7 @@ impl Config {
             return Err(unsupported("attention has more than 512 channels".into()));
         }
         if !(self.scaling_factor.is_finite() && self.scaling_factor != 0.0 && self.shift_factor.is_finite()) {
-            return Err(unsupported(format!("scaling_factor is {}", self.scaling_factor)));
+            return Err(unsupported(format!("scaling_factor is {}", decimal(self.scaling_factor))));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording};
 use crate::Result;
+use crate::decimal::decimal;
 use crate::json;
 use crate::plan::{Activation, Plan, Role, TensorId, Window};
 
@@ -88,7 +89,7 @@ impl Config {
             return Err(unsupported(format!("{height} x {width} pixels are no multiple of {by}")));
         }
         if !(self.scaling_factor.is_finite() && self.scaling_factor != 0.0) {
-            return Err(unsupported(format!("scaling_factor is {}", self.scaling_factor)));
+            return Err(unsupported(format!("scaling_factor is {}", decimal(self.scaling_factor))));
         }
         Ok(())
     }

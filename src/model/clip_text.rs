@@ -4,6 +4,7 @@
 
 use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording};
+use crate::decimal::decimal;
 use crate::json;
 use crate::plan::{Activation, Op, Plan, Position, Role, TensorId, WeightUse};
 use crate::{Error, Result};
@@ -96,7 +97,7 @@ impl Config {
             return Err(unsupported(format!("projection_dim is {projection_dim}, not in 0..=4096")));
         }
         if !(*layer_norm_eps > 0.0 && *layer_norm_eps < 1.0) {
-            return Err(unsupported(format!("layer_norm_eps is {layer_norm_eps}")));
+            return Err(unsupported(format!("layer_norm_eps is {}", decimal(*layer_norm_eps))));
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What the U-ViTs share: the time token, patches, blocks joined by long skip connections, and the way back to pixels.
 //! `libs/uvit.py` of baofff/U-ViT at ce551708dc9cde9818d2af7d84dfadfeb7bd9034, tensor names included.
 
+use crate::decimal::{decimal, exponential};
 use crate::plan::{Activation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
 use crate::{Code, Error, Result};
 
@@ -138,7 +139,11 @@ impl Transformer {
         }
         let hidden = *embed_dim as f64 * mlp_ratio;
         if !(1.0..16385.0).contains(&hidden) {
-            return Err(unsupported(format!("mlp_ratio {mlp_ratio} makes the MLP {hidden} wide, not 1 to 16384")));
+            return Err(unsupported(format!(
+                "mlp_ratio {} makes the MLP {} wide, not 1 to 16384",
+                decimal(*mlp_ratio),
+                decimal(hidden)
+            )));
         }
         if tokens > 1 << 16 {
             return Err(unsupported(format!("an image has {tokens} tokens, at most 65536 are supported")));
@@ -146,10 +151,12 @@ impl Transformer {
         let (d, tokens, blocks) = (*embed_dim as f64, tokens as f64, (self.depth | 1) as f64);
         let parameters = blocks * d * (6.0 * d + 2.0 * hidden);
         let work = tokens * (parameters + 2.0 * blocks * tokens * d);
-        for (what, found, most) in [("parameters", parameters, 8e9), ("multiply-adds an image", work, 4e13)] {
+        let limits = [("parameters", parameters, 8e9, "8e9"), ("multiply-adds an image", work, 4e13, "4e13")];
+        for (what, found, most, shown) in limits {
             if found > most {
                 return Err(unsupported(format!(
-                    "the network has {found:.1e} {what}, at most {most:.0e} are supported"
+                    "the network has {} {what}, at most {shown} are supported",
+                    exponential(found),
                 )));
             }
         }

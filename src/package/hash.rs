@@ -3,6 +3,7 @@
 
 use super::manifest::{Component, Manifest};
 use crate::Result;
+use crate::decimal::decimal;
 use crate::json::{self, Map, Value, Write};
 use crate::weights::{Dtype, Variant, sha256};
 
@@ -72,7 +73,7 @@ fn canonical(value: &Value, text: &mut String) {
         number if number.is_f64() => {
             // Adding 0 takes the sign from -0.
             let number = number.as_f64().unwrap_or_default() + 0.0;
-            text.push_str(&number.to_string());
+            text.push_str(&decimal(number));
         }
         other => text.push_str(&other.to_string()),
     }

@@ -3,6 +3,7 @@
 
 use super::task::Task;
 use super::version1;
+use crate::decimal::decimal;
 use crate::json::{self, Map, Read, Value};
 use crate::model::Network;
 use crate::named::Named;
@@ -97,13 +98,13 @@ impl BlockCache {
     pub fn refreshed(&self, steps: usize) -> Vec<bool> {
         let (own, all) = (self.steps.max(1), self.refresh.len());
         let mut refreshed = vec![false; steps];
-        // In u128: both numbers are a stranger's.
-        let scaled = |value: usize| value as u128 * steps as u128;
-        let count = scaled(all).div_ceil(own as u128).min(all as u128) as usize;
+        // Saturating: the numbers are a stranger's.
+        let scaled = |value: usize, by: usize| (value as u64).saturating_mul(by as u64);
+        let count = scaled(all, steps).div_ceil(own as u64).min(all as u64) as usize;
         let mut next = 0;
         for k in 0..count {
-            let nearest = (k as u128 * all as u128 / count as u128) as usize;
-            let step = next.max((scaled(self.refresh[nearest]) / own as u128) as usize);
+            let nearest = (scaled(k, all) / count as u64) as usize;
+            let step = next.max((scaled(self.refresh[nearest], steps) / own as u64) as usize);
             next = step + 1;
             if let Some(step) = refreshed.get_mut(step) {
                 *step = true;
@@ -375,7 +376,7 @@ impl Sampling {
     pub(super) fn check(&self) -> std::result::Result<(), String> {
         recipe(&self.settings()).map_err(|error| format!("sampling: {}", error.cause))?;
         if !self.guidance_scale.is_finite() {
-            return Err(format!("sampling: guidance_scale is {}", self.guidance_scale));
+            return Err(format!("sampling: guidance_scale is {}", decimal(self.guidance_scale)));
         }
         self.cache.as_ref().map_or(Ok(()), BlockCache::check)
     }

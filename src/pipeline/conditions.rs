@@ -5,6 +5,7 @@ use super::request::{LabelChoice, Request};
 use super::tensors::{NamedTensor, Values};
 use super::{Pipeline, invalid};
 use crate::Result;
+use crate::decimal::decimal;
 use crate::model::Batch;
 use crate::sampler::guidance::needs_uncond;
 use std::ops::Range;
@@ -49,14 +50,14 @@ impl Pipeline {
         let usual = if can_guide { self.manifest.sampling.guidance_scale } else { 1.0 };
         let scale = request.guidance_scale.unwrap_or(usual);
         if !scale.is_finite() || scale.abs() > 1000.0 {
-            return Err(invalid(format!("guidanceScale is {scale}"), "Give a number from -1000 to 1000"));
+            return Err(invalid(format!("guidanceScale is {}", decimal(scale)), "Give a number from -1000 to 1000"));
         }
         if scale != 1.0 && !can_guide {
             let (lacks, remedy) = match self.network().text_port() {
                 None => ("the model has no null class", "Give guidanceScale 1 or leave it out"),
                 Some(_) => ("the empty text's embedding is missing", "Give it, or guidanceScale 1"),
             };
-            return Err(invalid(format!("guidanceScale is {scale}, and {lacks}"), remedy));
+            return Err(invalid(format!("guidanceScale is {}, and {lacks}", decimal(scale)), remedy));
         }
         Ok(scale)
     }

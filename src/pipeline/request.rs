@@ -1,6 +1,7 @@
 //! What callers ask for.
 
 use super::invalid;
+use crate::decimal::decimal;
 use crate::json::{self, Fields, Read, Value, Write};
 use crate::sampler::{SamplerKind, Spacing};
 use crate::{Error, Result};
@@ -220,7 +221,7 @@ impl Request {
         }
         let strength = self.strength.unwrap_or(if self.mask.is_some() { 1.0 } else { STRENGTH });
         if !(strength > 0.0 && strength <= 1.0) {
-            return Err(invalid(format!("strength is {strength}"), "Give a number above 0, at most 1"));
+            return Err(invalid(format!("strength is {}", decimal(strength)), "Give a number above 0, at most 1"));
         }
         Ok(Some(strength))
     }
@@ -242,12 +243,12 @@ impl Request {
             && !(0.0 <= low && low <= high && high <= 1.0)
         {
             return Err(invalid(
-                format!("guidanceInterval is {low} to {high}"),
+                format!("guidanceInterval is {} to {}", decimal(low), decimal(high)),
                 "Give two numbers from 0 (the picture) to 1 (noise), the smaller first",
             ));
         }
         if !(0.0..=1.0).contains(&self.guidance_rescale) {
-            let cause = format!("guidanceRescale is {}", self.guidance_rescale);
+            let cause = format!("guidanceRescale is {}", decimal(self.guidance_rescale));
             return Err(invalid(cause, "Give a number from 0 (off) to 1"));
         }
         Ok(())

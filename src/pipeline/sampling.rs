@@ -6,6 +6,7 @@ use super::guidance::Guidance;
 use super::helpers::Helpers;
 use super::noise::Noise;
 use super::savings::Pass;
+use crate::decimal::decimal;
 use crate::runtime::turn;
 use crate::sampler::dpm_adaptive::MAX_ATTEMPTS;
 use crate::sampler::{Adaptive, Recipe, Slot, Step};
@@ -171,7 +172,7 @@ pub async fn sample(
             let (low, before) = (f64s(denoiser.read(low).await?), f64s(denoiser.read(before).await?));
             let error = adaptive.error(count, &high, &low, &before);
             if attempts > MAX_ATTEMPTS || !error.is_finite() {
-                let cause = format!("the sampler's error estimate is {error} after {attempts} attempts");
+                let cause = format!("the sampler's error estimate is {} after {attempts} attempts", decimal(error));
                 return Err(Error::new(Code::NotFinite, cause, "Lower the guidance scale, or take another sampler"));
             }
             let steps = adaptive.settle(error);
@@ -285,7 +286,11 @@ fn finite_picture(values: &[f32], elements: usize) -> Result<()> {
 pub fn finite(values: &[f32], remedy: &str) -> Result<()> {
     match values.iter().position(|v| !v.is_finite()) {
         None => Ok(()),
-        Some(i) => Err(Error::new(Code::NotFinite, format!("value {i} of the result is {}", values[i]), remedy)),
+        Some(i) => Err(Error::new(
+            Code::NotFinite,
+            format!("value {i} of the result is {}", decimal(values[i].into())),
+            remedy,
+        )),
     }
 }
 

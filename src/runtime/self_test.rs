@@ -3,6 +3,7 @@
 //! of the samplers' linear combinations.
 
 use super::{Device, Loading, Session, State, Term};
+use crate::decimal::exponential;
 use crate::generator::TorchGenerator;
 use crate::plan::{Arithmetic, Compute, Isolated, Kernel, Program, WeightId, WeightUse, isolate, lower};
 use crate::weights::Dtype;
@@ -65,7 +66,10 @@ fn compare(kernel: &str, got: &[f32], want: &[f32], tolerance: f32) -> Result<()
     }
     Err(Error::new(
         Code::WrongResult,
-        format!("the device computes wrong numbers: {kernel} is off by {:.1e} of the largest value", worst / largest),
+        format!(
+            "the device computes wrong numbers: {kernel} is off by {} of the largest value",
+            exponential((worst / largest).into())
+        ),
         "Update the browser and the GPU driver, or use the other device",
     ))
 }

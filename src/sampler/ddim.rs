@@ -7,6 +7,7 @@ use super::grid::Point;
 use super::schedule::{NoiseLevel, rescale_zero_terminal_snr};
 use super::timesteps::TimestepSpacing;
 use super::{Prediction, Recipe, Schedule, Slot};
+use crate::decimal::decimal;
 use crate::error::{Code, Error, Result};
 
 /// What a step does, apart from where.
@@ -114,7 +115,11 @@ const FRESH: Slot = Slot::Scratch(1);
 /// std = eta sqrt(sigma_s^2 / sigma_t^2 (1 - alpha_t^2 / alpha_s^2)), from t to s.
 fn compile(moves: &[(Point, NoiseLevel)], update: &Update, init_noise_sigma: f64) -> Result<Recipe> {
     if !(0.0..=1.0).contains(&update.eta) {
-        return Err(Error::new(Code::InvalidArgument, format!("eta is {}", update.eta), "Give a number from 0 to 1"));
+        return Err(Error::new(
+            Code::InvalidArgument,
+            format!("eta is {}", decimal(update.eta)),
+            "Give a number from 0 to 1",
+        ));
     }
     let clip = update.clip.map(|bound| (-bound, bound));
     let mut recipe = Builder::default();

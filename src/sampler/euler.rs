@@ -8,6 +8,7 @@ use super::grid::Point;
 use super::timesteps::TimestepSpacing;
 use super::training_grid::{Sigmas, TrainingGrid};
 use super::{Prediction, Recipe, Slot, ddim, heun};
+use crate::decimal::decimal;
 use crate::error::{Code, Error, Result};
 
 /// Fresh noise before a step, as if it came from further up (arXiv:2206.00364, algorithm 2).
@@ -102,7 +103,7 @@ pub(super) fn compile(
     init_noise_sigma: f64,
 ) -> Result<Recipe> {
     if !(churn.s_churn >= 0.0 && churn.s_churn.is_finite()) {
-        let cause = format!("churn is {}", churn.s_churn);
+        let cause = format!("churn is {}", decimal(churn.s_churn));
         return Err(Error::new(Code::InvalidArgument, cause, "Give a finite number, 0 or more"));
     }
     if churn.s_churn == 0.0 {

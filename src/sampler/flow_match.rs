@@ -5,6 +5,7 @@
 use super::grid::{Point, karras, spread};
 use super::schedule::NoiseLevel;
 use super::{Prediction, Recipe, ddim, lcm};
+use crate::decimal::decimal;
 use crate::error::{Code, Error, Result};
 
 /// How levels are moved towards noise, as larger pictures need.
@@ -61,7 +62,9 @@ impl FlowMatchEuler {
         };
         let terminal = self.shift_terminal.is_none_or(|terminal| (0.0..1.0).contains(&terminal));
         if !(sound && terminal) {
-            let cause = format!("the shift is {:?}, the terminal level {:?}", self.shift, self.shift_terminal);
+            let (Shift::Fixed(shift) | Shift::Dynamic { mu: shift }) = self.shift;
+            let terminal = self.shift_terminal.map_or("none".into(), decimal);
+            let cause = format!("the shift is {}, the terminal level {terminal}", decimal(shift));
             return Err(Error::new(Code::InvalidArgument, cause, "Give a shift above 0 and a level from 0 to 1"));
         }
         // A fixed shift is applied to the ends, then to what lies between: twice to the cleanest.

@@ -3,6 +3,7 @@
 //! (arXiv:2206.00927, section 2 and appendix D). The forms follow dpm_solver_pp.py of
 //! baofff/U-ViT@ce551708dc9cde9818d2af7d84dfadfeb7bd9034 (class NoiseScheduleVP) and diffusers 0.42.1.
 
+use crate::decimal::decimal;
 use crate::error::{Code, Error, Result};
 use crate::json::{self, Fields, Value};
 
@@ -107,13 +108,19 @@ impl Schedule {
             Schedule::VpCosine => (true, String::new()),
             Schedule::VpLinear { beta_min, beta_max } => (
                 beta_min >= 0.0 && beta_max >= beta_min && beta_max > 0.0 && beta_max.is_finite(),
-                format!("beta_min = {beta_min}, beta_max = {beta_max}"),
+                format!("beta_min = {}, beta_max = {}", decimal(beta_min), decimal(beta_max)),
             ),
-            Schedule::RectifiedFlow { shift } => (shift > 0.0 && shift.is_finite(), format!("shift = {shift}")),
+            Schedule::RectifiedFlow { shift } => {
+                (shift > 0.0 && shift.is_finite(), format!("shift = {}", decimal(shift)))
+            }
             Schedule::ScaledLinear { beta_start, beta_end, train_steps }
             | Schedule::Linear { beta_start, beta_end, train_steps } => (
                 beta_start > 0.0 && beta_end >= beta_start && beta_end < 1.0 && (2..=100_000).contains(&train_steps),
-                format!("beta_start = {beta_start}, beta_end = {beta_end}, train_steps = {train_steps}"),
+                format!(
+                    "beta_start = {}, beta_end = {}, train_steps = {train_steps}",
+                    decimal(beta_start),
+                    decimal(beta_end)
+                ),
             ),
         };
         if ok {

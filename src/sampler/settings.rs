@@ -13,6 +13,7 @@ use super::timesteps::TimestepSpacing;
 use super::training_grid::{FinalSigma, TrainingGrid};
 use super::unipc::{self, BhType};
 use super::{Prediction, Recipe, Schedule, Spacing, ddim, deis, dpm_multistep, heun, lcm, pndm};
+use crate::decimal::decimal;
 use crate::error::{Code, Error, Result};
 use crate::json::{self, Value};
 
@@ -259,13 +260,16 @@ pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
     }
     schedule.validate()?;
     if !(time_scale.is_finite() && time_scale > 0.0) {
-        return refuse(format!("time_scale is {time_scale}"), "Give a finite number above 0");
+        return refuse(format!("time_scale is {}", decimal(time_scale)), "Give a finite number above 0");
     }
     if !(0.0 < t_min && t_min < t_max && t_max <= 1.0) {
-        return refuse(format!("t_min is {t_min} and t_max is {t_max}"), "Give 0 < t_min < t_max <= 1");
+        return refuse(
+            format!("t_min is {} and t_max is {}", decimal(t_min), decimal(t_max)),
+            "Give 0 < t_min < t_max <= 1",
+        );
     }
     if !(0.0..=1.0).contains(&eta) {
-        return refuse(format!("eta is {eta}"), "Give a number from 0 to 1");
+        return refuse(format!("eta is {}", decimal(eta)), "Give a number from 0 to 1");
     }
     type Takes = fn(SamplerKind) -> bool;
     let taken = [("eta", eta, SamplerKind::takes_eta as Takes), ("churn", churn, SamplerKind::takes_churn)];
@@ -273,7 +277,7 @@ pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
         if value != 0.0 && !takes(sampler) {
             let takers = SamplerKind::ALL.into_iter().filter(|sampler| takes(*sampler)).map(SamplerKind::as_str);
             let takers = takers.collect::<Vec<_>>().join(", ");
-            let cause = format!("{name} is {value}, and the sampler {} takes none", sampler.as_str());
+            let cause = format!("{name} is {}, and the sampler {} takes none", decimal(value), sampler.as_str());
             return refuse(cause, &format!("Leave {name} out, or give a sampler that takes it: {takers}"));
         }
     }

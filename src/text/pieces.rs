@@ -33,8 +33,10 @@ const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L
 pub fn pieces(text: &str) -> Vec<Piece> {
     let mut all = Vec::new();
     let mut rest = text;
+    // The library's search is made for long texts, and 1 kB to load.
+    let find = |text: &str, token: &str| text.as_bytes().windows(token.len()).position(|part| part == token.as_bytes());
     loop {
-        let next = [START, END].iter().filter_map(|token| Some((rest.find(token)?, *token))).min();
+        let next = [START, END].iter().filter_map(|token| Some((find(rest, token)?, *token))).min();
         let (at, token) = next.unwrap_or((rest.len(), ""));
         all.extend(words(&lowered(&composed(&rest[..at]))).into_iter().map(Piece::Word));
         match token {

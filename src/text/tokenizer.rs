@@ -40,16 +40,20 @@ fn is_printable(byte: &u8) -> bool {
 }
 
 /// The bytes in the order of their symbols: those that are printable, then the others.
-fn in_order() -> impl Iterator<Item = u8> {
-    (0..=255).filter(is_printable).chain((0..=255).filter(|byte| !is_printable(byte)))
+fn in_order() -> Vec<u8> {
+    let (mut all, others): (Vec<u8>, Vec<u8>) = (0..=255).partition(is_printable);
+    all.extend(others);
+    all
 }
 
 /// The characters that stand for bytes in a file of merges; the others are 256 and up.
 fn characters() -> Vec<(char, u8)> {
-    let printable = in_order().filter(is_printable).map(|byte| (char::from(byte), byte));
-    let others = in_order().filter(|byte| !is_printable(byte));
-    let others = ('\u{100}'..).zip(others);
-    let mut all: Vec<(char, u8)> = printable.chain(others).collect();
+    let mut all = Vec::new();
+    let mut others = '\u{100}'..;
+    for byte in in_order() {
+        let character = if is_printable(&byte) { Some(char::from(byte)) } else { others.next() };
+        all.extend(character.map(|character| (character, byte)));
+    }
     all.sort_unstable();
     all
 }
@@ -70,8 +74,10 @@ impl Tokenizer {
             let cause = format!("the tokenizer's merge {line:?} does not join two symbols that are there before it");
             Error::new(Code::BadManifest, cause, "Convert the model again, with its own merges.txt")
         };
-        let mut spelled: Vec<Symbol> =
-            [false, true].iter().flat_map(|&ends| in_order().map(move |b| (vec![b], ends))).collect();
+        let mut spelled: Vec<Symbol> = Vec::new();
+        for ends in [false, true] {
+            spelled.extend(in_order().into_iter().map(|byte| (vec![byte], ends)));
+        }
         let lines: Vec<&str> = merges.lines().skip(1).filter(|line| !line.is_empty()).collect();
         let mut pairs = Vec::with_capacity(lines.len());
         for line in &lines {
@@ -135,7 +141,8 @@ impl Tokenizer {
 
     /// A word's ids: of all pairs that a merge joins, the one of the lowest rank first, wherever it is.
     fn word(&self, word: &str) -> Vec<u32> {
-        let symbol = |byte: u8| in_order().position(|other| other == byte).unwrap_or(0) as u32;
+        let order = in_order();
+        let symbol = |byte: u8| order.iter().position(|&other| other == byte).unwrap_or(0) as u32;
         let mut ids: Vec<u32> = word.bytes().take(LONGEST_WORD).map(symbol).collect();
         if let Some(last) = ids.last_mut() {
             *last += SYMBOLS as u32 / 2;
@@ -166,7 +173,7 @@ mod tests {
     const PAD: u32 = 9999;
 
     fn id(symbol: u8) -> u32 {
-        in_order().position(|byte| byte == symbol).unwrap() as u32
+        in_order().iter().position(|&byte| byte == symbol).unwrap() as u32
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl StoredFile {
     /// What is wrong with name, length or hash.
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let StoredFile { file, bytes, sha256 } = self;
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if file.is_empty() || file.len() > 255 || file.starts_with('.') || !file.chars().all(plain) {
             return Err(format!("{file:?} is no plain file name"));
         }

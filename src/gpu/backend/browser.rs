@@ -506,7 +506,7 @@ async fn compiler_messages(module: &GpuShaderModule, code: &str) -> Option<Strin
         .map(|message| {
             let line = number(&message, "lineNum") as usize;
             let source = code.lines().nth(line.wrapping_sub(1)).unwrap_or_default();
-            format!("{line}:{} {}\n{source}", number(&message, "linePos"), text(&message, "message"))
+            format!("{line}:{} {}\n{source}", number(&message, "linePos") as usize, text(&message, "message"))
         })
         .collect();
     (!errors.is_empty()).then(|| errors.join("\n"))
