@@ -75,7 +75,8 @@ pub struct Arguments {
     /// Leave out inner blocks in some steps, as the manifest's calibrated schedule says
     #[arg(long)]
     cache: bool,
-    /// A picture to start from (PNG, JPEG, WebP: made to cover the model's size, and cropped), or latents (.npy, .safetensors)
+    /// A picture to start from (PNG, JPEG, WebP: made to cover the model's size, and cropped; or floats in [-1, 1], .npy or
+    /// .safetensors), which the model's encoder makes latents of if it draws those; or latents (.npy, .safetensors)
     #[arg(long, value_name = "FILE")]
     init_image: Option<PathBuf>,
     /// How much of the way from noise to the picture is walked anew: above 0, at most 1 [default: 0.8, with a mask 1]

@@ -130,7 +130,11 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
     ['encoding', 'Encoding the start', milliseconds(timings.encodingMs)],
     ['decode', 'Decoding', milliseconds(timings.decodeMs)],
   ];
-  const ran: Record<string, boolean> = { text: info.prompts, encoding: timings.encodingMs > 0, decode: timings.decodeMs > 0 };
+  const ran: Record<string, boolean> = {
+    text: info.prompts,
+    encoding: timings.encodingMs > 0,
+    decode: timings.decodeMs > 0,
+  };
   const rows: Row[] = [
     ['step', 'Time per step', milliseconds(mean)],
     ...stages.filter(([key]) => ran[key]),

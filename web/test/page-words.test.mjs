@@ -246,7 +246,7 @@ test('the next pictures start from one that was drawn, and a mask keeps what it 
   const third = await pixels(page);
   const changed = { kept: 0, anew: 0 };
   for (let i = 0; i < third.length; i += 4) {
-    const inside = [i / 4 % 64, i / 256].every((at) => at >= 16 && at < 48);
+    const inside = [(i / 4) % 64, i / 256].every((at) => at >= 16 && at < 48);
     if ([0, 1, 2].some((c) => third[i + c] !== first[i + c])) changed[inside ? 'kept' : 'anew']++;
   }
   assert.equal(changed.kept, 0);
