@@ -6,6 +6,7 @@
 mod avatar_package;
 mod devices;
 
+use avatar_package::pipeline::{error, psnr};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::path::Path;
@@ -50,13 +51,6 @@ fn load_in(
     }
     let stored = plan.weights.iter().map(|_| (Dtype::F32, 0)).collect();
     Component::new(network, pollster::block_on(loading.finish()).unwrap(), stored, Vec::new())
-}
-
-/// `max |a - b| / max |b|`
-fn error(a: &[f32], b: &[f32]) -> f32 {
-    assert_eq!(a.len(), b.len());
-    let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
-    a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest
 }
 
 #[test]
@@ -119,12 +113,6 @@ fn pictures_become_the_latents_of_pytorch_and_latents_its_pictures() {
             assert!(error < 2e-5, "{}: {name} is off by {error:.1e}", device.name());
         }
     }
-}
-
-/// The peak is the range from -1 to 1.
-fn psnr(a: &[f32], b: &[f32]) -> f64 {
-    let squares: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum();
-    -10.0 * (squares / (4.0 * a.len() as f64)).log10()
 }
 
 #[test]

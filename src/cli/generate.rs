@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use std::io::Write as _;
 use std::path::PathBuf;
 use uvit_web::json::{Read, Value, Write};
-use uvit_web::package::{DENOISER, read_manifest};
+use uvit_web::package::{DENOISER, Manifest, read_manifest};
 use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
 use uvit_web::pipeline::{
     ComputeChoice, DeviceChoice, DeviceInfo, Generated, LabelChoice, LoadOptions, Pipeline, Preset, Request,
@@ -75,7 +75,8 @@ pub struct Arguments {
     /// Leave out inner blocks in some steps, as the manifest's calibrated schedule says
     #[arg(long)]
     cache: bool,
-    /// A picture to start from (PNG, JPEG, WebP: made to cover the model's size, and cropped), or latents (.npy, .safetensors)
+    /// A picture to start from (PNG, JPEG, WebP: made to cover the model's size, and cropped; or floats in [-1, 1], .npy or
+    /// .safetensors), which the model's encoder makes latents of if it draws those; or latents (.npy, .safetensors)
     #[arg(long, value_name = "FILE")]
     init_image: Option<PathBuf>,
     /// How much of the way from noise to the picture is walked anew: above 0, at most 1 [default: 0.8, with a mask 1]
@@ -165,8 +166,8 @@ pub struct Asked {
     pub about: Vec<(&'static str, String)>,
 }
 
-/// The request, the arrays read from files, for images of that shape.
-pub fn request(a: &Arguments, earlier: Option<&Value>, shape: [usize; 3]) -> Result<Asked> {
+/// The request, the arrays read from files, for a model.
+pub fn request(a: &Arguments, earlier: Option<&Value>, manifest: &Manifest) -> Result<Asked> {
     let broken = |what: String| Error::new(Code::InvalidArgument, what, "Give a PNG that uvit has written");
     let mut request = match earlier {
         Some(settings) => Request::read(settings).map_err(broken)?,
@@ -197,8 +198,10 @@ pub fn request(a: &Arguments, earlier: Option<&Value>, shape: [usize; 3]) -> Res
 
     let mut about = Vec::new();
     let mut note = |name: &'static str, values: &[f32]| about.push((name, sha256(bytemuck::cast_slice(values))));
+    let mut shape = manifest.start_shape()?;
     if let Some(path) = &a.init_image {
-        let values = start::picture(path, shape)?;
+        let values;
+        (values, shape) = start::picture(path, shape, manifest.network(DENOISER)?.image_shape())?;
         note("initImageSha256", &values);
         request.init_image = Some(values);
     }
@@ -234,10 +237,9 @@ pub fn run(a: &Arguments) -> Result<()> {
     }
     // Known before minutes of drawing, not after.
     let manifest = read_manifest(&a.model)?.0;
-    let shape = manifest.network(DENOISER)?.image_shape();
     let earlier = a.from.as_deref().map(settings_png::read).transpose()?;
     let settings = earlier.as_ref().map(|(settings, _)| settings);
-    let Asked { request, about } = request(a, settings, shape)?;
+    let Asked { request, about } = request(a, settings, &manifest)?;
     let mut files = Files::plan(&a.out, manifest.picture_shape()?, request.seed, request.count.unwrap_or(1))?;
     about.into_iter().for_each(|(name, value)| files.note(name, value));
     let mut place = a.place.clone();
@@ -253,6 +255,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let mut on_step = |event: StepEvent| {
         bar.set_message(match event.stage {
             Stage::Text => "reading ",
+            Stage::Encoding => "encoding",
             Stage::Sampling => "sampling",
             Stage::Decoding => "decoding",
         });

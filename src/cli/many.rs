@@ -70,7 +70,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         let cause = format!("this model draws latents of {channels} x {height} x {width}, which are no picture");
         return Err(invalid(cause, "Give --out FILE.npy or FILE.safetensors for the floats"));
     }
-    let Asked { request, about } = request(a, None, network.image_shape())?;
+    let Asked { request, about } = request(a, None, &manifest)?;
     let shard = a.shard.unwrap_or(Shard { index: 0, of: 1 });
     // Never the class that stands for none.
     let classes = (0..network.classes() as u32).filter(|class| Some(*class) != manifest.null_class);

@@ -17,25 +17,33 @@ fn is_floats(path: &Path) -> bool {
     path.extension().is_some_and(|ending| ending == "npy" || ending == "safetensors")
 }
 
-/// A picture to start from as the network predicts it, `[channels, height, width]` or several of them: floats as they are, a picture
-/// made as large as covers the model's, cropped in the middle, on white, and in \[-1, 1\].
-pub fn picture(path: &Path, [channels, height, width]: [usize; 3]) -> Result<Vec<f32>> {
+/// A picture to start from, `[channels, height, width]` or several of them, and that shape: floats as they are, of the picture's shape or
+/// the latents'; a picture made as large as covers the model's, cropped in the middle, on white, and in \[-1, 1\].
+pub fn picture(path: &Path, shape: [usize; 3], latent_shape: [usize; 3]) -> Result<(Vec<f32>, [usize; 3])> {
+    let [channels, height, width] = shape;
     if is_floats(path) {
-        return Ok(floats(path, "images", &[channels, height, width])?.0);
+        return match floats(path, "images", &latent_shape) {
+            Ok((latents, _)) => Ok((latents, latent_shape)),
+            Err(_) => Ok((floats(path, "images", &shape)?.0, shape)),
+        };
     }
     if !matches!(channels, 1 | 3) {
-        let cause = format!("this model draws latents of {channels} x {height} x {width}, and a picture is none");
-        let remedy = "Give a .npy or .safetensors file with latents, encoded by the model's autoencoder";
+        let cause = format!(
+            "this model draws latents of {channels} x {height} x {width}, a picture is none, and it has no encoder"
+        );
+        let remedy =
+            "Convert the model again with its autoencoder's encoder, or give a .npy or .safetensors file with latents";
         return Err(invalid(path, cause, remedy));
     }
     let pixels = pixels(path, height, width)?;
     let value = |channel: usize, at: usize| f32::from(pixels[4 * at + channel]) / 127.5 - 1.0;
     let grey = |at: usize| (0..3).map(|channel| value(channel, at)).sum::<f32>() / 3.0;
     let plane = height * width;
-    Ok(match channels {
+    let values = match channels {
         1 => (0..plane).map(grey).collect(),
         _ => (0..3).flat_map(|channel| (0..plane).map(move |at| (channel, at))).map(|(c, at)| value(c, at)).collect(),
-    })
+    };
+    Ok((values, shape))
 }
 
 /// A mask `[height, width]`: floats as they are, or a picture, white where it is to be painted anew and black where it is kept.

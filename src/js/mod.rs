@@ -149,6 +149,7 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
         ("nullClass", manifest.null_class.into()),
         ("prompts", pipeline.reads_prompts().into()),
         ("latentShape", pipeline.network().image_shape()[..].into()),
+        ("initImageShape", pipeline.start_shape()[..].into()),
         ("imageSize", height.into()),
         ("channels", channels.into()),
         ("cache", sampling.cache.is_some().into()),

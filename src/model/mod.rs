@@ -177,6 +177,15 @@ impl Network {
         matches!(self, Network::AutoencoderKlDecoder(_) | Network::AutoencoderKlEncoder(_))
     }
 
+    /// Pixels of a picture to one of a latent, for an autoencoder's halves; else 1.
+    pub fn downsampling(&self) -> usize {
+        match self {
+            Network::AutoencoderKlDecoder(config) | Network::AutoencoderKlEncoder(config) => config.downsampling(),
+            Network::AutoencoderTinyDecoder(config) | Network::AutoencoderTinyEncoder(config) => config.downsampling(),
+            _ => 1,
+        }
+    }
+
     /// Tokens of one item.
     pub fn tokens(&self) -> usize {
         each!(self, config => config.tokens())

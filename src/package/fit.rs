@@ -11,10 +11,13 @@ const PORTS: [(&str, &str, &[&str]); 5] = [
     (TEXT_PROJECTOR, "prefix_features", &["encoded_prefix"]),
     (DECODER, "z", &["decoded"]),
     (PREVIEW_DECODER, "z", &["decoded"]),
-    (ENCODER, "image", &["moments", "latents"]),
+    (ENCODER, "image", &[MOMENTS, "latents"]),
 ];
 
-/// Shapes of a component's ports, of one item.
+/// Means, then logarithms of variances: of latents, of which there are half as many.
+const MOMENTS: &str = "moments";
+
+/// Shapes of a component's ports, of one item; of moments, that of the latents.
 struct Ends {
     takes: Vec<usize>,
     gives: Vec<usize>,
@@ -31,8 +34,13 @@ impl Manifest {
     /// Those of [`Manifest::network`].
     pub fn one(&self, component: &str) -> Result<Batch> {
         let [_, height, width] = self.network(DENOISER)?.image_shape();
-        let size = [DECODER, PREVIEW_DECODER].contains(&component).then_some([height, width]);
-        Ok(Batch { size, ..Batch::plain(1) })
+        let by = match component {
+            DECODER | PREVIEW_DECODER => 1,
+            ENCODER => self.network(component)?.downsampling(),
+            _ => return Ok(Batch::plain(1)),
+        };
+        let size = [height, width].map(|n| n.saturating_mul(by));
+        Ok(Batch { size: Some(size), ..Batch::plain(1) })
     }
 
     /// A component's ports, if there is such a component.
@@ -43,8 +51,14 @@ impl Manifest {
         };
         let network = self.network(name)?;
         let recording = network.record(self.one(name)?)?;
-        match (port(&recording, takes), gives.iter().find_map(|gives| port(&recording, gives))) {
-            (Some(takes), Some(gives)) => Ok(Some(Ends { takes, gives })),
+        let found = gives.iter().find_map(|gives| Some((*gives, port(&recording, gives)?)));
+        match (port(&recording, takes), found) {
+            (Some(takes), Some((name, mut gives))) => {
+                if name == MOMENTS {
+                    gives[0] /= 2;
+                }
+                Ok(Some(Ends { takes, gives }))
+            }
             _ => {
                 let cause =
                     format!("component {name}: {} has no ports {takes} and {}", network.architecture(), gives[0]);
@@ -60,6 +74,19 @@ impl Manifest {
     pub fn picture_shape(&self) -> Result<[usize; 3]> {
         let decoded = self.ends(DECODER)?.filter(|_| self.task.uses(DECODER)).map(|decoder| decoder.gives);
         match decoded.as_deref() {
+            Some(&[channels, height, width]) => Ok([channels, height, width]),
+            _ => Ok(self.network(DENOISER)?.image_shape()),
+        }
+    }
+
+    /// `[channels, height, width]` of a picture that drawing can start from: what the encoder takes; where there is none, what the
+    /// denoiser draws, pixels or latents.
+    ///
+    /// # Errors
+    /// Those of [`Manifest::network`].
+    pub fn start_shape(&self) -> Result<[usize; 3]> {
+        let encoded = self.ends(ENCODER)?.filter(|_| self.encodes()).map(|encoder| encoder.takes);
+        match encoded.as_deref() {
             Some(&[channels, height, width]) => Ok([channels, height, width]),
             _ => Ok(self.network(DENOISER)?.image_shape()),
         }
@@ -101,6 +128,15 @@ impl Manifest {
                     return Err(apart(DENOISER, &denoiser.image_shape(), name, &ends.takes));
                 }
                 _ => {}
+            }
+        }
+        if let Some(encoder) = self.ends(ENCODER)?.filter(|_| self.encodes()) {
+            if encoder.gives != denoiser.image_shape() {
+                return Err(apart(ENCODER, &encoder.gives, DENOISER, &denoiser.image_shape()));
+            }
+            let decoder = self.ends(DECODER)?.filter(|_| self.task.uses(DECODER));
+            if let Some(decoder) = decoder.filter(|decoder| decoder.gives != encoder.takes) {
+                return Err(apart(DECODER, &decoder.gives, ENCODER, &encoder.takes));
             }
         }
         Ok(())

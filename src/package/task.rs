@@ -51,7 +51,7 @@ const TASKS: [Row; 5] = [
 /// The tasks that this build can do; of [`Task::Any`], pictures of a text.
 const GENERATED: [Task; 3] = [Task::Class, Task::Text, Task::Any];
 
-/// What generating runs, in this order.
+/// What every generation runs, in this order.
 const STAGES: [&str; 4] = [TEXT_ENCODER, TEXT_PROJECTOR, DENOISER, DECODER];
 
 impl Task {
@@ -114,10 +114,15 @@ impl json::Write for Task {
 }
 
 impl Manifest {
-    /// The components that generating runs, in order.
+    /// The components that every generation runs, in order.
     pub fn stages(&self) -> Vec<&'static str> {
         let there = |name: &&str| self.task.uses(name) && self.components.get(name).is_some();
         STAGES.into_iter().filter(there).collect()
+    }
+
+    /// Whether pictures can become latents.
+    pub fn encodes(&self) -> bool {
+        self.task.uses(ENCODER) && self.components.get(ENCODER).is_some()
     }
 
     /// Checks that this build can do the model's task.

@@ -5,7 +5,7 @@ use super::device::{LoadOptions, Wanted};
 use super::fitting::TILED;
 use super::helpers::Answer;
 use crate::model::{Batch, Network};
-use crate::package::{self, DENOISER, Manifest};
+use crate::package::{self, DENOISER, ENCODER, Manifest};
 use crate::plan::{Compute, Plan};
 use crate::runtime::{Device, Loading, Weights, turn};
 use crate::weights::{Dtype, ShardReader, Variant};
@@ -121,9 +121,10 @@ impl Components {
         self.all.iter().find(|(blueprint, _)| blueprint.name == name).map(|(blueprint, _)| &blueprint.network)
     }
 
-    /// What each is stored as.
+    /// What each is stored as that every generation runs.
     pub fn variants(&self) -> impl Iterator<Item = &Variant> {
-        self.all.iter().map(|(blueprint, _)| &blueprint.variant)
+        let needed = self.all.iter().filter(|(blueprint, _)| blueprint.name != ENCODER);
+        needed.map(|(blueprint, _)| &blueprint.variant)
     }
 
     fn find(&mut self, name: &str) -> Result<&mut (Blueprint, Option<Component>)> {
@@ -163,7 +164,10 @@ impl Components {
     pub async fn load(&mut self, name: &str, compute: Compute, stopped: &dyn Fn() -> bool) -> Result<Component> {
         let (device, source) = (self.device.clone(), self.source.clone());
         let (blueprint, _) = self.find(name)?;
-        let source = source.ok_or_else(|| Error::internal(format!("nobody brings component {name}")))?;
+        let source = source.ok_or_else(|| {
+            let cause = format!("component {name} is needed now, and nobody brings its files");
+            Error::new(Code::InvalidArgument, cause, "Call Pipeline::bring_from once the model is loaded")
+        })?;
         let mut arriving = Arriving::new(blueprint, &device, compute)?;
         for (shard, file) in blueprint.variant.shards.iter().enumerate() {
             arriving.add(shard, &source.bring(file).await?).await?;

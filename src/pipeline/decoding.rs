@@ -1,5 +1,5 @@
-//! The last stage of a model of latents: from latents to pixels, one picture after the other, so that a call of many takes the
-//! memory of one.
+//! The last stage of a model of latents: from latents to pixels. What the first one of a picture to start from has in common with it
+//! ([`super::encoding`]) is here, too: one picture after the other, so that a call of many takes the memory of one.
 
 use super::component::Component;
 use super::components::Components;
@@ -13,49 +13,77 @@ use web_time::Instant;
 /// Decodes latents `[count, channels, height, width]`; says what was not as it should be.
 ///
 /// # Errors
-/// `ABORTED`, `DEVICE_LOST`, `OUT_OF_MEMORY`, `NOT_FINITE`, and those of loading the component.
+/// Those of [`Half::run`].
 pub(super) async fn decode(
     components: &mut Components,
     latents: &[f32],
-    [channels, height, width]: [usize; 3],
+    shape: [usize; 3],
     control: &mut Control<'_>,
 ) -> Result<(Vec<f32>, Vec<String>)> {
-    let began = Instant::now();
-    let images = latents.chunks(channels * height * width);
-    let steps = images.len();
-    let report = |control: &mut Control<'_>, step: usize| {
-        let elapsed_ms = began.elapsed().as_secs_f64() * 1e3;
-        (control.on_step)(StepEvent { stage: Stage::Decoding, step, steps, elapsed_ms, values: None });
-    };
-    report(control, 0);
-    let (mut pixels, mut warnings) = (Vec::new(), Vec::new());
-    let mut exact: Option<Component> = None;
-    for (k, latents) in images.enumerate() {
-        let shape = Some(vec![1, channels, height, width]);
-        let given = [NamedTensor { name: "z".into(), shape, values: Values::Floats(latents.to_vec()) }];
-        let decoder = match &mut exact {
-            Some(exact) => exact,
-            None => components.get(DECODER, control.stopped).await?,
+    let half = Half { component: DECODER, stage: Stage::Decoding, takes: "z", gives: &["decoded"] };
+    half.run(components, latents, shape, control).await
+}
+
+/// One half of an autoencoder, and the stage that it is.
+pub(super) struct Half {
+    pub component: &'static str,
+    pub stage: Stage,
+    /// The port that a picture goes into, and those of which one gives what becomes of it.
+    pub takes: &'static str,
+    pub gives: &'static [&'static str],
+}
+
+impl Half {
+    /// Runs it on `[count, channels, height, width]`; gives what it gives, and says what was not as it should be.
+    ///
+    /// # Errors
+    /// `ABORTED`, `DEVICE_LOST`, `OUT_OF_MEMORY`, `NOT_FINITE`, and those of loading the component.
+    pub async fn run(
+        &self,
+        components: &mut Components,
+        values: &[f32],
+        [channels, height, width]: [usize; 3],
+        control: &mut Control<'_>,
+    ) -> Result<(Vec<f32>, Vec<String>)> {
+        let began = Instant::now();
+        let images = values.chunks(channels * height * width);
+        let (stage, steps) = (self.stage, images.len());
+        let report = |control: &mut Control<'_>, step: usize| {
+            let elapsed_ms = began.elapsed().as_secs_f64() * 1e3;
+            (control.on_step)(StepEvent { stage, step, steps, elapsed_ms, values: None });
         };
-        let result = match decoder.forward(&given, control.stopped).await {
-            // Numbers too large for the arithmetic, perhaps: those of f32 are larger.
-            Err(error) if error.code == Code::NotFinite && exact.is_none() && can_repeat(components) => {
-                let compute = components.compute().as_str();
-                warnings
-                    .push(format!("decoding in {compute} gave numbers that are not finite: it was repeated in f32"));
-                components.done(DECODER);
-                let exact = exact.insert(components.load(DECODER, Compute::F32, control.stopped).await?);
-                exact.forward(&given, control.stopped).await?
-            }
-            result => result?,
-        };
-        let decoded = result.into_iter().find(|tensor| tensor.name == "decoded").map(|tensor| tensor.values);
-        let Some(Values::Floats(values)) = decoded else { return Err(Error::internal("a decoder decoded nothing")) };
-        pixels.extend(values);
-        report(control, k + 1);
+        report(control, 0);
+        let (mut results, mut warnings) = (Vec::new(), Vec::new());
+        let mut exact: Option<Component> = None;
+        for (k, image) in images.enumerate() {
+            let shape = Some(vec![1, channels, height, width]);
+            let given = [NamedTensor { name: self.takes.into(), shape, values: Values::Floats(image.to_vec()) }];
+            let component = match &mut exact {
+                Some(exact) => exact,
+                None => components.get(self.component, control.stopped).await?,
+            };
+            let result = match component.forward(&given, control.stopped).await {
+                // Numbers too large for the arithmetic, perhaps: those of f32 are larger.
+                Err(error) if error.code == Code::NotFinite && exact.is_none() && can_repeat(components) => {
+                    let (stage, compute) = (stage.as_str(), components.compute().as_str());
+                    warnings
+                        .push(format!("{stage} in {compute} gave numbers that are not finite: it was repeated in f32"));
+                    components.done(self.component);
+                    let loaded = components.load(self.component, Compute::F32, control.stopped).await?;
+                    exact.insert(loaded).forward(&given, control.stopped).await?
+                }
+                result => result?,
+            };
+            let made = result.into_iter().find(|tensor| self.gives.contains(&tensor.name.as_str()));
+            let Some(Values::Floats(made)) = made.map(|tensor| tensor.values) else {
+                return Err(Error::internal(format!("component {} gave nothing", self.component)));
+            };
+            results.extend(made);
+            report(control, k + 1);
+        }
+        components.done(self.component);
+        Ok((results, warnings))
     }
-    components.done(DECODER);
-    Ok((pixels, warnings))
 }
 
 fn can_repeat(components: &Components) -> bool {

@@ -49,7 +49,7 @@ pub struct Denoiser {
     scratch: Vec<String>,
 }
 
-/// What inpainting needs: the picture, its noise, and the mask.
+/// What inpainting needs, of the first port that is drawn: the picture, its noise, and the mask.
 const KEPT: [&str; 3] = ["kept picture", "kept noise", "mask"];
 
 impl Denoiser {
@@ -81,8 +81,9 @@ impl Denoiser {
         }
         let scratch: Vec<String> = (0..shape.scratch_slots).map(|i| format!("scratch {i}")).collect();
         let scratch: Vec<String> = scratch.into_iter().chain(["preview".to_owned()]).collect();
-        let kept = KEPT.iter().filter(|_| shape.masked).map(|name| name.to_string());
-        tensors.extend(scratch.iter().cloned().chain(kept).map(|name| (name, vec![1, 1, 1, total])));
+        tensors.extend(scratch.iter().map(|name| (name.clone(), vec![1, 1, 1, total])));
+        let of_picture = vec![1, 1, 1, batch.images * drawn.of_picture()];
+        tensors.extend(KEPT.iter().filter(|_| shape.masked).map(|name| (name.to_string(), of_picture.clone())));
         let inner = match outer {
             Some(outer) => Some(component.network().inner_blocks(outer).ok_or_else(|| too_many_blocks(outer))?),
             None => None,
@@ -292,13 +293,19 @@ impl Denoiser {
         Ok(())
     }
 
-    /// Writes what [`Denoiser::keep`] keeps.
+    /// Elements of the first port that is drawn: the picture's.
+    fn of_pictures(&self) -> usize {
+        self.shape.batch.images * self.drawn.of_picture()
+    }
+
+    /// Writes what [`Denoiser::keep`] keeps; `noise` is that of all ports.
     ///
     /// # Errors
     /// `INTERNAL` if it was made without a mask, or a length differs.
     pub fn give_kept(&self, picture: &[f32], noise: &[f32], mask: &[f32]) -> Result<()> {
-        let kept = KEPT.iter().zip([picture, noise, mask]);
-        kept.into_iter().try_for_each(|(name, values)| self.state.write(name, &self.drawn.to_ports(values)))
+        self.state.write(KEPT[0], picture)?;
+        self.state.write(KEPT[2], mask)?;
+        self.renew_kept(noise)
     }
 
     /// Other noise for what is kept.
@@ -306,20 +313,18 @@ impl Denoiser {
     /// # Errors
     /// As [`Denoiser::give_kept`].
     pub fn renew_kept(&self, noise: &[f32]) -> Result<()> {
-        self.state.write(KEPT[1], &self.drawn.to_ports(noise))
+        self.state.write(KEPT[1], &self.drawn.to_ports(noise)[..self.of_pictures()])
     }
 
-    /// Where the mask is 0 the latents become `alpha_t` picture + `sigma_t` noise; where it is 1 they stay.
+    /// Where the mask is 0 the first port's latents become `alpha_t` picture + `sigma_t` noise; where it is 1 they stay.
     ///
     /// # Errors
-    /// `INTERNAL` if it was made without a mask, or for several ports.
+    /// `INTERNAL` if it was made without a mask.
     pub fn keep(&self, alpha_t: f64, sigma_t: f64) -> Result<()> {
-        let [port] = self.drawn.ports.as_slice() else {
-            return Err(Error::internal("parts of several ports are kept"));
-        };
         let [picture, noise, mask] = KEPT;
         let term = |tensor, coefficient: f64| Term { tensor, from: 0, coefficient: coefficient as f32 };
-        self.state.blend(&port.latents, mask, self.elements(), &[term(picture, alpha_t), term(noise, sigma_t)])
+        let mixed = [term(picture, alpha_t), term(noise, sigma_t)];
+        self.state.blend(&self.drawn.ports[0].latents, mask, self.of_pictures(), &mixed)
     }
 
     /// The estimate of x0 of the first port that is drawn, clipped to [-1, 1]: `x0[0]` latents + `x0[1]` prediction.
@@ -330,7 +335,7 @@ impl Denoiser {
         let terms = [(Slot::Latents, x0[0]), (Slot::Model, x0[1])];
         self.combine(self.preview_slot(), &terms, guidance, guided, Some((-1.0, 1.0)))?;
         let mut values = self.state.read(self.scratch(self.shape.scratch_slots)?).await?;
-        values.truncate(self.shape.batch.images * self.drawn.of_picture());
+        values.truncate(self.of_pictures());
         Ok(values)
     }
 

@@ -4,7 +4,7 @@ use super::components::{Arriving, Blueprint, Components};
 use super::device::{DeviceInfo, LoadOptions, Opened, Wanted, open};
 use super::words::Words;
 use super::{Info, Pipeline};
-use crate::package::{DENOISER, Manifest, TEXT_ENCODER, TOKENIZER};
+use crate::package::{DENOISER, ENCODER, Manifest, TEXT_ENCODER, TOKENIZER};
 use crate::weights::{Dtype, StoredFile};
 use crate::{Error, Result};
 use web_time::Instant;
@@ -20,7 +20,7 @@ pub struct Needed {
     shard: Option<usize>,
 }
 
-/// The components that are loaded, in the order of their stages.
+/// The components that are loaded at once, in the order of their stages.
 fn stages(manifest: &Manifest, options: &LoadOptions) -> Vec<&'static str> {
     if options.only_denoiser { vec![DENOISER] } else { manifest.stages() }
 }
@@ -86,6 +86,10 @@ impl Loader {
         let mut arriving = Vec::new();
         for blueprint in blueprints.iter().filter(|_| options.keep_loaded) {
             arriving.push((blueprint.name, Arriving::new(blueprint, &device, compute)?));
+        }
+        if !options.only_denoiser && manifest.encodes() {
+            // It comes with the first picture to start from, and is tested then.
+            blueprints.push(Blueprint::new(&manifest, ENCODER, &options)?);
         }
         let components = Components::new(device, compute, options.keep_loaded, blueprints);
         let dtype = options.dtype;

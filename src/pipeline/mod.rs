@@ -10,6 +10,7 @@ mod decoding;
 mod denoiser;
 mod device;
 mod drawn;
+mod encoding;
 mod fitting;
 mod guidance;
 mod helpers;
@@ -40,12 +41,13 @@ pub use savings::Pass;
 pub use tensors::{NamedTensor, Values};
 
 use crate::model::{Batch, Network};
-use crate::package::{DECODER, DENOISER, Manifest};
+use crate::package::{DECODER, DENOISER, ENCODER, Manifest};
 use crate::runtime::Device;
 use crate::sampler::{SamplerKind, SamplerSettings, guidance::needs_uncond, recipe};
 use crate::{Code, Error, Result};
 use components::Components;
 use conditions::Conditions;
+use encoding::Origin;
 use request::skipped;
 use sampling::{Control, Inputs, Mask, Picture, Readback, Stage, StepEvent, noise_for, sample};
 use std::rc::Rc;
@@ -62,8 +64,9 @@ pub struct Pipeline {
     network: Network,
     words: Option<Words>,
     denoiser: Option<Denoiser>,
-    /// Of what generating gives.
+    /// Of what generating gives, and of what it can start from.
     picture_shape: [usize; 3],
+    start_shape: [usize; 3],
     info: Info,
 }
 
@@ -72,7 +75,9 @@ impl Pipeline {
         let network = manifest.network(DENOISER)?;
         let picture_shape =
             if components.network(DECODER).is_some() { manifest.picture_shape()? } else { network.image_shape() };
-        Ok(Pipeline { manifest, components, network, words, denoiser: None, picture_shape, info })
+        let start_shape =
+            if components.network(ENCODER).is_some() { manifest.start_shape()? } else { network.image_shape() };
+        Ok(Pipeline { manifest, components, network, words, denoiser: None, picture_shape, start_shape, info })
     }
 
     /// Who brings components that are not loaded: where they do not stay loaded, or are needed in another arithmetic.
@@ -98,6 +103,12 @@ impl Pipeline {
     /// `[channels, height, width]` of what [`Pipeline::generate`] gives: pictures, or latents where nothing decodes them.
     pub fn picture_shape(&self) -> [usize; 3] {
         self.picture_shape
+    }
+
+    /// `[channels, height, width]` of a picture to start from ([`Request::init_image`]): as [`Pipeline::picture_shape`]; where nothing
+    /// encodes pictures, that of latents.
+    pub fn start_shape(&self) -> [usize; 3] {
+        self.start_shape
     }
 
     /// Whether it takes prompts.
@@ -223,17 +234,8 @@ impl Pipeline {
             return Err(invalid("cache is on, and the manifest has no calibrated schedule for it", remedy));
         }
         let cache = cache.cloned();
-        let latent_shape = self.network.image_shape();
-        let [channels, height, width] = latent_shape;
-        let elements = channels * height * width;
-        let picture = request.init_image.as_ref().map(|values| match values.len() == elements {
-            true => values.repeat(count),
-            false => values.clone(),
-        });
-        let mask = match &request.mask {
-            Some(mask) => Some(of_mask(mask, count * channels, height * width)?),
-            None => None,
-        };
+        let origin = self.origin(request, count)?;
+        let mask = origin.as_ref().and_then(Origin::latent_mask);
         let noise = noise_for(request.seed, request.seed_stride.unwrap_or(1), count)?;
         let labels = self.labels(request, count)?;
         let label = labels.as_ref().map(|labels| labels[0]).filter(|_| request.labels.is_none());
@@ -262,9 +264,10 @@ impl Pipeline {
         }
 
         let Conditions { guidance, drawn } = self.conditions(request, labels, texts.as_ref(), count, guidance_scale)?;
-        if drawn.len() > 1 && picture.is_some() {
-            return Err(invalid("this model starts from no picture", "Leave initImage out"));
-        }
+        let picture = match &origin {
+            Some(origin) => Some(origin.latents(&mut self.components, control, &mut timings, &mut warnings).await?),
+            None => None,
+        };
         let mut last = 0.0;
         let guided = guidance.copies.len() > 1;
         // Helpers keep nothing between their forwards.
@@ -320,8 +323,12 @@ impl Pipeline {
 
         if self.components.network(DECODER).is_some() {
             let stage = Instant::now();
+            let latent_shape = self.network.image_shape();
             let (pixels, more) = decoding::decode(&mut self.components, &values, latent_shape, control).await?;
             values = pixels;
+            if let Some(origin) = &origin {
+                origin.keep(&mut values);
+            }
             warnings.extend(more);
             timings.decode_ms = stage.elapsed().as_secs_f64() * 1e3;
         }
@@ -358,23 +365,6 @@ impl Pipeline {
             info: self.info.clone(),
         })
     }
-}
-
-/// A mask of one channel and image, for all of them.
-fn of_mask(mask: &[f32], times: usize, elements: usize) -> Result<Vec<f32>> {
-    if mask.len() != elements {
-        return Err(invalid(
-            format!("the mask has {} values", mask.len()),
-            format!("Give [height, width], {elements}"),
-        ));
-    }
-    if !mask.iter().all(|v| (0.0..=1.0).contains(v)) {
-        return Err(invalid(
-            "the mask has values outside 0 to 1",
-            "Give 1 for what is painted anew and 0 for what is kept",
-        ));
-    }
-    Ok(mask.repeat(times))
 }
 
 fn invalid(cause: impl Into<String>, remedy: impl Into<String>) -> Error {

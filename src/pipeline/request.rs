@@ -137,12 +137,13 @@ pub struct Request {
     pub preview: bool,
     /// Start latents `[count, channels, height, width]` instead of noise.
     pub start: Option<Vec<f32>>,
-    /// A picture to start from, x_0 as the network predicts it: `[channels, height, width]` for all images, or one for each.
+    /// A picture to start from, in \[-1, 1\]: [`super::Pipeline::start_shape`] for all images, or one for each. Models that draw
+    /// latents take these, too, as the network predicts them (x_0); what could be either is a picture.
     pub init_image: Option<Vec<f32>>,
     /// How much of the way from noise to the picture is walked anew, above 0 to 1: of N steps the last min(int(N strength), N).
     /// None: 0.8, with a mask 1.
     pub strength: Option<f64>,
-    /// What is painted anew (1) and what is kept (0) of that picture, `[height, width]`.
+    /// What is painted anew (1) and what is kept (0) of that picture, or of those latents, `[height, width]`.
     pub mask: Option<Vec<f32>>,
     /// With a mask: what is kept gets other noise at every step.
     pub fresh_noise: bool,

@@ -97,6 +97,8 @@ pub struct Timings {
     pub step_ms: Vec<f64>,
     /// Encoding texts, 0 where none was new.
     pub text_ms: f64,
+    /// Encoding pictures to start from, 0 where there are none, or nothing that encodes.
+    pub encoding_ms: f64,
     /// Decoding latents, 0 where there are none.
     pub decode_ms: f64,
     /// What encoding and submitting to a GPU took of all that, 0 on the CPU.
@@ -160,6 +162,7 @@ impl Write for Timings {
             ("totalMs", self.total_ms.into()),
             ("stepMs", self.step_ms.as_slice().into()),
             ("textMs", self.text_ms.into()),
+            ("encodingMs", self.encoding_ms.into()),
             ("decodeMs", self.decode_ms.into()),
             ("encodeMs", self.encode_ms.into()),
         ])
@@ -228,7 +231,14 @@ mod tests {
             cache: false,
             workers: 1,
             warnings: vec!["beware".into()],
-            timings: Timings { total_ms: 3.0, step_ms: vec![1.0, 2.0], text_ms: 0.5, decode_ms: 0.0, encode_ms: 0.0 },
+            timings: Timings {
+                total_ms: 3.0,
+                step_ms: vec![1.0, 2.0],
+                text_ms: 0.5,
+                encoding_ms: 0.0,
+                decode_ms: 0.0,
+                encode_ms: 0.0,
+            },
             dispatches: 0,
             multiply_adds: 1 << 40,
             info,
@@ -237,7 +247,7 @@ mod tests {
             "count": 1, "channels": 3, "height": 1, "width": 1, "label": 5, "labelName": null, "steps": 2,
             "prompt": "a cat", "negativePrompt": null, "warnings": ["beware"],
             "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "grid": "time_uniform", "eta": 0.5, "churn": 0.0, "strength": 0.5, "masked": false, "guidanceRescale": 0.0,
-            "guidanceInterval": [0.0, 0.5], "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "textMs": 0.5, "decodeMs": 0.0, "encodeMs": 0.0 },
+            "guidanceInterval": [0.0, 0.5], "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "textMs": 0.5, "encodingMs": 0.0, "decodeMs": 0.0, "encodeMs": 0.0 },
             "dispatches": 0, "multiplyAdds": 1u64 << 40, "name": "cats", "dtype": "q8", "compute": "quality",
             "threads": 2, "bytes": 3, "parameters": 4, "modelHash": "ab", "loadMs": 1.5, "device": "cpu",
             "deviceReason": "asked for",

@@ -29,6 +29,8 @@ pub enum Readback {
 pub enum Stage {
     /// Texts become what the denoiser is given.
     Text,
+    /// Pictures to start from become latents.
+    Encoding,
     /// The step loop.
     Sampling,
     /// Latents become pixels.
@@ -40,6 +42,7 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Stage::Text => "text",
+            Stage::Encoding => "encoding",
             Stage::Sampling => "sampling",
             Stage::Decoding => "decoding",
         }
@@ -73,7 +76,7 @@ pub struct Control<'a> {
 /// A picture to start from.
 #[derive(Clone, Copy, Debug)]
 pub struct Picture<'a> {
-    /// x_0, `[count, channels, height, width]`.
+    /// x_0 of the first port that is drawn, `[count, channels, height, width]`; of others nothing is known, and theirs is 0.
     pub values: &'a [f32],
     /// What is kept of it.
     pub mask: Option<Mask<'a>>,
@@ -82,7 +85,7 @@ pub struct Picture<'a> {
 /// Which parts of a picture are painted anew.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask<'a> {
-    /// 1: painted anew, 0: kept; `[count, channels, height, width]`.
+    /// 1: painted anew, 0: kept; of the picture's shape. Other ports are drawn freely.
     pub values: &'a [f32],
     /// The kept parts get other noise at every step, not that of the start.
     pub fresh_noise: bool,
@@ -139,7 +142,10 @@ pub async fn sample(
     };
     let mask = inputs.picture.and_then(|picture| picture.mask);
     if let Some(picture) = inputs.picture {
-        finite_picture(picture.values, elements)?;
+        let (given, needed) = (picture.values.len(), count * denoiser.drawn.of_picture());
+        if given != needed {
+            return Err(Error::internal(format!("the picture to start from has {given} values, not {needed}")));
+        }
         if let Some(mask) = mask {
             denoiser.give_kept(picture.values, &start, mask.values)?;
         }
@@ -148,7 +154,11 @@ pub async fn sample(
         None => start.iter_mut().for_each(|v| *v *= recipe.init_noise_sigma as f32),
         Some(picture) => {
             let [alpha_t, sigma_t] = recipe.start.map(|share| share as f32);
-            start.iter_mut().zip(picture.values).for_each(|(v, x0)| *v = alpha_t * x0 + sigma_t * *v);
+            start.iter_mut().for_each(|v| *v *= sigma_t);
+            let pictures = picture.values.chunks(denoiser.drawn.of_picture());
+            for (of_image, x0) in start.chunks_mut(denoiser.drawn.of_image()).zip(pictures) {
+                of_image.iter_mut().zip(x0).for_each(|(v, x0)| *v += alpha_t * x0);
+            }
         }
     }
     denoiser.write(Slot::Latents, &start)?;
@@ -268,15 +278,6 @@ impl Walk {
         }
         Ok(())
     }
-}
-
-/// Refuses a picture of another length, or with values that are no numbers.
-fn finite_picture(values: &[f32], elements: usize) -> Result<()> {
-    if values.len() == elements && values.iter().all(|v| v.is_finite()) {
-        return Ok(());
-    }
-    let cause = format!("the picture to start from has {} values, or some that are not finite", values.len());
-    Err(Error::new(Code::InvalidArgument, cause, format!("Give {elements} finite values")))
 }
 
 /// Whether a result is finite.

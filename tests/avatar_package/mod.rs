@@ -1,10 +1,13 @@
 //! The avatars model as a package: the parts that draw pictures of a text, in f32.
 
+#[allow(dead_code)] // each test uses a part
+pub mod pipeline;
+
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use uvit_web::model::Network;
 use uvit_web::package::{
-    Component, DECODER, DENOISER, Manifest, Storing, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task, Writer,
+    Component, DECODER, DENOISER, ENCODER, Manifest, Storing, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task, Writer,
 };
 use uvit_web::weights::Dtype;
 use uvit_web::weights::checkpoint::{self, Found, Source, Weights};
@@ -42,7 +45,7 @@ impl Source for Amplified {
     }
 }
 
-/// Writes the package into a new folder, without a decoder, or with one whose first layer is amplified.
+/// Writes the package into a new folder, without the autoencoder, or with its halves, the decoder's first layer amplified.
 pub fn write(out: &Path, decoder_gain: Option<f32>) -> Manifest {
     let (folder, config, _) = found().unwrap();
     let parts = &config["parts"];
@@ -63,15 +66,19 @@ pub fn write(out: &Path, decoder_gain: Option<f32>) -> Manifest {
     let mut manifest = uvit_web::package::describe(&about.to_string(), None, None).unwrap();
     manifest.task = Task::Any;
     let mut writer = Writer::new(out, &[], true).unwrap();
-    let mut decoder = parts["autoencoder"].clone();
-    decoder["kind"] = "autoencoder_kl_decoder".into();
+    let [decoder, encoder] = ["autoencoder_kl_decoder", "autoencoder_kl_encoder"].map(|kind| {
+        let mut half = parts["autoencoder"].clone();
+        half["kind"] = kind.into();
+        half
+    });
     let all = [
         (DENOISER, &parts["uvit"]),
         (TEXT_ENCODER, &parts["clip_text"]),
         (TEXT_PROJECTOR, &projector),
         (DECODER, &decoder),
+        (ENCODER, &encoder),
     ];
-    for (name, part) in all.into_iter().filter(|(name, _)| decoder_gain.is_some() || *name != DECODER) {
+    for (name, part) in all.into_iter().take(if decoder_gain.is_some() { all.len() } else { 3 }) {
         let network = network(part);
         manifest.components.insert(name, Component::new(&network));
         let path = folder.join(part["file"].as_str().unwrap());

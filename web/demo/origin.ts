@@ -20,7 +20,7 @@ const [painted, strokes] = [picture, mask].map((canvas) => canvas.getContext('2d
   CanvasRenderingContext2D,
 ];
 
-/** Width and height of the model's pictures; 0 while it is not known, and for models that draw no pixels. */
+/** Width and height of the model's pictures; 0 while it is not known, and for models that start from none. */
 let size = 0;
 /** Whether the strength is the person's choice, or as usual with a mask or without. */
 let strengthChosen = false;
@@ -103,11 +103,12 @@ export function startOrigin(onError: (thrown: unknown) => void): void {
 }
 
 /** What the model decides: whether there are pictures to start from, and how large they are. */
-export function fillOrigin({ latentShape: [channels, height] }: PipelineInfo): void {
+export function fillOrigin({ initImageShape: [channels, height], latentShape, imageSize }: PipelineInfo): void {
   size = channels === 1 || channels === 3 ? height : 0;
   // What is disabled cannot be in the way of what is sent: there is no brush for pictures of no size.
   section.disabled = section.hidden = size === 0;
-  gallery.classList.toggle('latents', size === 0);
+  gallery.classList.toggle('startless', size === 0);
+  gallery.classList.toggle('latents', imageSize !== latentShape[1]);
   if (picture.width === size) return;
   editor.hidden = true;
   for (const canvas of [picture, mask]) canvas.width = canvas.height = size;

@@ -24,7 +24,12 @@ const error = byId('error', HTMLElement);
 const warnings = byId('warnings', HTMLElement);
 
 /** How much of the bar each stage fills, about as long as it takes. */
-const PARTS: Record<Stage, [number, number]> = { text: [0, 0.02], sampling: [0.02, 0.92], decoding: [0.92, 1] };
+const PARTS: Record<Stage, [number, number]> = {
+  text: [0, 0.02],
+  encoding: [0.02, 0.04],
+  sampling: [0.04, 0.92],
+  decoding: [0.92, 1],
+};
 
 /** What stands between backquotes is to be typed. */
 const HOW_TO_GET_WEBGPU = [
@@ -64,8 +69,13 @@ export function showLoading({ phase, loadedBytes, totalBytes }: LoadProgress): v
 
 /** A step of a stage; `staged` where sampling is not all. */
 export function showStep({ stage, step, steps, elapsedMs }: Step, staged: boolean): void {
-  const decoding = steps > 1 ? `Decoding picture ${Math.min(step + 1, steps)} of ${steps}` : 'Decoding the picture';
-  const texts = { text: 'Reading the words', sampling: `Step ${step} of ${steps}`, decoding };
+  const which = steps > 1 ? `picture ${Math.min(step + 1, steps)} of ${steps}` : 'the picture';
+  const texts = {
+    text: 'Reading the words',
+    encoding: `Encoding ${which}`,
+    sampling: `Step ${step} of ${steps}`,
+    decoding: `Decoding ${which}`,
+  };
   // What is said aloud is the stage, once.
   const aloud = stage === 'sampling' ? 'Drawing' : step === 0 && texts[stage];
   if (aloud && aloud !== announce.textContent) announce.textContent = aloud;
@@ -117,11 +127,17 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
   ];
   const stages: Row[] = [
     ['text', 'Reading the words', timings.textMs > 0 ? milliseconds(timings.textMs) : 'Read before'],
+    ['encoding', 'Encoding the start', milliseconds(timings.encodingMs)],
     ['decode', 'Decoding', milliseconds(timings.decodeMs)],
   ];
+  const ran: Record<string, boolean> = {
+    text: info.prompts,
+    encoding: timings.encodingMs > 0,
+    decode: timings.decodeMs > 0,
+  };
   const rows: Row[] = [
     ['step', 'Time per step', milliseconds(mean)],
-    ...stages.filter(([key]) => (key === 'text' ? info.prompts : timings.decodeMs > 0)),
+    ...stages.filter(([key]) => ran[key]),
     ['total', 'In all', `${(timings.totalMs / 1000).toFixed(2)} s, ${settings.steps} steps`],
     ['dispatches', 'GPU dispatches', dispatches.toLocaleString('en')],
     ['weights', 'Model', `${(info.parameters / 1e6).toFixed(1)} M weights, ${info.dtype}, ${megabytes(info.bytes)} MB`],

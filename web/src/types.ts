@@ -215,6 +215,10 @@ export interface PipelineInfo {
   imageSize: number;
   /** Colour channels of a picture; for models of latents that nothing decodes, theirs. */
   channels: number;
+  /**
+   * `[channels, height, width]` of what `generate({ initImage })` takes: pictures; for models of latents that have no encoder, latents.
+   */
+  initImageShape: [number, number, number];
   /** `[channels, height, width]` of what the network draws: pictures, or latents. */
   latentShape: [number, number, number];
   /** Number of weights. */
@@ -229,10 +233,13 @@ export interface PipelineInfo {
   nullClass?: number | null;
 }
 
-/** What a generation is at: texts are read, the network is called, latents become pixels. Models of pixels only sample. */
-export type Stage = 'text' | 'sampling' | 'decoding';
+/**
+ * What a generation is at: texts are read, pictures to start from become latents, the network is called, latents become pixels.
+ * Models of pixels only sample.
+ */
+export type Stage = 'text' | 'encoding' | 'sampling' | 'decoding';
 
-/** One finished step of a stage: of `sampling` a call of the network, of `decoding` a picture. */
+/** One finished step of a stage: of `sampling` a call of the network, of `encoding` and `decoding` a picture. */
 export interface Step {
   stage: Stage;
   /** 1 to `steps`; of the stages around sampling, 0 says that they begin. */
@@ -311,7 +318,9 @@ export interface GenerateOptions {
   /**
    * A picture to start from: floats `[channels, height, width]` in [-1, 1] for all pictures, or one for each; or whatever a canvas
    * can draw, an `ImageData` or a `Blob`. Of those, the middle is taken that covers the model's picture, resized, over white, and
-   * a byte b becomes b / 127.5 - 1. Models that draw no pixels (with other channels than 1 or 3) take floats alone.
+   * a byte b becomes b / 127.5 - 1. Models of latents make latents of it by their encoder (the distribution's mean), which is fetched
+   * with the first picture; they also take latents of `info.latentShape` as floats, those without an encoder nothing else. Floats
+   * that could be either are a picture.
    */
   initImage?: Float32Array | ImageBitmapSource;
   /**
@@ -321,7 +330,8 @@ export interface GenerateOptions {
   strength?: number;
   /**
    * With `initImage`: what is painted anew (1) and what is kept (0), floats `[height, width]` in [0, 1], or a picture as above, over
-   * black, of which the luminance counts: white is painted anew. What is kept comes out as it went in.
+   * black, of which the luminance counts: white is painted anew. What is kept comes out as it went in. For latents it is as large as
+   * they are. Of a picture's latents, those are drawn anew of whose square any pixel is.
    */
   mask?: Float32Array | ImageBitmapSource;
   /** With `mask`: what is kept gets other noise at every step, not that of the start. Default false. */
@@ -393,6 +403,8 @@ export interface Timings {
   textMs: number;
   /** Each call of the network. */
   stepMs: number[];
+  /** Encoding pictures to start from; 0 where there are none, and for models of pixels. */
+  encodingMs: number;
   /** Decoding latents; 0 where there are none. */
   decodeMs: number;
   /** What encoding and submitting to the GPU took of all that; 0 on the CPU. */

@@ -31,6 +31,12 @@ function pixels(page) {
   });
 }
 
+/** Of values from 0 to 255, in dB. */
+function psnr(a, b) {
+  const squares = a.reduce((sum, value, i) => sum + (value - b[i]) ** 2, 0);
+  return -10 * Math.log10(squares / a.length / 255 ** 2);
+}
+
 function value(page, id) {
   return page.locator(`#${id}`).inputValue();
 }
@@ -75,7 +81,7 @@ test('another model is fetched once it is picked, and draws what generate() draw
   await page.waitForSelector('canvas[data-kind=picture]');
   assert.equal(await value(page, 'prompt'), PROMPT, 'Enter draws, and writes no line');
   assert.match(await page.locator('#gallery canvas').getAttribute('aria-label'), /a sad person .* seed 11/);
-  assert.equal(await page.locator('.vary').isVisible(), false, 'latents are no picture to start from');
+  assert.deepEqual(weights('avatars/encoder'), [], 'who only draws needs no encoder');
   assert.match(await fact(page, 'text'), /ms/);
   assert.match(await fact(page, 'decode'), /ms/);
   assert.match(await page.locator('#licence-list').innerText(), /CC0-1\.0/);
@@ -202,8 +208,73 @@ test('WebGPU draws what the CPU draws', async (t) => {
     assert.deepEqual(page.errors, []);
     await page.close();
   }
-  const far = drawn[0].filter((value, i) => Math.abs(value - drawn[1][i]) > 2).length;
-  assert.ok(far <= drawn[0].length / 1000, `${far} values are off by more than 2`);
+  // And from a picture, which is encoded there.
+  const page = await openPage(gpu, `${server.url}/blank.html`);
+  const varied = await withPackage(
+    page,
+    async (uvit, [prompt, pixels]) => {
+      const initImage = new ImageData(Uint8ClampedArray.from(pixels), 64, 64);
+      const varied = [];
+      for (const device of ['webgpu', 'cpu']) {
+        const pipeline = await uvit.load('models/avatars/manifest.json', { device, compute: 'f32', tune: 'off' });
+        const { images, timings } = await pipeline.generate({ prompt, seed: 3, steps: 4, strength: 0.5, initImage });
+        varied.push({ pixels: [...images[0].rgba], encodingMs: timings.encodingMs });
+        pipeline.dispose();
+      }
+      return varied;
+    },
+    [CURLS, drawn[1]],
+  );
+  await page.close();
+  assert.ok(varied.every(({ encodingMs }) => encodingMs > 0));
+  for (const [gpu, cpu] of [drawn, varied.map(({ pixels }) => pixels)]) {
+    const far = gpu.filter((value, i) => Math.abs(value - cpu[i]) > 2).length;
+    assert.ok(far <= gpu.length / 1000, `${far} values are off by more than 2`);
+  }
+});
+
+test('the next pictures start from one that was drawn, and a mask keeps what it is not painted over', async () => {
+  const page = await openPage(browser, `${server.url}/?device=cpu&compute=quality&steps=10&model=avatars&seed=11`);
+  await reach(page, 'ready');
+  await page.locator('#prompt').fill(PROMPT);
+  await generate(page);
+  const first = await pixels(page);
+  const encoders = () => server.served.filter((path) => path.includes('/avatars/encoder-'));
+  server.served.length = 0;
+  await page.click('.vary');
+  assert.equal(await page.locator('#strength').inputValue(), '0.8');
+  await page.locator('#strength').fill('0.3');
+  await page.evaluate(() => {
+    globalThis.said = [];
+    const place = document.getElementById('announce');
+    new MutationObserver(() => globalThis.said.push(place.textContent)).observe(place, { childList: true });
+  });
+  await generate(page);
+  assert.match((await page.evaluate(() => globalThis.said)).join(', '), /^Drawing, Encoding the picture, Drawing, /);
+  assert.match(await fact(page, 'origin'), /strength 0.3$/);
+  assert.match(await fact(page, 'encoding'), /ms/);
+  assert.equal(encoders().length, 1, 'fetched with the first picture');
+  const second = await pixels(page);
+  assert.ok(psnr(first, second) > 35, `${psnr(first, second)} dB`);
+  assert.notDeepEqual(second, first);
+
+  // Other words change what is painted over, and nothing else; what was fetched stays.
+  await page.locator('#prompt').fill(CURLS);
+  await page.getByRole('button', { name: 'Keep the middle' }).press('Enter');
+  await stopAt(page, '^Encoding the picture');
+  await generate(page);
+  assert.match(await fact(page, 'origin'), /parts kept/);
+  const third = await pixels(page);
+  const changed = { kept: 0, anew: 0 };
+  for (let i = 0; i < third.length; i += 4) {
+    const inside = [(i / 4) % 64, i / 256].every((at) => at >= 16 && at < 48);
+    if ([0, 1, 2].some((c) => third[i + c] !== first[i + c])) changed[inside ? 'kept' : 'anew']++;
+  }
+  assert.equal(changed.kept, 0);
+  assert.ok(changed.anew > 2000, `${changed.anew} pixels changed`);
+  assert.equal(encoders().length, 1);
+  assert.deepEqual(page.errors, []);
+  await page.close();
 });
 
 test('stages are said aloud, each once', async () => {
@@ -248,6 +319,62 @@ test('no words, too many words and a model that is not there', async () => {
   assert.match(await page.locator('#error').innerText(), /model "castles"/);
   assert.equal(await value(page, 'model'), 'emoji');
   assert.deepEqual(page.errors, []);
+  await page.close();
+});
+
+test('what initImage takes for latents, by length, and what not', async () => {
+  const page = await openPage(browser, `${server.url}/?${FEW}`);
+  const said = await withPackage(page, async (uvit) => {
+    const pipeline = await uvit.load('models/avatars/manifest.json', { device: 'cpu', compute: 'quality' });
+    const settings = { prompt: 'a person', seed: 3, steps: 2, strength: 0.5 };
+    const draw = async (options) => {
+      const stages = new Set();
+      const onStep = ({ stage }) => stages.add(stage);
+      const { images, settings: used } = await pipeline.generate({ ...settings, ...options, onStep });
+      return { pixels: [...images[0].rgba], stages: [...stages], count: images.length, masked: used.masked };
+    };
+    const picture = new ImageData(64, 64);
+    for (let i = 0; i < picture.data.length; i++) picture.data[i] = i % 4 === 3 ? 255 : (i * 53) % 256;
+    const planes = Float32Array.from(
+      { length: 3 * 4096 },
+      (_, i) => picture.data[(i % 4096) * 4 + Math.floor(i / 4096)] / 127.5 - 1,
+    );
+    const [pixelMask, latentMask] = [4096, 256].map((length) => new Float32Array(length));
+    const drawn = {
+      picture: await draw({ initImage: picture }),
+      floats: await draw({ initImage: planes }),
+      // As many values as 12 latents have: a picture, all the same.
+      twelve: await draw({ initImage: planes, count: 12, steps: 1, strength: 1 }),
+      latents: await draw({ initImage: new Float32Array(1024) }),
+      maskedPicture: await draw({ initImage: picture, mask: pixelMask }),
+      maskedLatents: await draw({ initImage: new Float32Array(1024), mask: latentMask }),
+    };
+    const refused = await Promise.all(
+      [
+        { initImage: new Float32Array(7) },
+        { initImage: planes, mask: latentMask },
+        { initImage: new Float32Array(1024), mask: pixelMask },
+      ].map((options) => attempt(draw(options))),
+    );
+    const kept = drawn.maskedPicture.pixels.every((value, i) => value === picture.data[i]);
+    return { shape: pipeline.info.initImageShape, drawn, refused, kept };
+  });
+  assert.deepEqual(said.shape, [3, 64, 64]);
+  const { picture, floats, twelve, latents, maskedLatents } = said.drawn;
+  assert.deepEqual(picture.pixels, floats.pixels);
+  assert.deepEqual(picture.stages, ['text', 'encoding', 'sampling', 'decoding']);
+  assert.deepEqual(twelve.stages, ['encoding', 'sampling', 'decoding']);
+  assert.equal(twelve.count, 12);
+  assert.deepEqual(latents.stages, ['sampling', 'decoding']);
+  assert.ok(maskedLatents.masked && said.kept, 'what is kept comes out as it went in');
+  assert.deepEqual(
+    said.refused.map(({ code, cause }) => `${code}: ${cause}`),
+    [
+      'INVALID_ARGUMENT: initImage has 7 values, not 12288 or 1024',
+      'INVALID_ARGUMENT: mask has 256 values, not 4096',
+      'INVALID_ARGUMENT: mask has 4096 values, not 256',
+    ],
+  );
   await page.close();
 });
 
