@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::Instant;
 use uvit_web::Result;
 use uvit_web::model::{Batch, Network};
-use uvit_web::package::{preset, read_manifest};
+use uvit_web::package::{DENOISER, preset, read_manifest};
 use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LoadOptions, Loader, NamedTensor, Values};
 use uvit_web::plan::{Capabilities, Compute, lower};
 use uvit_web::runtime::{Device, Tune};
@@ -43,7 +43,7 @@ fn forward(folder: &Path, dtype: Dtype, device: DeviceChoice, compute: Compute) 
     let mut pipeline = pollster::block_on(loader.finish())?;
     let loaded = begin.elapsed();
     let given = networks::inputs(pipeline.network(), 1);
-    let results = pollster::block_on(pipeline.forward(&given, &|| false))?;
+    let results = pollster::block_on(pipeline.forward(DENOISER, given, &|| false))?;
     let Values::Floats(values) = &results[0].values else { panic!("floats come out") };
     println!(
         "  {} in {} on {on}: loaded in {:.1} s, forward in {:.2} s",

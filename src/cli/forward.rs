@@ -1,7 +1,7 @@
 //! `uvit forward`: one call of the network with tensors from a file, the way to check a model against PyTorch.
 
 use super::generate::Place;
-use super::load::load_denoiser;
+use super::load::{load, load_denoiser};
 use super::output::{self, say};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
@@ -21,16 +21,20 @@ pub struct Arguments {
     inputs: PathBuf,
     /// The .safetensors file that is written, f32
     outputs: PathBuf,
+    /// Which of the model's networks: one that generating runs, by the name that `uvit inspect` says
+    #[arg(long, default_value = DENOISER)]
+    component: String,
     #[command(flatten)]
     place: Place,
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
     output::check(&a.outputs)?;
-    let network = read_manifest(&a.model)?.0.network(DENOISER)?;
+    let network = read_manifest(&a.model)?.0.network(&a.component)?;
     let given = read_tensors(&a.inputs, &network.record(Batch::plain(1))?)?;
-    let mut pipeline = load_denoiser(&a.model, a.place.options())?;
-    let results = pollster::block_on(pipeline.forward(&given, &|| false))?;
+    let load = if a.component == DENOISER { load_denoiser } else { load };
+    let mut pipeline = load(&a.model, a.place.options())?;
+    let results = pollster::block_on(pipeline.forward(&a.component, given, &|| false))?;
 
     let mut stored = BTreeMap::new();
     for NamedTensor { name, shape, values } in &results {

@@ -2,7 +2,7 @@
 //! that cross as JSON are described in `web/src/types.ts`.
 
 use crate::json::{self, Value, Write};
-use crate::model::{Batch, Port};
+use crate::model::Port;
 use crate::package::Manifest;
 use crate::pipeline::sampling::{Control, StepEvent};
 use crate::pipeline::{
@@ -122,14 +122,19 @@ impl Source for Bring {
 fn describe(pipeline: &pipeline::Pipeline) -> String {
     let (manifest, sampling) = (pipeline.manifest(), &pipeline.manifest().sampling);
     let [channels, height, _] = pipeline.picture_shape();
-    let recording = pipeline.network().record(Batch::plain(1)).unwrap_or_default();
-    let port = |port: &Port| {
-        json::object([
-            ("name", port.name.into()),
-            ("kind", port.kind.as_str().into()),
-            ("shape", recording.plan.shape(port.tensor)[1..].into()),
-        ])
-    };
+    let components = manifest.stages().into_iter().map(|name| {
+        // All of this was done when the model was loaded.
+        let network = manifest.network(name);
+        let recording = network.and_then(|network| network.record(manifest.one(name)?)).unwrap_or_default();
+        let port = |port: &Port| {
+            json::object([
+                ("name", port.name.into()),
+                ("kind", port.kind.as_str().into()),
+                ("shape", recording.plan.shape(port.tensor)[1..].into()),
+            ])
+        };
+        json::object([("name", name.into()), ("ports", recording.ports.iter().map(port).collect())])
+    });
     let defaults = json::object([
         ("steps", sampling.steps.into()),
         ("guidanceScale", pipeline.usual_guidance().into()),
@@ -143,7 +148,7 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
     let grids = Spacing::ALL.into_iter().filter(|&spacing| recipe(&on_grid(spacing)).is_ok());
     let more = json::object([
         ("architecture", pipeline.network().architecture().into()),
-        ("ports", recording.ports.iter().map(port).collect()),
+        ("components", components.collect()),
         ("labels", manifest.labels.write()),
         ("licences", manifest.licences.write()),
         ("nullClass", manifest.null_class.into()),
@@ -211,12 +216,12 @@ impl WasmPipeline {
         self.info.clone()
     }
 
-    /// One forward of the network: an object with a typed array for every port that takes one (floats `Float32Array`, times
-    /// `Float64Array`, indices `Uint32Array`); gives an object with a `Float32Array` for every port that gives one.
-    pub async fn forward(&self, tensors: Object) -> Result<Object, JsValue> {
+    /// One forward of a component's network: an object with a typed array for every port that takes one (floats `Float32Array`,
+    /// times `Float64Array`, indices `Uint32Array`); gives an object with a `Float32Array` for every port that gives one.
+    pub async fn forward(&self, component: String, tensors: Object) -> Result<Object, JsValue> {
         let given = from_js(&tensors)?;
         let mut pipeline = self.take()?;
-        let result = pipeline.forward(&given, &|| self.stop.get()).await;
+        let result = pipeline.forward(&component, given, &|| self.stop.get()).await;
         self.put_back(pipeline);
         Ok(to_js(&result?))
     }

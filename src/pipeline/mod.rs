@@ -177,12 +177,33 @@ impl Pipeline {
         }
     }
 
-    /// One forward of the network on a batch of its own: a tensor for every port that takes one; gives those that come out.
+    /// One forward of a component's network on a batch of its own: a tensor for every port that takes one; gives those that come
+    /// out. What has no shape is of the size that the model draws.
     ///
     /// # Errors
-    /// As [`Component::forward`].
-    pub async fn forward(&mut self, given: &[NamedTensor], stopped: &dyn Fn() -> bool) -> Result<Vec<NamedTensor>> {
-        self.components.get(DENOISER, stopped).await?.forward(given, stopped).await
+    /// As [`Component::forward`]; `INVALID_ARGUMENT` if generating runs no such component.
+    pub async fn forward(
+        &mut self,
+        component: &str,
+        mut given: Vec<NamedTensor>,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Vec<NamedTensor>> {
+        let Some(network) = self.components.network(component) else {
+            let cause = format!("there is no component {component:?} that generating runs");
+            return Err(invalid(cause, format!("Give one of {}", self.manifest.stages().join(", "))));
+        };
+        let one = network.record(self.manifest.one(component)?)?;
+        for tensor in &mut given {
+            if let (None, Some(port)) = (&tensor.shape, one.port(&tensor.name)) {
+                let mut shape = one.plan.shape(port.tensor).to_vec();
+                let own = shape.iter().product::<usize>();
+                if tensor.values.len().is_multiple_of(own) {
+                    shape[0] *= tensor.values.len() / own;
+                    tensor.shape = Some(shape);
+                }
+            }
+        }
+        self.components.get(component, stopped).await?.forward(&given, stopped).await
     }
 
     /// Generates pictures.

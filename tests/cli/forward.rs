@@ -6,7 +6,7 @@ use half::f16;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use std::path::Path;
-use uvit_web::package::read_manifest;
+use uvit_web::package::{DENOISER, read_manifest};
 use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LoadOptions, Loader, NamedTensor, Values};
 use uvit_web::plan::Compute;
 use uvit_web::sampler::TorchGenerator;
@@ -58,12 +58,12 @@ fn wanted(x: &[f32], times: &[f64], labels: &[u32]) -> Vec<f32> {
             loader.add_file(index, &bytes).await.unwrap();
         }
         let mut pipeline = loader.finish().await.unwrap();
-        let given = [
+        let given = vec![
             NamedTensor::new("x", Values::Floats(x.to_vec())),
             NamedTensor::new("timesteps", Values::Times(times.to_vec())),
             NamedTensor::new("y", Values::Indices(labels.to_vec())),
         ];
-        let mut results = pipeline.forward(&given, &|| false).await.unwrap();
+        let mut results = pipeline.forward(DENOISER, given, &|| false).await.unwrap();
         let Values::Floats(values) = results.remove(0).values else { panic!("floats come out") };
         values
     })

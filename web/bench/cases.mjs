@@ -2,6 +2,7 @@
  * Which comparisons are made. A case pairs one way of running uvit-web with one way of running a peer:
  *
  *   kind      `forward`: one call of the network; `pipeline`: 25 guided steps
+ *   component which of a package's networks that is
  *   ours,     { runtime, backend, dtype, compute, threads }: how each side runs; peers have no compute,
  *   peer      unless the peer is uvit-web itself with other settings
  *   isolated  whether the page is cross-origin isolated, which wasm threads need
@@ -15,7 +16,8 @@ export const PEERS = ['litert', 'ort', 'uvit-web'];
 const PIPELINE_MODEL = 'emoji';
 /** Steps of a pipeline run; on the peers' side as many forwards with batch 2: with the label, and without one. */
 export const STEPS = 25;
-const BATCHES = [1, 2];
+/** A guided step calls the denoiser with two; a prompt comes with a negative one; latents are decoded one by one. */
+const BATCHES = { denoiser: [1, 2], text_encoder: [1, 2], decoder: [1] };
 
 /** On the CPU each kind of arithmetic meets the peers' own of the same coarseness. */
 const OURS = {
@@ -27,9 +29,9 @@ const OURS = {
 
 /** The cases that `wanted` (see arguments.mjs) leaves, model by model. */
 export function listCases(models, wanted) {
-  const all = models.flatMap((model) => [
-    ...(wanted.forwards ? BATCHES.flatMap((batch) => forwards(model, batch, wanted)) : []),
-    ...(wanted.pipeline && model === PIPELINE_MODEL ? pipelines(model, wanted) : []),
+  const all = models.flatMap(({ name, component }) => [
+    ...(wanted.forwards ? BATCHES[component].flatMap((batch) => forwards(name, component, batch, wanted)) : []),
+    ...(wanted.pipeline && name === PIPELINE_MODEL ? pipelines(name, component, wanted) : []),
   ]);
   const allows = (list, value) => list.length === 0 || list.includes(value);
   return all.filter(
@@ -41,8 +43,8 @@ export function listCases(models, wanted) {
   );
 }
 
-function forwards(model, batch, wanted) {
-  const base = { kind: 'forward', model, batch };
+function forwards(model, component, batch, wanted) {
+  const base = { kind: 'forward', model, component, batch };
   return [
     ...COMPUTES.flatMap((compute) =>
       ['litert', 'ort'].map((runtime) => onCpu(base, compute, wanted.threads ?? 1, runtime, OURS[compute].peerDtype)),
@@ -52,8 +54,8 @@ function forwards(model, batch, wanted) {
   ];
 }
 
-function pipelines(model, wanted) {
-  const base = { kind: 'pipeline', model, batch: 2 };
+function pipelines(model, component, wanted) {
+  const base = { kind: 'pipeline', model, component, batch: 2 };
   return [
     ...COMPUTES.map((compute) => onCpu(base, compute, wanted.threads ?? 1, 'litert', 'f32')),
     ...(wanted.threads === undefined ? [withTwoWorkers(onCpu(base, 'quality', 1, 'litert', 'f32'))] : []),

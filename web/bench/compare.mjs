@@ -44,7 +44,8 @@ export async function compare(one, { servers, rounds, flags, versions }) {
 async function openSide(browser, url, one, settings) {
   const name = sideName(settings);
   const page = await openPage(browser, url);
-  const asked = { ...settings, model: one.model, batch: one.batch, file: peerFile(one), steps: STEPS };
+  const { model, component, batch } = one;
+  const asked = { ...settings, model, component, batch, file: peerFile(one), steps: STEPS };
   const call = async (body, argument) => {
     try {
       return await page.evaluate(body, argument);

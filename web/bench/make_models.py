@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Writes one set of U-ViT weights in the format of every runtime that scripts/bench times.
+"""Writes one set of weights in the format of every runtime that scripts/bench times: U-ViTs, the decoder of an
+autoencoder, a text encoder.
 
-    make_models.py OUT [--models emoji,uvit_s2,uvit_bias] [--emoji-weights FILE]
+    make_models.py OUT [--models emoji,uvit_s2,...] [--emoji-weights FILE]
 
 For each NAME it writes into OUT
 
-    NAME.json                the architecture, under the names of the published constructor
+    NAME.json                the architecture, under the published names; of what is no U-ViT also which component it is
     NAME.safetensors         the weights in f32, under the published names
+    NAME.denoiser.safetensors  of what is no U-ViT: a tiny one, without which uvit-web has no model
     NAME.io.safetensors      inputs and PyTorch's output: x1, t1, y1, out1 (batch 1), x2, t2, y2, out2 (batch 2)
     NAME.onnx                for onnxruntime-web: f32, any batch, its own fusions applied
     NAME.int8.onnx           the same with weights in int8 and activations quantised as they come
@@ -19,17 +21,16 @@ errors of int8 do, and are larger for random weights.
 
 import argparse
 import json
-import math
 import pathlib
 import warnings
 
 import torch
-import torch.nn.functional as F
+from networks import AutoencoderDecoder, ClipText, OrtAttention, UViT, channels_last_group_norm, form
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 COMMON = dict(mlp_ratio=4, mlp_time_embed=False, qkv_bias=False, conv=True)
-MODELS = {
+UVITS = {
     "emoji": dict(
         COMMON, img_size=64, patch_size=8, in_chans=3, embed_dim=256, depth=8, num_heads=4, num_classes=31
     ),
@@ -43,149 +44,73 @@ MODELS = {
         mlp_ratio=4, mlp_time_embed=True, qkv_bias=True, conv=False,
     ),
 }
-BATCHES = (1, 2)
-LARGEST_TIME = 999
+DECODER = dict(
+    latent_channels=4, out_channels=3, layers_per_block=2, norm_num_groups=32, use_post_quant_conv=True,
+    scaling_factor=1.0, shift_factor=0.0,
+)
+DECODERS = {
+    # Stable Diffusion's, at a size that a CPU decodes in a second or two.
+    "kl_decoder": dict(DECODER, sample_size=128, block_out_channels=[128, 256, 512, 512]),
+    # The same on a quarter of the pixels, for software adapters.
+    "kl_decoder_small": dict(DECODER, sample_size=64, block_out_channels=[128, 256, 512, 512]),
+}
+TEXT_ENCODERS = {
+    # Half of the layers of CLIP ViT-L/14's, and of its words only the bytes: rows are looked up, however many there are.
+    "clip_text": dict(
+        vocab_size=514, hidden_size=768, intermediate_size=3072, num_hidden_layers=6, num_attention_heads=12,
+        max_position_embeddings=77, hidden_act="quick_gelu",
+    ),
+}
+MODELS = [*UVITS, *DECODERS, *TEXT_ENCODERS]
 
 
-# --- U-ViT (arXiv:2209.12152), class-conditional, with the names of the published checkpoints
+def network(name):
+    """The network of a name, and what uvit-web calls it: the component, its architecture."""
+    if name in DECODERS:
+        return AutoencoderDecoder(DECODERS[name]), "decoder", "autoencoder_kl_decoder"
+    if name in TEXT_ENCODERS:
+        return ClipText(TEXT_ENCODERS[name]), "text_encoder", "clip_text"
+    return UViT(UVITS[name]), "denoiser", "uvit"
 
 
-def attend(q, k, v, heads):
-    """Attention over [batch, tokens, dim]."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
-class OrtAttention(torch.autograd.Function):
-    """`attend` as the one operation that ONNX Runtime has for it; its optimizer does not find it in this graph."""
-
-    @staticmethod
-    def forward(_context, q, k, v, heads):
-        return attend(q, k, v, heads)
-
-    @staticmethod
-    def symbolic(graph, q, k, v, heads):
-        result = graph.op("com.microsoft::MultiHeadAttention", q, k, v, num_heads_i=heads)
-        result.setType(q.type())
-        return result
-
-
-class Attention(nn.Module):
-    attend = staticmethod(attend)  # what write_onnx exchanges
-
-    def __init__(self, dim, heads, bias):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x):
-        q, k, v = self.qkv(x).split(x.shape[-1], dim=-1)  # chunk() would be exported as three slices of unknown size
-        return self.proj(Attention.attend(q, k, v, self.heads))
-
-
-class Mlp(nn.Module):
-    def __init__(self, dim, hidden):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x):
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class Block(nn.Module):
-    def __init__(self, config, skip):
-        super().__init__()
-        dim = config["embed_dim"]
-        self.norm1 = nn.LayerNorm(dim)
-        self.attn = Attention(dim, config["num_heads"], config["qkv_bias"])
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, int(dim * config["mlp_ratio"]))
-        if skip:
-            self.skip_linear = nn.Linear(2 * dim, dim)
-
-    def forward(self, x, skip=None):
-        if skip is not None:
-            x = self.skip_linear(torch.cat([x, skip], dim=-1))
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-class PatchEmbed(nn.Module):
-    def __init__(self, chans, dim, patch):
-        super().__init__()
-        self.proj = nn.Conv2d(chans, dim, kernel_size=patch, stride=patch)
-
-    def forward(self, x):
-        return self.proj(x).flatten(2).transpose(1, 2)
-
-
-class UViT(nn.Module):
-    """x [n, chans, size, size], t [n] from 0 to 999, y [n] -> [n, chans, size, size]"""
-
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-        dim, chans, patch = config["embed_dim"], config["in_chans"], config["patch_size"]
-        self.side = config["img_size"] // patch
-        self.patch_embed = PatchEmbed(chans, dim, patch)
-        if config["mlp_time_embed"]:
-            self.time_embed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, dim))
-        else:
-            self.time_embed = nn.Identity()
-        self.label_emb = nn.Embedding(config["num_classes"], dim)
-        self.pos_embed = nn.Parameter(torch.zeros(1, 2 + self.side**2, dim))
-        half = config["depth"] // 2
-        self.in_blocks = nn.ModuleList(Block(config, skip=False) for _ in range(half))
-        self.mid_block = Block(config, skip=False)
-        self.out_blocks = nn.ModuleList(Block(config, skip=True) for _ in range(half))
-        self.norm = nn.LayerNorm(dim)
-        self.decoder_pred = nn.Linear(dim, patch**2 * chans)
-        self.final_layer = nn.Conv2d(chans, chans, 3, padding=1) if config["conv"] else nn.Identity()
-        frequencies = torch.exp(-math.log(10000) * torch.arange(dim // 2) / (dim // 2))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-
-    def forward(self, x, t, y):
-        angles = t[:, None] * self.frequencies
-        time = self.time_embed(torch.cat([angles.cos(), angles.sin()], dim=-1))[:, None]
-        tokens = torch.cat([self.label_emb(y)[:, None], time, self.patch_embed(x)], dim=1) + self.pos_embed
-        skips = []
-        for block in self.in_blocks:
-            tokens = block(tokens)
-            skips.append(tokens)
-        tokens = self.mid_block(tokens)
-        for block in self.out_blocks:
-            tokens = block(tokens, skips.pop())
-        patches = self.decoder_pred(self.norm(tokens))[:, 2:]
-        return self.final_layer(self.unpatchify(patches))
-
-    def unpatchify(self, patches):
-        """[n, tokens, (row, column, channel) of a patch] -> [n, channel, size, size]"""
-        patch, chans, size = self.config["patch_size"], self.config["in_chans"], self.config["img_size"]
-        grid = patches.reshape(-1, self.side, self.side, patch, patch, chans)
-        return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, chans, size, size)
-
-    def random_inputs(self, batch):
-        size = self.config["img_size"]
-        return {
-            "x": torch.randn(batch, self.config["in_chans"], size, size),
-            "t": torch.rand(batch) * LARGEST_TIME,
-            "y": torch.randint(0, self.config["num_classes"], (batch,), dtype=torch.int32),
-        }
+def batches(component):
+    """Latents are decoded one by one; a prompt comes with a negative one."""
+    return (1,) if component == "decoder" else (1, 2)
 
 
 def make_model(name, weights):
     torch.manual_seed(0)
-    model = UViT(MODELS[name])
+    model, component, architecture = network(name)
     if weights is not None:
         model.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
-        return model.eval()
+    else:
+        randomise(model)
+    model.component, model.architecture = component, architecture
+    return model.eval()
+
+
+def randomise(model):
+    """Wider than for training: the output must depend on every layer, or errors in one would not show."""
     for key, parameter in model.named_parameters():
-        # Wider than for training: the output must depend on every layer, or errors in one would not show.
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=0.02 if "emb" in key else parameter[0].numel() ** -0.5)
-    return model.eval()
+
+
+def write_denoiser(model, stem):
+    """The tiny U-ViT that a component needs beside it, of which nothing is timed; returns its architecture."""
+    config = dict(COMMON, img_size=16, patch_size=2, in_chans=4, embed_dim=32, depth=2, num_heads=1, num_classes=1)
+    if model.component == "decoder":
+        config["img_size"] = model.random_inputs(1)["z"].shape[-1]
+    denoiser = UViT(config)
+    if model.component == "text_encoder":  # a text's tokens are in the place of the label's
+        tokens, width = model.config["max_position_embeddings"], model.config["hidden_size"]
+        del denoiser.label_emb, config["num_classes"]
+        denoiser.context_embed = nn.Linear(width, config["embed_dim"])
+        denoiser.pos_embed = nn.Parameter(torch.zeros(1, 1 + tokens + denoiser.side**2, config["embed_dim"]))
+        config |= {"architecture": "uvit_t2i", "clip_dim": width, "num_clip_token": tokens}
+    randomise(denoiser)
+    save_file(denoiser.state_dict(), f"{stem}.denoiser.safetensors")
+    return config
 
 
 # --- the formats
@@ -195,14 +120,18 @@ def write_reference(model, stem):
     """Weights, architecture, inputs and outputs; returns the latter two."""
     torch.manual_seed(1)
     io = {}
-    for batch in BATCHES:
+    for batch in batches(model.component):
         inputs = model.random_inputs(batch)
         with torch.no_grad():
             out = model(**inputs)
         io |= {f"{key}{batch}": value.contiguous() for key, value in {**inputs, "out": out}.items()}
     save_file(io, f"{stem}.io.safetensors")
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, f"{stem}.safetensors")
-    pathlib.Path(f"{stem}.json").write_text(json.dumps({"name": stem.name, **model.config}, indent=1) + "\n")
+    described = {"name": stem.name, **model.config}
+    if model.component != "denoiser":
+        kind = {"component": model.component, "architecture": model.architecture}
+        described = {"name": stem.name, **kind, "params": model.config, "denoiser": write_denoiser(model, stem)}
+    pathlib.Path(f"{stem}.json").write_text(json.dumps(described, indent=1) + "\n")
     return io
 
 
@@ -211,31 +140,32 @@ def write_onnx(model, stem):
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.transformers import optimizer
+    from onnxruntime.transformers.fusion_options import FusionOptions
 
     raw, f32 = f"{stem}.raw.onnx", f"{stem}.onnx"
     inputs = model.random_inputs(2)
-    Attention.attend = OrtAttention.apply
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tracing: what it would fix does not depend on the inputs
-            torch.onnx.export(
-                model,
-                tuple(inputs.values()),
-                raw,
-                input_names=list(inputs),
-                output_names=["out"],
-                dynamic_axes={key: {0: "batch"} for key in [*inputs, "out"]},
-                opset_version=17,
-                dynamo=False,
-            )
-    finally:
-        Attention.attend = staticmethod(attend)
+    with form("attend", OrtAttention.apply), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: what it would fix does not depend on the inputs
+        torch.onnx.export(
+            model,
+            tuple(inputs.values()),
+            raw,
+            input_names=list(inputs),
+            output_names=["out"],
+            dynamic_axes={key: {0: "batch"} for key in [*inputs, "out"]},
+            opset_version=17,
+            dynamo=False,
+        )
+    kind = {"denoiser": "vit", "decoder": "vae", "text_encoder": "clip"}[model.component]
+    options = FusionOptions(kind)
+    options.enable_group_norm = options.enable_nhwc_conv = False  # their results have no kernel in wasm
     fused = optimizer.optimize_model(
         raw,
-        model_type="vit",
-        num_heads=model.config["num_heads"],
-        hidden_size=model.config["embed_dim"],
+        model_type=kind,
+        num_heads=model.config.get("num_heads", 0),
+        hidden_size=model.config.get("embed_dim", 0),
         opt_level=0,
+        optimization_options=options,
         use_gpu=True,  # the fusions that both kinds of device have; not that anything runs on one
     )
     fused.save_model_to_file(f32)
@@ -243,7 +173,7 @@ def write_onnx(model, stem):
     quantize_dynamic(
         f32,
         f"{stem}.int8.onnx",
-        op_types_to_quantize=["MatMul", "Gemm"],
+        op_types_to_quantize=["MatMul", "Gemm"],  # its ConvInteger takes six times as long in wasm as its Conv in f32
         per_channel=True,
         weight_type=QuantType.QInt8,
         extra_options={"MatMulConstBOnly": True, "DefaultTensorType": onnx.TensorProto.FLOAT},
@@ -261,18 +191,20 @@ def write_tflite(model, stem, batch):
     from ai_edge_quantizer import quantizer, recipe
 
     f32 = f"{stem}.b{batch}.tflite"
-    litert_torch.convert(model, tuple(model.random_inputs(batch).values())).export(f32)
+    with form("group_norm", channels_last_group_norm):
+        litert_torch.convert(model, tuple(model.random_inputs(batch).values())).export(f32)
     quantised = quantizer.Quantizer(f32)
     quantised.load_quantization_recipe(recipe.dynamic_wi8_afp32())
     quantised.quantize().export_model(f"{stem}.b{batch}.int8.tflite", overwrite=True)
 
 
-def print_errors(stem, io):
+def print_errors(model, stem, io):
     """What ONNX Runtime makes of its files outside the browser."""
     import onnxruntime
 
-    inputs = {key: io[f"{key}2"].numpy() for key in ("x", "t", "y")}
-    wanted = io["out2"]
+    batch = batches(model.component)[-1]
+    inputs = {key: io[f"{key}{batch}"].numpy() for key in model.random_inputs(1)}
+    wanted = io[f"out{batch}"]
     for kind in ("", ".int8"):
         file = f"{stem}{kind}.onnx"
         found = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(None, inputs)[0]
@@ -299,9 +231,9 @@ def main():
         model = make_model(name, arguments.emoji_weights if name == "emoji" else None)
         io = write_reference(model, stem)
         write_onnx(model, stem)
-        for batch in BATCHES:
+        for batch in batches(model.component):
             write_tflite(model, stem, batch)
-        print_errors(stem, io)
+        print_errors(model, stem, io)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import { execFile } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { join, resolve } from 'node:path';
 import { promisify } from 'node:util';
 import { UsageError } from './arguments.mjs';
 
@@ -18,7 +18,7 @@ const SAMPLING = {
   guidance: 1.5,
 };
 
-/** Names of the models in a folder, all or those asked for. */
+/** The models in a folder, all or those asked for: `{ name, component }`, which of a package's networks it is. */
 export function findModels(folder, asked) {
   const names = readdirSync(folder)
     .filter((file) => file.endsWith('.json') && existsSync(join(folder, file.replace(/json$/, 'safetensors'))))
@@ -31,7 +31,12 @@ export function findModels(folder, asked) {
       `${folder} has no ${missing}.json beside a ${missing}.safetensors; it has ${names.join(', ')}`,
     );
   }
-  return asked.length > 0 ? asked : names;
+  return (asked.length > 0 ? asked : names).map((name) => ({ name, component: described(folder, name).component }));
+}
+
+/** NAME.json; of a U-ViT it is the architecture itself. */
+function described(folder, name) {
+  return { component: 'denoiser', ...JSON.parse(readFileSync(join(folder, `${name}.json`), 'utf8')) };
 }
 
 /** The file of a peer's model. A .tflite has its batch baked in; an .onnx gets it when it is loaded. */
@@ -45,7 +50,13 @@ export function peerFile({ model, batch, peer }) {
 /** Every file that the cases read must be there before the first one starts. */
 export function checkFiles(folder, cases) {
   const needed = new Set(
-    cases.flatMap((one) => [`${one.model}.io.safetensors`, peerFile(one)]).filter((file) => file !== undefined),
+    cases
+      .flatMap((one) => [
+        `${one.model}.io.safetensors`,
+        peerFile(one),
+        one.component === 'denoiser' ? undefined : `${one.model}.denoiser.safetensors`,
+      ])
+      .filter((file) => file !== undefined),
   );
   const missing = [...needed].filter((file) => !existsSync(join(folder, file)));
   if (missing.length > 0) {
@@ -70,19 +81,40 @@ export async function convertModels(folder, cases, tool) {
         .map((side) => side.dtype),
     );
     const config = join(out, `${model}.json`);
-    writeFileSync(config, JSON.stringify(configOf(JSON.parse(readFileSync(join(folder, `${model}.json`), 'utf8')))));
-    const checkpoint = join(folder, `${model}.safetensors`);
+    const checkpoint = resolve(folder, `${model}.safetensors`);
+    const { component, ...architecture } = described(folder, model);
+    const given = component === 'denoiser' ? [checkpoint, '--config', config] : [config];
+    const written =
+      component === 'denoiser' ? configOf(architecture) : describe(component, architecture, checkpoint, out);
+    writeFileSync(config, JSON.stringify(written));
     const dtypeArguments = [...dtypes].flatMap((dtype) => ['--dtype', dtype]);
     try {
-      await promisify(execFile)(tool, [
-        ...['convert', checkpoint, '--config', config, '--out', join(out, model)],
-        ...dtypeArguments,
-      ]);
+      await promisify(execFile)(tool, ['convert', ...given, '--out', join(out, model), ...dtypeArguments]);
     } catch (error) {
       throw new UsageError(`${checkpoint} could not be converted:\n${error.stderr || error.message}`);
     }
   }
   return out;
+}
+
+/** A model of two networks: the one that is timed, and the tiny denoiser that NAME.json describes beside it. */
+function describe(component, { name, architecture, params, denoiser }, checkpoint, out) {
+  const { architecture: sampled = 'uvit', ...sizes } = denoiser;
+  // A tokenizer of no merges: the words are the bytes.
+  if (component === 'text_encoder') writeFileSync(join(out, 'merges.txt'), '#version: 0.2\n');
+  return {
+    name,
+    ...SAMPLING,
+    components: {
+      denoiser: {
+        architecture: sampled,
+        params: { skip: true, ...sizes },
+        checkpoint: checkpoint.replace(/safetensors$/, 'denoiser.safetensors'),
+      },
+      [component]: { architecture, params, checkpoint },
+    },
+    ...(component === 'text_encoder' && { assets: { tokenizer: 'merges.txt' } }),
+  };
 }
 
 function isOurs(side) {

@@ -50,7 +50,7 @@ async function load({ variant, module, manifest, options, files }: PartLoad): Pr
 async function forward({ id, tensors: inputs }: ForwardRequest): Promise<void> {
   if (!pipeline || id <= given) return;
   try {
-    const tensors = await pipeline.forward(inputs);
+    const tensors = await pipeline.forward('denoiser', inputs);
     send({ type: 'tensors', id, tensors }, buffersOf(tensors));
   } catch (thrown) {
     send({ type: 'error', id, error: toUvitError(thrown).parts() });

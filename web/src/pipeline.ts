@@ -7,6 +7,7 @@ import { arraysOf } from './pictures.js';
 import type { ResultMetadata } from './protocol.js';
 import { checked, checkForward, coreOptions, whole } from './settings.js';
 import type {
+  ForwardOptions,
   ForwardTensors,
   GeneratedImage,
   GenerateOptions,
@@ -66,14 +67,15 @@ export class Pipeline {
   }
 
   /**
-   * Calls the network once, for samplers of your own: takes a tensor for each of `info.ports` that goes in, and resolves with one
-   * for each that comes out. Waits for its turn among the calls of `generate()`, in order.
+   * Calls a network once, for samplers of your own: that which is sampled, or another of `info.components`. Takes a tensor for
+   * each of its ports that goes in, and resolves with one for each that comes out. Waits for its turn among the calls of
+   * `generate()`, in order.
    */
-  async forward(given: ForwardTensors): Promise<Record<string, Float32Array>> {
-    const tensors = checked(() => checkForward(given, this.info.ports));
+  async forward(given: ForwardTensors, options: ForwardOptions = {}): Promise<Record<string, Float32Array>> {
+    const { component, tensors } = checked(() => checkForward(given, options, this.info.components));
     await this.#sent;
     const id = this.#client.nextId();
-    const answer = await this.#client.request({ type: 'forward', id, tensors }, () => {}, buffersOf(tensors));
+    const answer = await this.#client.request({ type: 'forward', id, component, tensors }, () => {}, buffersOf(tensors));
     if (answer.type !== 'tensors') throw internal(`the worker answered forward with ${answer.type}`);
     return answer.tensors;
   }

@@ -79,7 +79,7 @@ export type Request =
   | { type: 'capabilities'; id: number }
   | { type: 'load'; id: number; manifestUrl: string; options: CoreLoadOptions }
   | { type: 'generate'; id: number; options: CoreGenerateOptions; arrays: Arrays }
-  | { type: 'forward'; id: number; tensors: Tensors }
+  | { type: 'forward'; id: number; component: string; tensors: Tensors }
   | { type: 'profile'; id: number; count: number }
   /** Has no reply of its own: the generation with this id is answered with `ABORTED`, if it still runs. */
   | { type: 'abort'; id: number };

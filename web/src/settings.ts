@@ -6,9 +6,11 @@
 import { invalidArgument, toUvitError, UvitError } from './errors.js';
 import type { CoreGenerateOptions, CoreLoadOptions } from './protocol.js';
 import type {
+  Component,
   ComputeChoice,
   DeviceChoice,
   Dtype,
+  ForwardOptions,
   ForwardTensors,
   GenerateOptions,
   LoadOptions,
@@ -79,9 +81,18 @@ export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
   };
 }
 
-/** What the core gets for the tensors of `forward()`. */
-export function checkForward(given: ForwardTensors, ports: Port[]): Tensors {
+/** What the core gets for the arguments of `forward()`. */
+export function checkForward(
+  given: ForwardTensors,
+  options: ForwardOptions,
+  components: Component[],
+): { component: string; tensors: Tensors } {
   object(given);
+  object(options);
+  const { component = 'denoiser' } = options;
+  const names = components.map(({ name }) => name);
+  oneOf('component', component, names);
+  const ports = components[names.indexOf(component)]?.ports ?? [];
   const inputs = ports.filter((port) => port.kind !== 'output');
   const remedy = `Give ${inputs.map(({ name, shape }) => `${name} [${['n', ...shape].join(', ')}]`).join(', ')}`;
   const tensors: Tensors = {};
@@ -97,7 +108,7 @@ export function checkForward(given: ForwardTensors, ports: Port[]): Tensors {
   }
   const stranger = Object.keys(given).find((name) => !(name in tensors) && given[name] !== undefined);
   if (stranger !== undefined) throw invalidArgument(`the network takes no tensor ${show(stranger)}`, remedy);
-  return tensors;
+  return { component, tensors };
 }
 
 /** Values as the core takes those of a port, in a copy that may be transferred. */

@@ -165,6 +165,14 @@ export interface Profile {
   kernels: { kernel: string; shape: string; multiplyAdds: number; bytes: number; nanoseconds: number }[];
 }
 
+/** A network of the model that generating runs. */
+export interface Component {
+  /** What it does: `denoiser`, the one that is sampled, `text_encoder`, `text_projector` or `decoder`. */
+  name: string;
+  /** What `forward()` takes and gives for it. */
+  ports: Port[];
+}
+
 /** A tensor that goes into the network or comes out of it. */
 export interface Port {
   name: string;
@@ -182,8 +190,10 @@ export interface PipelineInfo {
   modelHash: string;
   /** The network's family, e.g. `uvit`. */
   architecture: string;
-  /** What `forward()` takes and gives. */
+  /** What `forward()` takes and gives unless told otherwise: those of the denoiser. */
   ports: Port[];
+  /** The networks that generating runs, in order. */
+  components: Component[];
   /** How the weights are stored. */
   dtype: Dtype;
   /** What arithmetic is done with them. */
@@ -348,10 +358,16 @@ export interface GenerateOptions {
 }
 
 /**
- * What `forward()` takes: a tensor for every one of `info.ports` that goes in, n items of it one after the other: floats as a
- * `Float32Array`, times and indices as typed arrays or lists of numbers.
+ * What `forward()` takes: a tensor for every one of `info.ports` (or of the component's) that goes in, n items of it one after the
+ * other: floats as a `Float32Array`, times and indices as typed arrays or lists of numbers.
  */
 export type ForwardTensors = Record<string, Float32Array | Float64Array | Uint32Array | number[]>;
+
+/** Options of `forward()`. */
+export interface ForwardOptions {
+  /** The network to call, one of `info.components`. Default `denoiser`. */
+  component?: string;
+}
 
 /** One picture. */
 export interface GeneratedImage {

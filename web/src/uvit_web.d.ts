@@ -79,10 +79,10 @@ export class WasmPipeline {
   /** JSON of `Profile`; builds with the GPU device only. */
   profile(count: number): Promise<string>;
   /**
-   * One forward of the network: a tensor for every port that takes one (floats, times in f64, indices in u32); resolves with
-   * one for every port that gives one.
+   * One forward of a component's network: a tensor for every port that takes one (floats, times in f64, indices in u32);
+   * resolves with one for every port that gives one.
    */
-  forward(tensors: Tensors): Promise<Outputs>;
+  forward(component: string, tensors: Tensors): Promise<Outputs>;
   /**
    * `onStep` gets JSON of `Step` and, when asked for, the RGBA of all pictures one after the other. The items of the
    * batch are split over `workers`, this one included; `remote` computes a part elsewhere: worker is 1 .. workers - 1.

@@ -20,6 +20,9 @@ type Call = Extract<Request, { type: 'generate' | 'forward' | 'profile' }>;
 type GenerateCall = Extract<Request, { type: 'generate' }>;
 type ForwardCall = Extract<Request, { type: 'forward' }>;
 
+/** The component that is sampled. */
+const DENOISER = 'denoiser';
+
 let pipeline: WasmPipeline | undefined;
 let info: PipelineInfo | undefined;
 let parts: Parts | undefined;
@@ -89,7 +92,7 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   const sizeOf = (some: NeededFile[]) => some.reduce((sum, { bytes }) => sum + bytes, 0);
   report({ phase: 'weights', totalBytes: sizeOf(files) });
   // Helpers compute forwards of the denoiser, and nothing else.
-  const ofDenoiser = files.filter(({ of }) => of === 'denoiser');
+  const ofDenoiser = files.filter(({ of }) => of === DENOISER);
   const workers = device === 'webgpu' || ofDenoiser.length === 0 ? 1 : affordableWorkers(runtime, sizeOf(ofDenoiser));
   /** What the helpers will need; where there are to be none, nothing is kept. */
   const kept: Uint8Array[] = [];
@@ -108,7 +111,7 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   for (const [index, needed] of files.entries()) {
     const [loader, data] = await Promise.all([opening, fetchFile(needed)]);
     await loader.addFile(index, data);
-    if (workers > 1 && needed.of === 'denoiser') kept.push(data);
+    if (workers > 1 && needed.of === DENOISER) kept.push(data);
   }
   report({ phase: 'compile' });
   pipeline = await (await opening).finish((json) => bring(JSON.parse(json), () => {}));
@@ -120,7 +123,8 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   for (const { error } of found.tuned?.trials ?? []) {
     if (error) console.warn(`uvit-web: a variant of the kernels is not used here: ${error}`);
   }
-  info = { ...found, wasm: runtime.variant, threads, workers: found.device === 'cpu' ? workers : 1 };
+  const ports = found.components.find(({ name }) => name === DENOISER)?.ports ?? [];
+  info = { ...found, ports, wasm: runtime.variant, threads, workers: found.device === 'cpu' ? workers : 1 };
   send({ type: 'loaded', id, info });
   if (info.workers > 1) startParts(runtime, manifest, info, kept);
 }
@@ -182,12 +186,12 @@ async function profile(id: number, count: number): Promise<void> {
   send({ type: 'profile', id, profile: JSON.parse(json) });
 }
 
-async function forward({ id, tensors }: ForwardCall, stop: AbortSignal): Promise<void> {
+async function forward({ id, component, tensors }: ForwardCall, stop: AbortSignal): Promise<void> {
   if (!pipeline || !info) throw internal('forward came before a model was loaded');
-  const items = itemsOf(tensors, info.ports);
+  const items = component === DENOISER ? itemsOf(tensors, info.ports) : 1;
   const team = await helpers(items, stop);
   if (team.length === 0) {
-    const outputs = await pipeline.forward(tensors);
+    const outputs = await pipeline.forward(component, tensors);
     send({ type: 'tensors', id, tensors: outputs }, buffersOf(outputs));
     return;
   }
@@ -201,7 +205,7 @@ async function forward({ id, tensors }: ForwardCall, stop: AbortSignal): Promise
     return Object.fromEntries(Object.entries(tensors).map(rows));
   };
   const outcomes = await Promise.allSettled([
-    pipeline.forward(share(0)),
+    pipeline.forward(component, share(0)),
     ...team.map((part, k) => part.forward(share(k + 1))),
   ]);
   const shares = outcomes.map((outcome) => {

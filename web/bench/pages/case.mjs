@@ -3,19 +3,22 @@
  * computes with PyTorch; `window.bench.time(kind)` is one timed call, upload of the inputs and read-back included.
  *
  * A runtime is a module in runtimes/ that exports `load(side)`, which gives
- *   forward(inputs)   one call of the network, `{ x, t, y }` of `{ data, shape }` to values [batch, channels, height, width]
+ *   forward(inputs)   one call of the network, from `{ data, shape }` by name to the values that come out
  *   sample()          where it can: guided sampling by itself
  *   facts             what it says about how it really runs
  */
 
 import { readSafetensors } from './safetensors.mjs';
 
+/** In the order in which networks take them. */
+const INPUTS = ['x', 't', 'y', 'z', 'input_ids'];
+
 let loaded;
 
 async function load(side) {
   const io = await readSafetensors(`/models/${side.model}.io.safetensors`);
   const inputs = {};
-  for (const name of ['x', 't', 'y']) {
+  for (const name of INPUTS) {
     const tensor = io[name + side.batch];
     if (tensor) inputs[name] = tensor;
   }

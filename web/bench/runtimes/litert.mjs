@@ -10,8 +10,8 @@ export async function load({ file, backend, threads }) {
   return {
     // A graph that WebGPU takes only in part goes on in wasm: not what was asked for, and worth a word.
     facts: backend === 'wasm' || model.isFullyAccelerated ? {} : { backend: `${backend}, partly wasm` },
-    async forward({ x, t, y }) {
-      const inputs = [x, t, y].filter(Boolean).map(({ data, shape }) => new Tensor(data, shape));
+    async forward(given) {
+      const inputs = Object.values(given).map(({ data, shape }) => new Tensor(data, shape));
       const [output] = await model.run(inputs);
       const values = await output.data();
       for (const tensor of [...inputs, output]) {

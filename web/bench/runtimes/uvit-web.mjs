@@ -1,6 +1,9 @@
 /** uvit-web through the public API of the package. */
 
-export async function load({ model, backend, dtype, compute, threads }) {
+/** What comes out of each component. */
+const OUTPUTS = { denoiser: 'out', decoder: 'decoded', text_encoder: 'last_hidden_state' };
+
+export async function load({ model, component, backend, dtype, compute, threads }) {
   const uvit = await import('/package/index.js');
   const pipeline = await uvit.load(`/converted/${model}/manifest.json`, {
     device: backend,
@@ -11,11 +14,12 @@ export async function load({ model, backend, dtype, compute, threads }) {
   if (!pipeline.forward) throw new Error('this build of the package has no pipeline.forward()');
   return {
     facts: { wasm: pipeline.info.wasm, compute: pipeline.info.compute },
-    async forward({ x, t, y }) {
-      const labels = y && Uint32Array.from(y.data);
-      // Builds before version 2 of the manifest knew no ports.
-      if (!pipeline.info.ports) return pipeline.forward({ latents: x.data, timesteps: t.data, ...(y && { labels }) });
-      return (await pipeline.forward({ x: x.data, timesteps: t.data, ...(y && { y: labels }) })).out;
+    async forward({ t: time, ...inputs }) {
+      const tensors = time ? { timesteps: time.data } : {};
+      for (const [name, { data }] of Object.entries(inputs)) {
+        tensors[name] = data instanceof Int32Array ? Uint32Array.from(data) : data;
+      }
+      return (await pipeline.forward(tensors, { component }))[OUTPUTS[component]];
     },
     // Guidance as the model's own: two forwards a step, the solver, and the pixels.
     sample: (steps) => pipeline.generate({ label: 0, steps, guidanceScale: 1.5, seed: 1 }),
