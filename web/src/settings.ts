@@ -58,7 +58,18 @@ export function checkUrl(url: unknown): string {
 /** The options of `load()`, checked. */
 export function checkLoadOptions(options: LoadOptions): CoreLoadOptions {
   object(options);
-  const { device = 'auto', wasm = 'auto', dtype, compute, threads, tune, keepLoaded, tiling, signal, onProgress } = options;
+  const {
+    device = 'auto',
+    wasm = 'auto',
+    dtype,
+    compute,
+    threads,
+    tune,
+    keepLoaded,
+    tiling,
+    signal,
+    onProgress,
+  } = options;
   oneOf('device', device, DEVICES);
   oneOf('wasm', wasm, WASM);
   if (dtype !== undefined) oneOf('dtype', dtype, DTYPES);
