@@ -26,8 +26,8 @@ struct Params {
   k4_second: u32,  // vec4 columns of x2, 0 without one
   group4: u32,     // vec4 columns a scale
   groups: u32,     // scales a row
-  skip: u32,       // with WINDOW: rows of the image above the first window's padding
-  unused: u32,
+  skip: u32,       // with WINDOW: rows of the image above the first window and its padding
+  first: u32,      // row of x and out
 //#if WINDOW == 1
   height: u32,     // of an image
   width: u32,
@@ -36,7 +36,7 @@ struct Params {
   stride: u32,     // from window to window
   padding: u32,    // rows and columns before the image
   doubled: u32,    // 1: every row and column of the image counts twice
-  first: u32,      // row of out
+  unused: u32,
 //#end
 }
 
@@ -171,7 +171,7 @@ fn main(
         let k = start + i % 4u;
         let of_row = min(first_row + i / 4u, params.rows - 1u);
 //#if WINDOW == 0
-        let x_from = of_row * k4 + min(k, k4 - 1u);
+        let x_from = (params.first + of_row) * k4 + min(k, k4 - 1u);
         x_tile[i] = {FLOAT4}(select(vec4f(), x_{s}[x_from], k < k4));
 //#end
 //#if WINDOW == 1
@@ -246,7 +246,7 @@ fn main(
 //#if TILED == 0
 //#for g in 0..GROUPS
 //#if WINDOW == 0
-    let x_at_{g} = min(row + {g}u * {LANES}u + lane, params.rows - 1u) * k4;
+    let x_at_{g} = (params.first + min(row + {g}u * {LANES}u + lane, params.rows - 1u)) * k4;
 //#end
 //#if WINDOW == 1
     let place_{g} = seen(corner_{g}, tap);
@@ -362,12 +362,7 @@ fn main(
 //#for g in 0..GROUPS
 //#for l in 0..LANES_{g}
     if (row + {g}u * {LANES}u + {l}u < params.rows) {
-//#if WINDOW == 0
-      let at = (row + {g}u * {LANES}u + {l}u) * params.n4 + column_{c};
-//#end
-//#if WINDOW == 1
       let at = (params.first + row + {g}u * {LANES}u + {l}u) * params.n4 + column_{c};
-//#end
       let value = activate(
         sum_{g}_{l}_{c}
 //#if WEIGHTS == q8

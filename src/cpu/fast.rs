@@ -114,10 +114,10 @@ impl Launcher<'_> {
                 let coarse = m.arithmetic == Arithmetic::Int { bits: 8 };
                 let finish =
                     Finish { bias, activation: m.activation, residual: m.residual.map(|_| &*residual), coarse };
+                let own = m.first * m.n..(m.first + m.rows) * m.n;
+                let finish = Finish { residual: finish.residual.map(|residual| &residual[own.clone()]), ..finish };
+                let out = &mut out[own];
                 if let Some(window) = &m.window {
-                    let own = m.first * m.n..(m.first + m.rows) * m.n;
-                    let finish = Finish { residual: finish.residual.map(|residual| &residual[own.clone()]), ..finish };
-                    let out = &mut out[own];
                     match (&self.weights[m.weight.index()], m.arithmetic) {
                         (Packed::F32(w), Arithmetic::F32) => {
                             let zeros = &mut scratch.pixels;
@@ -139,6 +139,7 @@ impl Launcher<'_> {
                 }
                 match (&self.weights[m.weight.index()], m.arithmetic) {
                     (Packed::F32(w), Arithmetic::F32) => {
+                        let (x, x2) = (&x[m.first * m.k..], &x2[m.first * m.k2..]);
                         f32_matmul(level, threads, (x, m.k), (x2, m.k2), w, finish, out);
                     }
                     (Packed::Int(w), Arithmetic::Int { bits }) => {

@@ -153,7 +153,9 @@ impl Walk<'_> {
             let cost = kernel.cost();
             spent += cost.work();
             multiply_adds += cost.multiply_adds;
-            launch(&mut self.blocks, kernel)?;
+            if !kernel.is_empty() {
+                launch(&mut self.blocks, kernel)?;
+            }
             next += 1;
         }
         Ok((next, multiply_adds))

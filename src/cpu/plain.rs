@@ -67,9 +67,9 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
             let bias = m.bias.map(weight);
             let [out, x, x2, residual] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual])?;
             let residual = m.residual.map(|_| &*residual);
+            let own = m.first * m.n..(m.first + m.rows) * m.n;
+            let (out, residual) = (&mut out[own.clone()], residual.map(|residual| &residual[own]));
             if let Some(window) = &m.window {
-                let own = m.first * m.n..(m.first + m.rows) * m.n;
-                let (out, residual) = (&mut out[own.clone()], residual.map(|residual| &residual[own]));
                 if let (Stored::Int(w, scales), Arithmetic::Int { bits }) = (&weights[m.weight.index()], m.arithmetic) {
                     let (k, activation) = (m.k, m.activation);
                     int_convolution(x, k, window, m.first, w, scales, bits, bias, activation, residual, out, m.n);
@@ -101,7 +101,7 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
                 (Stored::Groups(w, scales, group), Arithmetic::W8A8) => {
                     w8a8_matmul(x, m.k, w, scales, *group, bias, m.activation, residual, out, m.rows, m.n);
                 }
-                _ => matmul(x, m.k, x2, m.k2, weight(m.weight), bias, m.activation, residual, out, m.rows, m.n),
+                _ => matmul(&x[m.first * m.k..], m.k, &x2[m.first * m.k2..], m.k2, weight(m.weight), bias, m.activation, residual, out, m.rows, m.n),
             }
         }
         Kernel::LayerNorm(k) => {

@@ -71,9 +71,10 @@ impl Device {
 
     /// What Programs in this arithmetic are lowered with.
     pub fn capabilities(&self, compute: Compute) -> Capabilities {
+        let usual = Capabilities::WEBGPU;
         // A real GPU would idle in the gaps between short launches.
-        let launch_work = if self.backend.adapter().is_fallback_adapter { 1 << 29 } else { 1 << 33 };
-        Capabilities { max_binding: self.backend.max_binding(), compute, launch_work, ..Capabilities::WEBGPU }
+        let launch_work = if self.backend.adapter().is_fallback_adapter { usual.launch_work } else { 1 << 32 };
+        Capabilities { max_binding: self.backend.max_binding(), compute, launch_work, ..usual }
     }
 
     /// Which variants new Sessions take.

@@ -86,7 +86,12 @@ fn of_launch(kernel: &Kernel) -> Kernel {
             }
             (*rows, *tokens, *first) = (w.pixels(), w.pixels(), 0);
         }
-        Kernel::Matmul(m) if m.rows > MOST_ROWS => (m.rows, m.tokens) = (MOST_ROWS, MOST_ROWS),
+        Kernel::Matmul(m) => {
+            if m.rows > MOST_ROWS || m.rows < m.tokens {
+                (m.rows, m.tokens) = (m.rows.min(MOST_ROWS), m.rows.min(MOST_ROWS));
+            }
+            m.first = 0;
+        }
         Kernel::Attention(k) => {
             k.tokens = k.tokens.min(MOST_TOKENS);
             (k.first, k.queries) = (0, k.tokens);
@@ -132,7 +137,7 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
                 SizeClass::Many => (18, 33),
             };
             m.tokens = m.tokens.min(tokens);
-            m.rows = m.tokens * usize::div_ceil(least, m.tokens).max(2);
+            (m.first, m.rows) = (0, m.tokens * usize::div_ceil(least, m.tokens).max(2));
             (m.k, m.k2, m.n) = (width(m.k), width(m.k2), width(m.n));
         }
         Kernel::LayerNorm(k) => (k.rows, k.dim) = (11, width(k.dim)),

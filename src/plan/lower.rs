@@ -240,16 +240,19 @@ fn fuse(
     (kernels, time_embeddings)
 }
 
-/// Convolutions of large images become several launches, of some rows each, and attention over many tokens, of some queries.
+/// Convolutions of large images and Linears over many tokens become several launches, of some rows each, and attention, of some
+/// queries. In integers a Linear has scales by item, and stays whole.
 fn cut(kernels: Vec<Kernel>, capabilities: &Capabilities) -> Vec<Kernel> {
     let mut all = Vec::with_capacity(kernels.len());
     for kernel in kernels {
         match kernel {
-            Kernel::Matmul(m) if m.window.is_some() => {
+            Kernel::Matmul(m) if m.window.is_some() || matches!(m.arithmetic, Arithmetic::F32 | Arithmetic::F16) => {
                 let of_row = (m.columns() as u64 * m.n as u64).max(1);
                 // Whole tiles of any device.
                 let most = usize::try_from(capabilities.launch_work / of_row).unwrap_or(usize::MAX).max(ROWS_OF_TILES);
-                let most = most - most % ROWS_OF_TILES;
+                // In about equal parts.
+                let parts = m.rows.div_ceil(most - most % ROWS_OF_TILES);
+                let most = m.rows.div_ceil(parts).next_multiple_of(ROWS_OF_TILES);
                 all.extend(
                     (0..m.rows)
                         .step_by(most)
@@ -274,7 +277,7 @@ fn cut(kernels: Vec<Kernel>, capabilities: &Capabilities) -> Vec<Kernel> {
 const QUERIES_OF_TILES: usize = 36;
 
 /// A multiple of what devices compute together.
-const ROWS_OF_TILES: usize = 528;
+const ROWS_OF_TILES: usize = 48;
 
 /// What [`Arithmetic::W8A8`] multiplies lies quantised: where nobody else reads a tensor and the kernel that makes it can
 /// quantise it, nothing more is needed; else a kernel of its own makes a quantised copy.
@@ -540,6 +543,26 @@ mod tests {
         // qkv of 257 tokens.
         assert!(error.cause.contains("[1, 257, 1536] needs 1579008 bytes"), "{error}");
         assert!(error.cause.contains("maxStorageBufferBindingSize is 1048576"), "{error}");
+    }
+
+    #[test]
+    fn a_linear_over_many_tokens_is_cut_into_launches_and_each_runs_what_it_has_of_some_items() {
+        let (mut plan, shape) = (Plan::default(), [3, 100, 64]);
+        let x = plan.tensor("x", &shape, Role::Input);
+        let out = plan.linear("linear", x, None, 64, false);
+        plan.tensors[out.0].role = Role::Output;
+        let capabilities = Capabilities { launch_work: 64 * 64 * 110, ..Capabilities::WEBGPU };
+        let program = lower(&plan, &capabilities, &[]).unwrap();
+        let rows = |items: usize| -> Vec<(usize, usize)> {
+            let launches = program.kernels.iter().map(|kernel| match kernel.of_items(items, 3) {
+                Kernel::Matmul(m) => (m.first, m.rows),
+                _ => panic!("a matmul"),
+            });
+            launches.collect()
+        };
+        assert_eq!(rows(3), [(0, 96), (96, 96), (192, 96), (288, 12)]);
+        assert_eq!(rows(2), [(0, 96), (96, 96), (192, 8), (288, 0)]);
+        assert_eq!(rows(1), [(0, 96), (96, 4), (192, 0), (288, 0)]);
     }
 
     #[test]

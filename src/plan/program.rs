@@ -36,7 +36,7 @@ impl Capabilities {
         max_binding: isize::MAX as usize,
         compute: Compute::F32,
         packs: false,
-        launch_work: 1 << 29,
+        launch_work: 3 << 27,
     };
     /// Any WebGPU device, at the specification's default limits.
     pub const WEBGPU: Capabilities = Capabilities {
@@ -45,7 +45,7 @@ impl Capabilities {
         max_binding: 128 << 20,
         compute: Compute::F32,
         packs: true,
-        launch_work: 1 << 29,
+        launch_work: 3 << 27,
     };
 }
 
@@ -145,7 +145,7 @@ pub struct Matmul {
     pub size: SizeClass,
     /// Where the rows of x come from, for a 3x3 convolution.
     pub window: Option<Window>,
-    /// The first row of out, where a convolution takes several launches.
+    /// The first row of out, where it takes several launches.
     pub first: usize,
 }
 
@@ -462,9 +462,8 @@ impl Kernel {
     pub fn of_items(&self, items: usize, all: usize) -> Kernel {
         let mut kernel = self.clone();
         match &mut kernel {
-            // Cut into launches, it has no part of them for an item.
-            Kernel::Matmul(Matmul { window: Some(_), .. }) => {}
-            Kernel::Matmul(k) => k.rows = k.rows / all * items,
+            // What the launch has of them, perhaps nothing.
+            Kernel::Matmul(k) => k.rows = (items * k.tokens).saturating_sub(k.first).min(k.rows),
             Kernel::LayerNorm(k) => k.rows = k.rows / all * items,
             Kernel::Attention(k) => k.batch = items,
             Kernel::Embedding(k) => k.batch = items,
@@ -480,6 +479,11 @@ impl Kernel {
             Kernel::GroupNorm(k) => k.batch = items,
         }
         kernel
+    }
+
+    /// Whether nothing of it is left: a launch of other items than those that run.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Kernel::Matmul(Matmul { rows: 0, .. }))
     }
 
     /// The tensors that it reads.
@@ -563,7 +567,7 @@ impl Program {
     /// The kernels between two tensors: from the one after `from` is written to the one that writes `to`. None if there are
     /// none, or if what they leave in memory, but for `to`, is read by those behind them.
     pub fn between(&self, from: &str, to: &str) -> Option<Range<usize>> {
-        let writes = |name: &str| self.kernels.iter().position(|kernel| self.view(kernel.writes()).name == name);
+        let writes = |name: &str| self.kernels.iter().rposition(|kernel| self.view(kernel.writes()).name == name);
         let range = writes(from)? + 1..writes(to)? + 1;
         let behind = |id: TensorId| self.kernels[range.end..].iter().any(|kernel| kernel.reads().contains(&id));
         let mut inside = range.clone().map(|i| self.kernels[i].writes());

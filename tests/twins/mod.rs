@@ -455,7 +455,15 @@ fn convolutions(all: &mut Vec<Case>) {
             all.push(case);
         }
     }
-    // So large that it takes several launches, and the rows of an item are cut.
+    // So large that they take several launches, and the rows of an item are cut.
+    let mut case = Case::new("linear in several launches".into());
+    let (x, other) = (case.input(&[3, 351, 644]), case.input(&[3, 351, 644]));
+    let weight = case.matrix(644, 644, STORED[2]);
+    let projected = case.plan.scratch("", &[3, 351, 644]);
+    case.plan.push(Op::Linear { x, skip: None, weight, bias: None, out: projected });
+    let out = case.output(&[3, 351, 644]);
+    case.plan.push(Op::Add { a: other, b: projected, out });
+    all.push(case);
     let mut case = Case::new("convolution in several launches".into());
     let (window, x) = (Window::plain([44, 37]), case.input(&[2, 44 * 37, 320]));
     let weight = case.matrix(130, 9 * 320, STORED[2]);

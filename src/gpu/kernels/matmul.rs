@@ -23,7 +23,7 @@ struct Params {
     group4: u32,
     groups: u32,
     skip: u32,
-    unused: u32,
+    first: u32,
 }
 
 /// What one invocation keeps in registers.
@@ -189,7 +189,7 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         group4: group4 as u32,
         groups: scale_groups as u32,
         skip: m.window.map_or(0, |window| window.skip as u32),
-        unused: 0,
+        first: m.first as u32,
     };
     let mut bindings = vec![(1, Binding::Tensor(m.x)), (2, Binding::Weight(m.weight)), (6, Binding::Tensor(m.out))];
     bindings.extend(m.bias.map(|bias| (4, Binding::Weight(bias))));
@@ -203,7 +203,7 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
     let mut params = bytemuck::bytes_of(&params).to_vec();
     if let Some(w) = m.window {
         let doubled = usize::from(w.upsample == 2);
-        let of_window = [w.height, w.width, w.out_width, w.pixels(), w.stride, w.padding, doubled, m.first];
+        let of_window = [w.height, w.width, w.out_width, w.pixels(), w.stride, w.padding, doubled, 0];
         params.extend_from_slice(bytemuck::cast_slice(&of_window.map(|v| v as u32)));
     }
     Launch {
