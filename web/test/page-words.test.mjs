@@ -378,6 +378,31 @@ test('what initImage takes for latents, by length, and what not', async () => {
   await page.close();
 });
 
+test('an encoder that cannot be fetched fails that call alone, and is asked for again', async () => {
+  const page = await openPage(browser, `${server.url}/?${FEW}`);
+  let away = false;
+  await page.route('**/avatars/encoder-*', (route) => (away ? route.abort() : route.continue()));
+  await page.exposeFunction('setAway', (value) => {
+    away = value;
+  });
+  const said = await withPackage(page, async (uvit) => {
+    const settings = { prompt: 'a person', seed: 3, steps: 2 };
+    const found = [];
+    for (const keepLoaded of [true, false]) {
+      await globalThis.setAway(true);
+      const pipeline = await uvit.load('models/avatars/manifest.json', { device: 'cpu', keepLoaded });
+      const from = () => attempt(pipeline.generate({ ...settings, strength: 0.5, initImage: new ImageData(64, 64) }));
+      found.push((await from()).code ?? 'drawn', (await attempt(pipeline.generate(settings))).code ?? 'drawn');
+      await globalThis.setAway(false);
+      found.push((await from()).code ?? 'drawn');
+      pipeline.dispose();
+    }
+    return found;
+  });
+  assert.deepEqual(said, ['IO', 'drawn', 'drawn', 'IO', 'drawn', 'drawn']);
+  await page.close();
+});
+
 test('prompts of any characters draw, and what is no text is refused with what it is', async () => {
   const page = await openPage(browser, `${server.url}/?${FEW}`);
   const said = await withPackage(page, async (uvit) => {
