@@ -17,7 +17,8 @@ export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<
   const noise = info.architecture === 'unidiffuser' ? undefined : [count * latent];
   // Other channels than these lie in a space of the model's own.
   const toImage = channels === 3 ? toPlanes : channels === 1 ? toGrey : undefined;
-  const several = `[${info.initImageShape.join(', ')}], for all pictures or one for each${toImage ? '' : ': latents, for which this model has no encoder'}`;
+  const alone = toImage ? '' : ', of latents: this model has no encoder for pictures';
+  const several = `[${info.initImageShape.join(', ')}], for all pictures or one for each${alone}`;
   const lengths = [...new Set([image, count * image, latent, count * latent])];
   // A mask is as large as what it is for.
   const ofLatents = initImage instanceof Float32Array && ![image, count * image].includes(initImage.length);

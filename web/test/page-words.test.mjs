@@ -16,7 +16,10 @@ const CURLS =
 let server;
 let browser;
 before(async () => {
-  server = await startServer(undefined, { cached: true });
+  const manifest = JSON.parse(readFileSync(new URL('../models/avatars/manifest.json', import.meta.url)));
+  delete manifest.components.encoder;
+  const files = { 'models/avatars/no-encoder.json': Buffer.from(JSON.stringify(manifest)) };
+  server = await startServer(undefined, { cached: true, files });
   browser = await launch();
 });
 after(async () => {
@@ -357,9 +360,19 @@ test('what initImage takes for latents, by length, and what not', async () => {
       ].map((options) => attempt(draw(options))),
     );
     const kept = drawn.maskedPicture.pixels.every((value, i) => value === picture.data[i]);
-    return { shape: pipeline.info.initImageShape, drawn, refused, kept };
+    const other = await uvit.load('models/avatars/no-encoder.json', { device: 'cpu', compute: 'quality' });
+    const from = (initImage) => attempt(other.generate({ ...settings, initImage }));
+    const latents = await from(new Float32Array(1024));
+    const alone = { shape: other.info.initImageShape, drawn: latents.value?.images.length };
+    alone.refused = [await from(picture), await from(planes)];
+    return { shape: pipeline.info.initImageShape, drawn, refused, kept, alone };
   });
   assert.deepEqual(said.shape, [3, 64, 64]);
+  assert.deepEqual([said.alone.shape, said.alone.drawn], [[4, 16, 16], 1]);
+  for (const { code, remedy } of said.alone.refused) {
+    assert.equal(code, 'INVALID_ARGUMENT');
+    assert.match(remedy, /\[4, 16, 16\].* of latents: this model has no encoder/);
+  }
   const { picture, floats, twelve, latents, maskedLatents } = said.drawn;
   assert.deepEqual(picture.pixels, floats.pixels);
   assert.deepEqual(picture.stages, ['text', 'encoding', 'sampling', 'decoding']);
