@@ -91,11 +91,13 @@ impl Code {
         }
     }
 
-    /// The code of that text, as the workers of a page hand them to each other.
+    /// The code of that text, as the workers of a page hand them to each other, and as files fail that are brought.
     pub fn parse(text: &str) -> Option<Code> {
         let known = [
             Code::InvalidArgument,
+            Code::ShardCorrupt,
             Code::NotFinite,
+            Code::Io,
             Code::OutOfMemory,
             Code::WorkerLost,
             Code::Aborted,

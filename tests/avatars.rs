@@ -146,3 +146,34 @@ fn coarser_decoders_draw_the_same_pictures() {
         }
     }
 }
+
+#[test]
+fn coarser_encoders_give_latents_of_the_same_pictures() {
+    let Some((folder, config, _)) = avatar_package::found() else { return };
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let image = stored.tensor("autoencoder_kl/image").unwrap();
+    let image: Vec<f32> = image.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
+    let part = &config["parts"]["autoencoder"];
+    let device = Device::cpu(Threads::all());
+    let mut decoder = load_as(&device, &folder, part, "autoencoder_kl_decoder");
+    let mut shown = |dtype, compute| {
+        let mut encoder = load_in(&device, &folder, part, "autoencoder_kl_encoder", dtype, compute);
+        let given = [NamedTensor::new("image", Values::Floats(image.clone()))];
+        let moments = pollster::block_on(encoder.trace(2, &given, &["moments"])).unwrap().remove(0);
+        let Network::AutoencoderKlEncoder(half) = encoder.network() else { panic!("another network") };
+        let given = [NamedTensor::new("z", Values::Floats(half.latents(&moments, 2, &[])))];
+        pollster::block_on(decoder.trace(2, &given, &["decoded"])).unwrap().remove(0)
+    };
+    let want = shown(Dtype::F32, Compute::F32);
+    for (dtype, compute, least) in [
+        (Dtype::F16, Compute::F32, 50.0),
+        (Dtype::Q8, Compute::F32, 45.0),
+        (Dtype::Q8, Compute::Quality, 45.0),
+        (Dtype::Q8, Compute::Fast, 45.0),
+    ] {
+        let psnr = psnr(&shown(dtype, compute), &want);
+        println!("{} in {}: {psnr:.1} dB", dtype.as_str(), compute.as_str());
+        assert!(psnr >= least, "{} in {}: {psnr:.1} dB", dtype.as_str(), compute.as_str());
+    }
+}

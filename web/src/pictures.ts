@@ -9,7 +9,7 @@ import type { Arrays } from './uvit_web.js';
  * The arrays among the options, in copies that may be transferred. Floats and elements are read at once, so that what becomes
  * of them later does not matter.
  */
-export async function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<Arrays> {
+export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<Arrays> {
   const { initImage, mask, startLatents, context, nullContext, count = 1 } = options;
   const [channels] = info.initImageShape;
   const [image, latent] = [info.initImageShape, info.latentShape].map(([c, h, w]) => c * h * w) as [number, number];
@@ -17,27 +17,27 @@ export async function arraysOf(options: GenerateOptions, info: PipelineInfo): Pr
   const noise = info.architecture === 'unidiffuser' ? undefined : [count * latent];
   // Other channels than these lie in a space of the model's own.
   const toImage = channels === 3 ? toPlanes : channels === 1 ? toGrey : undefined;
-  const several = `[${info.initImageShape.join(', ')}], for all pictures or one for each${toImage ? '' : ': latents, for which this model has no encoder'}`;
+  const alone = toImage ? '' : ', of latents: this model has no encoder for pictures';
+  const several = `[${info.initImageShape.join(', ')}], for all pictures or one for each${alone}`;
   const lengths = [...new Set([image, count * image, latent, count * latent])];
   // A mask is as large as what it is for.
   const ofLatents = initImage instanceof Float32Array && ![image, count * image].includes(initImage.length);
   const [, height, width] = ofLatents ? info.latentShape : info.initImageShape;
   const embedding = '[tokens, dim], for all pictures or one for each';
-  const [start, init, painted, text, noText] = await Promise.all([
+  return Promise.all([
     read('startLatents', startLatents, noise, '[count, channels, height, width]'),
     read('initImage', initImage, lengths, several, toImage && ((rgba) => toImage(rgba, -1)), 'white'),
     read('mask', mask, [height * width], `[${height}, ${width}], from 0 to 1`, (rgba) => toGrey(rgba, 0), 'black'),
     // How long they are to be is the network's matter.
     read('context', context, undefined, embedding),
     read('nullContext', nullContext, undefined, embedding),
-  ]);
-  return {
+  ]).then(([start, init, painted, text, noText]) => ({
     ...(start && { startLatents: start }),
     ...(init && { initImage: init }),
     ...(painted && { mask: painted }),
     ...(text && { context: text }),
     ...(noText && { nullContext: noText }),
-  };
+  }));
 
   async function read(
     name: string,

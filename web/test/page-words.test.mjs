@@ -16,7 +16,10 @@ const CURLS =
 let server;
 let browser;
 before(async () => {
-  server = await startServer(undefined, { cached: true });
+  const manifest = JSON.parse(readFileSync(new URL('../models/avatars/manifest.json', import.meta.url)));
+  delete manifest.components.encoder;
+  const files = { 'models/avatars/no-encoder.json': Buffer.from(JSON.stringify(manifest)) };
+  server = await startServer(undefined, { cached: true, files });
   browser = await launch();
 });
 after(async () => {
@@ -357,9 +360,19 @@ test('what initImage takes for latents, by length, and what not', async () => {
       ].map((options) => attempt(draw(options))),
     );
     const kept = drawn.maskedPicture.pixels.every((value, i) => value === picture.data[i]);
-    return { shape: pipeline.info.initImageShape, drawn, refused, kept };
+    const other = await uvit.load('models/avatars/no-encoder.json', { device: 'cpu', compute: 'quality' });
+    const from = (initImage) => attempt(other.generate({ ...settings, initImage }));
+    const latents = await from(new Float32Array(1024));
+    const alone = { shape: other.info.initImageShape, drawn: latents.value?.images.length };
+    alone.refused = [await from(picture), await from(planes)];
+    return { shape: pipeline.info.initImageShape, drawn, refused, kept, alone };
   });
   assert.deepEqual(said.shape, [3, 64, 64]);
+  assert.deepEqual([said.alone.shape, said.alone.drawn], [[4, 16, 16], 1]);
+  for (const { code, remedy } of said.alone.refused) {
+    assert.equal(code, 'INVALID_ARGUMENT');
+    assert.match(remedy, /\[4, 16, 16\].* of latents: this model has no encoder/);
+  }
   const { picture, floats, twelve, latents, maskedLatents } = said.drawn;
   assert.deepEqual(picture.pixels, floats.pixels);
   assert.deepEqual(picture.stages, ['text', 'encoding', 'sampling', 'decoding']);
@@ -375,6 +388,31 @@ test('what initImage takes for latents, by length, and what not', async () => {
       'INVALID_ARGUMENT: mask has 4096 values, not 256',
     ],
   );
+  await page.close();
+});
+
+test('an encoder that cannot be fetched fails that call alone, and is asked for again', async () => {
+  const page = await openPage(browser, `${server.url}/?${FEW}`);
+  let away = false;
+  await page.route('**/avatars/encoder-*', (route) => (away ? route.abort() : route.continue()));
+  await page.exposeFunction('setAway', (value) => {
+    away = value;
+  });
+  const said = await withPackage(page, async (uvit) => {
+    const settings = { prompt: 'a person', seed: 3, steps: 2 };
+    const found = [];
+    for (const keepLoaded of [true, false]) {
+      await globalThis.setAway(true);
+      const pipeline = await uvit.load('models/avatars/manifest.json', { device: 'cpu', keepLoaded });
+      const from = () => attempt(pipeline.generate({ ...settings, strength: 0.5, initImage: new ImageData(64, 64) }));
+      found.push((await from()).code ?? 'drawn', (await attempt(pipeline.generate(settings))).code ?? 'drawn');
+      await globalThis.setAway(false);
+      found.push((await from()).code ?? 'drawn');
+      pipeline.dispose();
+    }
+    return found;
+  });
+  assert.deepEqual(said, ['IO', 'drawn', 'drawn', 'IO', 'drawn', 'drawn']);
   await page.close();
 });
 
