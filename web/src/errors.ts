@@ -69,6 +69,11 @@ export function toUvitError(thrown: unknown): UvitError {
   if (thrown instanceof UvitError) return thrown;
   const { code, cause, remedy, message } = (thrown ?? {}) as Record<string, unknown>;
   if (isCode(code)) return new UvitError(code, String(cause ?? message), String(remedy ?? ''));
+  if (thrown instanceof WebAssembly.RuntimeError) {
+    // A panic says nothing there, but where it was.
+    console.error(thrown);
+    return internal(`the wasm core stopped (${message})`);
+  }
   return internal(String(message ?? thrown));
 }
 

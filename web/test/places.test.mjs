@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
+import { toUvitError } from '../dist/errors.js';
 import { launch, openPage } from './browser.mjs';
 import { startServer } from './server.mjs';
 
@@ -90,4 +91,21 @@ test('in Node.js the package can be imported, and says what it needs', async () 
     assert.match(error.cause, /Worker.*ImageData/);
     assert.match(error.remedy, /page of a browser/);
   }
+});
+
+test('where the core panics, the error says so, and the console where', (t) => {
+  const log = t.mock.method(console, 'error', () => {});
+  // A module whose one function is the instruction that a panic ends in.
+  const code = '0061736d0100000001040160000003020100070501016600000a05010300000b';
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(Buffer.from(code, 'hex')));
+  let thrown;
+  try {
+    exports.f();
+  } catch (trap) {
+    thrown = trap;
+  }
+  const { code: found, cause, remedy } = toUvitError(thrown);
+  assert.deepEqual([found, cause], ['INTERNAL', 'the wasm core stopped (unreachable)']);
+  assert.match(remedy, /report it with the steps that led here/);
+  assert.match(log.mock.calls[0].arguments[0].stack, /wasm/);
 });
