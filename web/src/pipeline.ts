@@ -75,7 +75,11 @@ export class Pipeline {
     const { component, tensors } = checked(() => checkForward(given, options, this.info.components));
     await this.#sent;
     const id = this.#client.nextId();
-    const answer = await this.#client.request({ type: 'forward', id, component, tensors }, () => {}, buffersOf(tensors));
+    const answer = await this.#client.request(
+      { type: 'forward', id, component, tensors },
+      () => {},
+      buffersOf(tensors),
+    );
     if (answer.type !== 'tensors') throw internal(`the worker answered forward with ${answer.type}`);
     return answer.tensors;
   }
