@@ -10,7 +10,7 @@ use std::path::Path;
 use uvit_web::Code;
 use uvit_web::package::read_manifest;
 use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
-use uvit_web::pipeline::{DeviceChoice, LoadOptions, Loader, Prompt, Request};
+use uvit_web::pipeline::{DeviceChoice, LoadOptions, Loader, NamedTensor, Prompt, Request, Values};
 use uvit_web::plan::Compute;
 use uvit_web::weights::StoredFile;
 
@@ -147,6 +147,27 @@ fn a_component_that_does_not_stay_takes_no_memory_from_the_next() {
         assert_eq!(error.code, Code::Aborted);
         assert!(staged.device().memory().bytes <= after.bytes);
     }
+}
+
+#[test]
+fn a_component_is_called_by_its_name() {
+    if avatar_package::found().is_none() {
+        return;
+    }
+    let (latents, pictures) = (scratch("by_name_latents"), scratch("by_name_pictures"));
+    avatar_package::write(&latents, None);
+    avatar_package::write(&pictures, Some(1.0));
+    let mut without = load(&latents, DeviceChoice::Cpu, true).unwrap();
+    let mut pipeline = load(&pictures, DeviceChoice::Cpu, true).unwrap();
+    let asked = request("a frog");
+    let z = NamedTensor::new("z", Values::Floats(draw(&mut without, &asked).unwrap().values));
+    let decoded = pollster::block_on(pipeline.forward("decoder", vec![z.clone()], &|| false)).unwrap();
+    assert_eq!((decoded[0].name.as_str(), decoded[0].shape.as_deref()), ("decoded", Some(&[1, 3, 64, 64][..])));
+    assert!(decoded[0].values == Values::Floats(draw(&mut pipeline, &asked).unwrap().values));
+    let error = pollster::block_on(pipeline.forward("encoder", vec![z], &|| false)).unwrap_err();
+    assert!(
+        error.code == Code::InvalidArgument && error.remedy.contains("text_encoder, text_projector, denoiser, decoder")
+    );
 }
 
 #[test]

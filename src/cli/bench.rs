@@ -3,7 +3,7 @@
 use super::generate::Place;
 use super::load::load_denoiser;
 use super::output::{self, say};
-use super::{read_text, records, refusal};
+use super::{rates, read_text, records, refusal};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
@@ -22,7 +22,7 @@ use uvit_web::{Code, Error, Result};
 #[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// A manifest.json or its folder
-    #[arg(required_unless_present_any = ["preset", "config"])]
+    #[arg(required_unless_present_any = ["preset", "config", "convolutions"])]
     model: Option<PathBuf>,
     /// A published architecture with random weights; `uvit presets` lists them
     #[arg(long, conflicts_with_all = ["model", "config"])]
@@ -30,6 +30,9 @@ pub struct Arguments {
     /// Any architecture with random weights: its parameters as JSON
     #[arg(long, conflicts_with = "model")]
     config: Option<PathBuf>,
+    /// In place of a network 3x3 convolutions, beside Linears of as many inputs and outputs; stored as --dtype says, else q8
+    #[arg(long, conflicts_with_all = ["model", "preset", "config", "batch", "roofline", "json"])]
+    convolutions: bool,
     /// Images a forward
     #[arg(long, default_value_t = 1, value_parser = refusal::images)]
     batch: usize,
@@ -51,6 +54,9 @@ pub fn run(a: &Arguments) -> Result<()> {
         output::check(path)?;
     }
     let options = a.place.options();
+    if a.convolutions {
+        return rates::run(&options, options.dtype.unwrap_or(Dtype::Q8), a.repeats);
+    }
     let (mut component, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
             let pipeline = load_denoiser(path, options)?;

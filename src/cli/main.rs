@@ -15,6 +15,7 @@ mod pictures;
 mod presets;
 mod progress;
 mod quality;
+mod rates;
 mod records;
 mod refusal;
 mod report;

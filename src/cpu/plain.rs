@@ -101,7 +101,19 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
                 (Stored::Groups(w, scales, group), Arithmetic::W8A8) => {
                     w8a8_matmul(x, m.k, w, scales, *group, bias, m.activation, residual, out, m.rows, m.n);
                 }
-                _ => matmul(&x[m.first * m.k..], m.k, &x2[m.first * m.k2..], m.k2, weight(m.weight), bias, m.activation, residual, out, m.rows, m.n),
+                _ => matmul(
+                    &x[m.first * m.k..],
+                    m.k,
+                    &x2[m.first * m.k2..],
+                    m.k2,
+                    weight(m.weight),
+                    bias,
+                    m.activation,
+                    residual,
+                    out,
+                    m.rows,
+                    m.n,
+                ),
             }
         }
         Kernel::LayerNorm(k) => {

@@ -6,7 +6,7 @@ use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording};
 use crate::decimal::decimal;
 use crate::json;
-use crate::plan::{Activation, Op, Plan, Position, Role, TensorId, WeightUse};
+use crate::plan::{Activation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
 use crate::{Error, Result};
 
 /// The published configuration, under its names.
@@ -153,6 +153,10 @@ impl Config {
         let activated = plan.scratch("", &[shape[0], shape[1], self.intermediate_size]);
         plan.push(Op::Activate { activation: self.hidden_act.0, x: up, out: activated });
         let down = plan.linear(&format!("{name}.mlp.fc2"), activated, None, dim, true);
+        // docs/arithmetic.md has the measurements.
+        for layer in ["self_attn.{q,k,v}_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"] {
+            plan.allow(&format!("{name}.{layer}"), Precision::Narrow);
+        }
         plan.add("", x, down)
     }
 }

@@ -159,16 +159,15 @@ impl Window {
     fn places(&self, row: usize) -> (usize, [Option<usize>; TAPS]) {
         let (item, pixel) = (row / (self.out_height * self.out_width), row % (self.out_height * self.out_width));
         let (top, left) = (pixel / self.out_width * self.stride, pixel % self.out_width * self.stride);
-        let mut places = [None; TAPS];
-        for (tap, place) in places.iter_mut().enumerate() {
-            // Above and to the left of the image the numbers wrap, and are too large.
-            let y = (top + self.skip + tap / 3).wrapping_sub(self.padding);
-            let z = (left + tap % 3).wrapping_sub(self.padding);
-            if y < self.height * self.upsample && z < self.width * self.upsample {
-                *place = Some(y / self.upsample * self.width + z / self.upsample);
-            }
-        }
-        (item, places)
+        // Of every tile of rows this is asked: divisions would be a twentieth of a small convolution's time.
+        let halves = self.upsample - 1;
+        // Above and to the left of the image the numbers wrap, and are too large.
+        let along = |from: usize, size: usize| {
+            [0, 1, 2].map(|i| (from + i).wrapping_sub(self.padding) >> halves).map(|at| (at < size).then_some(at))
+        };
+        let (rows, columns) = (along(top + self.skip, self.height), along(left, self.width));
+        let place = |tap: usize| Some(rows[tap / 3]? * self.width + columns[tap % 3]?);
+        (item, std::array::from_fn(place))
     }
 }
 

@@ -360,6 +360,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNE
                             let (first, target) = (item * tokens_each, shared.target(group.len() * width));
                             let (scaling, weights) = (scaling(group.start), weights(group.start));
                             int_tiles::<I, C, PLANES, SIGNED>(
+                                w.level.emulates_bytes(),
                                 &words,
                                 weights,
                                 w_stride,
@@ -385,6 +386,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNE
                                 };
                                 let target = edge.target(place, tokens, width, bias, before(first, panel));
                                 int_tiles::<I, C, PLANES, SIGNED>(
+                                    w.level.emulates_bytes(),
                                     &words,
                                     weights(panel),
                                     w_stride,
@@ -509,6 +511,7 @@ unsafe fn int_windows_of<I: Isa, const C: usize, const PLANES: usize, const SIGN
                         let target = edge.target(place, tokens, width, bias, before);
                         let weights = w.words.as_ptr().add((panel * TAPS + begin) * x.steps * width);
                         int_tiles::<I, C, PLANES, SIGNED>(
+                            w.level.emulates_bytes(),
                             parts,
                             weights,
                             TAPS * x.steps * width,

@@ -2,6 +2,10 @@
 //!
 //! In WebAssembly a tile is a function of its own, whose loop gets all registers, and longer than the 500 bytes up to which
 //! Chromium's compiler inlines it again: within a larger function it keeps its sums in memory, at up to twice the time.
+//!
+//! Its loop may end after every step of a turn, not for the remainder's sake alone: within one block LLVM moves a multiply-add
+//! down to the next one of the same sum, so that all weights of the turn are alive at once, more than there are registers. That
+//! cost the f32 tile a fifth of its speed.
 
 use super::isa::{INT_ROWS, Isa, ROWS, array, unroll};
 use crate::LOW_BITS;
@@ -91,7 +95,7 @@ impl Rows {
 #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
 pub unsafe fn f32_tiles<I: Isa, const C: usize>(inputs: &[Rows], mut w: *const f32, panels: usize, mut target: Target) {
     /// Inputs a turn: the rows' addresses move on once for all of them.
-    const TURN: usize = if cfg!(target_arch = "wasm32") { 4 } else { 1 };
+    const TURN: usize = if cfg!(target_arch = "wasm32") { 8 } else { 1 };
     macro_rules! step {
         ($tile:ident, $x:ident, $w:expr, $i:expr) => {
             let w = array!(c < C, I::splat(0.0), I::load($w.add(($i * C + c) * I::LANES)));
@@ -110,16 +114,17 @@ pub unsafe fn f32_tiles<I: Isa, const C: usize>(inputs: &[Rows], mut w: *const f
                     tile = std::hint::black_box(tile);
                 }
                 let x = rows.x;
-                let whole = rows.k / TURN * TURN;
-                for i in (0..whole).step_by(TURN) {
+                let mut i = 0;
+                'input: while i < rows.k {
                     let from = w.add(i * C * I::LANES);
                     let turns = array!(r < ROWS, x[0], x[r].add(i));
                     unroll!(turn < TURN, {
                         step!(tile, turns, from, turn);
+                        if i + turn + 1 == rows.k {
+                            break 'input;
+                        }
                     });
-                }
-                for i in whole..rows.k {
-                    step!(tile, x, w, i);
+                    i += TURN;
                 }
                 w = w.add(rows.k * C * I::LANES);
             }
@@ -158,10 +163,30 @@ impl IntRows {
 
 /// In integers: of each of the parts that make the input INT_ROWS rows of `steps` words, w `[panels][parts steps][C x LANES]`,
 /// `w_stride` words from panel to panel. With two planes, a value's high and low part lie in neighbouring rows, and
-/// `INT_ROWS / 2` rows are written.
+/// `INT_ROWS / 2` rows are written. `emulated`: [`Level::emulates_bytes`].
+#[inline(always)]
+pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
+    emulated: bool,
+    parts: &[IntRows],
+    w: *const u32,
+    w_stride: usize,
+    steps: usize,
+    panels: usize,
+    scaling: Scaling,
+    target: Target,
+) {
+    unsafe {
+        if cfg!(target_arch = "wasm32") && I::BYTES && PLANES == 1 && emulated {
+            int_tiles_of::<I::Stepwise, C, PLANES, SIGNED>(parts, w, w_stride, steps, panels, scaling, target);
+        } else {
+            int_tiles_of::<I, C, PLANES, SIGNED>(parts, w, w_stride, steps, panels, scaling, target);
+        }
+    }
+}
+
 #[cfg_attr(target_arch = "wasm32", inline(never))]
 #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
+unsafe fn int_tiles_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
     parts: &[IntRows],
     mut w: *const u32,
     w_stride: usize,
@@ -170,8 +195,8 @@ pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNE
     mut scaling: Scaling,
     mut target: Target,
 ) {
-    /// Steps a turn; a row's words are whole vectors, so no step is left.
-    const TURN: usize = 2;
+    /// Steps a turn.
+    const TURN: usize = if cfg!(target_arch = "wasm32") { 4 } else { 2 };
     unsafe {
         for _ in 0..panels {
             let mut tile = [[I::zero_i(); C]; INT_ROWS];
@@ -184,7 +209,8 @@ pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNE
                     // As in f32: sums that live across parts would be kept in memory within the loop too.
                     tile = std::hint::black_box(tile);
                 }
-                for first in (0..steps).step_by(TURN) {
+                let mut first = 0;
+                'part: while first < steps {
                     let (w, rows) = (of_part.add(first * C * I::LANES), array!(r < INT_ROWS, x[0], x[r].add(first)));
                     unroll!(turn < TURN, {
                         let w = array!(c < C, I::zero_i(), I::load_i(w.add((turn * C + c) * I::LANES)));
@@ -195,7 +221,11 @@ pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNE
                                     if SIGNED { I::dot(tile[r][c], x, w[c]) } else { I::dot(tile[r][c], w[c], x) };
                             });
                         });
+                        if first + turn + 1 == steps {
+                            break 'part;
+                        }
                     });
+                    first += TURN;
                 }
                 of_part = of_part.add(steps * C * I::LANES);
             }

@@ -247,3 +247,32 @@ test('forward() computes one call of the network, in its turn, and checks what i
   assert.ok(found.finite && found.same);
   assert.deepEqual(new Set(found.codes), new Set(['INVALID_ARGUMENT']));
 });
+
+test('forward() calls any network of a model', async () => {
+  const found = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'cpu', compute: 'f32', threads: 2 });
+      const z = Float32Array.from({ length: 2 * 4 * 16 * 16 }, (_, i) => Math.sin(i));
+      const decoder = { component: 'decoder' };
+      const { decoded: both } = await pipeline.forward({ z }, decoder);
+      const { decoded: second } = await pipeline.forward({ z: z.slice(z.length / 2) }, decoder);
+      const ids = Array.from({ length: 32 }, (_, i) => i);
+      const { last_hidden_state: states } = await pipeline.forward({ input_ids: ids }, { component: 'text_encoder' });
+      const bad = [{ component: 'encoder' }, { component: 3 }, null];
+      const codes = [];
+      for (const options of bad) codes.push((await attempt(pipeline.forward({ z }, options))).code);
+      return {
+        components: pipeline.info.components.map(({ name }) => name),
+        lengths: [both.length, states.length],
+        same: second.every((value, i) => Number.isFinite(value) && value === both[both.length / 2 + i]),
+        codes,
+      };
+    },
+    '/models/avatars/manifest.json',
+  );
+  assert.deepEqual(found.components, ['text_encoder', 'text_projector', 'denoiser', 'decoder']);
+  assert.deepEqual(found.lengths, [2 * 3 * 64 * 64, 32 * 128]);
+  assert.ok(found.same);
+  assert.deepEqual(new Set(found.codes), new Set(['INVALID_ARGUMENT']));
+});

@@ -36,6 +36,8 @@ pub unsafe trait Isa: Copy {
     type I: Copy;
     /// The same with dot products of 16-bit numbers.
     type Pairs: Isa<F = Self::F, I = Self::I>;
+    /// The same with a dot product of bytes in several instructions, where the engine would make more of one.
+    type Stepwise: Isa<F = Self::F, I = Self::I>;
     /// Values of a vector.
     const LANES: usize;
     /// Vectors of columns in a register tile.
@@ -102,7 +104,7 @@ pub unsafe trait Isa: Copy {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Level {
     pub(crate) set: Set,
-    /// As two bytes each, where there is a dot product of bytes; else as 16-bit numbers.
+    /// As two bytes each, where there is a dot product of bytes in one instruction; else as 16-bit numbers.
     wide_bytes: bool,
 }
 
@@ -194,6 +196,11 @@ impl Level {
             #[cfg(target_arch = "wasm32")]
             Set::Wasm => Wasm::BYTES,
         }
+    }
+
+    /// Whether the engine makes the dot product of bytes from several instructions.
+    pub(crate) fn emulates_bytes(self) -> bool {
+        self.has_bytes() && !self.wide_bytes
     }
 
     /// Whether activations of so many bits and their weights are packed as bytes, else as 16-bit numbers.

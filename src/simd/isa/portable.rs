@@ -20,6 +20,7 @@ unsafe impl Isa for Portable {
     type F = [f32; 8];
     type I = [u32; 8];
     type Pairs = Portable;
+    type Stepwise = Portable;
     const LANES: usize = 8;
     const COLUMNS: usize = 1;
     const BYTES: bool = false;

@@ -3,12 +3,19 @@
 use super::Isa;
 use std::arch::wasm32::*;
 
-/// Four lanes; BYTES: whether dot products take bytes.
+/// Four lanes; DOT: what dot products take.
 #[derive(Clone, Copy)]
-pub struct Lanes4<const BYTES: bool>;
+pub struct Lanes4<const DOT: u8>;
+
+/// Pairs of 16-bit numbers.
+const PAIRS: u8 = 0;
+/// Bytes, in one instruction.
+const BYTES: u8 = 1;
+/// Bytes, in three. Without VNNI Chromium makes five of the one: it does not keep the vector of ones.
+const STEPWISE: u8 = 2;
 
 /// As the module was built.
-pub type Wasm = Lanes4<{ cfg!(target_feature = "relaxed-simd") }>;
+pub type Wasm = Lanes4<{ if cfg!(target_feature = "relaxed-simd") { BYTES } else { PAIRS } }>;
 
 /// Whether the engine makes the relaxed dot product of bytes from several instructions, as on x86 without VNNI: what it
 /// does with an operand that is out of range tells. There two products together end at 2^15 - 1; a single instruction adds
@@ -26,13 +33,14 @@ pub fn emulates_bytes() -> bool {
 }
 
 // SAFETY: the module is compiled with these features as a whole; loads and stores are unaligned ones of four values.
-unsafe impl<const BYTES: bool> Isa for Lanes4<BYTES> {
+unsafe impl<const DOT: u8> Isa for Lanes4<DOT> {
     type F = v128;
     type I = v128;
-    type Pairs = Lanes4<false>;
+    type Pairs = Lanes4<PAIRS>;
+    type Stepwise = Lanes4<STEPWISE>;
     const LANES: usize = 4;
     const COLUMNS: usize = 2;
-    const BYTES: bool = BYTES;
+    const BYTES: bool = DOT != PAIRS;
 
     #[inline(always)]
     unsafe fn splat(v: f32) -> v128 {
@@ -125,8 +133,14 @@ unsafe impl<const BYTES: bool> Isa for Lanes4<BYTES> {
     #[inline(always)]
     unsafe fn dot(acc: v128, a: v128, b: v128) -> v128 {
         #[cfg(target_feature = "relaxed-simd")]
-        if BYTES {
-            return i32x4_relaxed_dot_i8x16_i7x16_add(a, b, acc);
+        match DOT {
+            BYTES => return i32x4_relaxed_dot_i8x16_i7x16_add(a, b, acc),
+            // Two products together are at most 2 x 128 x 127, which is in range.
+            STEPWISE => {
+                let pairs = i16x8_relaxed_dot_i8x16_i7x16(a, b);
+                return i32x4_add(acc, i32x4_dot_i16x8(pairs, i16x8_splat(1)));
+            }
+            _ => {}
         }
         i32x4_add(acc, i32x4_dot_i16x8(a, b))
     }

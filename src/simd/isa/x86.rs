@@ -22,6 +22,7 @@ unsafe impl<const BYTES: bool> Isa for Lanes8<BYTES> {
     type F = __m256;
     type I = __m256i;
     type Pairs = Lanes8<false>;
+    type Stepwise = Self;
     const LANES: usize = 8;
     const COLUMNS: usize = 2;
     const BYTES: bool = BYTES;
@@ -136,6 +137,7 @@ unsafe impl<const BYTES: bool> Isa for Lanes16<BYTES> {
     type F = __m512;
     type I = __m512i;
     type Pairs = Lanes16<false>;
+    type Stepwise = Self;
     const LANES: usize = 16;
     const COLUMNS: usize = 4;
     const BYTES: bool = BYTES;
