@@ -3,7 +3,7 @@
 
 use super::component::Component;
 use super::components::Components;
-use super::sampling::{Control, Stage, StepEvent};
+use super::sampling::{Control, Snapshot, Stage, StepEvent};
 use super::tensors::{NamedTensor, Values};
 use crate::package::DECODER;
 use crate::plan::Compute;
@@ -31,13 +31,12 @@ pub(super) async fn decode(
     let (mut pixels, mut warnings) = (Vec::new(), Vec::new());
     let mut exact: Option<Component> = None;
     for (k, latents) in images.enumerate() {
-        let shape = Some(vec![1, channels, height, width]);
-        let given = [NamedTensor { name: "z".into(), shape, values: Values::Floats(latents.to_vec()) }];
+        let shape = [channels, height, width];
         let decoder = match &mut exact {
             Some(exact) => exact,
             None => components.get(DECODER, control.stopped).await?,
         };
-        let result = match decoder.forward(&given, control.stopped).await {
+        let picture = match decoded(decoder, latents, shape, control.stopped).await {
             // Numbers too large for the arithmetic, perhaps: those of f32 are larger.
             Err(error) if error.code == Code::NotFinite && exact.is_none() && can_repeat(components) => {
                 let compute = components.compute().as_str();
@@ -45,17 +44,40 @@ pub(super) async fn decode(
                     .push(format!("decoding in {compute} gave numbers that are not finite: it was repeated in f32"));
                 components.done(DECODER);
                 let exact = exact.insert(components.load(DECODER, Compute::F32, control.stopped).await?);
-                exact.forward(&given, control.stopped).await?
+                decoded(exact, latents, shape, control.stopped).await?
             }
             result => result?,
         };
-        let decoded = result.into_iter().find(|tensor| tensor.name == "decoded").map(|tensor| tensor.values);
-        let Some(Values::Floats(values)) = decoded else { return Err(Error::internal("a decoder decoded nothing")) };
-        pixels.extend(values);
+        pixels.extend(picture.values);
         report(control, k + 1);
     }
     components.done(DECODER);
     Ok((pixels, warnings))
+}
+
+/// What a decoder makes of latents `[count, channels, height, width]`, one image after the other.
+///
+/// # Errors
+/// As [`Component::forward`].
+pub(super) async fn decoded(
+    decoder: &mut Component,
+    latents: &[f32],
+    [channels, height, width]: [usize; 3],
+    stopped: &dyn Fn() -> bool,
+) -> Result<Snapshot> {
+    let mut pictures = Snapshot { values: Vec::new(), shape: Vec::new() };
+    for image in latents.chunks(channels * height * width) {
+        let shape = Some(vec![1, channels, height, width]);
+        let given = [NamedTensor { name: "z".into(), shape, values: Values::Floats(image.to_vec()) }];
+        // It has one port that gives something.
+        let result = decoder.forward(&given, stopped).await?.pop();
+        let Some(NamedTensor { values: Values::Floats(values), shape: Some(shape), .. }) = result else {
+            return Err(Error::internal("a decoder decoded nothing"));
+        };
+        pictures.values.extend(values);
+        pictures.shape = shape[1..].to_vec();
+    }
+    Ok(pictures)
 }
 
 fn can_repeat(components: &Components) -> bool {
