@@ -132,6 +132,41 @@ fn a_manifest_that_contradicts_itself_is_refused() {
             assert!(error.cause.contains(cause), "{pointer}: {error}");
         }
     }
+    let channels = sound["components"][DENOISER]["params"]["in_chans"].as_u64().unwrap() as usize;
+    let preview = |rows: Vec<Value>, bias: Value| {
+        with(&sound, "/preview", json!({ "latent_rgb_factors": rows, "latent_rgb_factors_bias": bias }))
+    };
+    let rows = |row: Value| vec![row; channels];
+    let (row, bias) = (json!([0.1, -0.2, 3]), json!([0, 0, 0.5]));
+    let sound_preview = preview(rows(row.clone()), bias.clone());
+    let read = parse(&sound_preview).unwrap();
+    assert_eq!(read.preview.as_ref().map(|preview| preview.latent_rgb_factors_bias), Some([0.0, 0.0, 0.5]));
+    assert_eq!(parse(&serde_json::from_str(&read.to_json()).unwrap()).unwrap(), read);
+    assert_eq!(
+        parse(&preview(rows(row.clone()), json!(null))).unwrap().preview.unwrap().latent_rgb_factors_bias,
+        [0.0; 3]
+    );
+    let one_more = [rows(row.clone()), rows(row.clone())[..1].to_vec()].concat();
+    for (manifest, cause) in [
+        (preview(one_more, bias.clone()), format!("has {} rows, and what is drawn {channels} channels", channels + 1)),
+        (preview(vec![], bias.clone()), format!("has 0 rows, and what is drawn {channels} channels")),
+        (preview(rows(json!([0.1, 0.2])), bias.clone()), "preview: [0.1,0.2] is no colour: red, green and blue".into()),
+        (preview(rows(json!([0.1, 0.2, "NaN"])), bias.clone()), "[2]: \"NaN\" is no number".into()),
+        (preview(rows(json!([0.1, 0.2, f64::NAN])), bias.clone()), "[2]: null is no number".into()),
+        (preview(rows(json!([0.1, 0.2, 1e39])), bias.clone()), "preview: a number is too large".into()),
+        (preview(rows(row.clone()), json!([0, 0, -1e300])), "preview: a number is too large".into()),
+        (preview(rows(row.clone()), json!(0)), "preview: 0 is no list".into()),
+        (with(&sound, "/preview", json!({})), "preview: latent_rgb_factors is no list".into()),
+        (with(&sound, "/preview", json!([])), "preview: [] is no object".into()),
+    ] {
+        let error = parse(&manifest).unwrap_err();
+        assert!(error.code == Code::BadManifest && error.cause.contains(&cause), "{cause}: {error}");
+    }
+    // What no JSON has.
+    for number in ["NaN", "Infinity", "1e999"] {
+        let text = sound_preview.to_string().replace("-0.2", number);
+        assert_eq!(Manifest::parse(&text).unwrap_err().code, Code::BadManifest, "{number}");
+    }
     for text in ["<html>", "", "[]", "null", "{}", &"[".repeat(100_000)] {
         assert_eq!(Manifest::parse(text).unwrap_err().code, Code::BadManifest);
     }
@@ -348,6 +383,7 @@ fn the_hash_covers_what_decides_a_picture_and_nothing_else() {
         ("/labels/0/name".to_owned(), json!("Lächeln")),
         ("/labels".to_owned(), json!([])),
         ("/licences".to_owned(), json!([])),
+        ("/preview".to_owned(), json!({ "latent_rgb_factors": [[1, 0, 0], [0, 1, 0], [0, 0, 1]] })),
         (format!("{network}/mlp_ratio"), json!(4)),
         (format!("{network}/comment"), json!("a field that the network ignores")),
         ("/sampling/t_max".to_owned(), json!(1)),

@@ -144,14 +144,14 @@ fn within(
 }
 
 /// How many pictures are drawn together.
-fn batch(network: &Network) -> Result<usize> {
+pub fn batch(network: &Network) -> Result<usize> {
     let plan = network.record(Batch::plain(1))?.plan;
     let a_picture = plan.tensors.iter().map(|tensor| 4 * tensor.shape.iter().product::<usize>()).max();
     Ok((BATCH_BYTES / a_picture.unwrap_or(1).max(1)).clamp(1, BATCH))
 }
 
 /// As many steps as so much work allows, four at least: every forward costs about as much as another.
-fn steps_within(most: u64, a_forward: u64, batches: usize, settings: SamplerSettings) -> SamplerSettings {
+pub fn steps_within(most: u64, a_forward: u64, batches: usize, settings: SamplerSettings) -> SamplerSettings {
     let allowed = most / (a_forward.max(1) * batches.max(1) as u64);
     SamplerSettings { steps: settings.steps.min((allowed as usize).max(4)), ..settings }
 }

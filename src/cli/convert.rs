@@ -3,11 +3,11 @@
 use super::examples::{self, Texts};
 use super::output::say;
 use super::progress::Progress;
-use super::{calibrate, read_text, refusal, report};
+use super::{calibrate, preview, read_text, refusal, report};
 use std::path::{Path, PathBuf};
 use uvit_web::model::{Batch, Network};
 use uvit_web::package::{
-    self, DENOISER, Description, MANIFEST, PartSource, Storing, TOKENIZER, Writer, preset, recognise,
+    self, DECODER, DENOISER, Description, MANIFEST, PartSource, Storing, TOKENIZER, Writer, preset, recognise,
 };
 use uvit_web::plan::WeightUse;
 use uvit_web::weights::Dtype;
@@ -32,6 +32,9 @@ pub struct Arguments {
     /// The autoencoder of a U-ViT in latent space: Stable Diffusion's as U-ViT publishes it, or a folder of diffusers
     #[arg(long, value_name = "PATH")]
     autoencoder: Option<PathBuf>,
+    /// A smaller decoder for previews: TAESD's as it was published, or a folder of diffusers
+    #[arg(long, value_name = "PATH")]
+    preview_decoder: Option<PathBuf>,
     /// The text encoder of a U-ViT for text, with its tokenizer: a folder of transformers, or of a diffusers pipeline
     #[arg(long, value_name = "FOLDER")]
     text_encoder: Option<PathBuf>,
@@ -60,6 +63,10 @@ pub struct Arguments {
     /// q8, q4: calibrate the text encoder, and a denoiser of texts, with these, one a line, instead of everyday captions
     #[arg(long, value_name = "FILE")]
     prompts: Option<PathBuf>,
+    /// Fit a linear preview of the latents to this many pictures that the model draws and decodes; 0: none [default: 12, of large
+    /// models fewer]
+    #[arg(long, value_parser = refusal::count)]
+    preview: Option<usize>,
     /// Print what each stored form of each component costs, against f32
     #[arg(long)]
     report: bool,
@@ -112,8 +119,13 @@ pub fn run(a: &Arguments) -> Result<()> {
     }
     let coarse = |part: &Part<'_>| dtypes(a, part.source).iter().any(|dtype| matches!(dtype, Dtype::Q8 | Dtype::Q4));
     let calibrated = a.calibration != Some(0) && parts.iter().any(coarse);
-    let texts = match calibrated || a.report {
-        true => Texts::of(&mut parts, assets.get(TOKENIZER), &described.prompts)?,
+    let previewed = a.preview != Some(0) && manifest.components.get(DECODER).is_some();
+    let many = calibrated || a.report;
+    let texts = match many || previewed {
+        true => {
+            let most = if many { usize::MAX } else { preview::TEXTS };
+            Texts::of(&mut parts, assets.get(TOKENIZER), &described.prompts, most)?
+        }
         false => None,
     };
     let learnt = texts.as_ref().map(|texts| texts.split(false));
@@ -142,6 +154,16 @@ pub fn run(a: &Arguments) -> Result<()> {
             writer.add(&mut manifest, &source.component, &storing, &mut Counted { source: found, progress })?;
         }
     }
+    if previewed {
+        // A model without it is a model.
+        match preview::fit(&mut parts, &manifest, learnt.as_ref(), a.preview) {
+            Ok(fitted) => {
+                let _ = say!("{fitted}");
+                manifest.preview = Some(fitted.preview);
+            }
+            Err(error) => drop(say!("preview: no linear map of the latents: {}", error.cause)),
+        }
+    }
     writer.finish(&manifest)?;
     for source in &sources {
         for variant in &manifest.component(&source.component)?.variants {
@@ -161,9 +183,10 @@ fn describe(a: &Arguments) -> Result<Description> {
     let licences = a.licences.as_deref().map(read_text).transpose()?;
     let alone = a.config.is_some() || a.preset.is_some();
     if let Some(mut described) = if alone { None } else { Description::find(&a.checkpoint)? } {
-        if a.autoencoder.is_some() || a.text_encoder.is_some() || a.weights != Weights::Auto {
-            let cause =
-                "--autoencoder, --text-encoder and --weights are for one checkpoint; this is a model of several";
+        let parts = [&a.autoencoder, &a.preview_decoder, &a.text_encoder];
+        if parts.iter().any(|part| part.is_some()) || a.weights != Weights::Auto {
+            let cause = "--autoencoder, --preview-decoder, --text-encoder and --weights are for one checkpoint; this is a \
+                model of several";
             return Err(Error::new(Code::InvalidArgument, cause, "Say it in the description, component by component"));
         }
         if let Some(text) = labels {
@@ -187,6 +210,9 @@ fn describe(a: &Arguments) -> Result<Description> {
     let mut described = Description::of_denoiser(manifest, a.checkpoint.clone(), a.weights.clone());
     if let Some(path) = &a.autoencoder {
         described.add_autoencoder(path, scale)?;
+    }
+    if let Some(path) = &a.preview_decoder {
+        described.add_preview_decoder(path, scale)?;
     }
     if let Some(folder) = &a.text_encoder {
         described.add_text_encoder(folder)?;
@@ -263,6 +289,10 @@ fn check(a: &Arguments, sources: &[PartSource], networks: &[Network]) -> Result<
     if a.calibration.is_some_and(|pictures| pictures > 0) && !given(Dtype::Q8) && !given(Dtype::Q4) {
         let cause = "--calibration is for q8 and q4, which --dtype does not ask for";
         return refuse(cause.into(), "Leave it out, or add --dtype q8 or q4");
+    }
+    if a.preview.is_some_and(|pictures| pictures > 0) && !sources.iter().any(|source| source.component == DECODER) {
+        let cause = "--preview is for a model with a decoder, which this one has not";
+        return refuse(cause.into(), "Leave it out, or add --autoencoder");
     }
     let mut matrices = Vec::new();
     for network in networks {

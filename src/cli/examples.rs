@@ -70,12 +70,18 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Of a model's own prompts, or of everyday captions; none if it reads no texts.
-    pub fn of(parts: &mut [Part<'_>], merges: Option<&String>, prompts: &[String]) -> Result<Option<Texts>> {
+    /// Of a model's own prompts, or of everyday captions, so many at most; none if it reads no texts.
+    pub fn of(
+        parts: &mut [Part<'_>],
+        merges: Option<&String>,
+        prompts: &[String],
+        most: usize,
+    ) -> Result<Option<Texts>> {
         let Some(merges) = merges else { return Ok(None) };
         let tokenizer = Tokenizer::new(merges)?;
         let everyday: Vec<String> = CAPTIONS.lines().map(str::to_owned).collect();
         let prompts = if prompts.is_empty() { &everyday } else { prompts };
+        let prompts = &prompts[..most.min(prompts.len())];
         let mut texts = Texts::default();
         for (name, takes, gives) in
             [(TEXT_ENCODER, "input_ids", "last_hidden_state"), (TEXT_PROJECTOR, "prefix_features", "encoded_prefix")]

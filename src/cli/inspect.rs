@@ -94,6 +94,9 @@ fn print_stored(manifest: &Manifest) -> Result<()> {
             say!("  {:4} {megabytes:8.2} MB in {} shards: {parts}", variant.dtype.as_str(), variant.shards.len())?;
         }
     }
+    if manifest.preview.is_some() {
+        say!("preview: a linear map of the latents")?;
+    }
     for (name, asset) in manifest.assets.iter() {
         say!("asset {name}: {}, {:.2} MB", asset.file, asset.bytes as f64 / 1e6)?;
     }

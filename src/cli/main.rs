@@ -13,6 +13,7 @@ mod many;
 mod output;
 mod pictures;
 mod presets;
+mod preview;
 mod progress;
 mod quality;
 mod rates;

@@ -121,7 +121,7 @@ fn stored(out: &Path, manifest: &Manifest, name: &str, dtype: uvit_web::weights:
 }
 
 /// All values of each output, over all forwards.
-fn outputs(weights: &Weights, recording: &Recording, forwards: &[Given]) -> Result<Vec<(&'static str, Vec<f32>)>> {
+pub fn outputs(weights: &Weights, recording: &Recording, forwards: &[Given]) -> Result<Vec<(&'static str, Vec<f32>)>> {
     let program = lower(&recording.plan, &weights.capabilities(), &[])?;
     let mut session = pollster::block_on(Session::new(weights, program, None))?;
     let ports = recording.ports.iter().filter(|port| port.kind == PortKind::Output);

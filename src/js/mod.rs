@@ -263,9 +263,9 @@ impl WasmPipeline {
             *place = Some(values);
         }
         let mut pipeline = self.take()?;
-        let shape @ [_, height, width] = pipeline.network().image_shape();
-        let size = shape.iter().product::<usize>();
         let mut report = |event: StepEvent| {
+            let shape = event.values.as_ref().and_then(|shown| shown.shape.as_slice().try_into().ok());
+            let shape @ [_, height, width] = shape.unwrap_or([0usize; 3]);
             let progress = json::object([
                 ("stage", event.stage.as_str().into()),
                 ("width", width.into()),
@@ -274,8 +274,9 @@ impl WasmPipeline {
                 ("steps", event.steps.into()),
                 ("elapsedMs", event.elapsed_ms.into()),
             ]);
-            let preview = event.values.map_or(JsValue::UNDEFINED, |values| {
-                let rgba: Vec<u8> = values.chunks(size).flat_map(|image| pixels::to_rgba(image, shape)).collect();
+            let preview = event.values.map_or(JsValue::UNDEFINED, |shown| {
+                let images = shown.values.chunks(shape.iter().product::<usize>().max(1));
+                let rgba: Vec<u8> = images.flat_map(|image| pixels::to_rgba(image, shape)).collect();
                 Uint8Array::from(rgba.as_slice()).into()
             });
             let _ = on_step.call2(&JsValue::NULL, &progress.to_string().into(), &preview);

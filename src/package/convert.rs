@@ -74,6 +74,7 @@ pub(super) fn manifest(fields: &Fields<'_>, task: Task, components: Named<Compon
         null_class: fields.optional("null_class")?,
         labels: fields.or("labels", Vec::new())?,
         licences: fields.or("licences", Vec::new())?,
+        preview: None,
         components,
         assets: Named::default(),
     })

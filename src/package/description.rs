@@ -60,6 +60,9 @@ const COMPONENTS: [(&str, &[&str]); 8] = [
     ("caption_decoder", &["caption_decoder"]),
 ];
 
+/// What Stable Diffusion's latents are multiplied with.
+const SCALE: f64 = 0.18215;
+
 const REMEDY: &str = "See docs/format.md for what a description must hold";
 
 fn invalid(cause: String, remedy: impl Into<String>) -> Error {
@@ -202,7 +205,7 @@ impl Description {
                 "double_z": true, "z_channels": 4, "in_channels": 3, "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4],
                 "num_res_blocks": 2, "attn_resolutions": [],
             },
-            "embed_dim": 4, "scale_factor": 0.18215,
+            "embed_dim": 4, "scale_factor": SCALE,
         });
         for component in [DECODER, ENCODER] {
             let at = published::in_pipeline(path.to_owned(), component);
@@ -213,6 +216,24 @@ impl Description {
             if let (Some(scale), Some(added)) = (scale, self.manifest.components.get_mut(component)) {
                 added.params["scaling_factor"] = scale.into();
             }
+        }
+        Ok(())
+    }
+
+    /// Adds a decoder for previews: TAESD's as it was published for Stable Diffusion, or a folder of diffusers. `scale` as for
+    /// [`Description::add_autoencoder`].
+    ///
+    /// # Errors
+    /// Those of [`Description::read`].
+    pub fn add_preview_decoder(&mut self, path: &Path, scale: Option<f64>) -> Result<()> {
+        let folder = published::of_folder(path, PREVIEW_DECODER)?;
+        let (architecture, params) =
+            folder.unwrap_or_else(|| (published::architecture("autoencoder_tiny", PREVIEW_DECODER), json!({})));
+        self.add(PREVIEW_DECODER, json!({ "architecture": architecture, "params": params, "checkpoint": path }))?;
+        if let (Some(scale), Some(added)) = (scale, self.manifest.components.get_mut(PREVIEW_DECODER)) {
+            // A tiny one was trained on latents that were scaled already, by Stable Diffusion's factor.
+            let own = if added.architecture.starts_with("autoencoder_tiny") { SCALE } else { 1.0 };
+            added.params["scaling_factor"] = (scale / own).into();
         }
         Ok(())
     }

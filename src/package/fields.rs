@@ -1,6 +1,7 @@
 //! The manifest's fields, as JSON.
 
 use super::manifest::{BlockCache, Component, Label, Licence, Manifest, Sampling};
+use super::preview::LatentRgb;
 use crate::json::{self, Fields, Read, Value, Write};
 use crate::named::Named;
 
@@ -15,6 +16,11 @@ impl Read for Manifest {
             null_class: fields.optional("null_class")?,
             labels: fields.or("labels", Vec::new())?,
             licences: fields.or("licences", Vec::new())?,
+            preview: fields
+                .value("preview")
+                .map(LatentRgb::read)
+                .transpose()
+                .map_err(|what| ["preview: ", &what].concat())?,
             components: fields.required("components")?,
             assets: fields.or("assets", Named::default())?,
         })
@@ -33,6 +39,10 @@ impl Write for Manifest {
             ("components", self.components.write()),
             ("assets", self.assets.write()),
         ]);
+        let written = match &self.preview {
+            Some(preview) => json::with(written, json::object([("preview", preview.write())])),
+            None => written,
+        };
         match self.null_class {
             Some(null_class) => json::with(written, json::object([("null_class", null_class.into())])),
             None => written,

@@ -58,6 +58,7 @@ const MANIFEST: Layout = Fields(&[
     ("null_class", Sorted),
     ("labels", Each(&LABEL)),
     ("licences", Each(&LICENCE)),
+    ("preview", Sorted),
     ("components", Each(&COMPONENT)),
     ("assets", Each(&FILE)),
 ]);

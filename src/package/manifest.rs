@@ -1,6 +1,7 @@
 //! `manifest.json`: what a model is and where its tensors lie. A model is one or several networks, its components, each in
 //! one or several stored variants; shards and assets lie beside the manifest. `docs/format.md` specifies it.
 
+use super::preview::LatentRgb;
 use super::task::Task;
 use super::version1;
 use crate::decimal::decimal;
@@ -37,6 +38,8 @@ pub struct Manifest {
     pub labels: Vec<Label>,
     /// Licences of the weights and of what they learned from.
     pub licences: Vec<Licence>,
+    /// How latents look before they are decoded, if that was fitted. It decides no picture, and is no part of the model hash.
+    pub preview: Option<LatentRgb>,
     /// The networks by what they do: [`Task::needs`] names those that this build knows a use for.
     pub components: Named<Component>,
     /// Data that is no tensor, such as a tokenizer's merges.
@@ -302,7 +305,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Whether labels, null class and sampling fit the denoiser and each other: known before there are any weights.
+    /// Whether labels, null class, preview and sampling fit the denoiser and each other: known before there are any weights.
     fn check_description(&self) -> Result<()> {
         let classes = self.network(DENOISER)?.classes();
         for (at, Label { index, name, .. }) in self.labels.iter().enumerate() {
@@ -316,6 +319,9 @@ impl Manifest {
         }
         if let Some(null) = self.null_class.filter(|null| *null as usize >= classes) {
             return Err(bad(format!("null_class is {null}, the network has {classes} classes")));
+        }
+        if let Some(preview) = &self.preview {
+            preview.check(self.network(DENOISER)?.image_shape()[0]).map_err(bad)?;
         }
         self.sampling.check().map_err(bad)
     }

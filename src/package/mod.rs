@@ -18,6 +18,7 @@ mod load;
 mod manifest;
 #[cfg(not(target_arch = "wasm32"))]
 mod presets;
+mod preview;
 #[cfg(not(target_arch = "wasm32"))]
 mod published;
 #[cfg(not(target_arch = "wasm32"))]
@@ -39,6 +40,7 @@ pub use load::{read_asset, read_manifest, read_shards};
 pub use manifest::{BlockCache, Component, DENOISER, FORMAT_VERSION, Label, Licence, MANIFEST, Manifest, Sampling};
 #[cfg(not(target_arch = "wasm32"))]
 pub use presets::{Preset, preset, presets};
+pub use preview::LatentRgb;
 #[cfg(not(target_arch = "wasm32"))]
 pub use recognise::recognise;
 pub use task::{DECODER, ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task};

@@ -30,7 +30,7 @@ pub const TEXT_PROJECTOR: &str = "text_projector";
 pub const DECODER: &str = "decoder";
 /// From pictures to latents. A component of its own: a page that only draws need not load it.
 pub const ENCODER: &str = "encoder";
-/// From latents to pictures, fast.
+/// From latents to pictures, fast, for previews.
 pub const PREVIEW_DECODER: &str = "preview_decoder";
 const IMAGE_ENCODER: &str = "image_encoder";
 const CAPTION_DECODER: &str = "caption_decoder";
@@ -51,8 +51,8 @@ const TASKS: [Row; 5] = [
 /// The tasks that this build can do; of [`Task::Any`], pictures of a text.
 const GENERATED: [Task; 3] = [Task::Class, Task::Text, Task::Any];
 
-/// What every generation runs, in this order.
-const STAGES: [&str; 4] = [TEXT_ENCODER, TEXT_PROJECTOR, DENOISER, DECODER];
+/// What every generation may run, in this order.
+const STAGES: [&str; 5] = [TEXT_ENCODER, TEXT_PROJECTOR, DENOISER, PREVIEW_DECODER, DECODER];
 
 impl Task {
     fn row(self) -> &'static Row {

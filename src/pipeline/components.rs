@@ -40,7 +40,7 @@ impl Blueprint {
         let variant = package::reader(manifest, name, options.dtype)?.variant().clone();
         let stored = stored_forms(&network, &variant)?;
         let guided = name == DENOISER && (network.classes() > 0 || network.text_port().is_some());
-        let (copies, tiled) = (if guided { 2 } else { 1 }, options.tiling.then_some(TILED));
+        let (copies, tiled) = (if guided { 2 } else { 1 }, (options.tiling && network.tiles()).then_some(TILED));
         let batch = Batch { copies, tiled, ..manifest.one(name)? };
         Ok(Blueprint { name, network, batch, variant, stored, tested: Plan::default() })
     }

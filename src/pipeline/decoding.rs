@@ -3,7 +3,7 @@
 
 use super::component::Component;
 use super::components::Components;
-use super::sampling::{Control, Stage, StepEvent};
+use super::sampling::{Control, Snapshot, Stage, StepEvent};
 use super::tensors::{NamedTensor, Values};
 use crate::package::DECODER;
 use crate::plan::Compute;
@@ -20,9 +20,12 @@ pub(super) async fn decode(
     shape: [usize; 3],
     control: &mut Control<'_>,
 ) -> Result<(Vec<f32>, Vec<String>)> {
-    let half = Half { component: DECODER, stage: Stage::Decoding, takes: "z", gives: &["decoded"] };
-    half.run(components, latents, shape, control).await
+    let (decoded, warnings) = DECODING.run(components, latents, shape, control).await?;
+    Ok((decoded.values, warnings))
 }
+
+/// What decoders do.
+pub(super) const DECODING: Half = Half { component: DECODER, stage: Stage::Decoding, takes: "z", gives: &["decoded"] };
 
 /// One half of an autoencoder, and the stage that it is.
 pub(super) struct Half {
@@ -42,27 +45,25 @@ impl Half {
         &self,
         components: &mut Components,
         values: &[f32],
-        [channels, height, width]: [usize; 3],
+        shape: [usize; 3],
         control: &mut Control<'_>,
-    ) -> Result<(Vec<f32>, Vec<String>)> {
+    ) -> Result<(Snapshot, Vec<String>)> {
         let began = Instant::now();
-        let images = values.chunks(channels * height * width);
+        let images = values.chunks(shape.iter().product());
         let (stage, steps) = (self.stage, images.len());
         let report = |control: &mut Control<'_>, step: usize| {
             let elapsed_ms = began.elapsed().as_secs_f64() * 1e3;
             (control.on_step)(StepEvent { stage, step, steps, elapsed_ms, values: None });
         };
         report(control, 0);
-        let (mut results, mut warnings) = (Vec::new(), Vec::new());
+        let (mut all, mut warnings) = (Snapshot::default(), Vec::new());
         let mut exact: Option<Component> = None;
         for (k, image) in images.enumerate() {
-            let shape = Some(vec![1, channels, height, width]);
-            let given = [NamedTensor { name: self.takes.into(), shape, values: Values::Floats(image.to_vec()) }];
             let component = match &mut exact {
                 Some(exact) => exact,
                 None => components.get(self.component, control.stopped).await?,
             };
-            let result = match component.forward(&given, control.stopped).await {
+            match self.add(component, image, shape, control.stopped, &mut all).await {
                 // Numbers too large for the arithmetic, perhaps: those of f32 are larger.
                 Err(error) if error.code == Code::NotFinite && exact.is_none() && can_repeat(components) => {
                     let (stage, compute) = (stage.as_str(), components.compute().as_str());
@@ -70,19 +71,38 @@ impl Half {
                         .push(format!("{stage} in {compute} gave numbers that are not finite: it was repeated in f32"));
                     components.done(self.component);
                     let loaded = components.load(self.component, Compute::F32, control.stopped).await?;
-                    exact.insert(loaded).forward(&given, control.stopped).await?
+                    self.add(exact.insert(loaded), image, shape, control.stopped, &mut all).await?;
                 }
                 result => result?,
-            };
-            let made = result.into_iter().find(|tensor| self.gives.contains(&tensor.name.as_str()));
-            let Some(Values::Floats(made)) = made.map(|tensor| tensor.values) else {
-                return Err(Error::internal(format!("component {} gave nothing", self.component)));
-            };
-            results.extend(made);
+            }
             report(control, k + 1);
         }
         components.done(self.component);
-        Ok((results, warnings))
+        Ok((all, warnings))
+    }
+
+    /// Adds what a component makes of one image.
+    ///
+    /// # Errors
+    /// As [`Component::forward`].
+    pub async fn add(
+        &self,
+        component: &mut Component,
+        image: &[f32],
+        [channels, height, width]: [usize; 3],
+        stopped: &dyn Fn() -> bool,
+        all: &mut Snapshot,
+    ) -> Result<()> {
+        let shape = Some(vec![1, channels, height, width]);
+        let given = [NamedTensor { name: self.takes.into(), shape, values: Values::Floats(image.to_vec()) }];
+        let result = component.forward(&given, stopped).await?;
+        let made = result.into_iter().find(|tensor| self.gives.contains(&tensor.name.as_str()));
+        let Some(NamedTensor { values: Values::Floats(values), shape: Some(shape), .. }) = made else {
+            return Err(Error::internal(format!("component {} gave nothing", self.component)));
+        };
+        all.values.extend(values);
+        all.shape = shape[1..].to_vec();
+        Ok(())
     }
 }
 

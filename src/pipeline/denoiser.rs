@@ -128,6 +128,11 @@ impl Denoiser {
         self.shape.batch.images * self.drawn.of_image()
     }
 
+    /// One image's shape in the first port that is drawn.
+    pub(super) fn picture_shape(&self) -> &[usize] {
+        &self.recording.plan.shape(self.drawn.ports[0].port.input)[1..]
+    }
+
     /// The State's tensor of a slot, and where a port begins in it.
     fn place<'a>(&'a self, slot: Slot, port: &'a Port) -> Result<(&'a str, usize)> {
         match slot {
@@ -327,13 +332,13 @@ impl Denoiser {
         self.state.blend(&self.drawn.ports[0].latents, mask, self.of_pictures(), &mixed)
     }
 
-    /// The estimate of x0 of the first port that is drawn, clipped to [-1, 1]: `x0[0]` latents + `x0[1]` prediction.
+    /// The estimate of x0 of the first port that is drawn, not clipped: `x0[0]` latents + `x0[1]` prediction.
     ///
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn preview(&self, x0: [f64; 2], guidance: &Guidance, guided: bool) -> Result<Vec<f32>> {
         let terms = [(Slot::Latents, x0[0]), (Slot::Model, x0[1])];
-        self.combine(self.preview_slot(), &terms, guidance, guided, Some((-1.0, 1.0)))?;
+        self.combine(self.preview_slot(), &terms, guidance, guided, None)?;
         let mut values = self.state.read(self.scratch(self.shape.scratch_slots)?).await?;
         values.truncate(self.of_pictures());
         Ok(values)

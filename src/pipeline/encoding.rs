@@ -95,9 +95,9 @@ impl Origin {
             let (encoded, more) = half.run(components, &latents, self.shape, control).await?;
             latents = match components.network(ENCODER) {
                 Some(Network::AutoencoderKlEncoder(config)) => {
-                    config.latents(&encoded, encoded.len() / (2 * elements(self.latent_shape)), &[])
+                    config.latents(&encoded.values, encoded.values.len() / (2 * elements(self.latent_shape)), &[])
                 }
-                _ => encoded,
+                _ => encoded.values,
             };
             warnings.extend(more);
             timings.encoding_ms = began.elapsed().as_secs_f64() * 1e3;

@@ -17,6 +17,7 @@ mod helpers;
 mod loader;
 mod noise;
 pub mod pixels;
+mod preview;
 mod request;
 mod result;
 pub mod sampling;
@@ -35,13 +36,14 @@ pub use guidance::Guidance;
 pub use helpers::{Answer, Helpers};
 pub use loader::{Loader, Needed, files};
 pub use noise::Noise;
+pub use preview::Preview;
 pub use request::{LabelChoice, Preset, Prompt, Request};
 pub use result::{Generated, Info, Timings};
 pub use savings::Pass;
 pub use tensors::{NamedTensor, Values};
 
 use crate::model::{Batch, Network};
-use crate::package::{DECODER, DENOISER, ENCODER, Manifest};
+use crate::package::{DECODER, DENOISER, ENCODER, Manifest, PREVIEW_DECODER};
 use crate::runtime::Device;
 use crate::sampler::{SamplerKind, SamplerSettings, guidance::needs_uncond, recipe};
 use crate::{Code, Error, Result};
@@ -302,7 +304,7 @@ impl Pipeline {
             outer: cache.as_ref().map(|cache| cache.outer),
             masked: mask.is_some(),
         };
-        let inputs = Inputs {
+        let mut inputs = Inputs {
             guidance,
             start: request.start.as_deref(),
             picture: picture.as_deref().map(|values| Picture {
@@ -314,7 +316,7 @@ impl Pipeline {
                 }),
             }),
             noise,
-            readback: if request.preview { Readback::Preview } else { Readback::None },
+            readback: Readback::None,
             passes: savings::passes(&recipe, settings.time_scale, guided, request.guidance_interval, cache.as_ref()),
         };
         let component = self.components.get(DENOISER, control.stopped).await?;
@@ -324,6 +326,12 @@ impl Pipeline {
             self.denoiser = Some(Denoiser::new(component, shape).await?);
         }
         let denoiser = self.denoiser.as_mut().ok_or_else(|| Error::internal("nothing is prepared"))?;
+        if request.preview {
+            let (components, stopped) = (&mut self.components, control.stopped);
+            let preview =
+                Preview::new(&self.manifest, components, self.network.image_shape(), &mut warnings, stopped).await?;
+            inputs.readback = Readback::Preview(preview);
+        }
         let mut on_step = |event: StepEvent| {
             timings.step_ms.push(event.elapsed_ms - last);
             last = event.elapsed_ms;
@@ -337,6 +345,7 @@ impl Pipeline {
             self.denoiser = None;
         }
         self.components.done(DENOISER);
+        self.components.done(PREVIEW_DECODER);
         let mut values: Vec<f32> = Vec::with_capacity(count * of_picture);
         for image in sampled?.chunks(of_image) {
             values.extend(&image[..of_picture]);

@@ -5,6 +5,7 @@ use super::denoiser::Denoiser;
 use super::guidance::Guidance;
 use super::helpers::Helpers;
 use super::noise::Noise;
+use super::preview::Preview;
 use super::savings::Pass;
 use crate::decimal::decimal;
 use crate::runtime::turn;
@@ -14,14 +15,22 @@ use crate::{Code, Error, Result};
 use web_time::Instant;
 
 /// What is read back at every step. Each costs a wait for the device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readback {
+pub enum Readback<'a> {
     /// Nothing.
     None,
-    /// The estimate of x0, clipped to [-1, 1].
-    Preview,
+    /// The estimate of x0 as a picture.
+    Preview(Preview<'a>),
     /// x_t after the step.
     Latents,
+}
+
+/// What was read back.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Snapshot {
+    /// `[count, channels, height, width]`, not clipped; latents of several ports one after the other, image by image.
+    pub values: Vec<f32>,
+    /// `[channels, height, width]` of an image; of latents of several ports, of the first.
+    pub shape: Vec<usize>,
 }
 
 /// What a generation is at.
@@ -60,9 +69,8 @@ pub struct StepEvent {
     pub steps: usize,
     /// Since the stage began.
     pub elapsed_ms: f64,
-    /// What [`Readback`] asked for, `[count, channels, height, width]`; latents of several ports one after the other, image by
-    /// image.
-    pub values: Option<Vec<f32>>,
+    /// What [`Readback`] asked for.
+    pub values: Option<Snapshot>,
 }
 
 /// How the caller watches and stops the loop.
@@ -104,7 +112,7 @@ pub struct Inputs<'a> {
     /// Where noise comes from.
     pub noise: Noise,
     /// What to read back at every step.
-    pub readback: Readback,
+    pub readback: Readback<'a>,
     /// What each evaluation runs; empty: all of them everything.
     pub passes: Vec<Pass>,
 }
@@ -236,7 +244,7 @@ impl Walk {
                         denoiser.rescale(&inputs.guidance).await?;
                         self.pass.guided = false;
                     }
-                    if inputs.readback == Readback::Preview {
+                    if matches!(inputs.readback, Readback::Preview(_)) {
                         preview = Some(denoiser.preview(*x0, &inputs.guidance, self.pass.guided).await?);
                     }
                     self.step += 1;
@@ -261,10 +269,12 @@ impl Walk {
                 Step::Noise { out } => denoiser.write(*out, &denoiser.drawn.noise(&mut inputs.noise))?,
             }
             if called && matches!(steps.peek(), None | Some(Step::Eval { .. })) {
-                let values = match inputs.readback {
-                    Readback::None => None,
-                    Readback::Preview => preview.take(),
-                    Readback::Latents => Some(denoiser.latents().await?),
+                let values = match (&mut inputs.readback, preview.take()) {
+                    (Readback::Preview(preview), Some(x0)) => Some(preview.show(x0, control.stopped).await?),
+                    (Readback::Latents, _) => {
+                        Some(Snapshot { values: denoiser.latents().await?, shape: denoiser.picture_shape().to_vec() })
+                    }
+                    _ => None,
                 };
                 let elapsed_ms = self.began.elapsed().as_secs_f64() * 1e3;
                 (control.on_step)(StepEvent {

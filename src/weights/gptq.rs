@@ -129,6 +129,26 @@ fn inverse(m: &[f64], n: usize) -> Vec<f64> {
     inverse
 }
 
+/// X `[n, columns]` of `A X = B`, A `[n, n]` being symmetric and positive definite.
+pub fn solve(mut a: Vec<f64>, n: usize, b: &[f64]) -> Vec<f64> {
+    cholesky(&mut a, n);
+    let (inverse, columns) = (inverse(&a, n), b.len() / n);
+    // A^-1 = U^-1 U^-T
+    let mut left = vec![0.0; b.len()];
+    let mut x = vec![0.0; b.len()];
+    for i in 0..n {
+        for k in 0..=i {
+            subtract(&mut left[i * columns..][..columns], -inverse[k * n + i], &b[k * columns..]);
+        }
+    }
+    for i in 0..n {
+        for k in i..n {
+            subtract(&mut x[i * columns..][..columns], -inverse[i * n + k], &left[k * columns..]);
+        }
+    }
+    x
+}
+
 /// Does everything, on all cores.
 pub(super) fn in_parallel<T: Send>(all: Vec<T>, work: impl Fn(T) + Sync) {
     let cores = std::thread::available_parallelism().map_or(1, |n| n.get());

@@ -20,11 +20,15 @@ export interface Drawing {
 /** How many pictures are kept. */
 const KEPT = 24;
 
+/** Pixels of a picture's side. */
+let side = 0;
+
 const gallery = byId('gallery', HTMLElement);
 const strip = byId('strip', HTMLFieldSetElement);
 
 /** Frames full of noise: what a diffusion model starts from. */
 export function showNoise(count: number, size: number): void {
+  side = size;
   gallery.style.setProperty('--image-size', `${size}px`);
   gallery.style.setProperty('--columns', String(columns(count)));
   const random = generator(count * 7919 + size);
@@ -39,13 +43,14 @@ export function showNoise(count: number, size: number): void {
   );
 }
 
-/** The current estimates, painted into the frames. */
+/** The current estimates, painted into the frames: smoothly where they are smaller than the pictures will be. */
 export function showPreviews(previews: ImageData[]): void {
   for (const [k, canvas] of canvases().entries()) {
     const image = previews[k];
     if (!image) continue;
     paint(canvas, image);
     canvas.dataset.kind = 'preview';
+    canvas.classList.toggle('small', image.width < side);
     canvas.ariaLabel = 'A picture taking shape';
   }
 }

@@ -94,7 +94,7 @@ export type Reply =
 
 export type Event =
   | { type: 'progress'; id: number; progress: LoadProgress }
-  /** `preview` holds the RGBA of all pictures, one after the other, each of that width and height. */
+  /** `preview` holds the RGBA of all pictures, one after the other, each of that width and height, which else are 0. */
   | {
       type: 'step';
       id: number;

@@ -259,8 +259,9 @@ export interface Step {
   /** Milliseconds since this stage began. */
   elapsedMs: number;
   /**
-   * The network's estimate of the finished pictures, one for each, for models of latents of their first channels; only with
-   * `preview: true`, while sampling.
+   * The network's estimate of the finished pictures, one for each; only with `preview: true`, while sampling. Models of latents show
+   * what their preview decoder makes of it, in its size, or one pixel for each of the latents, coloured by the manifest's linear
+   * map: smaller than the picture. Without either, these are the latents' first channels.
    */
   preview?: ImageData[];
 }
@@ -321,7 +322,7 @@ export interface GenerateOptions {
   signal?: AbortSignal;
   /** Called after each step. */
   onStep?: (step: Step) => void;
-  /** Hand `onStep` pictures of the current estimate; costs one readback a step. Default false. */
+  /** Hand `onStep` pictures of the current estimate; costs one readback a step, and a forward of the preview decoder. Default false. */
   preview?: boolean;
   /** Start noise instead of the seed's, `[count, channels, height, width]`, standard normal. */
   startLatents?: Float32Array;

@@ -233,6 +233,46 @@ test('previews, float pixels and start latents come only when asked for', async 
   assert.equal(found.timings.stepMs.length, 2);
 });
 
+test('a preview of latents is, in small and in colour, the picture that comes out', async () => {
+  const { sizes, first, last, grey } = await withPackage(
+    page,
+    async (uvit, model) => {
+      const pipeline = await uvit.load(model, { device: 'cpu' });
+      const shown = [];
+      const onStep = ({ preview }) => preview && shown.push(preview);
+      const prompt = 'a smiling person with dark skin, short blond hair and a blue shirt on a green background';
+      const { images } = await pipeline.generate({ prompt, steps: 8, seed: 5, count: 2, onStep, preview: true });
+      const side = shown[0][0].width;
+      const by = images[0].width / side;
+      const colours = (data) => data.filter((_, i) => i % 4 !== 3);
+      /** The second picture, made as small as its previews. */
+      const small = new Array(3 * side * side).fill(0);
+      colours(images[1].rgba).forEach((value, i) => {
+        const [y, x] = [Math.floor(i / 3 / images[0].width), Math.floor(i / 3) % images[0].width];
+        small[3 * (Math.floor(y / by) * side + Math.floor(x / by)) + (i % 3)] += value / by ** 2;
+      });
+      const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+      /** Pearson's, over all colours of all pixels. */
+      const correlation = (a, b) => {
+        const [ma, mb] = [mean(a), mean(b)];
+        const of = (u, mu, v, mv) => u.reduce((sum, value, i) => sum + (value - mu) * (v[i] - mv), 0);
+        return of(a, ma, b, mb) / Math.sqrt(of(a, ma, a, ma) * of(b, mb, b, mb));
+      };
+      const seen = ([, preview]) => correlation([...colours(preview.data)], small);
+      const pixels = colours(shown.at(-1)[1].data);
+      return {
+        sizes: shown.map((pair) => pair.map(({ width, height }) => `${width}x${height}`).join()),
+        first: seen(shown[0]),
+        last: seen(shown.at(-1)),
+        grey: pixels.every((value, i) => value === pixels[i - (i % 3)]),
+      };
+    },
+    '/models/avatars/manifest.json',
+  );
+  assert.deepEqual(sizes, Array(8).fill('16x16,16x16'));
+  assert.ok(!grey && last > 0.9 && last > first, `the first correlates by ${first}, the last by ${last}`);
+});
+
 test('dispose() rejects what runs and what comes later; another load works', async () => {
   const { running, later, again } = await withPackage(
     page,

@@ -3,7 +3,8 @@
 
 use crate::model::Network;
 
-/// A library's name for a part of a network, and another's. `#` is a number; `^` one that counts levels from the other end.
+/// A library's name for a part of a network, and another's. `#` is a number; `^` one that counts levels from the other end, `+` the
+/// next one.
 type Names = [(&'static str, &'static str)];
 
 /// diffusers' AutoencoderKL, and CompVis/latent-diffusion's (`ldm/modules/diffusionmodules/model.py`).
@@ -31,6 +32,10 @@ const BEFORE: &Names = &[
     ("mid_block.attentions.0.to_out.0", "mid_block.attentions.0.proj_attn"),
 ];
 
+/// diffusers' AutoencoderTiny, and TAESD's halves in files of their own (madebyollin/taesd, `taesd.py`), whose decoder begins with a
+/// layer that has no weights.
+const TAESD: &Names = &[("decoder.layers.#", "+"), ("encoder.layers.#", "#")];
+
 /// A spelling of a network's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spelling {
@@ -42,6 +47,9 @@ impl Spelling {
     /// Those that a network's tensors may have in a file, its own first.
     pub fn of(network: &Network) -> Vec<Spelling> {
         let own = Spelling { names: &[], levels: 0 };
+        if network.architecture().starts_with("autoencoder_tiny") {
+            return vec![own, Spelling { names: TAESD, levels: 0 }];
+        }
         if !network.architecture().starts_with("autoencoder_kl") {
             return vec![own];
         }
@@ -77,6 +85,7 @@ fn translate(name: &str, from: &str, to: &str, levels: usize) -> String {
     let mut said: Vec<String> = words[..at].iter().map(ToString::to_string).collect();
     said.extend(to.split('.').map(|word| match word {
         "#" => numbers.next().unwrap_or(0).to_string(),
+        "+" => (numbers.next().unwrap_or(0) + 1).to_string(),
         "^" => (levels.saturating_sub(1)).saturating_sub(numbers.next().unwrap_or(0)).to_string(),
         word => word.to_owned(),
     }));
@@ -122,6 +131,19 @@ mod tests {
             (official_autoencoder_name(last, 4).as_str(), diffusers_autoencoder_name(first, 4)),
             (first, last.into())
         );
+    }
+
+    #[test]
+    fn taesds_decoder_counts_from_one_more() {
+        let spelling = Spelling { names: TAESD, levels: 0 };
+        for (name, theirs) in [
+            ("decoder.layers.0.weight", "1.weight"),
+            ("decoder.layers.18.bias", "19.bias"),
+            ("decoder.layers.2.conv.0.weight", "3.conv.0.weight"),
+            ("encoder.layers.1.conv.4.bias", "1.conv.4.bias"),
+        ] {
+            assert_eq!(spelling.spell(name), theirs);
+        }
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub fn judge(case: &Case, report: &mut Report) {
 
         let mut states: Vec<f64> = drawn.iter().map(|v| f64::from(*v)).collect();
         let mut on_step = |event: uvit_web::pipeline::sampling::StepEvent| {
-            states.extend(event.values.into_iter().flatten().map(f64::from));
+            states.extend(event.values.into_iter().flat_map(|shown| shown.values).map(f64::from));
         };
         let last = pollster::block_on(async {
             let mut denoiser = Denoiser::new(&mut component, shape).await?;

@@ -103,7 +103,8 @@ fn judge_run(run: &Run, device: &Device, checks: &mut Checks) -> Result<(), Stop
     let [alpha_t, sigma_t] = if inpaint && settings.skip == 0 { [0.0, 1.0] } else { recipe.start };
     let mixed = picture.iter().zip(&start).map(|(x0, noise)| alpha_t * f64::from(*x0) + sigma_t * f64::from(*noise));
     let mut states: Vec<f64> = mixed.collect();
-    let mut on_step = |event: StepEvent| states.extend(event.values.into_iter().flatten().map(f64::from));
+    let mut on_step =
+        |event: StepEvent| states.extend(event.values.into_iter().flat_map(|shown| shown.values).map(f64::from));
     let last = pollster::block_on(async {
         let mut denoiser = Denoiser::new(&mut component, shape).await?;
         let mut control = Control { on_step: &mut on_step, stopped: &|| false };
