@@ -4,32 +4,17 @@
 mod avatar_package;
 mod devices;
 
+use avatar_package::pipeline::{load, scratch};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use uvit_web::Code;
 use uvit_web::package::{DECODER, Manifest, PREVIEW_DECODER, read_manifest, write_manifest};
 use uvit_web::pipeline::sampling::{Control, Snapshot, Stage, StepEvent};
-use uvit_web::pipeline::{
-    Answer, ComputeChoice, DeviceChoice, Generated, LoadOptions, Loader, Pipeline, Request, Source,
-};
-use uvit_web::plan::Compute;
-use uvit_web::runtime::Tune;
-use uvit_web::weights::StoredFile;
-use uvit_web::{Code, Error, Result};
-
-struct Folder(PathBuf);
-
-impl Source for Folder {
-    fn bring(&self, file: &StoredFile) -> Answer<Vec<u8>> {
-        let bytes = std::fs::read(self.0.join(&file.file));
-        Box::pin(async move { bytes.map_err(|e| Error::new(Code::Io, format!("it is gone: {e}"), "Look for it")) })
-    }
-}
+use uvit_web::pipeline::{DeviceChoice, Generated, Pipeline, Request};
 
 /// The avatars in f32, and their decoder a second time, for previews; its first layer is amplified by `gain`.
 fn package(name: &str, gain: f32) -> (PathBuf, Manifest) {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let folder = scratch(name);
     let amplified = folder.join("amplified");
-    let _ = std::fs::remove_dir_all(&folder);
     let mut manifest = avatar_package::write(&folder, Some(1.0));
     let mut preview = avatar_package::write(&amplified, Some(gain)).component(DECODER).unwrap().clone();
     for shard in &mut preview.variants[0].shards {
@@ -43,22 +28,6 @@ fn package(name: &str, gain: f32) -> (PathBuf, Manifest) {
     assert!(manifest.preview.is_some());
     write_manifest(&folder, &manifest).unwrap();
     (folder, manifest)
-}
-
-fn load(folder: &Path, device: DeviceChoice, keep_loaded: bool) -> Result<Pipeline> {
-    let manifest = read_manifest(folder)?.0;
-    let compute = ComputeChoice::Fixed(Compute::F32);
-    let options = LoadOptions { device, compute, tune: Tune::Off, keep_loaded, ..LoadOptions::default() };
-    pollster::block_on(async {
-        let mut loader = Loader::new(manifest, options).await?;
-        for index in 0..loader.files().len() {
-            let bytes = std::fs::read(folder.join(&loader.files()[index].stored.file)).unwrap();
-            loader.add_file(index, &bytes).await?;
-        }
-        let mut pipeline = loader.finish().await?;
-        pipeline.bring_from(Rc::new(Folder(folder.to_owned())));
-        Ok(pipeline)
-    })
 }
 
 /// Two pictures, and what their steps showed.

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use uvit_web::Result;
 use uvit_web::package::read_manifest;
 use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
 use uvit_web::pipeline::{
@@ -11,13 +10,14 @@ use uvit_web::pipeline::{
 use uvit_web::plan::Compute;
 use uvit_web::runtime::Tune;
 use uvit_web::weights::StoredFile;
+use uvit_web::{Code, Error, Result};
 
 struct Folder(PathBuf);
 
 impl Source for Folder {
     fn bring(&self, file: &StoredFile) -> Answer<Vec<u8>> {
-        let bytes = std::fs::read(self.0.join(&file.file)).unwrap();
-        Box::pin(async move { Ok(bytes) })
+        let bytes = std::fs::read(self.0.join(&file.file));
+        Box::pin(async move { bytes.map_err(|e| Error::new(Code::Io, format!("it is gone: {e}"), "Look for it")) })
     }
 }
 
