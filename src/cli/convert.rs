@@ -47,8 +47,8 @@ pub struct Arguments {
     /// The folder to write: new or empty
     #[arg(long)]
     out: PathBuf,
-    /// Stored dtypes, the default one first: f32, f16, q8, q4
-    #[arg(long, required = true)]
+    /// Stored dtypes, the default one first: f32, f16, q8, q4; of components for which a description says none
+    #[arg(long)]
     dtype: Vec<Dtype>,
     /// q8: columns a scale, 0 or 64
     #[arg(long, default_value_t = 0, value_parser = refusal::count)]
@@ -276,6 +276,10 @@ fn check(a: &Arguments, sources: &[PartSource], networks: &[Network]) -> Result<
     let given = |dtype: Dtype| sources.iter().any(|source| dtypes(a, source).contains(&dtype));
     if let Some((_, dtype)) = a.dtype.iter().enumerate().find(|(i, dtype)| a.dtype[..*i].contains(dtype)) {
         return refuse(format!("--dtype {} is given twice", dtype.as_str()), "Give each dtype once");
+    }
+    if let Some(source) = sources.iter().find(|source| dtypes(a, source).is_empty()) {
+        let cause = format!("nothing says which dtype {} is to be stored in", source.component);
+        return refuse(cause, "Add --dtype q8, for instance");
     }
     if !a.group.is_multiple_of(4) {
         return refuse(format!("--group is {}", a.group), "Give 0 or a multiple of 4, such as 64");

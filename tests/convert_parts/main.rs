@@ -66,6 +66,25 @@ fn a_description_becomes_a_model_of_several_networks() {
 }
 
 #[test]
+fn a_dtype_is_asked_for_where_the_description_says_none() {
+    let folder = small("dtypes");
+    let run = |name: &str| {
+        let model = folder.join(name);
+        let out = folder.join(format!("{name}-out"));
+        uvit(&[model.to_str().unwrap(), "--calibration", "0", "--out", out.to_str().unwrap()])
+    };
+    let refused = run("model.json");
+    assert!(refused.status.code() == Some(2), "{}", said(&refused));
+    assert!(said(&refused).contains("nothing says which dtype denoiser is to be stored in"), "{}", said(&refused));
+    let mut described = description();
+    described["components"]["denoiser"]["dtype"] = json!("q8");
+    std::fs::write(folder.join("all.json"), described.to_string()).unwrap();
+    let converted = run("all.json");
+    assert!(converted.status.success(), "{}", said(&converted));
+    assert!(!stored(&folder.join("all.json-out"), "text_encoder", Dtype::F16).is_empty());
+}
+
+#[test]
 fn what_is_wrong_with_a_description_is_said() {
     let folder = small("wrong");
     let sound = description();
