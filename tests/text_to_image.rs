@@ -164,10 +164,13 @@ fn a_component_is_called_by_its_name() {
     let decoded = pollster::block_on(pipeline.forward("decoder", vec![z.clone()], &|| false)).unwrap();
     assert_eq!((decoded[0].name.as_str(), decoded[0].shape.as_deref()), ("decoded", Some(&[1, 3, 64, 64][..])));
     assert!(decoded[0].values == Values::Floats(draw(&mut pipeline, &asked).unwrap().values));
-    let error = pollster::block_on(pipeline.forward("encoder", vec![z], &|| false)).unwrap_err();
-    assert!(
-        error.code == Code::InvalidArgument && error.remedy.contains("text_encoder, text_projector, denoiser, decoder")
-    );
+    // One that is brought when it is first asked for.
+    let image = vec![NamedTensor::new("image", decoded[0].values.clone())];
+    let encoded = pollster::block_on(pipeline.forward("encoder", image, &|| false)).unwrap();
+    assert_eq!((encoded[0].name.as_str(), encoded[0].shape.as_deref()), ("moments", Some(&[1, 8, 16, 16][..])));
+    let error = pollster::block_on(pipeline.forward("image_encoder", vec![z], &|| false)).unwrap_err();
+    let known = "text_encoder, text_projector, denoiser, decoder, encoder";
+    assert!(error.code == Code::InvalidArgument && error.remedy.contains(known), "{error}");
 }
 
 #[test]

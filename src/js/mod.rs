@@ -122,7 +122,7 @@ impl Source for Bring {
 fn describe(pipeline: &pipeline::Pipeline) -> String {
     let (manifest, sampling) = (pipeline.manifest(), &pipeline.manifest().sampling);
     let [channels, height, _] = pipeline.picture_shape();
-    let components = manifest.stages().into_iter().map(|name| {
+    let components = manifest.runs().into_iter().map(|name| {
         // All of this was done when the model was loaded.
         let network = manifest.network(name);
         let recording = network.and_then(|network| network.record(manifest.one(name)?)).unwrap_or_default();

@@ -120,6 +120,15 @@ impl Manifest {
         STAGES.into_iter().filter(there).collect()
     }
 
+    /// Those and what some generations run besides.
+    pub fn runs(&self) -> Vec<&'static str> {
+        let mut names = self.stages();
+        if self.encodes() {
+            names.push(ENCODER);
+        }
+        names
+    }
+
     /// Whether pictures can become latents.
     pub fn encodes(&self) -> bool {
         self.task.uses(ENCODER) && self.components.get(ENCODER).is_some()

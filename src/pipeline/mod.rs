@@ -192,7 +192,7 @@ impl Pipeline {
     ) -> Result<Vec<NamedTensor>> {
         let Some(network) = self.components.network(component) else {
             let cause = format!("there is no component {component:?} that generating runs");
-            return Err(invalid(cause, format!("Give one of {}", self.manifest.stages().join(", "))));
+            return Err(invalid(cause, format!("Give one of {}", self.manifest.runs().join(", "))));
         };
         let one = network.record(self.manifest.one(component)?)?;
         for tensor in &mut given {
