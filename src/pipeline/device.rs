@@ -33,11 +33,7 @@ impl std::str::FromStr for DeviceChoice {
             "auto" => Ok(DeviceChoice::Auto),
             "webgpu" | "gpu" => Ok(DeviceChoice::WebGpu),
             "cpu" => Ok(DeviceChoice::Cpu),
-            _ => Err(Error::new(
-                Code::InvalidArgument,
-                format!("there is no device {name:?}"),
-                "Give \"auto\", \"webgpu\" or \"cpu\"",
-            )),
+            _ => Err(Error::unknown("device", name, "Give \"auto\", \"webgpu\" or \"cpu\"")),
         }
     }
 }

@@ -83,7 +83,7 @@ fn check_size(view: &View, capabilities: &Capabilities) -> Result<()> {
     let rows = view.shape.iter().rev().skip(1);
     let needed = rows.fold((view.row_stride as u64).saturating_mul(4), |n, &d| n.saturating_mul(d as u64));
     if needed > capabilities.max_binding as u64 {
-        let what = format!("tensor {:?} {:?} needs", view.name, view.shape);
+        let what = format!("tensor \"{}\" {:?} needs", view.name, view.shape);
         return Err(too_large(&what, needed, capabilities));
     }
     Ok(())
