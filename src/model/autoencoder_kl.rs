@@ -364,7 +364,7 @@ impl Builder {
         size: [usize; 2],
         channels: usize,
         of: usize,
-        mut make: impl FnMut(&mut Builder, Range<usize>) -> TensorId,
+        make: &mut dyn FnMut(&mut Builder, Range<usize>) -> TensorId,
     ) -> Image {
         let most = channels.max(of);
         let of_band = if self.fits(size, most) { size[0] } else { self.band(size, most)[1] };
@@ -388,7 +388,7 @@ impl Builder {
         let (name, last) = (name.to_owned(), RefCell::default());
         let convolution = Convolution { name, x, norm, window, out, precision, last };
         match self.fits(size, out) {
-            true => self.kept(size, out, of, |b, rows| b.convolve(&convolution, rows)),
+            true => self.kept(size, out, of, &mut |b, rows| b.convolve(&convolution, rows)),
             false => Image { size, channels: out, content: Content::Computed(Rc::new(convolution)) },
         }
     }
@@ -436,7 +436,7 @@ impl Builder {
         let norm = Some(self.norm(&format!("{name}.norm2"), &inner));
         let (conv2, last, precision) = (format!("{name}.conv2"), RefCell::default(), Precision::Wide);
         let second = Convolution { name: conv2, x: inner, norm, window, out, precision, last };
-        self.kept(x.size, out, x.channels, |b, rows| {
+        self.kept(x.size, out, x.channels, &mut |b, rows| {
             let inner = b.convolve(&second, rows.clone());
             let mut shortcut = b.rows(x, rows);
             if x.channels != out {
