@@ -456,7 +456,8 @@ impl Builder {
         let moments = self.plan.moments(x);
         let normed = self.plan.group_norm(&format!("{attention}.group_norm"), x, moments, self.groups, EPS);
         let qkv = self.plan.linear(&format!("{attention}.to_{{q,k,v}}"), normed, None, 3 * channels, true);
-        let attended = self.plan.scratch("", &self.plan.shape(x).to_vec());
+        let shape = self.plan.shape(x).to_vec();
+        let attended = self.plan.scratch("", &shape);
         self.plan.push(Op::Attention { qkv, heads: 1, causal: false, out: attended });
         let projected = self.plan.linear(&format!("{attention}.to_out.0"), attended, None, channels, true);
         let x = self.plan.add(attention, x, projected);

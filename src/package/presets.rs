@@ -5,7 +5,7 @@ use super::convert::describe;
 use super::manifest::{DENOISER, Manifest};
 use crate::json::{self, Fields, Value};
 use crate::model::Network;
-use crate::{Code, Error, Result};
+use crate::{Error, Result};
 
 /// A published model.
 #[derive(Clone, Debug)]
