@@ -174,7 +174,12 @@ impl Error {
         Error::new(Code::Internal, cause, "This is a bug: please report it with the steps that led here")
     }
 
-    /// The same, of a part of what is at hand: `part: cause`.
+    /// A name that is none of those that there are.
+    pub(crate) fn unknown(what: &str, name: &str, remedy: impl Into<String>) -> Error {
+        Error::new(Code::InvalidArgument, ["there is no ", what, " \"", name, "\""].concat(), remedy)
+    }
+
+    /// An error of a part of what is at hand: `part: cause`.
     #[must_use]
     pub fn of(mut self, part: &str) -> Error {
         self.0.cause = format!("{part}: {}", self.cause);

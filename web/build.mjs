@@ -63,6 +63,8 @@ function buildCore(variant) {
   // Rust puts the stack first, so nothing lies in the lowest kilobyte: addresses need not be checked for wrapping around.
   // Functions of one kind side by side are 3 kB less after gzip, which remembers 32 kB.
   const passes = [...apart, '-O3', '--converge', '--reorder-functions-by-name', '--low-memory-unused'];
+  // What compilers say of themselves.
+  passes.push('--strip-producers', '--strip-target-features');
   const hash = createHash('sha256').update(readFileSync(core)).update(passes.join()).digest('hex');
   if (existsSync(optimised) && existsSync(stamp) && readFileSync(stamp, 'utf8') === hash) return;
   node('binaryen/bin/wasm-opt', [...passes, ...features, core, '-o', optimised]);

@@ -201,7 +201,7 @@ impl State {
     pub fn write(&self, name: &str, values: &[f32]) -> Result<()> {
         let slot = self.layout.slot(name)?;
         if slot.elements() != values.len() {
-            return Err(Error::internal(format!("wrote {} values into {name:?}", values.len())));
+            return Err(Error::internal(format!("wrote {} values into \"{name}\"", values.len())));
         }
         self.block.values.borrow_mut()[slot.offset / 4..][..values.len()].copy_from_slice(values);
         Ok(())

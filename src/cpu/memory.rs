@@ -58,7 +58,7 @@ impl Memory {
 
     fn place(&self, id: TensorId) -> Result<(&Block, Range<usize>)> {
         let Some((block, range)) = &self.places[id.index()] else {
-            return Err(Error::internal(format!("tensor {:?} has no place", self.program.view(id).name)));
+            return Err(Error::internal(format!("tensor \"{}\" has no place", self.program.view(id).name)));
         };
         let block: &Block = match (block, &self.state) {
             (0, _) => &self.io,
@@ -192,7 +192,7 @@ impl Blocks<'_> {
         for (i, &id) in ids.iter().enumerate() {
             let view = self.program.view(id);
             let Some((block, mut range)) = self.places[id.index()].clone() else {
-                return Err(Error::internal(format!("tensor {:?} has no place", view.name)));
+                return Err(Error::internal(format!("tensor \"{}\" has no place", view.name)));
             };
             if let Some((items, all)) = self.part
                 && view.shape[0] == all

@@ -237,7 +237,7 @@ impl Device {
             }
             Compute::F32 | Compute::F16 | Compute::W8A8 => Ok(()),
             Compute::Quality | Compute::Fast => refuse(
-                format!("compute is {:?}, and WebGPU computes in f32, f16 or w8a8", compute.as_str()),
+                format!("compute is \"{}\", and WebGPU computes in f32, f16 or w8a8", compute.as_str()),
                 "Leave compute out, or use device \"cpu\"",
             ),
         }

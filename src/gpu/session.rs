@@ -141,7 +141,7 @@ impl Session {
                 let state = self.state.as_ref().ok_or_else(|| Error::internal("the Program needs a State"))?;
                 Ok(state.slice(state.layout().of(view)?))
             }
-            Place::Nowhere => Err(Error::internal(format!("tensor {:?} has no place", view.name))),
+            Place::Nowhere => Err(Error::internal(format!("tensor \"{}\" has no place", view.name))),
         }
     }
 
@@ -171,7 +171,7 @@ impl Session {
     pub async fn read(&self, id: TensorId) -> Result<Vec<f32>> {
         let view = self.program.view(id);
         if view.packed {
-            return Err(Error::internal(format!("tensor {:?} is quantised", view.name)));
+            return Err(Error::internal(format!("tensor \"{}\" is quantised", view.name)));
         }
         if matches!(view.place, Place::Arena { .. }) {
             self.check_tenant()?;

@@ -51,7 +51,7 @@ impl State {
     pub fn write(&self, name: &str, values: &[f32]) -> Result<()> {
         let slot = self.layout.slot(name)?;
         if slot.elements() != values.len() {
-            return Err(Error::internal(format!("wrote {} values into {name:?}", values.len())));
+            return Err(Error::internal(format!("wrote {} values into \"{name}\"", values.len())));
         }
         let dim = slot.shape.last().copied().unwrap_or(1);
         write(&self.device, self.slice(slot), slot.row_stride, dim, values);

@@ -34,7 +34,7 @@ fn expand_lines(lines: &[&str], first: usize, scope: &mut Vec<(String, String)>,
     while i < lines.len() {
         let fail = |what: &str| Error::internal(format!("shader template, line {}: {what}", first + i + 1));
         let Some(directive) = lines[i].trim().strip_prefix("//#") else {
-            substitute(lines[i], scope, out).map_err(|name| fail(&format!("unknown variable {name:?}")))?;
+            substitute(lines[i], scope, out).map_err(|name| fail(&format!("unknown variable \"{name}\"")))?;
             i += 1;
             continue;
         };
@@ -51,7 +51,7 @@ fn expand_lines(lines: &[&str], first: usize, scope: &mut Vec<(String, String)>,
                 let bound = range.strip_prefix("0..").ok_or_else(|| fail("a range starts at 0"))?;
                 let mut name_of_bound = String::new();
                 substitute(bound, scope, &mut name_of_bound)
-                    .map_err(|name| fail(&format!("unknown variable {name:?}")))?;
+                    .map_err(|name| fail(&format!("unknown variable \"{name}\"")))?;
                 let bound = name_of_bound.trim_end();
                 let count: usize =
                     lookup(scope, bound).unwrap_or(bound).parse().map_err(|_| fail("the range's end is no number"))?;

@@ -179,7 +179,7 @@ fn from_js(tensors: &Object) -> Result<Vec<NamedTensor>, Error> {
             Values::Indices(indices.to_vec())
         } else {
             let remedy = "Give a Float32Array, for times a Float64Array, for indices a Uint32Array";
-            return Err(Error::new(Code::InvalidArgument, format!("tensor {name:?} is no typed array"), remedy));
+            return Err(Error::new(Code::InvalidArgument, format!("tensor \"{name}\" is no typed array"), remedy));
         };
         all.push(NamedTensor::new(name, values));
     }

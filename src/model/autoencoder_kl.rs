@@ -364,7 +364,7 @@ impl Builder {
         size: [usize; 2],
         channels: usize,
         of: usize,
-        mut make: impl FnMut(&mut Builder, Range<usize>) -> TensorId,
+        make: &mut dyn FnMut(&mut Builder, Range<usize>) -> TensorId,
     ) -> Image {
         let most = channels.max(of);
         let of_band = if self.fits(size, most) { size[0] } else { self.band(size, most)[1] };
@@ -388,7 +388,7 @@ impl Builder {
         let (name, last) = (name.to_owned(), RefCell::default());
         let convolution = Convolution { name, x, norm, window, out, precision, last };
         match self.fits(size, out) {
-            true => self.kept(size, out, of, |b, rows| b.convolve(&convolution, rows)),
+            true => self.kept(size, out, of, &mut |b, rows| b.convolve(&convolution, rows)),
             false => Image { size, channels: out, content: Content::Computed(Rc::new(convolution)) },
         }
     }
@@ -436,7 +436,7 @@ impl Builder {
         let norm = Some(self.norm(&format!("{name}.norm2"), &inner));
         let (conv2, last, precision) = (format!("{name}.conv2"), RefCell::default(), Precision::Wide);
         let second = Convolution { name: conv2, x: inner, norm, window, out, precision, last };
-        self.kept(x.size, out, x.channels, |b, rows| {
+        self.kept(x.size, out, x.channels, &mut |b, rows| {
             let inner = b.convolve(&second, rows.clone());
             let mut shortcut = b.rows(x, rows);
             if x.channels != out {
@@ -456,7 +456,8 @@ impl Builder {
         let moments = self.plan.moments(x);
         let normed = self.plan.group_norm(&format!("{attention}.group_norm"), x, moments, self.groups, EPS);
         let qkv = self.plan.linear(&format!("{attention}.to_{{q,k,v}}"), normed, None, 3 * channels, true);
-        let attended = self.plan.scratch("", &self.plan.shape(x).to_vec());
+        let shape = self.plan.shape(x).to_vec();
+        let attended = self.plan.scratch("", &shape);
         self.plan.push(Op::Attention { qkv, heads: 1, causal: false, out: attended });
         let projected = self.plan.linear(&format!("{attention}.to_out.0"), attended, None, channels, true);
         let x = self.plan.add(attention, x, projected);

@@ -58,7 +58,7 @@ impl std::str::FromStr for Act {
         let known = ACTS.iter().find(|(known, _)| *known == name);
         known
             .map(|&(_, activation)| Act(activation))
-            .ok_or_else(|| unsupported(format!("there is no activation {name:?}")))
+            .ok_or_else(|| unsupported(format!("there is no activation \"{name}\"")))
     }
 }
 

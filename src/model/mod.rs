@@ -113,7 +113,7 @@ impl Network {
             let known = REGISTRY.map(|(name, _)| name).join(", ");
             return Err(Error::new(
                 Code::UnsupportedModel,
-                format!("the architecture is {architecture:?}, this build knows {known}"),
+                format!("the architecture is \"{architecture}\", this build knows {known}"),
                 "Use a version of uvit-web that knows this architecture",
             ));
         };

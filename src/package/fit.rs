@@ -17,10 +17,11 @@ const PORTS: [(&str, &str, &[&str]); 5] = [
 /// Means, then logarithms of variances: of latents, of which there are half as many.
 const MOMENTS: &str = "moments";
 
-/// Shapes of a component's ports, of one item; of moments, that of the latents.
+/// Shapes of a component's ports, of one item, none if there is no such component; of moments, that of the latents.
+#[derive(Default)]
 struct Ends {
-    takes: Vec<usize>,
-    gives: Vec<usize>,
+    takes: Option<Vec<usize>>,
+    gives: Option<Vec<usize>>,
 }
 
 fn port(recording: &Recording, name: &str) -> Option<Vec<usize>> {
@@ -43,12 +44,11 @@ impl Manifest {
         Ok(Batch { size: Some(size), ..Batch::plain(1) })
     }
 
-    /// A component's ports, if there is such a component.
-    fn ends(&self, component: &str) -> Result<Option<Ends>> {
+    /// The ports of a component that the task uses, if it is there.
+    fn ends(&self, component: &str) -> Result<Ends> {
         let known = PORTS.iter().find(|(name, ..)| *name == component);
-        let Some((name, takes, gives)) = known.filter(|_| self.components.get(component).is_some()) else {
-            return Ok(None);
-        };
+        let there = self.task.uses(component) && self.components.get(component).is_some();
+        let Some((name, takes, gives)) = known.filter(|_| there) else { return Ok(Ends::default()) };
         let network = self.network(name)?;
         let recording = network.record(self.one(name)?)?;
         let found = gives.iter().find_map(|gives| Some((*gives, port(&recording, gives)?)));
@@ -57,7 +57,7 @@ impl Manifest {
                 if name == MOMENTS {
                     gives[0] /= 2;
                 }
-                Ok(Some(Ends { takes, gives }))
+                Ok(Ends { takes: Some(takes), gives: Some(gives) })
             }
             _ => {
                 let cause =
@@ -72,11 +72,7 @@ impl Manifest {
     /// # Errors
     /// Those of [`Manifest::network`].
     pub fn picture_shape(&self) -> Result<[usize; 3]> {
-        let decoded = self.ends(DECODER)?.filter(|_| self.task.uses(DECODER)).map(|decoder| decoder.gives);
-        match decoded.as_deref() {
-            Some(&[channels, height, width]) => Ok([channels, height, width]),
-            _ => Ok(self.network(DENOISER)?.image_shape()),
-        }
+        self.image_or_drawn(self.ends(DECODER)?.gives)
     }
 
     /// `[channels, height, width]` of a picture that drawing can start from: what the encoder takes; where there is none, what the
@@ -85,8 +81,11 @@ impl Manifest {
     /// # Errors
     /// Those of [`Manifest::network`].
     pub fn start_shape(&self) -> Result<[usize; 3]> {
-        let encoded = self.ends(ENCODER)?.filter(|_| self.encodes()).map(|encoder| encoder.takes);
-        match encoded.as_deref() {
+        self.image_or_drawn(self.ends(ENCODER)?.takes)
+    }
+
+    fn image_or_drawn(&self, shape: Option<Vec<usize>>) -> Result<[usize; 3]> {
+        match shape.as_deref() {
             Some(&[channels, height, width]) => Ok([channels, height, width]),
             _ => Ok(self.network(DENOISER)?.image_shape()),
         }
@@ -94,49 +93,35 @@ impl Manifest {
 
     /// Whether what one component gives is what the next one takes.
     pub(super) fn check_fit(&self) -> Result<()> {
-        for (name, ..) in PORTS.iter().filter(|(name, ..)| self.task.uses(name)) {
-            self.ends(name)?;
-        }
+        let (text, projector) = (self.ends(TEXT_ENCODER)?, self.ends(TEXT_PROJECTOR)?);
+        let (decoder, preview, encoder) = (self.ends(DECODER)?, self.ends(PREVIEW_DECODER)?, self.ends(ENCODER)?);
         let denoiser = self.network(DENOISER)?;
-        let apart = |one: &str, gives: &[usize], other: &str, takes: &[usize]| {
-            bad(format!("component {one} gives {gives:?}, and component {other} takes {takes:?}"))
-        };
+        let drawn = Some(denoiser.image_shape().to_vec());
+        let mut read = None;
         if [Task::Text, Task::Any].contains(&self.task) {
             let recording = denoiser.record(Batch::plain(1))?;
-            let Some(takes) = denoiser.text_port().and_then(|name| port(&recording, name)) else {
+            read = denoiser.text_port().and_then(|name| port(&recording, name));
+            if read.is_none() {
                 let cause = format!("component {DENOISER}: {} takes no text", denoiser.architecture());
-                return Err(Error::new(
-                    Code::UnsupportedModel,
-                    cause,
-                    "Give the network that is sampled for this task",
-                ));
-            };
-            let mut last = (TEXT_ENCODER, self.ends(TEXT_ENCODER)?.map(|ends| ends.gives).unwrap_or_default());
-            if let Some(projector) = self.ends(TEXT_PROJECTOR)? {
-                if last.1 != projector.takes {
-                    return Err(apart(last.0, &last.1, TEXT_PROJECTOR, &projector.takes));
-                }
-                last = (TEXT_PROJECTOR, projector.gives);
-            }
-            if last.1 != takes {
-                return Err(apart(last.0, &last.1, DENOISER, &takes));
+                let remedy = "Give the network that is sampled for this task";
+                return Err(Error::new(Code::UnsupportedModel, cause, remedy));
             }
         }
-        for name in [DECODER, PREVIEW_DECODER].into_iter().filter(|name| self.task.uses(name)) {
-            match self.ends(name)? {
-                Some(ends) if ends.takes != denoiser.image_shape() => {
-                    return Err(apart(DENOISER, &denoiser.image_shape(), name, &ends.takes));
-                }
-                _ => {}
-            }
-        }
-        if let Some(encoder) = self.ends(ENCODER)?.filter(|_| self.encodes()) {
-            if encoder.gives != denoiser.image_shape() {
-                return Err(apart(ENCODER, &encoder.gives, DENOISER, &denoiser.image_shape()));
-            }
-            let decoder = self.ends(DECODER)?.filter(|_| self.task.uses(DECODER));
-            if let Some(decoder) = decoder.filter(|decoder| decoder.gives != encoder.takes) {
-                return Err(apart(DECODER, &decoder.gives, ENCODER, &encoder.takes));
+        let written =
+            if projector.gives.is_some() { (TEXT_PROJECTOR, &projector.gives) } else { (TEXT_ENCODER, &text.gives) };
+        let joints = [
+            ((TEXT_ENCODER, &text.gives), (TEXT_PROJECTOR, &projector.takes)),
+            (written, (DENOISER, &read)),
+            ((DENOISER, &drawn), (DECODER, &decoder.takes)),
+            ((DENOISER, &drawn), (PREVIEW_DECODER, &preview.takes)),
+            ((ENCODER, &encoder.gives), (DENOISER, &drawn)),
+            ((DECODER, &decoder.gives), (ENCODER, &encoder.takes)),
+        ];
+        for ((one, gives), (other, takes)) in joints {
+            if let (Some(gives), Some(takes)) = (gives, takes)
+                && gives != takes
+            {
+                return Err(bad(format!("component {one} gives {gives:?}, and component {other} takes {takes:?}")));
             }
         }
         Ok(())

@@ -226,7 +226,7 @@ impl Manifest {
     /// # Errors
     /// `BAD_MANIFEST` if there is none of that name.
     pub fn component(&self, name: &str) -> Result<&Component> {
-        self.components.get(name).ok_or_else(|| bad(format!("the manifest has no component {name:?}")))
+        self.components.get(name).ok_or_else(|| bad(format!("the manifest has no component \"{name}\"")))
     }
 
     /// A component's network.
@@ -273,7 +273,7 @@ impl Manifest {
     /// # Errors
     /// `BAD_MANIFEST` if there is none of that name.
     pub fn asset(&self, name: &str) -> Result<&StoredFile> {
-        self.assets.get(name).ok_or_else(|| bad(format!("the manifest has no asset {name:?}")))
+        self.assets.get(name).ok_or_else(|| bad(format!("the manifest has no asset \"{name}\"")))
     }
 
     /// All files beside the manifest.
@@ -293,11 +293,11 @@ impl Manifest {
             self.task.needs().iter().copied().filter(|name| self.components.get(name).is_none()).collect();
         if !missing.is_empty() {
             let (task, missing) = (self.task.as_str(), missing.join(", "));
-            return Err(bad(format!("the manifest lacks components that task {task:?} needs: {missing}")));
+            return Err(bad(format!("the manifest lacks components that task \"{task}\" needs: {missing}")));
         }
         if let Some(name) = self.task.needs_assets().iter().find(|name| self.assets.get(name).is_none()) {
             let task = self.task.as_str();
-            return Err(bad(format!("the manifest lacks the asset that task {task:?} needs: {name}")));
+            return Err(bad(format!("the manifest lacks the asset that task \"{task}\" needs: {name}")));
         }
         for (name, _) in self.components.iter().filter(|(name, _)| self.task.uses(name)) {
             self.network(name)?;
@@ -310,11 +310,11 @@ impl Manifest {
         let classes = self.network(DENOISER)?.classes();
         for (at, Label { index, name, .. }) in self.labels.iter().enumerate() {
             if *index as usize >= classes {
-                return Err(bad(format!("label {name:?} has index {index}, the network has {classes} classes")));
+                return Err(bad(format!("label \"{name}\" has index {index}, the network has {classes} classes")));
             }
             if self.labels[..at].iter().any(|other| other.name == *name) {
                 let indices: Vec<u32> = self.labels.iter().filter(|l| l.name == *name).map(|l| l.index).collect();
-                return Err(bad(format!("several labels are called {name:?}, those of index {indices:?}")));
+                return Err(bad(format!("several labels are called \"{name}\", those of index {indices:?}")));
             }
         }
         if let Some(null) = self.null_class.filter(|null| *null as usize >= classes) {
@@ -354,7 +354,7 @@ fn plain_name(name: &str) -> std::result::Result<(), String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     match !name.is_empty() && name.len() <= 64 && name.chars().all(plain) {
         true => Ok(()),
-        false => Err(format!("{name:?} is no name of a component or asset: lower-case letters, digits and _")),
+        false => Err(format!("\"{name}\" is no name of a component or asset: lower-case letters, digits and _")),
     }
 }
 

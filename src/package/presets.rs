@@ -5,7 +5,7 @@ use super::convert::describe;
 use super::manifest::{DENOISER, Manifest};
 use crate::json::{self, Fields, Value};
 use crate::model::Network;
-use crate::{Code, Error, Result};
+use crate::{Error, Result};
 
 /// A published model.
 #[derive(Clone, Debug)]
@@ -61,9 +61,9 @@ fn read(file: &Value) -> json::Result<Vec<Preset>> {
 pub fn preset(name: &str) -> Result<Preset> {
     let all = presets()?;
     let known = all.iter().map(|preset| preset.name.as_str()).collect::<Vec<_>>().join(", ");
-    all.into_iter().find(|preset| preset.name == name).ok_or_else(|| {
-        Error::new(Code::InvalidArgument, format!("there is no preset {name:?}"), format!("Give one of {known}"))
-    })
+    all.into_iter()
+        .find(|preset| preset.name == name)
+        .ok_or_else(|| Error::unknown("preset", name, format!("Give one of {known}")))
 }
 
 impl Preset {

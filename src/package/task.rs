@@ -143,7 +143,7 @@ impl Manifest {
             return Ok(());
         }
         let names = GENERATED.map(Task::as_str).join(", ");
-        let cause = format!("the model's task is {:?}, this build generates {names}", self.task.as_str());
+        let cause = format!("the model's task is \"{}\", this build generates {names}", self.task.as_str());
         Err(Error::new(Code::UnsupportedModel, cause, "Use a version of uvit-web that does this task"))
     }
 }

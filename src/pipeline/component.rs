@@ -4,7 +4,7 @@ use super::fitting::fitting;
 use super::sampling::finite;
 use super::tensors::{self, NamedTensor, Values};
 use crate::model::{Batch, Network, PortKind, Recording};
-use crate::plan::{Plan, Program, WeightId, lower};
+use crate::plan::{Kind, Program, WeightId, lower};
 use crate::runtime::{self, Session, State, Weights};
 use crate::weights::{Dtype, Variant};
 use crate::{Code, Error, Result};
@@ -18,7 +18,7 @@ pub struct Component {
     weights: Weights,
     stored: Vec<(Dtype, usize)>,
     /// Kinds of kernels that have passed their test on the device.
-    tested: Vec<Plan>,
+    tested: Vec<Vec<Kind>>,
     tiled: Option<usize>,
     forward: Option<(Batch, Recording, Session)>,
 }
@@ -32,7 +32,7 @@ pub fn stored_forms(network: &Network, variant: &Variant) -> Result<Vec<(Dtype, 
 
 impl Component {
     /// A network whose weights are loaded, in these stored stored; kinds of kernels that were tested on the device before.
-    pub fn new(network: Network, weights: Weights, stored: Vec<(Dtype, usize)>, tested: Vec<Plan>) -> Component {
+    pub fn new(network: Network, weights: Weights, stored: Vec<(Dtype, usize)>, tested: Vec<Vec<Kind>>) -> Component {
         Component { network, weights, stored, tested, tiled: None, forward: None }
     }
 
@@ -59,7 +59,7 @@ impl Component {
     pub async fn session(&mut self, program: Program, state: Option<&State>) -> Result<Session> {
         let (device, compute) = (self.weights.device(), self.weights.compute());
         let stored = |id: WeightId| self.stored[id.index()];
-        let kinds = runtime::kinds(&program, &stored).plan;
+        let kinds = runtime::kinds(&program, &stored).kinds;
         if !self.tested.contains(&kinds) {
             runtime::self_test(&device, compute, &program, &stored).await?;
             self.tested.push(kinds);

@@ -6,7 +6,7 @@ use super::fitting::TILED;
 use super::helpers::Answer;
 use crate::model::{Batch, Network};
 use crate::package::{self, DENOISER, ENCODER, Manifest};
-use crate::plan::{Compute, Plan};
+use crate::plan::{Compute, Kind, Plan};
 use crate::runtime::{Device, Loading, Weights, turn};
 use crate::weights::{Dtype, ShardReader, Variant};
 use crate::{Code, Error, Result};
@@ -30,7 +30,7 @@ pub(super) struct Blueprint {
     /// Dtype and columns a scale, by weight.
     pub stored: Vec<(Dtype, usize)>,
     /// Kinds of kernels that were tested on the device.
-    pub tested: Plan,
+    pub tested: Vec<Kind>,
 }
 
 impl Blueprint {
@@ -42,7 +42,7 @@ impl Blueprint {
         let guided = name == DENOISER && (network.classes() > 0 || network.text_port().is_some());
         let (copies, tiled) = (if guided { 2 } else { 1 }, (options.tiling && network.tiles()).then_some(TILED));
         let batch = Batch { copies, tiled, ..manifest.one(name)? };
-        Ok(Blueprint { name, network, batch, variant, stored, tested: Plan::default() })
+        Ok(Blueprint { name, network, batch, variant, stored, tested: Vec::new() })
     }
 
     /// What a device is to be good for.

@@ -4,10 +4,10 @@ use super::guidance::Guidance;
 use super::request::{LabelChoice, Request};
 use super::tensors::{NamedTensor, Values};
 use super::{Pipeline, invalid};
-use crate::Result;
 use crate::decimal::decimal;
 use crate::model::Batch;
 use crate::sampler::guidance::needs_uncond;
+use crate::{Error, Result};
 use std::ops::Range;
 
 /// The texts of a request, one for each image.
@@ -224,10 +224,11 @@ impl Pipeline {
             )),
             Some(LabelChoice::Name(name)) => {
                 let found = self.manifest.labels.iter().find(|label| label.name == *name);
-                let known = || self.manifest.labels.iter().take(3).map(|l| format!("{:?}", l.name)).collect::<Vec<_>>();
+                let known =
+                    || self.manifest.labels.iter().take(3).map(|l| format!("\"{}\"", l.name)).collect::<Vec<_>>();
                 found.map(|label| Some(label.index)).ok_or_else(|| {
                     let remedy = format!("Give one of the model's labels, such as {}", known().join(", "));
-                    invalid(format!("there is no label {name:?}"), remedy)
+                    Error::unknown("label", name, remedy)
                 })
             }
         }

@@ -5,7 +5,7 @@ use super::fitting::fitting;
 use crate::gpu::{Adapter, Backend};
 use crate::json::{self, Fields, Read, Value, Write};
 use crate::model::{Batch, Network};
-use crate::plan::{Compute, Plan, Program, WeightId};
+use crate::plan::{Compute, Kind, Program, WeightId};
 use crate::runtime;
 #[cfg(feature = "gpu")]
 use crate::runtime::{Tune, Tuned, choose};
@@ -33,11 +33,7 @@ impl std::str::FromStr for DeviceChoice {
             "auto" => Ok(DeviceChoice::Auto),
             "webgpu" | "gpu" => Ok(DeviceChoice::WebGpu),
             "cpu" => Ok(DeviceChoice::Cpu),
-            _ => Err(Error::new(
-                Code::InvalidArgument,
-                format!("there is no device {name:?}"),
-                "Give \"auto\", \"webgpu\" or \"cpu\"",
-            )),
+            _ => Err(Error::unknown("device", name, "Give \"auto\", \"webgpu\" or \"cpu\"")),
         }
     }
 }
@@ -182,8 +178,8 @@ impl Wanted<'_> {
     }
 
     /// Every kind of its kernels, as [`super::Component`] remembers them.
-    pub(super) fn kinds(&self, device: &runtime::Device, compute: Compute) -> Result<Plan> {
-        Ok(runtime::kinds(&self.program(device, compute)?, &|id: WeightId| self.stored[id.index()]).plan)
+    pub(super) fn kinds(&self, device: &runtime::Device, compute: Compute) -> Result<Vec<Kind>> {
+        Ok(runtime::kinds(&self.program(device, compute)?, &|id: WeightId| self.stored[id.index()]).kinds)
     }
 }
 

@@ -87,7 +87,7 @@ impl std::str::FromStr for Preset {
         match name {
             "fast" => Ok(Preset::Fast),
             "draft" => Ok(Preset::Draft),
-            _ => Err(invalid(format!("there is no preset {name:?}"), "Give \"fast\" or \"draft\"")),
+            _ => Err(Error::unknown("preset", name, "Give \"fast\" or \"draft\"")),
         }
     }
 }
@@ -310,7 +310,7 @@ mod tests {
             (json!({ "label": [1] }), "label: [1] is neither"),
             (json!({ "steps": 1.5 }), "steps: 1.5 is no whole number"),
             (json!({ "seed": 1u64 << 32 }), "seed: 4294967296 is no whole number that fits"),
-            (json!({ "sampler": "eular" }), "sampler: There is no sampler \"eular\""),
+            (json!({ "sampler": "eular" }), "sampler: there is no sampler \"eular\""),
             (json!({ "preset": 1 }), "preset: 1 is no text"),
             (json!({ "guidanceInterval": [0] }), "guidanceInterval: 1 values, 2 are needed"),
             (json!({ "prompt": 7 }), "prompt: 7 is no text"),

@@ -80,16 +80,16 @@ pub(super) fn check(recording: &Recording, tensors: &[NamedTensor]) -> Result<()
     for (i, tensor) in tensors.iter().enumerate() {
         let name = &tensor.name;
         let Some(port) = recording.port(name).filter(|port| port.kind.is_input()) else {
-            return Err(refuse(format!("the network takes no tensor {name:?}"), recording));
+            return Err(refuse(format!("the network takes no tensor \"{name}\""), recording));
         };
         if tensors[..i].iter().any(|other| other.name == *name) {
-            return Err(refuse(format!("tensor {name:?} is given twice"), recording));
+            return Err(refuse(format!("tensor \"{name}\" is given twice"), recording));
         }
         let shape = recording.plan.shape(port.tensor);
         let len = tensor.values.len();
         if tensor.shape.as_deref().is_some_and(|given| given != shape) || len != shape.iter().product::<usize>() {
             let given = tensor.shape.as_ref().map_or_else(|| format!("has {len} values"), |s| format!("is {s:?}"));
-            return Err(refuse(format!("tensor {name:?} {given}, and {shape:?} is needed"), recording));
+            return Err(refuse(format!("tensor \"{name}\" {given}, and {shape:?} is needed"), recording));
         }
         let fits = match (port.kind, &tensor.values) {
             (PortKind::Latents | PortKind::Floats, Values::Floats(_)) | (PortKind::Time, Values::Times(_)) => true,
@@ -103,15 +103,15 @@ pub(super) fn check(recording: &Recording, tensors: &[NamedTensor]) -> Result<()
             _ => false,
         };
         if !fits {
-            return Err(refuse(format!("the values of tensor {name:?} are of the wrong type"), recording));
+            return Err(refuse(format!("the values of tensor \"{name}\" are of the wrong type"), recording));
         }
         if !tensor.values.all_finite() {
-            return Err(refuse(format!("tensor {name:?} holds a value that is NaN or infinite"), recording));
+            return Err(refuse(format!("tensor \"{name}\" holds a value that is NaN or infinite"), recording));
         }
     }
     let missing = |port: &&Port| port.kind.is_input() && !tensors.iter().any(|tensor| tensor.name == port.name);
     match recording.ports.iter().find(missing) {
-        Some(port) => Err(refuse(format!("no tensor {:?} is given", port.name), recording)),
+        Some(port) => Err(refuse(format!("no tensor \"{}\" is given", port.name), recording)),
         None => Ok(()),
     }
 }

@@ -68,7 +68,8 @@ impl Words {
             let encoded = self.tokenizer.encode(text, self.length, self.tokenizer.end());
             if let Some(word) = encoded.left_out {
                 let fits = self.length - 2;
-                warnings.push(format!("{:?} is cut before {word:?}: a text has {fits} tokens at most", begin(text)));
+                warnings
+                    .push(format!("\"{}\" is cut before \"{word}\": a text has {fits} tokens at most", begin(text)));
             }
             if !self.known.iter().any(|(known, _)| known == text) {
                 unknown.push(texts[i].to_owned());

@@ -41,13 +41,9 @@ impl FromStr for Compute {
     type Err = crate::Error;
 
     fn from_str(name: &str) -> crate::Result<Compute> {
-        Compute::ALL.into_iter().find(|c| c.as_str() == name).ok_or_else(|| {
-            crate::Error::new(
-                crate::Code::InvalidArgument,
-                format!("there is no compute {name:?}"),
-                "Give \"f32\", \"quality\", \"fast\", \"f16\" or \"w8a8\"",
-            )
-        })
+        let found = Compute::ALL.into_iter().find(|c| c.as_str() == name);
+        let remedy = "Give \"f32\", \"quality\", \"fast\", \"f16\" or \"w8a8\"";
+        found.ok_or_else(|| crate::Error::unknown("compute", name, remedy))
     }
 }
 

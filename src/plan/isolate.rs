@@ -7,9 +7,14 @@ use super::{
     WeightUse, Window,
 };
 
+/// A kernel whatever its tensors and weights, and whether what it reads first and what it writes is quantised.
+pub type Kind = (Kernel, [bool; 2]);
+
 /// Kernels of a Program side by side.
 #[derive(Clone, Debug, Default)]
 pub struct Isolated {
+    /// Which they are.
+    pub kinds: Vec<Kind>,
     /// What they compute.
     pub plan: Plan,
     /// By weight of the Plan: the Program's weight that it stands for, and is stored like.
@@ -36,7 +41,8 @@ pub fn isolate(
     alike: &dyn Fn(WeightId, WeightId) -> bool,
 ) -> Isolated {
     let mut all = Isolated { shares: widest.is_none(), ..Isolated::default() };
-    let mut known: Vec<(Kernel, Option<WeightId>, [bool; 2])> = Vec::new();
+    // By kind.
+    let mut matrices: Vec<Option<WeightId>> = Vec::new();
     for (index, kernel) in program.kernels.iter().enumerate().filter(|(_, kernel)| wanted(kernel)) {
         // The last part brings those before it.
         if matches!(kernel, Kernel::GroupMoments(_) | Kernel::GroupScales(_)) {
@@ -46,18 +52,20 @@ pub fn isolate(
         let weight = kernel.matrix();
         let packed = [kernel.reads().first().copied(), Some(kernel.writes())]
             .map(|id| id.is_some_and(|id| program.view(id).packed));
-        let same = |(other, other_weight, other_packed): &(Kernel, Option<WeightId>, [bool; 2])| {
-            let weights = match (weight, *other_weight) {
+        let kind = (anonymous(&kernel), packed);
+        let same = |at: &usize| {
+            let weights = match (weight, matrices[*at]) {
                 (Some(a), Some(b)) => alike(a, b),
                 (a, b) => a.is_none() && b.is_none(),
             };
-            weights && *other_packed == packed && *other == anonymous(&kernel)
+            weights && all.kinds[*at] == kind
         };
-        if let Some(at) = known.iter().position(same) {
+        if let Some(at) = (0..matrices.len()).find(same) {
             all.outputs[at].2 += 1;
             continue;
         }
-        known.push((anonymous(&kernel), weight, packed));
+        all.kinds.push(kind);
+        matrices.push(weight);
         all.taken.clear();
         let out = all.add(program, &kernel, packed);
         all.outputs.push((out, index, 1));

@@ -15,7 +15,7 @@ mod validate;
 
 pub use arithmetic::{Arithmetic, Compute, Form, INT_CHUNK, LOW_BITS, PACK_GROUP, Precision, weight_limit};
 pub use cost::Cost;
-pub use isolate::{Isolated, isolate};
+pub use isolate::{Isolated, Kind, isolate};
 pub use lower::lower;
 pub use program::{
     Activation, Attention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, GroupMoments, GroupNorm,

@@ -70,7 +70,7 @@ impl StateLayout {
     /// `INTERNAL` if there is none.
     pub fn slot(&self, name: &str) -> Result<&Slot> {
         let found = self.slots.iter().find(|slot| slot.name == name);
-        found.ok_or_else(|| Error::internal(format!("the state has no tensor {name:?}")))
+        found.ok_or_else(|| Error::internal(format!("the state has no tensor \"{name}\"")))
     }
 
     /// The tensor that a Program means by a view.
@@ -80,7 +80,7 @@ impl StateLayout {
     pub fn of(&self, view: &View) -> Result<&Slot> {
         let slot = self.slot(&view.name)?;
         if slot.shape != view.shape || slot.row_stride != view.row_stride {
-            let cause = format!("{:?} is {:?} in the state, {:?} in the Program", view.name, slot.shape, view.shape);
+            let cause = format!("\"{}\" is {:?} in the state, {:?} in the Program", view.name, slot.shape, view.shape);
             return Err(Error::internal(cause));
         }
         Ok(slot)

@@ -70,7 +70,7 @@ impl Device {
             Kind::Host(device) => match compute {
                 Compute::F16 | Compute::W8A8 if !device.is_plain() => Err(Error::new(
                     Code::InvalidArgument,
-                    format!("compute is {:?}, which only GPUs have", compute.as_str()),
+                    format!("compute is \"{}\", which only GPUs have", compute.as_str()),
                     "Use \"quality\" or \"fast\", the CPU's own",
                 )),
                 _ => Ok(()),

@@ -64,7 +64,7 @@ impl Session {
     /// # Errors
     /// `INTERNAL` if the Program has none, or none in memory.
     pub fn find(&self, name: &str) -> Result<TensorId> {
-        self.program().find(name).ok_or_else(|| Error::internal(format!("the Program has no tensor {name:?}")))
+        self.program().find(name).ok_or_else(|| Error::internal(format!("the Program has no tensor \"{name}\"")))
     }
 
     /// Bytes of activations; scratch that it shares with others is counted whole.

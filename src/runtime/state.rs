@@ -118,7 +118,7 @@ impl State {
             let dense = slot.shape.last() == Some(&slot.row_stride);
             match dense && from + elements <= slot.elements() {
                 true => Ok(slot.offset / 4 + from),
-                false => Err(Error::internal(format!("{elements} elements of {name:?} from {from} are combined"))),
+                false => Err(Error::internal(format!("{elements} elements of \"{name}\" from {from} are combined"))),
             }
         };
         let mut sources = Vec::with_capacity(terms.len());

@@ -32,11 +32,7 @@ impl std::str::FromStr for Tune {
             "auto" => Ok(Tune::Auto),
             "off" => Ok(Tune::Off),
             "again" => Ok(Tune::Again),
-            _ => Err(Error::new(
-                Code::InvalidArgument,
-                format!("there is no tune {name:?}"),
-                "Give \"auto\", \"off\" or \"again\"",
-            )),
+            _ => Err(Error::unknown("tune", name, "Give \"auto\", \"off\" or \"again\"")),
         }
     }
 }

@@ -5,7 +5,7 @@
 use super::Schedule;
 use super::schedule::{Curve, NoiseLevel};
 use super::timesteps::TimestepSpacing;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::json::{self, Value};
 
 /// Where the network is called.
@@ -140,7 +140,7 @@ impl std::str::FromStr for Spacing {
         let name = if name == "exponential" { Spacing::LogSnr.as_str() } else { name };
         Spacing::ALL.into_iter().find(|spacing| spacing.as_str() == name).ok_or_else(|| {
             let known = Spacing::ALL.map(Spacing::as_str).join(", ");
-            Error::new(Code::InvalidArgument, format!("There is no grid {name:?}"), format!("Give one of {known}"))
+            Error::unknown("grid", name, format!("Give one of {known}"))
         })
     }
 }

@@ -3,7 +3,7 @@
 //! (arXiv:2202.00512, appendix D).
 
 use crate::json::{self, Value};
-use crate::{Code, Error, Result};
+use crate::{Error, Result};
 
 /// What the network was trained to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,13 +57,8 @@ impl std::str::FromStr for Prediction {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Prediction> {
-        Prediction::ALL.into_iter().find(|p| p.as_str() == name).ok_or_else(|| {
-            Error::new(
-                Code::InvalidArgument,
-                format!("there is no prediction {name:?}"),
-                "Give one of noise, x0, v, flow",
-            )
-        })
+        let found = Prediction::ALL.into_iter().find(|p| p.as_str() == name);
+        found.ok_or_else(|| Error::unknown("prediction", name, "Give one of noise, x0, v, flow"))
     }
 }
 

@@ -68,7 +68,7 @@ impl json::Read for Schedule {
                 train_steps: fields.required("train_steps")?,
             }),
             "rectified_flow" => Ok(Schedule::RectifiedFlow { shift: fields.or("shift", 1.0)? }),
-            other => Err(format!("type: there is no schedule {other:?}. Give one of {KNOWN}")),
+            other => Err(format!("type: there is no schedule \"{other}\". Give one of {KNOWN}")),
         }
     }
 }

@@ -134,7 +134,7 @@ impl std::str::FromStr for SamplerKind {
     fn from_str(name: &str) -> Result<SamplerKind> {
         NAMES.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind).ok_or_else(|| {
             let known = NAMES.map(|(_, name)| name).join(", ");
-            Error::new(Code::InvalidArgument, format!("There is no sampler {name:?}"), format!("Give one of {known}"))
+            Error::unknown("sampler", name, format!("Give one of {known}"))
         })
     }
 }
@@ -284,7 +284,7 @@ pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
     let clip = clip_x0.then_some((-1.0, 1.0));
     let Some(spacing) = settings.walked() else {
         if let Some(grid) = settings.grid {
-            let cause = format!("grid is {:?}, and the sampler {} has its own", grid.as_str(), sampler.as_str());
+            let cause = format!("grid is \"{}\", and the sampler {} has its own", grid.as_str(), sampler.as_str());
             return refuse(cause, "Leave the grid out, or give another sampler");
         }
         if sampler == SamplerKind::DpmAdaptive {

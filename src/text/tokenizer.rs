@@ -71,7 +71,7 @@ impl Tokenizer {
             text.chars().map(byte).collect::<Option<Vec<u8>>>().map(|bytes| (bytes, ends))
         };
         let bad = |line: &str| {
-            let cause = format!("the tokenizer's merge {line:?} does not join two symbols that are there before it");
+            let cause = format!("the tokenizer's merge \"{line}\" does not join two symbols that are there before it");
             Error::new(Code::BadManifest, cause, "Convert the model again, with its own merges.txt")
         };
         let mut spelled: Vec<Symbol> = Vec::new();

@@ -83,7 +83,7 @@ impl<'a> Stored<'a> {
         let fields = Fields::of(value)?;
         let name: String = fields.required("dtype")?;
         let dtype = DTYPES.into_iter().find(|(known, _)| *known == name);
-        let (dtype, size) = dtype.ok_or_else(|| format!("there is no dtype {name:?}"))?;
+        let (dtype, size) = dtype.ok_or_else(|| format!("there is no dtype \"{name}\""))?;
         let shape: Vec<usize> = fields.required("shape")?;
         let range @ [begin, end]: [usize; 2] = fields.required("data_offsets")?;
         let bytes = shape.iter().try_fold(size, |bytes, &axis| bytes.checked_mul(axis));

@@ -40,9 +40,8 @@ impl std::str::FromStr for Dtype {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Dtype> {
-        Dtype::ALL.into_iter().find(|d| d.as_str() == name).ok_or_else(|| {
-            Error::new(Code::InvalidArgument, format!("there is no dtype {name:?}"), "Give one of f32, f16, q8, q4")
-        })
+        let found = Dtype::ALL.into_iter().find(|d| d.as_str() == name);
+        found.ok_or_else(|| Error::unknown("dtype", name, "Give one of f32, f16, q8, q4"))
     }
 }
 
@@ -112,7 +111,7 @@ impl StoredFile {
         let StoredFile { file, bytes, sha256 } = self;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
         if file.is_empty() || file.len() > 255 || file.starts_with('.') || !file.chars().all(plain) {
-            return Err(format!("{file:?} is no plain file name"));
+            return Err(format!("\"{file}\" is no plain file name"));
         }
         if *bytes > MAX_FILE_BYTES {
             return Err(format!("{file} has {bytes} bytes, at most {MAX_FILE_BYTES} are allowed"));
