@@ -20,6 +20,13 @@ use wasm_bindgen_futures::JsFuture;
 #[allow(unused_imports)] // exported to JavaScript
 pub use wasm_bindgen_rayon::init_thread_pool;
 
+/// Lets panics reach the console, in a build that has words for them.
+#[cfg(feature = "panic_words")]
+#[wasm_bindgen(start)]
+fn start() {
+    console_error_panic_hook::set_once();
+}
+
 impl From<Error> for JsValue {
     fn from(error: Error) -> JsValue {
         let object = js_sys::Error::new(&error.to_string());
