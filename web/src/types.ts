@@ -167,7 +167,7 @@ export interface Profile {
 
 /** A network of the model that generating runs. */
 export interface Component {
-  /** What it does: `denoiser`, the one that is sampled, `text_encoder`, `text_projector` or `decoder`. */
+  /** What it does: `denoiser`, the one that is sampled, `text_encoder`, `text_projector`, `preview_decoder`, `decoder` or `encoder`. */
   name: string;
   /** What `forward()` takes and gives for it. */
   ports: Port[];
