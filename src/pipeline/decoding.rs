@@ -10,21 +10,7 @@ use crate::plan::Compute;
 use crate::{Code, Error, Result};
 use web_time::Instant;
 
-/// Decodes latents `[count, channels, height, width]`; says what was not as it should be.
-///
-/// # Errors
-/// Those of [`Half::run`].
-pub(super) async fn decode(
-    components: &mut Components,
-    latents: &[f32],
-    shape: [usize; 3],
-    control: &mut Control<'_>,
-) -> Result<(Vec<f32>, Vec<String>)> {
-    let (decoded, warnings) = DECODING.run(components, latents, shape, control).await?;
-    Ok((decoded.values, warnings))
-}
-
-/// What decoders do.
+/// The last stage, and what previews have in common with it.
 pub(super) const DECODING: Half = Half { component: DECODER, stage: Stage::Decoding, takes: "z", gives: &["decoded"] };
 
 /// One half of an autoencoder, and the stage that it is.

@@ -49,6 +49,7 @@ use crate::sampler::{SamplerKind, SamplerSettings, guidance::needs_uncond, recip
 use crate::{Code, Error, Result};
 use components::Components;
 use conditions::Conditions;
+use decoding::DECODING;
 use encoding::Origin;
 use request::skipped;
 use sampling::{Control, Inputs, Mask, Picture, Readback, Stage, StepEvent, noise_for, sample};
@@ -354,8 +355,8 @@ impl Pipeline {
         if self.components.network(DECODER).is_some() {
             let stage = Instant::now();
             let latent_shape = self.network.image_shape();
-            let (pixels, more) = decoding::decode(&mut self.components, &values, latent_shape, control).await?;
-            values = pixels;
+            let (decoded, more) = DECODING.run(&mut self.components, &values, latent_shape, control).await?;
+            values = decoded.values;
             if let Some(origin) = &origin {
                 origin.keep(&mut values);
             }
