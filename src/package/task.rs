@@ -33,7 +33,8 @@ pub const ENCODER: &str = "encoder";
 /// From latents to pictures, fast, for previews.
 pub const PREVIEW_DECODER: &str = "preview_decoder";
 const IMAGE_ENCODER: &str = "image_encoder";
-const CAPTION_DECODER: &str = "caption_decoder";
+/// From text latents to captions.
+pub const CAPTION_DECODER: &str = "caption_decoder";
 
 /// CLIP's merges, one a line after a header.
 pub const TOKENIZER: &str = "tokenizer";

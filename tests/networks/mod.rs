@@ -1,7 +1,7 @@
 //! Several networks on one device: the same test natively and in the browser, on every kind of device.
 
 use uvit_web::model::{
-    Batch, Network, PortKind, autoencoder_kl, clip_text, prefix_encoder, unidiffuser, uvit, uvit_t2i,
+    Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip_text, prefix_encoder, unidiffuser, uvit, uvit_t2i,
 };
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
 use uvit_web::plan::{Activation, Compute, WeightUse, lower};
@@ -89,6 +89,25 @@ pub fn words_config() -> clip_text::Config {
 /// From its features to text latents.
 pub fn prefix_network() -> Network {
     Network::PrefixEncoder(prefix_encoder::Config { prefix_dim: 64, hidden_dim: 12, tokens: 7 })
+}
+
+/// From such latents to captions: three heads, and a vocabulary that is no multiple of four.
+pub fn captions_network() -> Network {
+    Network::CaptionDecoder(captions_config())
+}
+
+/// Its parameters.
+pub fn captions_config() -> caption_decoder::Config {
+    let gpt2 = caption_decoder::Gpt2 {
+        vocab_size: 37,
+        n_positions: 20,
+        n_embd: 36,
+        n_layer: 2,
+        n_head: 3,
+        activation_function: clip_text::Act(Activation::GeluTanh),
+        layer_norm_epsilon: 1e-5,
+    };
+    caption_decoder::Config { gpt2, prefix_length: 7, hidden_dim: 12, stop_token: 36, beam_size: 3, entry_length: 11 }
 }
 
 /// Both halves of an autoencoder, of pictures of 24 rows and columns.
@@ -190,7 +209,10 @@ pub async fn come_and_go(device: &Device, compute: Compute) {
     let mut prefix = load(device, compute, prefix_network()).await.unwrap();
     let of_prefix = forward(&mut prefix).await;
     assert!(forward(&mut words).await == of_words && forward(&mut prefix).await == of_prefix);
-    drop((a, b, words, prefix));
+    let mut captions = load(device, compute, captions_network()).await.unwrap();
+    let of_captions = forward(&mut captions).await;
+    assert!(forward(&mut prefix).await == of_prefix && forward(&mut captions).await == of_captions);
+    drop((a, b, words, prefix, captions));
     assert_eq!(device.memory().bytes, start);
 }
 
