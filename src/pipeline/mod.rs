@@ -16,6 +16,7 @@ mod guidance;
 mod helpers;
 mod loader;
 mod noise;
+pub mod picture;
 pub mod pixels;
 mod preview;
 mod request;
