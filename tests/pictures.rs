@@ -2,7 +2,7 @@
 
 use safetensors::{Dtype, SafeTensors};
 use uvit_web::Code;
-use uvit_web::pipeline::picture::{Filter, Picture};
+use uvit_web::pipeline::{Filter, Picture};
 
 /// The picture of that size that `make.py` makes too: no pixel is like its neighbours.
 fn picture(width: usize, height: usize) -> Picture {
@@ -71,6 +71,14 @@ fn bytes_that_are_no_picture_are_refused() {
         let error = Picture::from_rgba(&vec![0; bytes], width, height).unwrap_err();
         assert_eq!(error.code, Code::InvalidArgument);
         assert!(error.cause.contains(&format!("{width} x {height} pixels has {bytes} bytes")), "{error}");
+    }
+    assert_eq!(
+        Picture::from_signed(&[-1.0, 0.0, 1.0, 2.0], [1, 2, 2]).unwrap().rgb()[3..9],
+        [128, 128, 128, 255, 255, 255]
+    );
+    for (values, cause) in [(vec![0.0; 11], "3 x 2 x 2 has 11 values"), (vec![f32::NAN; 12], "not finite")] {
+        let error = Picture::from_signed(&values, [3, 2, 2]).unwrap_err();
+        assert!(error.code == Code::InvalidArgument && error.cause.contains(cause), "{error}");
     }
 }
 

@@ -43,6 +43,9 @@ pub use presets::{Preset, preset, presets};
 pub use preview::LatentRgb;
 #[cfg(not(target_arch = "wasm32"))]
 pub use recognise::recognise;
-pub use task::{DECODER, ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task};
+pub use task::{
+    CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR,
+    TOKENIZER, Task,
+};
 #[cfg(not(target_arch = "wasm32"))]
 pub use writer::{Writer, write_manifest};

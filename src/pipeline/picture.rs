@@ -6,6 +6,7 @@
 //! to the bytes of Pillow 11. Newer ones resize columns first where that is less work, and so may differ by 1 (Pillow 13 does, where
 //! only columns shrink); so may a platform whose sine has another last bit.
 
+use super::pixels::to_rgba;
 use crate::{Code, Error, Result};
 use std::ops::Range;
 
@@ -122,6 +123,24 @@ impl Picture {
             }
         }
         Ok(Picture { rgb, width, height })
+    }
+
+    /// Of `[channels, height, width]` in \[-1, 1\], rounded to bytes; one channel is grey.
+    ///
+    /// # Errors
+    /// `INVALID_ARGUMENT` unless there are as many values, all finite.
+    pub fn from_signed(values: &[f32], [channels, height, width]: [usize; 3]) -> Result<Picture> {
+        let wrong = |cause| {
+            let remedy = "Give floats from -1 to 1, plane by plane, or the picture itself";
+            Err(Error::new(Code::InvalidArgument, cause, remedy))
+        };
+        if values.len() != channels * height * width {
+            return wrong(format!("a picture of {channels} x {height} x {width} has {} values", values.len()));
+        }
+        if values.iter().any(|value| !value.is_finite()) {
+            return wrong("a picture has values that are not finite".into());
+        }
+        Picture::from_rgba(&to_rgba(values, [channels, height, width]), width, height)
     }
 
     /// Pixels in a row.
