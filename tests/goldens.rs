@@ -22,6 +22,7 @@ const KINDS: &[(&str, Judge)] = &[
     ("autoencoder_tiny", kinds::autoencoder::judge),
     ("caption_decoder", kinds::caption_decoder::judge),
     ("clip_text", kinds::network::judge),
+    ("clip_vision", kinds::network::judge),
     ("clip_tokenizer", kinds::clip_tokenizer::judge),
     ("end_to_end", kinds::end_to_end::judge),
     ("guidance", kinds::guidance::judge),

@@ -7,7 +7,7 @@
 //! of every caption. Which rows of the cache belong to which caption is data: captions that begin alike share what they have in
 //! common, and one that becomes the continuation of another takes over its rows' numbers.
 
-use super::clip_text::Act;
+use super::clip::Act;
 use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording};
 use crate::Result;
@@ -137,7 +137,7 @@ impl Config {
         let [table, positions] = self.tables(plan);
         let position = |at: usize| Some(Position { table: positions, at });
         plan.push(Op::CopyTokens { x: decoded, from: 0, count: prefix, position: position(0), out: x, at: 0 });
-        plan.push(Op::Embedding { table, index, position: position(prefix), out: x, at: prefix });
+        plan.push(Op::Embedding { table, index: Some(index), position: position(prefix), out: x, at: prefix });
         self.port(&mut recording, "tokens", index, self.gpt2.vocab_size);
         let x = self.layers(&mut recording.plan, x, &Seen::Tokens(None));
         self.finish(recording, x)
@@ -182,7 +182,7 @@ impl Config {
         let [of_tokens, of_positions] = self.tables(plan);
         let [token, position] = [(of_tokens, tokens), (of_positions, positions)].map(|(table, index)| {
             let out = plan.scratch("", &shape);
-            plan.push(Op::Embedding { table, index, position: None, out, at: 0 });
+            plan.push(Op::Embedding { table, index: Some(index), position: None, out, at: 0 });
             out
         });
         let x = plan.add("", token, position);

@@ -24,12 +24,12 @@ pub struct Caption {
 }
 
 /// Spells what a caption decoder says.
-#[allow(dead_code)]
 pub(super) struct Captions {
     symbols: Symbols,
+    longest: usize,
+    beams: usize,
 }
 
-#[allow(dead_code)] // for the stage that comes next
 impl Captions {
     /// Of a file of merges, for the model's caption decoder.
     ///
@@ -40,15 +40,26 @@ impl Captions {
             |cause: String| Error::new(Code::BadManifest, cause, "Convert the model again, with its own merges.txt");
         let text = std::str::from_utf8(merges).map_err(|e| bad(format!("a tokenizer's merges: no text ({e})")))?;
         let symbols = Symbols::new(text, spelling)?;
-        let vocabulary = config(components.network(CAPTION_DECODER))?.gpt2.vocab_size;
+        let config = config(components.network(CAPTION_DECODER))?;
+        let vocabulary = config.gpt2.vocab_size;
         // Beside the symbols there are at most a few special tokens.
         match (symbols.count() as usize..=symbols.count() as usize + 16).contains(&vocabulary) {
-            true => Ok(Captions { symbols }),
+            true => Ok(Captions { symbols, longest: config.entry_length, beams: config.beam_size }),
             false => Err(bad(format!(
                 "the captions' merges make {} symbols, and component {CAPTION_DECODER} has a vocab_size of {vocabulary}",
                 symbols.count()
             ))),
         }
+    }
+
+    /// Tokens of the longest caption.
+    pub fn longest(&self) -> usize {
+        self.longest
+    }
+
+    /// Beams of a search, if nobody says otherwise.
+    pub fn beams(&self) -> usize {
+        self.beams
     }
 
     /// The captions of `latents [captions, prefix_length, hidden_dim]`, in so many beams each, one: greedily. `on_texts` is told how
