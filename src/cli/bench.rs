@@ -3,7 +3,7 @@
 use super::generate::Place;
 use super::load::load_denoiser;
 use super::output::{self, say};
-use super::{rates, read_text, records, refusal};
+use super::{rates, read_text, records, refusal, tokens};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 use uvit_web::gpu::kernels::{AttentionTile, MatmulTile, Tuning};
@@ -22,7 +22,7 @@ use uvit_web::{Code, Error, Result};
 #[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// A manifest.json or its folder
-    #[arg(required_unless_present_any = ["preset", "config", "convolutions"])]
+    #[arg(required_unless_present_any = ["preset", "config", "convolutions", "captions"])]
     model: Option<PathBuf>,
     /// A published architecture with random weights; `uvit presets` lists them
     #[arg(long, conflicts_with_all = ["model", "config"])]
@@ -33,6 +33,9 @@ pub struct Arguments {
     /// In place of a network 3x3 convolutions, beside Linears of as many inputs and outputs; stored as --dtype says, else q8
     #[arg(long, conflicts_with_all = ["model", "preset", "config", "batch", "roofline", "json"])]
     convolutions: bool,
+    /// In place of a network UniDiffuser's caption decoder, a token at a time, beside the time that reading its weights takes
+    #[arg(long, conflicts_with_all = ["model", "preset", "config", "batch", "roofline", "json", "convolutions"])]
+    captions: bool,
     /// Images a forward
     #[arg(long, default_value_t = 1, value_parser = refusal::images)]
     batch: usize,
@@ -56,6 +59,10 @@ pub fn run(a: &Arguments) -> Result<()> {
     let options = a.place.options();
     if a.convolutions {
         return rates::run(&options, options.dtype.unwrap_or(Dtype::Q8), a.repeats);
+    }
+    if a.captions {
+        let (mut component, _) = unloaded(tokens::network()?, &options)?;
+        return tokens::run(&mut component, options.dtype.unwrap_or(Dtype::Q8), a.repeats);
     }
     let (mut component, tuned) = match (&a.model, &a.preset, &a.config) {
         (Some(path), ..) => {
@@ -153,7 +160,7 @@ fn unloaded(network: Network, options: &LoadOptions) -> Result<(Component, Optio
     };
     let plan = network.record(Batch::plain(1))?.plan;
     let stored: Vec<(Dtype, usize)> =
-        plan.published().map(|w| if w.usage == WeightUse::Matrix { kind } else { (Dtype::F32, 0) }).collect();
+        plan.weights.iter().map(|w| if w.usage == WeightUse::Matrix { kind } else { (Dtype::F32, 0) }).collect();
     pollster::block_on(async {
         let batch = Batch::copied(1, if network.classes() > 0 { 2 } else { 1 });
         let wanted = [Wanted { network: &network, stored: &stored, batch }];

@@ -25,6 +25,7 @@ mod sensitivity;
 mod settings_png;
 mod sizes;
 mod start;
+mod tokens;
 mod upgrade;
 mod verify;
 

@@ -182,7 +182,7 @@ unsafe fn head_of<I: Isa, const C: usize, const BITS: u32>(
             };
             let (queries, keys) = (scratch.queries.as_ptr(), scratch.keys.as_ptr());
             let target = Target::plain(scratch.scores.as_mut_ptr(), columns);
-            int_tiles::<I, C, 1, false>(
+            int_tiles::<I, C, 1, false, INT_ROWS>(
                 false,
                 &[IntRows::strided(queries, head_steps)],
                 keys,
@@ -218,7 +218,9 @@ unsafe fn head_of<I: Isa, const C: usize, const BITS: u32>(
                     let values = values.add(panel * stride + begin * width);
                     let steps = chunk.min(token_steps - begin);
                     let weights = [IntRows::strided(weights, token_steps)];
-                    int_tiles::<I, C, 1, false>(false, &weights, values, stride, steps, together, scaling, target);
+                    int_tiles::<I, C, 1, false, INT_ROWS>(
+                        false, &weights, values, stride, steps, together, scaling, target,
+                    );
                     edge.deliver(place, INT_ROWS, width);
                 }
             }

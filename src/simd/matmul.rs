@@ -297,15 +297,20 @@ unsafe fn int_panels_of_width<I: Isa, const C: usize>(
 ) {
     unsafe {
         match (I::BYTES, w.bits, x.planes) {
-            (true, 12, 2) => int_panels_of::<I, C, 2, false>(x, w, finish, out, rows, panels),
-            (true, 12, _) => int_panels_of::<I::Pairs, C, 1, true>(x, w, finish, out, rows, panels),
-            _ => int_panels_of::<I, C, 1, true>(x, w, finish, out, rows, panels),
+            // Of one row alone, only weights take time. (In the page it is not worth a third kernel.)
+            #[cfg(not(target_arch = "wasm32"))]
+            (true, 12, 2) if rows == 1 => int_panels_of::<I, C, 2, false, 2>(x, w, finish, out, rows, panels),
+            (true, 12, 2) => int_panels_of::<I, C, 2, false, INT_ROWS>(x, w, finish, out, rows, panels),
+            (true, 12, _) => int_panels_of::<I::Pairs, C, 1, true, INT_ROWS>(x, w, finish, out, rows, panels),
+            #[cfg(not(target_arch = "wasm32"))]
+            (false, 12, _) if rows == 1 => int_panels_of::<I, C, 1, true, 1>(x, w, finish, out, rows, panels),
+            _ => int_panels_of::<I, C, 1, true, INT_ROWS>(x, w, finish, out, rows, panels),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
+unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool, const R: usize>(
     x: &Quantized,
     w: &IntMatrix,
     finish: Finish,
@@ -316,7 +321,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNE
     let width = C * I::LANES;
     let columns = Columns { finish, out, n: w.n, width };
     let chunk = INT_CHUNK / if I::BYTES { 4 } else { 2 };
-    let tokens = INT_ROWS / PLANES;
+    let tokens = R / PLANES;
     // With several chunks, `out` holds the sum of those before.
     let late = finish.is_late() || x.steps > chunk;
     // Items apart where each has a mean of its own; else all tokens in a row.
@@ -359,7 +364,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNE
                         if tile < x.lead {
                             let (first, target) = (item * tokens_each, shared.target(group.len() * width));
                             let (scaling, weights) = (scaling(group.start), weights(group.start));
-                            int_tiles::<I, C, PLANES, SIGNED>(
+                            int_tiles::<I, C, PLANES, SIGNED, R>(
                                 w.level.emulates_bytes(),
                                 &words,
                                 weights,
@@ -385,7 +390,7 @@ unsafe fn int_panels_of<I: Isa, const C: usize, const PLANES: usize, const SIGNE
                                     _ => shared.all.as_ptr().add((panel - group.start) * width),
                                 };
                                 let target = edge.target(place, tokens, width, bias, before(first, panel));
-                                int_tiles::<I, C, PLANES, SIGNED>(
+                                int_tiles::<I, C, PLANES, SIGNED, R>(
                                     w.level.emulates_bytes(),
                                     &words,
                                     weights(panel),
@@ -510,7 +515,7 @@ unsafe fn int_windows_of<I: Isa, const C: usize, const PLANES: usize, const SIGN
                         let bias = if begin == 0 { columns.bias(panel) } else { std::ptr::null() };
                         let target = edge.target(place, tokens, width, bias, before);
                         let weights = w.words.as_ptr().add((panel * TAPS + begin) * x.steps * width);
-                        int_tiles::<I, C, PLANES, SIGNED>(
+                        int_tiles::<I, C, PLANES, SIGNED, INT_ROWS>(
                             w.level.emulates_bytes(),
                             parts,
                             weights,

@@ -161,11 +161,11 @@ impl IntRows {
     }
 }
 
-/// In integers: of each of the parts that make the input INT_ROWS rows of `steps` words, w `[panels][parts steps][C x LANES]`,
-/// `w_stride` words from panel to panel. With two planes, a value's high and low part lie in neighbouring rows, and
-/// `INT_ROWS / 2` rows are written. `emulated`: [`Level::emulates_bytes`].
+/// In integers: of each of the parts that make the input the first R rows of `steps` words, w `[panels][parts steps][C x LANES]`,
+/// `w_stride` words from panel to panel. With two planes, a value's high and low part lie in neighbouring rows, and `R / 2` rows are
+/// written. `emulated`: [`Level::emulates_bytes`].
 #[inline(always)]
-pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
+pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool, const R: usize>(
     emulated: bool,
     parts: &[IntRows],
     w: *const u32,
@@ -177,16 +177,16 @@ pub unsafe fn int_tiles<I: Isa, const C: usize, const PLANES: usize, const SIGNE
 ) {
     unsafe {
         if cfg!(target_arch = "wasm32") && I::BYTES && PLANES == 1 && emulated {
-            int_tiles_of::<I::Stepwise, C, PLANES, SIGNED>(parts, w, w_stride, steps, panels, scaling, target);
+            int_tiles_of::<I::Stepwise, C, PLANES, SIGNED, R>(parts, w, w_stride, steps, panels, scaling, target);
         } else {
-            int_tiles_of::<I, C, PLANES, SIGNED>(parts, w, w_stride, steps, panels, scaling, target);
+            int_tiles_of::<I, C, PLANES, SIGNED, R>(parts, w, w_stride, steps, panels, scaling, target);
         }
     }
 }
 
 #[cfg_attr(target_arch = "wasm32", inline(never))]
 #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
-unsafe fn int_tiles_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool>(
+unsafe fn int_tiles_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED: bool, const R: usize>(
     parts: &[IntRows],
     mut w: *const u32,
     w_stride: usize,
@@ -197,11 +197,13 @@ unsafe fn int_tiles_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED
 ) {
     /// Steps a turn.
     const TURN: usize = if cfg!(target_arch = "wasm32") { 4 } else { 2 };
+    /// Words from those that are multiplied to those that are fetched: with fewer rows than a tile has, weights come from memory.
+    const AHEAD: usize = 1024;
     unsafe {
         for _ in 0..panels {
-            let mut tile = [[I::zero_i(); C]; INT_ROWS];
+            let mut tile = [[I::zero_i(); C]; R];
             if !scaling.starts.is_null() {
-                unroll!(r < INT_ROWS, { tile[r] = [I::splat_i(*scaling.starts.add(r)); C] });
+                unroll!(r < R, { tile[r] = [I::splat_i(*scaling.starts.add(r)); C] });
             }
             let mut of_part = w;
             for IntRows(x) in parts {
@@ -211,10 +213,15 @@ unsafe fn int_tiles_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED
                 }
                 let mut first = 0;
                 'part: while first < steps {
-                    let (w, rows) = (of_part.add(first * C * I::LANES), array!(r < INT_ROWS, x[0], x[r].add(first)));
+                    let (w, rows) =
+                        (of_part.add(first * C * I::LANES), array!(r < R, x[0], x[r % INT_ROWS].add(first)));
                     unroll!(turn < TURN, {
-                        let w = array!(c < C, I::zero_i(), I::load_i(w.add((turn * C + c) * I::LANES)));
-                        unroll!(r < INT_ROWS, {
+                        let at = w.add(turn * C * I::LANES);
+                        let w = array!(c < C, I::zero_i(), I::load_i(at.add(c * I::LANES)));
+                        if R < INT_ROWS {
+                            unroll!(c < C, { I::prefetch(at.wrapping_add(c * I::LANES + AHEAD)) });
+                        }
+                        unroll!(r < R, {
                             let x = I::splat_i(*rows[r].add(turn));
                             unroll!(c < C, {
                                 tile[r][c] =
@@ -230,16 +237,16 @@ unsafe fn int_tiles_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED
                 of_part = of_part.add(steps * C * I::LANES);
             }
             let column_scales = array!(c < C, I::splat(0.0), I::load(scaling.column_scales.add(c * I::LANES)));
-            let mut values = [[I::splat(0.0); C]; INT_ROWS];
-            unroll!(r < INT_ROWS, {
-                if r < INT_ROWS / PLANES {
+            let mut values = [[I::splat(0.0); C]; R];
+            unroll!(r < R, {
+                if r < R / PLANES {
                     let scale = I::splat(*scaling.scales.add(r));
                     unroll!(c < C, {
                         let sum = match PLANES {
                             1 => tile[r][c],
                             _ => {
-                                let high = I::shift_left::<LOW_BITS>(tile[2 * r % INT_ROWS][c]);
-                                I::add_i(high, tile[(2 * r + 1) % INT_ROWS][c])
+                                let high = I::shift_left::<LOW_BITS>(tile[2 * r % R][c]);
+                                I::add_i(high, tile[(2 * r + 1) % R][c])
                             }
                         };
                         values[r][c] = I::mul(I::to_float(sum), I::mul(scale, column_scales[c]));
@@ -248,14 +255,14 @@ unsafe fn int_tiles_of<I: Isa, const C: usize, const PLANES: usize, const SIGNED
             });
             if !scaling.mins.is_null() {
                 let column_sums = array!(c < C, I::splat(0.0), I::load(scaling.column_sums.add(c * I::LANES)));
-                unroll!(r < INT_ROWS, {
-                    if r < INT_ROWS / PLANES {
+                unroll!(r < R, {
+                    if r < R / PLANES {
                         let least = I::splat(*scaling.mins.add(r));
                         unroll!(c < C, { values[r][c] = I::add(values[r][c], I::mul(least, column_sums[c])) });
                     }
                 });
             }
-            target.put::<I, C, INT_ROWS>(values, INT_ROWS / PLANES);
+            target.put::<I, C, R>(values, R / PLANES);
             w = w.add(w_stride);
             scaling.column_scales = scaling.column_scales.wrapping_add(C * I::LANES);
             scaling.column_sums = scaling.column_sums.wrapping_add(C * I::LANES);

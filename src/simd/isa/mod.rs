@@ -77,6 +77,10 @@ pub unsafe trait Isa: Copy {
     /// two i16.
     unsafe fn dot(acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
+    /// Asks for memory that will be read; any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const u32) {}
+
     /// Combines lanes half a vector apart, then those half of that apart, and so on.
     unsafe fn fold(v: Self::F, f: impl Fn(Self::F, Self::F) -> Self::F) -> f32;
 

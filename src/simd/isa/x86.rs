@@ -100,6 +100,11 @@ unsafe impl<const BYTES: bool> Isa for Lanes8<BYTES> {
         unsafe { _mm256_srl_epi32(v, _mm_cvtsi32_si128(BITS as i32)) }
     }
     #[inline(always)]
+    unsafe fn prefetch(p: *const u32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    #[inline(always)]
     unsafe fn store_i(p: *mut u32, v: __m256i) {
         unsafe { _mm256_storeu_si256(p.cast(), v) }
     }
@@ -214,6 +219,11 @@ unsafe impl<const BYTES: bool> Isa for Lanes16<BYTES> {
     unsafe fn shift_right<const BITS: u32>(v: __m512i) -> __m512i {
         unsafe { _mm512_srli_epi32(v, BITS) }
     }
+    #[inline(always)]
+    unsafe fn prefetch(p: *const u32) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
     #[inline(always)]
     unsafe fn store_i(p: *mut u32, v: __m512i) {
         unsafe { _mm512_storeu_si512(p.cast(), v) }
