@@ -87,6 +87,22 @@ async fn networks_come_and_go() {
     }
 }
 
+/// Searches over a cache, on both of the browser's devices.
+#[wasm_bindgen_test]
+async fn captions_are_the_same_on_every_device() {
+    let latents = uvit_web::sampler::TorchGenerator::new(7).randn_f32(2 * 84);
+    let mut told = Vec::new();
+    for device in [Device::reference(), Device::cpu(Threads::default()), Device::gpu().await.unwrap()] {
+        let mut component = networks::load(&device, Compute::F32, networks::captions_network()).await.unwrap();
+        for beams in [1, 5] {
+            let found = uvit_web::pipeline::search(&mut component, &latents, beams, &mut |_, _| {}, &|| false).await;
+            let ranked = found.unwrap().into_iter().flat_map(|search| search.ranked());
+            told.push(ranked.map(|beam| beam.tokens).collect::<Vec<_>>());
+        }
+    }
+    assert!(told[0][0].len() > 1 && told[..2] == told[2..4] && told[..2] == told[4..], "{told:?}");
+}
+
 /// Takes this instance's memory, up to the last large piece; what is left are holes.
 fn take_all_memory() -> Vec<Vec<u8>> {
     let take = |bytes| {

@@ -691,3 +691,34 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_matrices_come_as_they_are_read() {
+        let weight = |name: &str, shape: [usize; 2], arrangement| Weight {
+            name: name.into(),
+            shape: shape.into(),
+            usage: WeightUse::Matrix,
+            precision: Precision::Float,
+            arrangement,
+        };
+        let values = |n: u8| (0..n).map(f32::from).collect::<Vec<f32>>();
+        let rows = weight("w", [2, 3], Arrangement::Rows);
+        assert_eq!((rows.sources()[0].1.clone(), rows.arranged(values(6))), (vec![2, 3], values(6)));
+        // [in, out]: three inputs of two outputs.
+        let columns = weight("w", [2, 3], Arrangement::Columns);
+        assert_eq!(columns.sources()[0].1, [3, 2]);
+        assert_eq!(columns.arranged(values(6)), [0.0, 2.0, 4.0, 1.0, 3.0, 5.0]);
+        // Two of them below each other.
+        let joined = weight("{a,b}", [4, 2], Arrangement::Columns);
+        assert_eq!(joined.sources(), [("a".to_owned(), vec![2, 2]), ("b".to_owned(), vec![2, 2])]);
+        assert_eq!(joined.arranged(values(8)), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        // [out, in, 3, 3] to [out, 9 in].
+        let windows = weight("w", [1, 18], Arrangement::Windows);
+        assert_eq!(windows.sources()[0].1, [1, 2, 3, 3]);
+        assert_eq!(windows.arranged(values(18))[..4], [0.0, 9.0, 1.0, 10.0]);
+    }
+}
