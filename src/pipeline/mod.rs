@@ -37,6 +37,7 @@ pub use denoiser::{Denoiser, Shape};
 #[cfg(feature = "gpu")]
 pub use device::capabilities;
 pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, Wanted, open as open_device};
+pub use fitting::fitting;
 pub use guidance::Guidance;
 pub use helpers::{Answer, Helpers};
 pub use loader::{Loader, Needed, files};
