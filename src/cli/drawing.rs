@@ -6,9 +6,9 @@ use super::pictures::Files;
 use indicatif::ProgressBar;
 use std::io::Write as _;
 use std::path::Path;
+use uvit_web::Result;
 use uvit_web::package::{Manifest, Task};
 use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
-use uvit_web::Result;
 use uvit_web::pipeline::{DeviceInfo, Generated, LoadOptions, Pipeline, Request};
 
 /// What was asked for, and what its arrays were, for the settings that are written.
