@@ -1,6 +1,6 @@
 //! `uvit caption`: what pictures show, one line each.
 
-use super::drawing::{about, generate, random_seed};
+use super::drawing::{about, check_modes, generate, random_seed};
 use super::generate::Place;
 use super::load::load;
 use super::output::say;
@@ -46,7 +46,9 @@ pub struct Arguments {
 }
 
 pub fn run(a: &Arguments) -> Result<()> {
-    let size = read_manifest(&a.model)?.0.start_shape()?[1];
+    let manifest = read_manifest(&a.model)?.0;
+    check_modes(&manifest)?;
+    let size = manifest.start_shape()?[1];
     // Known before the model is loaded, and small: the square that the model sees.
     let read = |path: &PathBuf| decode::picture(path).map(|picture| picture.square(size));
     let pictures = a.pictures.iter().map(read).collect::<Result<Vec<Picture>>>()?;

@@ -6,10 +6,10 @@ use super::pictures::Files;
 use indicatif::ProgressBar;
 use std::io::Write as _;
 use std::path::Path;
-use uvit_web::Result;
 use uvit_web::package::{Manifest, Task};
 use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
 use uvit_web::pipeline::{DeviceInfo, Generated, LoadOptions, Pipeline, Request};
+use uvit_web::{Code, Error, Result};
 
 /// What was asked for, and what its arrays were, for the settings that are written.
 pub struct Asked {
@@ -44,6 +44,18 @@ impl Asked {
 pub fn random_seed() -> u32 {
     use std::hash::{BuildHasher, Hasher};
     std::collections::hash_map::RandomState::new().build_hasher().finish() as u32
+}
+
+/// Checks that a model can do more than one thing, before it is loaded.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`.
+pub fn check_modes(manifest: &Manifest) -> Result<()> {
+    if manifest.task == Task::Any {
+        return Ok(());
+    }
+    let cause = format!("the task of {} is \"{}\": it reads no pictures", manifest.name, manifest.task.as_str());
+    Err(Error::new(Code::InvalidArgument, cause, "Give a model whose task is \"any\", a UniDiffuser"))
 }
 
 /// Loads a model and runs a request on it; says what runs, and with how much left to do.

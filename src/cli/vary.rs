@@ -1,6 +1,6 @@
 //! `uvit vary`: other words for a text, or another picture of what a picture shows, by way of the other.
 
-use super::drawing::{Asked, draw, random_seed, tell};
+use super::drawing::{Asked, check_modes, draw, random_seed, tell};
 use super::generate::Place;
 use super::output::say;
 use super::{decode, refusal};
@@ -57,6 +57,7 @@ struct What {
 
 pub fn run(a: &Arguments) -> Result<()> {
     let manifest = read_manifest(&a.model)?.0;
+    check_modes(&manifest)?;
     let mut asked = Asked { request: Request::default(), about: Vec::new() };
     let request = &mut asked.request;
     request.mode = Some(Mode::TextVariation);
