@@ -48,7 +48,10 @@ export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<
       seen,
       ofSeen,
       `[${seenShape.join(', ')}], from -1 to 1`,
-      (picture) => void (whole = picture),
+      (picture) => {
+        whole = picture;
+        return undefined;
+      },
       'white',
     ),
     read('startLatents', startLatents, noise, '[count, channels, height, width]'),
