@@ -123,7 +123,8 @@ function offered({ text, aim, onPress }: Offer, canvas: HTMLCanvasElement, which
 export function middle(source: ImageBitmap | HTMLImageElement | HTMLCanvasElement, size: number): ImageData {
   const scale = size / Math.min(source.width, source.height);
   const [width, height] = [source.width * scale, source.height * scale];
-  const context = new OffscreenCanvas(size, size).getContext('2d') as OffscreenCanvasRenderingContext2D;
+  const canvas = make('canvas', { width: String(size), height: String(size) });
+  const context = canvas.getContext('2d') as CanvasRenderingContext2D;
   context.fillStyle = '#fff';
   context.fillRect(0, 0, size, size);
   context.imageSmoothingQuality = 'high';

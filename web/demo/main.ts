@@ -87,7 +87,7 @@ byId('count', HTMLInputElement).addEventListener('change', () => {
 });
 controls.addEventListener('submit', (event) => {
   event.preventDefault();
-  if (document.documentElement.dataset.state === 'ready') void draw();
+  void draw(model.words && 't2i');
 });
 controls.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || event.isComposing) return;
