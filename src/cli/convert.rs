@@ -7,7 +7,8 @@ use super::{calibrate, preview, read_text, refusal, report};
 use std::path::{Path, PathBuf};
 use uvit_web::model::{Batch, Network};
 use uvit_web::package::{
-    self, DECODER, DENOISER, Description, MANIFEST, PartSource, Storing, TOKENIZER, Writer, preset, recognise,
+    self, DECODER, DENOISER, Description, ENCODER, Located, MANIFEST, PartSource, Preset, Storing, TEXT_ENCODER,
+    TOKENIZER, Writer, official, preset, recognise,
 };
 use uvit_web::plan::WeightUse;
 use uvit_web::weights::Dtype;
@@ -18,7 +19,7 @@ use uvit_web::{Code, Error, Result};
 #[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// A checkpoint (.safetensors, .pth, the index of several files, a folder with one of them); or a model of several
-    /// networks: a description (JSON; docs/format.md), or a UniDiffuser's folder
+    /// networks: a description (JSON; docs/format.md), or a UniDiffuser's folder, as it is published or of diffusers
     checkpoint: PathBuf,
     /// Which weights of a checkpoint that holds several: auto (EMA if there are some), ema, model or a key, e.g. state_dict
     #[arg(long, default_value = "auto", value_name = "auto|ema|model|KEY")]
@@ -29,6 +30,9 @@ pub struct Arguments {
     /// A published model's (`uvit presets`). Without this and --config: the one whose tensors the checkpoint has
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
+    /// Where a component or a tokenizer of a published UniDiffuser lies, if not beside its U-ViT under its published name
+    #[arg(long, value_name = "NAME=PATH", value_parser = refusal::located)]
+    component: Vec<Located>,
     /// The autoencoder of a U-ViT in latent space: Stable Diffusion's as U-ViT publishes it, or a folder of diffusers
     #[arg(long, value_name = "PATH")]
     autoencoder: Option<PathBuf>,
@@ -181,30 +185,48 @@ pub fn run(a: &Arguments) -> Result<()> {
 fn describe(a: &Arguments) -> Result<Description> {
     let labels = a.labels.as_deref().map(read_text).transpose()?;
     let licences = a.licences.as_deref().map(read_text).transpose()?;
-    let alone = a.config.is_some() || a.preset.is_some();
-    if let Some(mut described) = if alone { None } else { Description::find(&a.checkpoint)? } {
-        let parts = [&a.autoencoder, &a.preview_decoder, &a.text_encoder];
-        if parts.iter().any(|part| part.is_some()) || a.weights != Weights::Auto {
-            let cause = "--autoencoder, --preview-decoder, --text-encoder and --weights are for one checkpoint; this is a \
-                model of several";
-            return Err(Error::new(Code::InvalidArgument, cause, "Say it in the description, component by component"));
+    let mut preset = a.preset.as_deref().map(preset).transpose()?;
+    if preset.is_none() && a.config.is_none() {
+        preset = official(&a.checkpoint)?;
+        if let Some(preset) = &preset {
+            let _ = say!("{}: taken for the published one", preset.name);
+        } else if let Some(mut described) = Description::find(&a.checkpoint)? {
+            let parts = [&a.autoencoder, &a.preview_decoder, &a.text_encoder];
+            if parts.iter().any(|part| part.is_some()) || !a.component.is_empty() || a.weights != Weights::Auto {
+                let cause = "--component, --autoencoder, --preview-decoder, --text-encoder and --weights are for one \
+                    checkpoint; this is a model of several";
+                let remedy = "Say it in the description, component by component";
+                return Err(Error::new(Code::InvalidArgument, cause, remedy));
+            }
+            if let Some(text) = labels {
+                described.manifest.labels = package::labels(&text)?;
+            }
+            if let Some(text) = licences {
+                described.manifest.licences = package::licences(&text)?;
+            }
+            return described.complete();
+        } else {
+            let (found, seen) = recognise(&a.checkpoint)?;
+            let _ = say!("{}: taken for {seen}", found.name);
+            preset = Some(found);
         }
-        if let Some(text) = labels {
-            described.manifest.labels = package::labels(&text)?;
-        }
+    }
+    if let Some(whole) = preset.as_ref().filter(|preset| preset.parts.is_some()) {
+        let mut described = describe_whole(a, whole)?;
         if let Some(text) = licences {
             described.manifest.licences = package::licences(&text)?;
         }
         return described.complete();
     }
-    let (config, scale) = match (&a.preset, &a.config) {
-        (Some(name), _) => preset(name).map(|preset| (preset.config.to_string(), preset.latent_scale))?,
+    if let Some((name, _)) = a.component.first() {
+        let cause = format!("--component {name} is for a published model of several networks, which this one is not");
+        let remedy = "Give --autoencoder, --text-encoder or --preview-decoder, or write a description (docs/format.md)";
+        return Err(Error::new(Code::InvalidArgument, cause, remedy));
+    }
+    let (config, scale) = match (&preset, &a.config) {
+        (Some(preset), _) => (preset.config.to_string(), preset.latent_scale),
         (None, Some(file)) => (read_text(file)?, None),
-        (None, None) => {
-            let (preset, seen) = recognise(&a.checkpoint)?;
-            let _ = say!("{}: taken for {seen}", preset.name);
-            (preset.config.to_string(), preset.latent_scale)
-        }
+        (None, None) => return Err(Error::internal("neither a preset nor a configuration")),
     };
     let manifest = package::describe(&config, labels.as_deref(), licences.as_deref())?;
     let mut described = Description::of_denoiser(manifest, a.checkpoint.clone(), a.weights.clone());
@@ -218,6 +240,25 @@ fn describe(a: &Arguments) -> Result<Description> {
         described.add_text_encoder(folder)?;
     }
     described.complete()
+}
+
+/// A published model with all its networks. The options for U-ViTs that bring one are short for components.
+fn describe_whole(a: &Arguments, preset: &Preset) -> Result<Description> {
+    if a.labels.is_some() {
+        let cause = format!("--labels are for models of classes, and {} has none", preset.name);
+        return Err(Error::new(Code::InvalidArgument, cause, "Leave it out"));
+    }
+    let mut located = a.component.clone();
+    for (path, names) in [(&a.autoencoder, [DECODER, ENCODER].as_slice()), (&a.text_encoder, &[TEXT_ENCODER])] {
+        if let Some(path) = path {
+            located.extend(names.iter().map(|name| ((*name).to_owned(), path.clone())));
+        }
+    }
+    let mut described = Description::of_official(preset, &a.checkpoint, &a.weights, &located)?;
+    if let Some(path) = &a.preview_decoder {
+        described.add_preview_decoder(path, preset.latent_scale)?;
+    }
+    Ok(described)
 }
 
 /// A component's name in front of a line, where there are several.
@@ -251,7 +292,15 @@ fn work(a: &Arguments, described: &Description) -> Result<(Vec<PathBuf>, String)
     let options = (&a.dtype, a.group, &a.keep_q8, a.calibration);
     let Description { sources, assets, prompts, manifest, .. } = described;
     let work = format!("{abouts:?} {sources:?} {options:?} {assets:?} {prompts:?} {}", manifest.to_json());
-    let beside = [&described.file, &described.tokenizer, &a.config, &a.labels, &a.licences, &a.prompts];
+    let beside = [
+        &described.file,
+        &described.tokenizer,
+        &described.caption_tokenizer,
+        &a.config,
+        &a.labels,
+        &a.licences,
+        &a.prompts,
+    ];
     files.extend(beside.into_iter().flatten().cloned());
     Ok((files, work))
 }

@@ -258,6 +258,7 @@ pub fn run(a: &Arguments) -> Result<()> {
             Stage::Encoding => "encoding",
             Stage::Sampling => "sampling",
             Stage::Decoding => "decoding",
+            Stage::Captioning => "telling",
         });
         bar.set_length(event.steps as u64);
         bar.set_position(event.step as u64);

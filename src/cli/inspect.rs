@@ -1,7 +1,7 @@
 //! `uvit inspect`.
 
 use super::output::say;
-use super::{read_text, refusal};
+use super::{read_text, refusal, sizes};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use uvit_web::json::Write;
@@ -118,20 +118,22 @@ fn is_manifest(path: &Path) -> bool {
 
 pub fn run(a: &Arguments) -> Result<()> {
     let mut manifest: Option<Manifest> = None;
+    // Without weights.
+    let mut described: Option<Manifest> = None;
     let mut name = a.preset.clone();
     let mut taken = None;
     let network = match (&a.preset, &a.path) {
-        (Some(name), _) => preset(name)?.network()?,
+        (Some(name), _) => described.insert(preset(name)?.manifest()?).network(DENOISER)?,
         (None, Some(path)) if a.config.is_none() && is_manifest(path) => {
             manifest.insert(read_manifest(path)?.0).network(DENOISER)?
         }
         (None, Some(path)) => {
             let network = match &a.config {
-                Some(config) => describe(&read_text(config)?, None, None)?.network(DENOISER)?,
+                Some(config) => described.insert(describe(&read_text(config)?, None, None)?).network(DENOISER)?,
                 None => {
                     let (preset, _) = recognise(path)?;
                     name = Some(preset.name.clone());
-                    preset.network()?
+                    described.insert(preset.manifest()?).network(DENOISER)?
                 }
             };
             taken = checkpoint::find(path, &network, &a.weights)?.report;
@@ -147,6 +149,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let parameters: usize = plan.published().map(|w| w.shape.iter().product::<usize>()).sum();
     let multiply_adds = program.cost().multiply_adds;
     let stored = manifest.as_ref().map(in_json).transpose()?.unwrap_or_default();
+    let sizes = manifest.as_ref().or(described.as_ref()).map(|manifest| sizes::of(manifest, a.batch)).transpose()?;
     let report = serde_json::json!({
         "name": manifest.as_ref().map(|m| m.name.clone()).or(name),
         "architecture": network.architecture(),
@@ -165,6 +168,7 @@ pub fn run(a: &Arguments) -> Result<()> {
         "bytes": { "f32": 4 * parameters, "f16": 2 * parameters },
         "variants": stored["components"][DENOISER]["variants"],
         "stored": stored,
+        "sizes": sizes.as_ref().map(sizes::Sizes::in_json),
         "weights": taken,
     });
     if a.json {
@@ -188,6 +192,9 @@ pub fn run(a: &Arguments) -> Result<()> {
     )?;
     if let Some(manifest) = &manifest {
         print_stored(manifest)?;
+    }
+    if let Some(sizes) = &sizes {
+        sizes.print(a.batch)?;
     }
     if a.tensors {
         for weight in plan.published() {

@@ -23,6 +23,7 @@ mod report;
 mod samplers;
 mod sensitivity;
 mod settings_png;
+mod sizes;
 mod start;
 mod upgrade;
 mod verify;

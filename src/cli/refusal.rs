@@ -1,6 +1,7 @@
 //! Values of options that are refused, in the form of all our errors: a code, a cause, a remedy.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use std::path::PathBuf;
 use uvit_web::{Code, Error, Result};
 
 /// Our error for a value that clap could not read; none for what clap explains better itself (unknown options, help).
@@ -61,4 +62,15 @@ pub fn images(text: &str) -> Result<usize> {
 /// Threads.
 pub fn threads(text: &str) -> Result<usize> {
     whole(text, 1, 1024).map(|value| value as usize)
+}
+
+/// Where something lies, by its name.
+pub fn located(text: &str) -> Result<(String, PathBuf)> {
+    match text.split_once('=').filter(|(name, path)| !name.is_empty() && !path.is_empty()) {
+        Some((name, path)) => Ok((name.to_owned(), path.into())),
+        None => {
+            let cause = format!("is {text:?}");
+            Err(Error::new(Code::InvalidArgument, cause, "Give a name and a path, such as decoder=autoencoder_kl.pth"))
+        }
+    }
 }

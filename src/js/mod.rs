@@ -6,7 +6,8 @@ use crate::model::Port;
 use crate::package::Manifest;
 use crate::pipeline::sampling::{Control, StepEvent};
 use crate::pipeline::{
-    self, Answer, Generated, Helpers, LoadOptions, NamedTensor, Needed, Request, Source, StoredFile, Values, pixels,
+    self, Answer, Generated, Helpers, LoadOptions, NamedTensor, Needed, Picture, Request, Source, StoredFile, Values,
+    pixels,
 };
 use crate::sampler::{SamplerKind, SamplerSettings, Spacing, recipe};
 use crate::{Code, Error};
@@ -54,6 +55,17 @@ fn parse<T: json::Read>(what: &str, json: &str) -> Result<T, Error> {
     json::parse(json)
         .and_then(|value| T::read(&value))
         .map_err(|e| Error::new(Code::InvalidArgument, format!("the {what} options: {e}"), "Check names and types"))
+}
+
+/// The size of a picture in bytes.
+struct Sized {
+    image: [usize; 2],
+}
+
+impl json::Read for Sized {
+    fn read(value: &Value) -> json::Result<Sized> {
+        Ok(Sized { image: json::Fields::of(value)?.required("imageSize")? })
+    }
 }
 
 /// What this browser can do, as JSON; for builds with the GPU device.
@@ -153,6 +165,8 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
         SamplerKind::ALL.into_iter().filter(|&sampler| recipe(&SamplerSettings { sampler, ..settings }).is_ok());
     let on_grid = |spacing| SamplerSettings { sampler: SamplerKind::Euler, grid: Some(spacing), ..settings };
     let grids = Spacing::ALL.into_iter().filter(|&spacing| recipe(&on_grid(spacing)).is_ok());
+    let modes = pipeline.modes();
+    let sees = modes.iter().any(|mode| mode.takes_image());
     let more = json::object([
         ("architecture", pipeline.network().architecture().into()),
         ("components", components.collect()),
@@ -160,6 +174,8 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
         ("licences", manifest.licences.write()),
         ("nullClass", manifest.null_class.into()),
         ("prompts", pipeline.reads_prompts().into()),
+        ("modes", modes.iter().map(|mode| mode.as_str()).collect()),
+        ("imageShape", if sees { pipeline.start_shape()[..].into() } else { Value::Null }),
         ("latentShape", pipeline.network().image_shape()[..].into()),
         ("initImageShape", pipeline.start_shape()[..].into()),
         ("imageSize", height.into()),
@@ -243,7 +259,7 @@ impl WasmPipeline {
     }
 
     /// Generates pictures. `arrays` are a `Float32Array` each, whichever are given: `startLatents`, `initImage`, `mask`,
-    /// `context`, `nullContext`.
+    /// `context`, `nullContext`, `image`; or, instead of that, `imageRgba`, a `Uint8Array` of the option `imageSize`, `[width, height]`.
     /// `on_step(json, preview)` is called after every step. `workers` share the items, this one included:
     /// `remote(worker, tensors)` resolves with the prediction of worker 1 .. workers - 1.
     pub async fn generate(
@@ -255,6 +271,13 @@ impl WasmPipeline {
         remote: Function,
     ) -> Result<WasmResult, JsValue> {
         let mut request: Request = parse("generate", &options)?;
+        let rgba = Reflect::get(&arrays, &"imageRgba".into())?;
+        if let Some(rgba) = rgba.dyn_ref::<Uint8Array>() {
+            let Sized { image: [width, height] } = parse("generate", &options)?;
+            request.image = Some(Picture::from_rgba(&rgba.to_vec(), width, height)?);
+            Reflect::delete_property(&arrays, &"imageRgba".into())?;
+        }
+        let mut image = None;
         for NamedTensor { name, values, .. } in from_js(&arrays)? {
             let place = match name.as_str() {
                 "startLatents" => &mut request.start,
@@ -262,6 +285,7 @@ impl WasmPipeline {
                 "mask" => &mut request.mask,
                 "context" => &mut request.context,
                 "nullContext" => &mut request.null_context,
+                "image" => &mut image,
                 _ => return Err(Error::internal(format!("generate takes no array {name}")).into()),
             };
             let Values::Floats(values) = values else {
@@ -270,6 +294,15 @@ impl WasmPipeline {
             *place = Some(values);
         }
         let mut pipeline = self.take()?;
+        if let Some(values) = image {
+            match Picture::from_signed(&values, pipeline.start_shape()) {
+                Ok(picture) => request.image = Some(picture),
+                Err(error) => {
+                    self.put_back(pipeline);
+                    return Err(error.into());
+                }
+            }
+        }
         let mut report = |event: StepEvent| {
             let shape = event.values.as_ref().and_then(|shown| shown.shape.as_slice().try_into().ok());
             let shape @ [_, height, width] = shape.unwrap_or([0usize; 3]);
@@ -280,6 +313,7 @@ impl WasmPipeline {
                 ("step", event.step.into()),
                 ("steps", event.steps.into()),
                 ("elapsedMs", event.elapsed_ms.into()),
+                ("texts", event.texts.iter().map(String::as_str).collect()),
             ]);
             let preview = event.values.map_or(JsValue::UNDEFINED, |shown| {
                 let images = shown.values.chunks(shape.iter().product::<usize>().max(1));
@@ -363,6 +397,11 @@ impl WasmResult {
     /// Settings, timings, device, as JSON.
     pub fn metadata(&self) -> String {
         self.0.write().to_string()
+    }
+
+    /// What was drawn, before it was decoded: a `Float32Array` for every port, if asked for.
+    pub fn latents(&self) -> Object {
+        to_js(&self.0.latents)
     }
 
     /// All images as RGBA, one after the other.

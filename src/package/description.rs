@@ -6,7 +6,10 @@ use super::convert::manifest;
 use super::given;
 use super::manifest::{Component, DENOISER, Manifest};
 use super::published;
-use super::task::{DECODER, ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task};
+use super::task::{
+    CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR,
+    TOKENIZER, Task,
+};
 use super::unidiffuser;
 use crate::json::{Fields, Value, json};
 use crate::model::Network;
@@ -29,6 +32,8 @@ pub struct Description {
     pub file: Option<PathBuf>,
     /// Where the tokenizer's merges are from.
     pub tokenizer: Option<PathBuf>,
+    /// Where those of the captions are from, if they have others.
+    pub caption_tokenizer: Option<PathBuf>,
     /// Texts as people give them to this model, to calibrate its text encoder with; may be empty.
     pub prompts: Vec<String>,
     /// What it leaves out of what it was given, and why.
@@ -49,16 +54,19 @@ pub struct PartSource {
 }
 
 /// The components that there are, and the architectures that they may have; the denoiser's are those that draw.
-const COMPONENTS: [(&str, &[&str]); 8] = [
+const KNOWN: [(&str, &[&str]); 8] = [
     (DENOISER, &[]),
     (TEXT_ENCODER, &["clip_text"]),
     (TEXT_PROJECTOR, &["prefix_encoder"]),
     (DECODER, &["autoencoder_kl_decoder", "autoencoder_tiny_decoder"]),
     (ENCODER, &["autoencoder_kl_encoder", "autoencoder_tiny_encoder"]),
     (PREVIEW_DECODER, &["autoencoder_tiny_decoder", "autoencoder_kl_decoder"]),
-    ("image_encoder", &["clip_vision"]),
-    ("caption_decoder", &["caption_decoder"]),
+    (IMAGE_ENCODER, &["clip_vision"]),
+    (CAPTION_DECODER, &["caption_decoder"]),
 ];
+
+/// The field that lists them.
+pub(super) const COMPONENTS: &str = "components";
 
 /// What Stable Diffusion's latents are multiplied with.
 const SCALE: f64 = 0.18215;
@@ -86,7 +94,7 @@ impl Description {
         let folder = file.parent().map(Path::to_owned).unwrap_or_default();
         let bad = |what: String| invalid(format!("{}: {what}", file.display()), REMEDY);
         let mut left_out = Vec::new();
-        let value = if value["components"].is_object() && value["format_version"].is_null() {
+        let value = if value[COMPONENTS].is_object() && value["format_version"].is_null() {
             value
         } else if value["parts"].is_object() {
             let full = folder.canonicalize().unwrap_or_else(|_| folder.clone());
@@ -113,26 +121,30 @@ impl Description {
         let bad = |what: String| invalid(what, REMEDY);
         let fields = Fields::of(value).map_err(bad)?;
         let (mut components, mut sources) = (Named::default(), Vec::new());
-        for (name, value) in Fields::of(&value["components"]).map_err(bad)?.all() {
+        for (name, value) in Fields::of(&value[COMPONENTS]).map_err(bad)?.all() {
             let (component, source) = read_component(name, value, folder)?;
             components.insert(name, component);
             sources.push(source);
         }
         let of_assets = |what| bad(format!("assets: {what}"));
-        let mut tokenizer = beside(&sources);
+        let [mut tokenizer, mut caption_tokenizer] = [TOKENIZER, CAPTION_TOKENIZER].map(|name| beside(&sources, name));
         for (name, path) in Fields::of(fields.value("assets").unwrap_or(&json!({}))).map_err(of_assets)?.all() {
             let path = path.as_str().ok_or_else(|| of_assets(format!("{name} is no path")))?;
-            if name != TOKENIZER {
-                let cause = format!("there is no asset {name:?} that this build has a use for");
-                return Err(invalid(cause, format!("The one that there is: {TOKENIZER}")));
-            }
-            tokenizer = Some(published::in_pipeline(folder.join(path), name));
+            let asset = match name.as_str() {
+                TOKENIZER => &mut tokenizer,
+                CAPTION_TOKENIZER => &mut caption_tokenizer,
+                _ => {
+                    let cause = format!("there is no asset {name:?} that this build has a use for");
+                    return Err(invalid(cause, format!("Those that there are: {TOKENIZER}, {CAPTION_TOKENIZER}")));
+                }
+            };
+            *asset = Some(published::in_pipeline(folder.join(path), name));
         }
         let known = if components.get(TEXT_ENCODER).is_some() { Task::Text } else { Task::Class };
         let task = fields.or("task", known).map_err(bad)?;
         let manifest = manifest(&fields, task, components).map_err(bad)?;
         let prompts = fields.or("prompts", Vec::new()).map_err(bad)?;
-        Ok(Description { sources, tokenizer, prompts, ..Description::of(manifest) })
+        Ok(Description { sources, tokenizer, caption_tokenizer, prompts, ..Description::of(manifest) })
     }
 
     /// A denoiser alone, as it was described by [`super::describe`].
@@ -148,6 +160,7 @@ impl Description {
             assets: Named::default(),
             file: None,
             tokenizer: None,
+            caption_tokenizer: None,
             prompts: Vec::new(),
             left_out: Vec::new(),
         }
@@ -186,9 +199,15 @@ impl Description {
                     "a text encoder needs the merges of its tokenizer, and there is no asset tokenizer".to_owned();
                 return Err(invalid(cause, "Add \"assets\": { \"tokenizer\": \"merges.txt\" }"));
             };
-            let merges = published::merges(path)?;
+            let merges = published::merges(path, TOKENIZER)?;
             given::check_tokenizer(&merges, encoder)?;
             self.assets.insert(TOKENIZER, merges);
+        }
+        if let Some(decoder) = self.manifest.components.get(CAPTION_DECODER) {
+            let merges = self.caption_tokenizer.as_ref().map(|path| published::merges(path, CAPTION_TOKENIZER));
+            let merges = merges.transpose()?;
+            given::check_captions(merges.as_deref(), self.assets.get(TOKENIZER).map(String::as_str), decoder)?;
+            merges.into_iter().for_each(|merges| self.assets.insert(CAPTION_TOKENIZER, merges));
         }
         Ok(self)
     }
@@ -245,7 +264,7 @@ impl Description {
     pub fn add_text_encoder(&mut self, path: &Path) -> Result<()> {
         self.add(TEXT_ENCODER, json!({ "checkpoint": path }))?;
         self.manifest.task = Task::Text;
-        self.tokenizer = beside(&self.sources);
+        self.tokenizer = beside(&self.sources, TOKENIZER);
         Ok(())
     }
 
@@ -257,27 +276,27 @@ impl Description {
     }
 }
 
-/// Where the tokenizer lies if nobody says so: in the text encoder's folder, or beside it in a diffusers pipeline.
-fn beside(sources: &[PartSource]) -> Option<PathBuf> {
-    let folder = &sources.iter().find(|source| source.component == TEXT_ENCODER)?.checkpoint;
-    let parent = folder.parent()?;
-    let files = [folder.join("merges.txt"), folder.join("tokenizer.json"), parent.join(TOKENIZER)];
-    files.into_iter().find(|file| file.exists())
+/// Where a tokenizer lies if nobody says so: in its network's folder, or beside that in a diffusers pipeline.
+fn beside(sources: &[PartSource], asset: &str) -> Option<PathBuf> {
+    let network = if asset == TOKENIZER { TEXT_ENCODER } else { CAPTION_DECODER };
+    let folder = &sources.iter().find(|source| source.component == network)?.checkpoint;
+    let files = ["merges.txt", "tokenizer.json"].map(|file| folder.join(file));
+    files.into_iter().find(|file| file.exists()).or_else(|| published::beside(folder, asset))
 }
 
 /// One component of a description.
 fn read_component(name: &str, value: &Value, folder: &Path) -> Result<(Component, PartSource)> {
     let bad = |what: String| invalid(format!("component {name}: {what}"), REMEDY);
-    let Some((_, architectures)) = COMPONENTS.iter().find(|(known, _)| *known == name) else {
-        let known = COMPONENTS.map(|(known, _)| known).join(", ");
+    let Some((_, architectures)) = KNOWN.iter().find(|(known, _)| *known == name) else {
+        let known = KNOWN.map(|(known, _)| known).join(", ");
         return Err(invalid(format!("there is no component {name:?}"), format!("Those that there are: {known}")));
     };
     let fields = Fields::of(value).map_err(bad)?;
-    const KNOWN: [&str; 5] = ["architecture", "params", "checkpoint", "weights", "dtype"];
-    if let Some((field, _)) = fields.all().find(|(field, _)| !KNOWN.contains(&field.as_str())) {
+    const FIELDS: [&str; 5] = ["architecture", "params", "checkpoint", "weights", "dtype"];
+    if let Some((field, _)) = fields.all().find(|(field, _)| !FIELDS.contains(&field.as_str())) {
         return Err(invalid(
             format!("component {name}: there is no field {field:?}"),
-            format!("Those that there are: {}", KNOWN.join(", ")),
+            format!("Those that there are: {}", FIELDS.join(", ")),
         ));
     }
     let checkpoint = folder.join(fields.required::<String>("checkpoint").map_err(bad)?);

@@ -1,17 +1,21 @@
 //! Whether a model's components fit each other: by their ports, known before there are any weights.
 
 use super::manifest::{DENOISER, Manifest, bad};
-use super::task::{DECODER, ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR, Task};
+use super::task::{
+    CAPTION_DECODER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR, Task,
+};
 use crate::model::{Batch, Recording};
 use crate::{Code, Error, Result};
 
 /// The ports that a component is used by: what goes in, and what comes out.
-const PORTS: [(&str, &str, &[&str]); 5] = [
+const PORTS: [(&str, &str, &[&str]); 7] = [
     (TEXT_ENCODER, "input_ids", &["last_hidden_state"]),
     (TEXT_PROJECTOR, "prefix_features", &["encoded_prefix"]),
     (DECODER, "z", &["decoded"]),
     (PREVIEW_DECODER, "z", &["decoded"]),
     (ENCODER, "image", &[MOMENTS, "latents"]),
+    (IMAGE_ENCODER, "pixel_values", &["image_embeds"]),
+    (CAPTION_DECODER, "encoded_prefix", &["logits"]),
 ];
 
 /// Means, then logarithms of variances: of latents, of which there are half as many.
@@ -95,12 +99,14 @@ impl Manifest {
     pub(super) fn check_fit(&self) -> Result<()> {
         let (text, projector) = (self.ends(TEXT_ENCODER)?, self.ends(TEXT_PROJECTOR)?);
         let (decoder, preview, encoder) = (self.ends(DECODER)?, self.ends(PREVIEW_DECODER)?, self.ends(ENCODER)?);
+        let (image, captions) = (self.ends(IMAGE_ENCODER)?, self.ends(CAPTION_DECODER)?);
         let denoiser = self.network(DENOISER)?;
         let drawn = Some(denoiser.image_shape().to_vec());
-        let mut read = None;
+        let (mut read, mut seen) = (None, None);
         if [Task::Text, Task::Any].contains(&self.task) {
             let recording = denoiser.record(Batch::plain(1))?;
             read = denoiser.text_port().and_then(|name| port(&recording, name));
+            seen = port(&recording, "clip_img");
             if read.is_none() {
                 let cause = format!("component {DENOISER}: {} takes no text", denoiser.architecture());
                 let remedy = "Give the network that is sampled for this task";
@@ -115,6 +121,8 @@ impl Manifest {
             ((DENOISER, &drawn), (DECODER, &decoder.takes)),
             ((DENOISER, &drawn), (PREVIEW_DECODER, &preview.takes)),
             ((ENCODER, &encoder.gives), (DENOISER, &drawn)),
+            ((IMAGE_ENCODER, &image.gives), (DENOISER, &seen)),
+            ((DENOISER, &read), (CAPTION_DECODER, &captions.takes)),
             ((DECODER, &decoder.gives), (ENCODER, &encoder.takes)),
         ];
         for ((one, gives), (other, takes)) in joints {

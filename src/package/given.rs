@@ -94,3 +94,31 @@ pub(super) fn check_tokenizer(merges: &str, encoder: &Component) -> Result<()> {
     );
     Err(invalid(cause, REMEDY))
 }
+
+/// Whether the ids that a caption decoder tells have a text: GPT-2's bytes, merges, end of text and the stop token, or the words of
+/// the text encoder's own tokenizer.
+///
+/// # Errors
+/// `INVALID_ARGUMENT` with both numbers.
+pub(super) fn check_captions(merges: Option<&str>, words: Option<&str>, decoder: &Component) -> Result<()> {
+    let wanted = decoder.params["gpt2"]["vocab_size"].as_u64().unwrap_or(0);
+    let (ids, whose) = match merges {
+        // A line on top, and empty ones at the end.
+        Some(merges) => {
+            let lines = merges.lines().skip(1).filter(|line| !line.trim().is_empty()).count();
+            (256 + lines as u64 + 2, format!("the caption tokenizer has {lines} merges, which makes"))
+        }
+        None => {
+            let ids = words.map(Tokenizer::new).transpose()?.map_or(0, |tokenizer| tokenizer.vocabulary());
+            (ids as u64, "there is no asset caption_tokenizer, and the tokenizer has".to_owned())
+        }
+    };
+    if ids == wanted {
+        return Ok(());
+    }
+    let cause = format!("{whose} {ids} ids; the caption decoder has vocab_size {wanted}");
+    Err(invalid(
+        cause,
+        "Give the merges.txt of the caption decoder's own tokenizer (GPT-2's) as the asset caption_tokenizer",
+    ))
+}

@@ -2,6 +2,8 @@
 //! network's maths and no device. `docs/format.md` specifies all of it.
 
 #[cfg(not(target_arch = "wasm32"))]
+mod configurations;
+#[cfg(not(target_arch = "wasm32"))]
 mod convert;
 #[cfg(not(target_arch = "wasm32"))]
 mod description;
@@ -16,6 +18,8 @@ mod journal;
 mod layout;
 mod load;
 mod manifest;
+#[cfg(not(target_arch = "wasm32"))]
+mod official;
 #[cfg(not(target_arch = "wasm32"))]
 mod presets;
 mod preview;
@@ -39,10 +43,15 @@ pub use load::reader;
 pub use load::{read_asset, read_manifest, read_shards};
 pub use manifest::{BlockCache, Component, DENOISER, FORMAT_VERSION, Label, Licence, MANIFEST, Manifest, Sampling};
 #[cfg(not(target_arch = "wasm32"))]
+pub use official::{Located, official};
+#[cfg(not(target_arch = "wasm32"))]
 pub use presets::{Preset, preset, presets};
 pub use preview::LatentRgb;
 #[cfg(not(target_arch = "wasm32"))]
 pub use recognise::recognise;
-pub use task::{DECODER, ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task};
+pub use task::{
+    CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR,
+    TOKENIZER, Task,
+};
 #[cfg(not(target_arch = "wasm32"))]
 pub use writer::{Writer, write_manifest};

@@ -1,13 +1,17 @@
-//! The published U-ViTs by the names of their configuration files, sampled as their evaluation samples them: `presets.json`.
-//! The official scale w (cond + w (cond - uncond)) is written as our guidance scale 1 + w.
+//! The published U-ViTs by the names of their configuration files, sampled as their evaluation samples them, and the published
+//! UniDiffusers with all their networks: `presets.json`. The official scale w (cond + w (cond - uncond)) is written as our guidance
+//! scale 1 + w.
 
 use super::convert::describe;
+use super::description::{COMPONENTS, Description};
 use super::manifest::{DENOISER, Manifest};
+use super::unidiffuser;
 use crate::json::{self, Fields, Value};
 use crate::model::Network;
 use crate::{Error, Result};
+use std::path::Path;
 
-/// A published model.
+/// A published model: a denoiser, or one with all the networks around it.
 #[derive(Clone, Debug)]
 pub struct Preset {
     /// The official configuration file's name; `mscoco_uvit_small_deep` has none of its own.
@@ -16,8 +20,11 @@ pub struct Preset {
     pub source: String,
     /// What its latents are multiplied with after the autoencoder's encoder; none for models of pixels.
     pub latent_scale: Option<f64>,
-    /// As [`describe`] reads it.
+    /// The denoiser, as [`describe`] reads it.
     pub config: Value,
+    /// Of a model of several networks, as [`Description::read`] reads it: the checkpoints are the files and folders that they are
+    /// published as.
+    pub parts: Option<Value>,
 }
 
 /// All of them.
@@ -49,9 +56,33 @@ fn read(file: &Value) -> json::Result<Vec<Preset>> {
         }
         let file = name.strip_suffix("_deep").unwrap_or(&name);
         let source = format!("{repository} configs/{file}.py, {sampling}");
-        Ok(Preset { source, latent_scale: fields.optional("latent_scale")?, config, name })
+        Ok(Preset { source, latent_scale: fields.optional("latent_scale")?, config, name, parts: None })
     };
-    listed.iter().map(preset).collect()
+    let mut all = listed.iter().map(preset).collect::<json::Result<Vec<Preset>>>()?;
+    let models = &file["models"];
+    for entry in models["presets"].as_array().into_iter().flatten() {
+        all.push(whole(models, entry)?);
+    }
+    Ok(all)
+}
+
+/// A model of several networks.
+fn whole(models: &Value, entry: &Value) -> json::Result<Preset> {
+    let of_entry = Fields::of(entry)?;
+    let (name, file): (String, String) = (of_entry.required("name")?, of_entry.required("file")?);
+    let mut shared = models["shared"].clone();
+    shared["parts"]["uvit"]["version"] = entry["version"].clone();
+    shared["parts"]["uvit"]["file"] = file.into();
+    let description = unidiffuser::read(&shared, &name)?.description;
+    let denoiser = &description[COMPONENTS][DENOISER];
+    let mut config = json::with(json::json!({ "architecture": denoiser["architecture"] }), denoiser["params"].clone());
+    for (field, value) in Fields::of(&description)?.all().filter(|(field, _)| *field != COMPONENTS) {
+        config[field] = value.clone();
+    }
+    let latent_scale = description[COMPONENTS]["decoder"]["params"]["scale_factor"].as_f64();
+    let source = Fields::of(models)?.required::<String>("source")?;
+    let source = format!("{source} configs/sample_{name}.py");
+    Ok(Preset { name, source, latent_scale, config, parts: Some(description) })
 }
 
 /// The preset of that name.
@@ -67,12 +98,15 @@ pub fn preset(name: &str) -> Result<Preset> {
 }
 
 impl Preset {
-    /// A manifest without weights.
+    /// A manifest without weights, of all its networks.
     ///
     /// # Errors
-    /// As [`describe`].
+    /// As [`describe`], and [`Description::read`].
     pub fn manifest(&self) -> Result<Manifest> {
-        describe(&self.config.to_string(), None, None)
+        match &self.parts {
+            Some(parts) => Ok(Description::read(parts, Path::new(""))?.manifest),
+            None => describe(&self.config.to_string(), None, None),
+        }
     }
 
     /// Its network.
@@ -90,9 +124,9 @@ mod tests {
     use crate::sampler::{SamplerKind, recipe};
 
     #[test]
-    fn all_ten_are_whole() {
+    fn all_twelve_are_whole() {
         let all = presets().unwrap();
-        assert_eq!(all.len(), 10);
+        assert_eq!(all.len(), 12);
         for preset in &all {
             let manifest = preset.manifest().unwrap();
             assert!(preset.network().unwrap().record(crate::model::Batch::plain(1)).is_ok(), "{}", preset.name);

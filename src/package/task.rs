@@ -32,18 +32,23 @@ pub const DECODER: &str = "decoder";
 pub const ENCODER: &str = "encoder";
 /// From latents to pictures, fast, for previews.
 pub const PREVIEW_DECODER: &str = "preview_decoder";
-const IMAGE_ENCODER: &str = "image_encoder";
-const CAPTION_DECODER: &str = "caption_decoder";
+/// From pictures to the embedding that the denoiser takes beside their latents.
+pub const IMAGE_ENCODER: &str = "image_encoder";
+/// From text latents to the ids of a caption.
+pub const CAPTION_DECODER: &str = "caption_decoder";
 
 /// CLIP's merges, one a line after a header.
 pub const TOKENIZER: &str = "tokenizer";
+/// GPT-2's, where the caption decoder's ids are not those of [`TOKENIZER`].
+pub const CAPTION_TOKENIZER: &str = "caption_tokenizer";
 
 /// Without a decoder, what a network in latent space draws stays latents.
 #[rustfmt::skip]
 const TASKS: [Row; 5] = [
     Row(Task::Class, "class", &[DENOISER], &[DECODER, ENCODER, PREVIEW_DECODER], &[]),
     Row(Task::Text, "text", &[DENOISER, TEXT_ENCODER], &[TEXT_PROJECTOR, DECODER, ENCODER, PREVIEW_DECODER], &[TOKENIZER]),
-    Row(Task::Any, "any", &[DENOISER, TEXT_ENCODER, TEXT_PROJECTOR], &[DECODER, ENCODER, PREVIEW_DECODER], &[TOKENIZER]),
+    Row(Task::Any, "any", &[DENOISER, TEXT_ENCODER, TEXT_PROJECTOR],
+        &[DECODER, ENCODER, PREVIEW_DECODER, IMAGE_ENCODER, CAPTION_DECODER], &[TOKENIZER]),
     Row(Task::Caption, "caption", &[DENOISER, ENCODER, IMAGE_ENCODER, CAPTION_DECODER], &[], &[]),
     Row(Task::Video, "video", &[DENOISER], &[TEXT_ENCODER, TEXT_PROJECTOR, DECODER, ENCODER, PREVIEW_DECODER], &[]),
 ];
@@ -53,6 +58,9 @@ const GENERATED: [Task; 3] = [Task::Class, Task::Text, Task::Any];
 
 /// What every generation may run, in this order.
 const STAGES: [&str; 5] = [TEXT_ENCODER, TEXT_PROJECTOR, DENOISER, PREVIEW_DECODER, DECODER];
+
+/// What only some requests run: those that give a picture, and those that ask for words.
+const ON_DEMAND: [&str; 3] = [ENCODER, IMAGE_ENCODER, CAPTION_DECODER];
 
 impl Task {
     fn row(self) -> &'static Row {
@@ -116,22 +124,33 @@ impl json::Write for Task {
 impl Manifest {
     /// The components that every generation runs, in order.
     pub fn stages(&self) -> Vec<&'static str> {
-        let there = |name: &&str| self.task.uses(name) && self.components.get(name).is_some();
-        STAGES.into_iter().filter(there).collect()
+        self.having(&STAGES)
     }
 
-    /// Those and what some generations run besides.
+    /// Those that only some requests run: they come with the first one.
+    pub fn on_demand(&self) -> Vec<&'static str> {
+        self.having(&ON_DEMAND)
+    }
+
+    /// All that this build runs.
     pub fn runs(&self) -> Vec<&'static str> {
         let mut names = self.stages();
-        if self.encodes() {
-            names.push(ENCODER);
-        }
+        names.append(&mut self.on_demand());
         names
+    }
+
+    /// Whether this build runs a component.
+    pub fn has(&self, component: &str) -> bool {
+        self.task.uses(component) && self.components.get(component).is_some()
     }
 
     /// Whether pictures can become latents.
     pub fn encodes(&self) -> bool {
-        self.task.uses(ENCODER) && self.components.get(ENCODER).is_some()
+        self.has(ENCODER)
+    }
+
+    fn having(&self, names: &[&'static str]) -> Vec<&'static str> {
+        names.iter().copied().filter(|name| self.has(name)).collect()
     }
 
     /// Checks that this build can do the model's task.

@@ -1,6 +1,7 @@
 //! A UniDiffuser's folder: a `config.json` that lists all its parts with the published constructors' arguments, and how it is
 //! sampled. It becomes a description as a person would write it.
 
+use super::task::{CAPTION_TOKENIZER, TOKENIZER};
 use crate::Code;
 use crate::json::{self, Fields, Value, json};
 use crate::model::Network;
@@ -45,8 +46,9 @@ pub(super) fn read(config: &Value, name: &str) -> json::Result<Read> {
                 });
                 vec![("text_projector", "prefix_encoder", projector), ("caption_decoder", "caption_decoder", params)]
             }
-            "clip_tokenizer" => {
-                assets["tokenizer"] = file.as_str().into();
+            "clip_tokenizer" | "gpt2_tokenizer" => {
+                let asset = if kind == "clip_tokenizer" { TOKENIZER } else { CAPTION_TOKENIZER };
+                assets[asset] = file.as_str().into();
                 continue;
             }
             other => {

@@ -5,7 +5,7 @@ use super::device::{LoadOptions, Wanted};
 use super::fitting::TILED;
 use super::helpers::Answer;
 use crate::model::{Batch, Network};
-use crate::package::{self, DENOISER, ENCODER, Manifest};
+use crate::package::{self, DENOISER, Manifest};
 use crate::plan::{Compute, Kind, Plan};
 use crate::runtime::{Device, Loading, Weights, turn};
 use crate::weights::{Dtype, ShardReader, Variant};
@@ -31,6 +31,8 @@ pub(super) struct Blueprint {
     pub stored: Vec<(Dtype, usize)>,
     /// Kinds of kernels that were tested on the device.
     pub tested: Vec<Kind>,
+    /// Whether only some requests need it.
+    pub on_demand: bool,
 }
 
 impl Blueprint {
@@ -42,7 +44,7 @@ impl Blueprint {
         let guided = name == DENOISER && (network.classes() > 0 || network.text_port().is_some());
         let (copies, tiled) = (if guided { 2 } else { 1 }, (options.tiling && network.tiles()).then_some(TILED));
         let batch = Batch { copies, tiled, ..manifest.one(name)? };
-        Ok(Blueprint { name, network, batch, variant, stored, tested: Vec::new() })
+        Ok(Blueprint { name, network, batch, variant, stored, tested: Vec::new(), on_demand: false })
     }
 
     /// What a device is to be good for.
@@ -123,7 +125,7 @@ impl Components {
 
     /// What each is stored as that every generation runs.
     pub fn variants(&self) -> impl Iterator<Item = &Variant> {
-        let needed = self.all.iter().filter(|(blueprint, _)| blueprint.name != ENCODER);
+        let needed = self.all.iter().filter(|(blueprint, _)| !blueprint.on_demand);
         needed.map(|(blueprint, _)| &blueprint.variant)
     }
 

@@ -1,12 +1,12 @@
 //! What the network is given for a request: a class, a text or nothing, and what guidance leads away from.
 
 use super::guidance::Guidance;
+use super::modes::Mode;
 use super::request::{LabelChoice, Request};
 use super::tensors::{NamedTensor, Values};
 use super::{Pipeline, invalid};
 use crate::decimal::decimal;
 use crate::model::Batch;
-use crate::sampler::guidance::needs_uncond;
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -31,17 +31,14 @@ pub(super) struct Conditions {
     pub drawn: Range<usize>,
 }
 
-/// Of UniDiffuser's kinds of data, the one that its pictures were taken from.
-const DATA_TYPE: u32 = 1;
-
 impl Pipeline {
-    /// Whether the network can draw without a text at a time of its own for it: UniDiffuser takes noise in its place.
-    fn knows_no_text(&self) -> bool {
+    /// Whether the network can draw without a text, at a time of its own for it: UniDiffuser takes noise in its place.
+    pub(super) fn knows_no_text(&self) -> bool {
         self.network().record(Batch::plain(1)).is_ok_and(|recording| recording.port("t_text").is_some())
     }
 
     /// Guidance's scale: the model's own, if there is something that stands for no condition.
-    pub(super) fn guidance_scale(&self, request: &Request) -> Result<f64> {
+    pub(super) fn guidance_scale(&self, request: &Request, mode: Option<Mode>) -> Result<f64> {
         let can_say_nothing = self.words.is_some() && request.context.is_none();
         let can_guide = self.manifest.null_class.is_some()
             || request.null_context.is_some()
@@ -59,15 +56,22 @@ impl Pipeline {
             };
             return Err(invalid(format!("guidanceScale is {}, and {lacks}", decimal(scale)), remedy));
         }
-        Ok(scale)
+        // What is drawn of nothing has no condition to be guided by.
+        Ok(if mode.is_some_and(|mode| !mode.is_guided()) { 1.0 } else { scale })
     }
 
     /// The texts that are to be encoded, if the request has any.
-    pub(super) fn texts<'a>(&self, request: &'a Request, count: usize, guided: bool) -> Result<Option<Texts<'a>>> {
+    pub(super) fn texts<'a>(
+        &self,
+        request: &'a Request,
+        mode: Option<Mode>,
+        count: usize,
+        guided: bool,
+    ) -> Result<Option<Texts<'a>>> {
         let Some(prompt) = &request.prompt else {
             return match (&request.negative_prompt, &self.words, &request.context) {
                 (Some(_), ..) => Err(invalid("a negative prompt is given without a prompt", "Give both, or neither")),
-                (None, Some(_), None) => {
+                (None, Some(_), None) if mode.is_none_or(Mode::takes_prompt) => {
                     Err(invalid("no prompt is given", "Give what the picture is to show; an empty text will do"))
                 }
                 _ => Ok(None),
@@ -105,69 +109,46 @@ impl Pipeline {
         }
     }
 
-    /// What the network is given for every image, and what it draws.
-    pub(super) fn conditions(
+    /// The embeddings of a request's texts, one for each image: what guidance leads to, and what it leads away from.
+    pub(super) fn embeddings(
         &self,
         request: &Request,
-        labels: Option<Vec<u32>>,
         texts: Option<&Texts<'_>>,
         count: usize,
-        scale: f64,
-    ) -> Result<Conditions> {
-        let guided = needs_uncond(scale);
-        let text = match (texts, &self.words) {
-            (Some(texts), Some(words)) => Some(words.of(&texts.prompt)?),
-            _ => self.context(request.context.as_ref(), count)?,
-        };
-        let null = match (texts, &self.words) {
-            _ if !guided => None,
-            (Some(Texts { negative: Some(negative), .. }), Some(words)) => Some(words.of(negative)?),
-            (Some(_), _) => None,
-            (None, _) if request.null_context.is_none() && self.knows_no_text() => None,
-            (None, _) => self.context(request.null_context.as_ref(), count)?,
-        };
-        let null_label = self.manifest.null_class.map(|null| vec![null; count]);
-        let no_text = text.as_ref().filter(|_| null.is_none()).map(|text| vec![0.0; text.len()]);
-        let is_noise = no_text.is_some() && guided;
-        let noise_time = self.manifest.sampling.time_scale;
-        let cond = self.given(labels, text, 0.0, count)?;
-        let uncond = match no_text {
-            Some(noise) => self.given(null_label, Some(noise), noise_time, count)?,
-            None => self.given(null_label, null, 0.0, count)?,
-        };
-        let recording = self.network().record(Batch::plain(1))?;
-        let is_given =
-            |port| cond.iter().any(|tensor| recording.port(&tensor.name).is_some_and(|given| given.tensor == port));
-        let drawn = recording.sampled.iter().take_while(|port| !is_given(port.input)).count();
-        let mut guidance = Guidance::classifier_free(cond, uncond, scale);
-        guidance.noise.extend(self.network().text_port().filter(|_| is_noise).map(|name| (1, name)));
-        guidance.rescale = request.guidance_rescale;
-        Ok(Conditions { guidance, drawn: 0..drawn })
+        guided: bool,
+    ) -> Result<[Option<Vec<f32>>; 2]> {
+        let null = &request.null_context;
+        Ok(match (texts, &self.words) {
+            (Some(texts), Some(words)) => {
+                let negative = texts.negative.as_ref().filter(|_| guided);
+                [Some(words.of(&texts.prompt)?), negative.map(|texts| words.of(texts)).transpose()?]
+            }
+            _ => {
+                let negative = guided && (null.is_some() || !self.knows_no_text());
+                let null = if negative { self.context(null.as_ref(), count)? } else { None };
+                [self.context(request.context.as_ref(), count)?, null]
+            }
+        })
     }
 
-    /// Tensors for the ports that the network has: labels, and a text with its time.
-    fn given(
+    /// What a network of labels or texts is given for every image: all that it can draw, it draws.
+    pub(super) fn conditions(
         &self,
         labels: Option<Vec<u32>>,
-        text: Option<Vec<f32>>,
-        text_time: f64,
+        [text, null]: [Option<Vec<f32>>; 2],
+        scale: f64,
         count: usize,
-    ) -> Result<Vec<NamedTensor>> {
+    ) -> Result<Conditions> {
         let recording = self.network().record(Batch::plain(1))?;
-        let text_port = self.network().text_port().unwrap_or_default();
-        let all = [
-            ("y", labels.map(Values::Indices)),
-            (text_port, text.map(Values::Floats)),
-            ("t_text", Some(Values::Times(vec![text_time; count]))),
-            ("data_type", Some(Values::Indices(vec![DATA_TYPE; count]))),
-        ];
-        let mut given = Vec::new();
-        for (name, values) in all {
-            if let (Some(_), Some(values)) = (recording.port(name), values) {
-                given.push(NamedTensor::new(name, values));
-            }
-        }
-        Ok(given)
+        let null_label = self.manifest.null_class.map(|null| vec![null; count]);
+        let given = |labels: Option<Vec<u32>>, text: Option<Vec<f32>>| {
+            let text_port = self.network().text_port().unwrap_or_default();
+            let all = [("y", labels.map(Values::Indices)), (text_port, text.map(Values::Floats))];
+            let there = all.into_iter().filter(|(name, _)| recording.port(name).is_some());
+            there.filter_map(|(name, values)| Some(NamedTensor::new(name, values?))).collect::<Vec<_>>()
+        };
+        let guidance = Guidance::classifier_free(given(labels, text), given(null_label, null), scale);
+        Ok(Conditions { guidance, drawn: 0..recording.sampled.len() })
     }
 
     /// Elements of a text's embedding, if the network takes one.

@@ -38,8 +38,7 @@ impl Half {
         let images = values.chunks(shape.iter().product());
         let (stage, steps) = (self.stage, images.len());
         let report = |control: &mut Control<'_>, step: usize| {
-            let elapsed_ms = began.elapsed().as_secs_f64() * 1e3;
-            (control.on_step)(StepEvent { stage, step, steps, elapsed_ms, values: None });
+            (control.on_step)(StepEvent::new(stage, step, steps, began));
         };
         report(control, 0);
         let (mut all, mut warnings) = (Snapshot::default(), Vec::new());

@@ -30,6 +30,19 @@ pub struct Shape {
     pub outer: Option<usize>,
     /// Whether parts of a picture are kept.
     pub masked: bool,
+    /// Ports that are drawn, and noise in one copy: [`Guidance::noise`].
+    pub absent: Vec<(usize, &'static str)>,
+}
+
+/// A port that is drawn, and noise in one copy.
+pub(super) struct Absent {
+    pub copy: usize,
+    /// Of those that are drawn.
+    pub port: usize,
+    /// The State's tensor that holds it.
+    tensor: String,
+    /// `[images, ..]`
+    pub values: Vec<f32>,
 }
 
 /// A network with the tensors of a step loop, ready on a device.
@@ -47,6 +60,8 @@ pub struct Denoiser {
     inner: Option<Range<usize>>,
     /// The State's tensors of all ports: the solver's, and the preview.
     scratch: Vec<String>,
+    pub(super) absent: Vec<Absent>,
+    noise_time: f64,
 }
 
 /// What inpainting needs, of the first port that is drawn: the picture, its noise, and the mask.
@@ -82,6 +97,15 @@ impl Denoiser {
         let scratch: Vec<String> = (0..shape.scratch_slots).map(|i| format!("scratch {i}")).collect();
         let scratch: Vec<String> = scratch.into_iter().chain(["preview".to_owned()]).collect();
         tensors.extend(scratch.iter().map(|name| (name.clone(), vec![1, 1, 1, total])));
+        let mut absent = Vec::with_capacity(shape.absent.len());
+        for &(copy, name) in &shape.absent {
+            let port = drawn.ports.iter().position(|port| port.latents == name && (port.copied || !alone));
+            let port =
+                port.ok_or_else(|| Error::internal(format!("{name} is absent, and not drawn for every copy")))?;
+            let (tensor, elements) = (format!("noise {copy} {name}"), batch.images * drawn.ports[port].size);
+            tensors.push((tensor.clone(), vec![1, 1, 1, elements]));
+            absent.push(Absent { copy, port, tensor, values: vec![0.0; elements] });
+        }
         let of_picture = vec![1, 1, 1, batch.images * drawn.of_picture()];
         tensors.extend(KEPT.iter().filter(|_| shape.masked).map(|name| (name.to_string(), of_picture.clone())));
         let inner = match outer {
@@ -100,7 +124,8 @@ impl Denoiser {
         };
         let state = State::new(&component.weights().device(), &tensors).await?;
         let session = component.session(program, alone.then_some(&state).or(inner.as_ref().map(|_| &state))).await?;
-        Ok(Denoiser { shape, recording, session, state, drawn, given: Vec::new(), parts, inner, scratch })
+        let (given, noise_time) = (Vec::new(), 0.0);
+        Ok(Denoiser { shape, recording, session, state, drawn, given, parts, inner, scratch, absent, noise_time })
     }
 
     /// What it was made for.
@@ -204,6 +229,7 @@ impl Denoiser {
     /// `INTERNAL` if something does not fit.
     pub fn give(&mut self, guidance: &Guidance) -> Result<()> {
         self.given = guidance.given()?;
+        self.noise_time = guidance.noise_time;
         self.hand_over(None)
     }
 
@@ -214,13 +240,22 @@ impl Denoiser {
         write(&self.recording, &mut self.session, &own)
     }
 
-    /// Draws anew what is noise at every evaluation.
+    /// Draws anew what is noise at every evaluation, in the first copies, which are the ones that run.
     ///
     /// # Errors
-    /// `INTERNAL` for a port that is not given.
-    pub fn renew(&mut self, guidance: &Guidance, noise: &mut Noise) -> Result<()> {
+    /// `INTERNAL` for a port that takes no noise.
+    pub fn renew(&mut self, guidance: &Guidance, noise: &mut Noise, copies: usize) -> Result<()> {
         let (images, items) = (self.shape.batch.images, self.items());
-        for &(copy, name) in &guidance.noise {
+        for &(copy, name) in guidance.noise.iter().filter(|(copy, _)| *copy < copies) {
+            if let Some(absent) = self
+                .absent
+                .iter_mut()
+                .find(|absent| absent.copy == copy && self.drawn.ports[absent.port].latents == name)
+            {
+                absent.values = noise.draw(images, &[absent.values.len() / images]);
+                self.state.write(&absent.tensor, &absent.values)?;
+                continue;
+            }
             let given = self.given.iter_mut().find(|tensor| tensor.name == name).map(|tensor| &mut tensor.values);
             let Some(Values::Floats(values)) = given else {
                 return Err(Error::internal(format!("{name} is given noise, and takes none")));
@@ -230,6 +265,17 @@ impl Denoiser {
             self.hand_over(Some(name))?;
         }
         Ok(())
+    }
+
+    /// What stands in a copy for a port that is drawn, if that is noise.
+    pub(super) fn absent(&self, copy: usize, port: usize) -> Option<&Absent> {
+        self.absent.iter().find(|absent| absent.copy == copy && absent.port == port)
+    }
+
+    /// The network's time of a port that is drawn, for some items.
+    pub(super) fn times(&self, port: usize, time: f64, items: Range<usize>) -> Vec<f64> {
+        let images = self.shape.batch.images;
+        items.map(|item| if self.absent(item / images, port).is_some() { self.noise_time } else { time }).collect()
     }
 
     pub(super) fn items(&self) -> usize {
@@ -263,7 +309,8 @@ impl Denoiser {
                 for &(slot, coefficient) in terms {
                     let (tensor, begin) = self.place(slot, port)?;
                     if slot == Slot::Model && guided {
-                        sum.extend(guidance.coefficients.iter().enumerate().map(|(copy, of_copy)| Term {
+                        let of_copies = guidance.coefficients(&port.latents).iter().enumerate();
+                        sum.extend(of_copies.filter(|(_, of_copy)| **of_copy != 0.0).map(|(copy, of_copy)| Term {
                             tensor,
                             from: copy * elements + first,
                             coefficient: (coefficient * of_copy) as f32,
@@ -332,16 +379,14 @@ impl Denoiser {
         self.state.blend(&self.drawn.ports[0].latents, mask, self.of_pictures(), &mixed)
     }
 
-    /// The estimate of x0 of the first port that is drawn, not clipped: `x0[0]` latents + `x0[1]` prediction.
+    /// The estimate of x0 of all that is drawn, not clipped, as [`Denoiser::latents`] has it: `x0[0]` latents + `x0[1]` prediction.
     ///
     /// # Errors
     /// `DEVICE_LOST`.
     pub async fn preview(&self, x0: [f64; 2], guidance: &Guidance, guided: bool) -> Result<Vec<f32>> {
         let terms = [(Slot::Latents, x0[0]), (Slot::Model, x0[1])];
         self.combine(self.preview_slot(), &terms, guidance, guided, None)?;
-        let mut values = self.state.read(self.scratch(self.shape.scratch_slots)?).await?;
-        values.truncate(self.of_pictures());
-        Ok(values)
+        self.read(self.preview_slot()).await
     }
 
     /// One evaluation: the prediction of the latents at a network time, of those items that the pass needs.
@@ -357,16 +402,17 @@ impl Denoiser {
     ) -> Result<()> {
         let Batch { images, copies, .. } = self.shape.batch;
         let copies = if pass.guided { copies } else { 1 };
-        for port in &self.drawn.ports {
-            self.session.write_times(port.port.time, &vec![time; self.parts[0].len()])?;
+        for (i, port) in self.drawn.ports.iter().enumerate() {
+            self.session.write_times(port.port.time, &self.times(i, time, self.parts[0].clone()))?;
         }
         match helpers.filter(|_| self.workers() > 1) {
             None => {
-                for port in self.drawn.ports.iter().filter(|port| port.copied) {
+                for (i, port) in self.drawn.ports.iter().enumerate().filter(|(_, port)| port.copied) {
                     let elements = images * port.size;
-                    let latents = Term { tensor: &port.latents, from: 0, coefficient: 1.0 };
                     for copy in 1..copies {
-                        self.state.combine_from(&port.latents, copy * elements, elements, &[latents], None)?;
+                        let tensor = self.absent(copy, i).map_or(&port.latents, |absent| &absent.tensor);
+                        let values = Term { tensor, from: 0, coefficient: 1.0 };
+                        self.state.combine_from(&port.latents, copy * elements, elements, &[values], None)?;
                     }
                 }
                 self.run(pass.whole, images * copies, stopped).await

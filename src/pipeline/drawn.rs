@@ -2,6 +2,7 @@
 //! ..]` each; on the host image after image, the ports of one after the other, as generators draw them.
 
 use super::noise::Noise;
+use super::tensors::{NamedTensor, Values};
 use crate::model::{Recording, Sampled};
 use crate::plan::Plan;
 use crate::{Error, Result};
@@ -15,6 +16,8 @@ pub(super) struct Port {
     pub model: String,
     /// Elements of an image.
     pub size: usize,
+    /// Of an image.
+    pub shape: Vec<usize>,
     /// Of the output.
     pub channels: usize,
     /// Where it begins in tensors that hold all ports.
@@ -48,7 +51,8 @@ impl Drawn {
             let [latents, model] = [port.input, port.output].map(|id| plan.tensors[id.index()].name.clone());
             let (size, channels) = (of_image(plan, port.input), plan.shape(port.output)[1]);
             let copied = alone && plan.shape(port.input)[0] != images;
-            ports.push(Port { port, latents, model, size, channels, first, copied });
+            let shape = plan.shape(port.input)[1..].to_vec();
+            ports.push(Port { port, latents, model, size, shape, channels, first, copied });
             first += images * size;
         }
         match ports.is_empty() {
@@ -91,6 +95,23 @@ impl Drawn {
     /// The other way round.
     pub fn to_images(&self, values: &[f32]) -> Vec<f32> {
         self.reordered(values, |of_image, of_port| (of_port, of_image))
+    }
+
+    /// Where a port's values lie in those of an image.
+    pub fn within(&self, name: &str) -> Option<Range<usize>> {
+        let before: usize = self.ports.iter().take_while(|port| port.latents != name).map(|port| port.size).sum();
+        self.ports.iter().find(|port| port.latents == name).map(|port| before..before + port.size)
+    }
+
+    /// Values of all images as a tensor for each port.
+    pub fn named(&self, values: &[f32]) -> Vec<NamedTensor> {
+        let values = self.to_ports(values);
+        let of_port = |port: &Port| NamedTensor {
+            name: port.latents.clone(),
+            shape: Some([&[self.images], port.shape.as_slice()].concat()),
+            values: Values::Floats(values[port.first..port.first + self.images * port.size].to_vec()),
+        };
+        self.ports.iter().map(of_port).collect()
     }
 
     fn reordered(&self, values: &[f32], way: fn(usize, usize) -> (usize, usize)) -> Vec<f32> {

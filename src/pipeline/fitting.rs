@@ -16,11 +16,7 @@ const LEAST: usize = 8 << 20;
 ///
 /// # Errors
 /// As [`lower`].
-pub(super) fn fitting(
-    network: &Network,
-    mut batch: Batch,
-    capabilities: &Capabilities,
-) -> Result<(Recording, Program)> {
+pub fn fitting(network: &Network, mut batch: Batch, capabilities: &Capabilities) -> Result<(Recording, Program)> {
     loop {
         let recording = network.record(batch)?;
         let lowered = lower(&recording.plan, capabilities, &[]);

@@ -12,8 +12,13 @@ pub struct Guidance {
     pub copies: Vec<Vec<NamedTensor>>,
     /// For every copy, the coefficient of its output.
     pub coefficients: Vec<f64>,
-    /// What is given noise that is drawn anew at every evaluation, in the order of the draws: a copy, and its port.
+    /// Ports whose outputs have coefficients of their own.
+    pub of_port: Vec<(&'static str, Vec<f64>)>,
+    /// What is noise that is drawn anew at every evaluation, in the order of the draws: a copy, and its port. The port is given, or one
+    /// of those that are drawn: then it is absent from that copy, which has noise in its place.
     pub noise: Vec<(usize, &'static str)>,
+    /// The network's time of a port that is absent.
+    pub noise_time: f64,
     /// So many of the output's first channels are guided, the others are the first copy's; none: all.
     pub channels: Option<usize>,
     /// How far the guided output is rescaled to vary as the first copy's, 0 (not at all) to 1; costs a readback at every call.
@@ -23,7 +28,15 @@ pub struct Guidance {
 impl Guidance {
     /// Only the conditional copy.
     pub fn none(given: Vec<NamedTensor>) -> Guidance {
-        Guidance { copies: vec![given], coefficients: vec![1.0], noise: Vec::new(), channels: None, rescale: 0.0 }
+        Guidance {
+            copies: vec![given],
+            coefficients: vec![1.0],
+            of_port: Vec::new(),
+            noise: Vec::new(),
+            noise_time: 0.0,
+            channels: None,
+            rescale: 0.0,
+        }
     }
 
     /// `uncond + s (cond - uncond)`; s = 1 needs no unconditional copy.
@@ -34,6 +47,18 @@ impl Guidance {
             guidance.coefficients = guidance::expand(1.0, scale).to_vec();
         }
         guidance
+    }
+
+    /// The coefficients of a port's outputs.
+    pub(super) fn coefficients(&self, port: &str) -> &[f64] {
+        let own = self.of_port.iter().find(|(name, _)| *name == port);
+        own.map_or(&self.coefficients, |(_, coefficients)| coefficients)
+    }
+
+    /// The ports that are drawn and absent from a copy: what is noise and not given.
+    pub(super) fn absent(&self) -> Vec<(usize, &'static str)> {
+        let given = |copy: usize, port: &str| self.copies[copy].iter().any(|tensor| tensor.name == port);
+        self.noise.iter().copied().filter(|&(copy, port)| !given(copy, port)).collect()
     }
 
     /// The batch of so many images.

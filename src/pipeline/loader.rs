@@ -4,7 +4,7 @@ use super::components::{Arriving, Blueprint, Components};
 use super::device::{DeviceInfo, LoadOptions, Opened, Wanted, open};
 use super::words::Words;
 use super::{Info, Pipeline};
-use crate::package::{DENOISER, ENCODER, Manifest, TEXT_ENCODER, TOKENIZER};
+use crate::package::{DENOISER, Manifest, TEXT_ENCODER, TOKENIZER};
 use crate::weights::{Dtype, StoredFile};
 use crate::{Error, Result};
 use web_time::Instant;
@@ -87,9 +87,11 @@ impl Loader {
         for blueprint in blueprints.iter().filter(|_| options.keep_loaded) {
             arriving.push((blueprint.name, Arriving::new(blueprint, &device, compute)?));
         }
-        if !options.only_denoiser && manifest.encodes() {
-            // It comes with the first picture to start from, and is tested then.
-            blueprints.push(Blueprint::new(&manifest, ENCODER, &options)?);
+        if !options.only_denoiser {
+            // They come with the first request that needs them, and are tested then.
+            for name in manifest.on_demand() {
+                blueprints.push(Blueprint { on_demand: true, ..Blueprint::new(&manifest, name, &options)? });
+            }
         }
         let components = Components::new(device, compute, options.keep_loaded, blueprints);
         let dtype = options.dtype;
@@ -151,6 +153,6 @@ impl Loader {
             load_ms: self.began.elapsed().as_secs_f64() * 1e3,
             device: self.info,
         };
-        Pipeline::new(self.manifest, self.components, self.words, info)
+        Pipeline::new(self.manifest, self.components, self.words, None, info)
     }
 }

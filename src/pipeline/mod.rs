@@ -3,6 +3,7 @@
 //! A [`Loader`] opens a device and takes shards one by one; [`Loader::finish`] makes it a [`Pipeline`], whose
 //! [`Pipeline::generate`] turns a [`Request`] into [`Generated`] pictures.
 
+mod captions;
 mod component;
 mod components;
 mod conditions;
@@ -12,10 +13,13 @@ mod device;
 mod drawn;
 mod encoding;
 mod fitting;
+mod generation;
 mod guidance;
 mod helpers;
 mod loader;
+mod modes;
 mod noise;
+mod picture;
 pub mod pixels;
 mod preview;
 mod request;
@@ -26,16 +30,20 @@ mod shared;
 mod tensors;
 mod words;
 
+pub use captions::Caption;
 pub use component::{Component, stored_forms};
 pub use components::{Source, StoredFile};
 pub use denoiser::{Denoiser, Shape};
 #[cfg(feature = "gpu")]
 pub use device::capabilities;
 pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, Wanted, open as open_device};
+pub use fitting::fitting;
 pub use guidance::Guidance;
 pub use helpers::{Answer, Helpers};
 pub use loader::{Loader, Needed, files};
+pub use modes::Mode;
 pub use noise::Noise;
+pub use picture::Picture;
 pub use preview::Preview;
 pub use request::{LabelChoice, Preset, Prompt, Request};
 pub use result::{Generated, Info, Timings};
@@ -43,22 +51,20 @@ pub use savings::Pass;
 pub use tensors::{NamedTensor, Values};
 
 use crate::model::{Batch, Network};
-use crate::package::{DECODER, DENOISER, ENCODER, Manifest, PREVIEW_DECODER};
+use crate::package::{DECODER, DENOISER, ENCODER, Manifest};
 use crate::runtime::Device;
-use crate::sampler::{SamplerKind, SamplerSettings, guidance::needs_uncond, recipe};
+use crate::sampler::{SamplerKind, SamplerSettings};
 use crate::{Code, Error, Result};
+use captions::Captions;
 use components::Components;
-use conditions::Conditions;
-use decoding::DECODING;
-use encoding::Origin;
-use request::skipped;
-use sampling::{Control, Inputs, Mask, Picture, Readback, Stage, StepEvent, noise_for, sample};
+use sampling::Control;
 use std::rc::Rc;
-use web_time::Instant;
 use words::Words;
 
 /// The most images of one call.
 pub const MAX_COUNT: usize = 64;
+/// The most beams of a caption's search.
+pub const MAX_BEAMS: usize = 16;
 
 /// A model ready to generate.
 pub struct Pipeline {
@@ -66,6 +72,7 @@ pub struct Pipeline {
     components: Components,
     network: Network,
     words: Option<Words>,
+    captions: Option<Captions>,
     denoiser: Option<Denoiser>,
     /// Of what generating gives, and of what it can start from.
     picture_shape: [usize; 3],
@@ -74,13 +81,29 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    fn new(manifest: Manifest, components: Components, words: Option<Words>, info: Info) -> Result<Pipeline> {
+    fn new(
+        manifest: Manifest,
+        components: Components,
+        words: Option<Words>,
+        captions: Option<Captions>,
+        info: Info,
+    ) -> Result<Pipeline> {
         let network = manifest.network(DENOISER)?;
         let picture_shape =
             if components.network(DECODER).is_some() { manifest.picture_shape()? } else { network.image_shape() };
         let start_shape =
             if components.network(ENCODER).is_some() { manifest.start_shape()? } else { network.image_shape() };
-        Ok(Pipeline { manifest, components, network, words, denoiser: None, picture_shape, start_shape, info })
+        Ok(Pipeline {
+            manifest,
+            components,
+            network,
+            words,
+            captions,
+            denoiser: None,
+            picture_shape,
+            start_shape,
+            info,
+        })
     }
 
     /// Who brings components that are not loaded: where they do not stay loaded, or are needed in another arithmetic.
@@ -121,7 +144,7 @@ impl Pipeline {
 
     /// Guidance's scale where a request says nothing.
     pub fn usual_guidance(&self) -> f64 {
-        self.guidance_scale(&Request::default()).unwrap_or(1.0)
+        self.guidance_scale(&Request::default(), None).unwrap_or(1.0)
     }
 
     /// Where it runs.
@@ -234,167 +257,6 @@ impl Pipeline {
             self.components.clear();
         }
         generated
-    }
-
-    async fn run_stages(
-        &mut self,
-        request: &Request,
-        control: &mut Control<'_>,
-        helpers: Option<&dyn Helpers>,
-    ) -> Result<Generated> {
-        let began = Instant::now();
-        let count = request.count.unwrap_or(1);
-        if !(1..=MAX_COUNT).contains(&count) {
-            return Err(invalid(format!("count is {count}"), format!("Give a whole number from 1 to {MAX_COUNT}")));
-        }
-        let mut settings = self.settings(request);
-        let strength = request.strength()?;
-        settings.skip = strength.map_or(0, |strength| skipped(settings.steps, strength));
-        let recipe = recipe(&settings)?;
-        request.check(recipe.adaptive.is_some(), settings.sampler)?;
-        let cache = self.manifest.sampling.cache.as_ref().filter(|_| request.cache);
-        if request.cache && cache.is_none() {
-            let remedy = "Leave cache out, or calibrate the model with `uvit block-cache`";
-            return Err(invalid("cache is on, and the manifest has no calibrated schedule for it", remedy));
-        }
-        let cache = cache.cloned();
-        let origin = self.origin(request, count)?;
-        let mask = origin.as_ref().and_then(Origin::latent_mask);
-        let noise = noise_for(request.seed, request.seed_stride.unwrap_or(1), count)?;
-        let labels = self.labels(request, count)?;
-        let label = labels.as_ref().map(|labels| labels[0]).filter(|_| request.labels.is_none());
-        let guidance_scale = self.guidance_scale(request)?;
-
-        let device = self.components.device().clone();
-        let (dispatched, encoded, worked) = (device.dispatches(), device.encode_time(), device.multiply_adds());
-        let mut timings = Timings::default();
-        let mut warnings = Vec::new();
-        if request.negative_prompt.is_some() && !needs_uncond(guidance_scale) {
-            warnings.push("the negative prompt does nothing at guidanceScale 1".into());
-        }
-        let texts = self.texts(request, count, needs_uncond(guidance_scale))?;
-        if let (Some(texts), Some(words)) = (&texts, &mut self.words) {
-            let (all, stage) = (texts.all(), Instant::now());
-            let mut report = |step| {
-                let elapsed_ms = stage.elapsed().as_secs_f64() * 1e3;
-                (control.on_step)(StepEvent { stage: Stage::Text, step, steps: 1, elapsed_ms, values: None });
-            };
-            let learnt = words.learn(&all, &mut self.components, &mut || report(0), control.stopped).await?;
-            if learnt.ran {
-                timings.text_ms = stage.elapsed().as_secs_f64() * 1e3;
-                report(1);
-            }
-            warnings.extend(learnt.warnings);
-        }
-
-        let Conditions { guidance, drawn } = self.conditions(request, labels, texts.as_ref(), count, guidance_scale)?;
-        let picture = match &origin {
-            Some(origin) => Some(origin.latents(&mut self.components, control, &mut timings, &mut warnings).await?),
-            None => None,
-        };
-        let mut last = 0.0;
-        let guided = guidance.copies.len() > 1;
-        // Helpers keep nothing between their forwards.
-        let helpers = helpers.filter(|_| cache.is_none());
-        let batch = guidance.batch(count);
-        let shape = Shape {
-            batch,
-            drawn,
-            scratch_slots: recipe.scratch_slots,
-            workers: (1 + helpers.map_or(0, Helpers::count)).min(batch.items()),
-            outer: cache.as_ref().map(|cache| cache.outer),
-            masked: mask.is_some(),
-        };
-        let mut inputs = Inputs {
-            guidance,
-            start: request.start.as_deref(),
-            picture: picture.as_deref().map(|values| Picture {
-                values,
-                mask: mask.as_deref().map(|values| Mask {
-                    values,
-                    fresh_noise: request.fresh_noise,
-                    from_noise: settings.skip == 0,
-                }),
-            }),
-            noise,
-            readback: Readback::None,
-            passes: savings::passes(&recipe, settings.time_scale, guided, request.guidance_interval, cache.as_ref()),
-        };
-        let component = self.components.get(DENOISER, control.stopped).await?;
-        if self.denoiser.as_ref().is_none_or(|denoiser| *denoiser.shape() != shape) {
-            self.denoiser = None;
-            component.release();
-            self.denoiser = Some(Denoiser::new(component, shape).await?);
-        }
-        let denoiser = self.denoiser.as_mut().ok_or_else(|| Error::internal("nothing is prepared"))?;
-        if request.preview {
-            let (components, stopped) = (&mut self.components, control.stopped);
-            let preview =
-                Preview::new(&self.manifest, components, self.network.image_shape(), &mut warnings, stopped).await?;
-            inputs.readback = Readback::Preview(preview);
-        }
-        let mut on_step = |event: StepEvent| {
-            timings.step_ms.push(event.elapsed_ms - last);
-            last = event.elapsed_ms;
-            (control.on_step)(event);
-        };
-        let mut watch = Control { on_step: &mut on_step, stopped: control.stopped };
-        let sampled = sample(denoiser, &recipe, inputs, &mut watch, helpers).await;
-        let (workers, of_image, of_picture) =
-            (denoiser.workers(), denoiser.drawn.of_image(), denoiser.drawn.of_picture());
-        if !self.components.stay() {
-            self.denoiser = None;
-        }
-        self.components.done(DENOISER);
-        self.components.done(PREVIEW_DECODER);
-        let mut values: Vec<f32> = Vec::with_capacity(count * of_picture);
-        for image in sampled?.chunks(of_image) {
-            values.extend(&image[..of_picture]);
-        }
-
-        if self.components.network(DECODER).is_some() {
-            let stage = Instant::now();
-            let latent_shape = self.network.image_shape();
-            let (decoded, more) = DECODING.run(&mut self.components, &values, latent_shape, control).await?;
-            values = decoded.values;
-            if let Some(origin) = &origin {
-                origin.keep(&mut values);
-            }
-            warnings.extend(more);
-            timings.decode_ms = stage.elapsed().as_secs_f64() * 1e3;
-        }
-        timings.total_ms = began.elapsed().as_secs_f64() * 1e3;
-        timings.encode_ms = (device.encode_time() - encoded).as_secs_f64() * 1e3;
-        let [channels, height, width] = self.picture_shape;
-        Ok(Generated {
-            values,
-            count,
-            channels,
-            height,
-            width,
-            label,
-            label_name: self.manifest.labels.iter().find(|l| Some(l.index) == label).map(|l| l.name.clone()),
-            prompt: request.prompt.clone(),
-            negative_prompt: request.negative_prompt.clone(),
-            steps: settings.steps,
-            guidance_scale,
-            seed: request.seed,
-            sampler: settings.sampler,
-            grid: settings.walked(),
-            eta: settings.eta,
-            churn: settings.churn,
-            strength,
-            masked: mask.is_some(),
-            guidance_rescale: request.guidance_rescale,
-            guidance_interval: request.guidance_interval.filter(|_| needs_uncond(guidance_scale)),
-            cache: request.cache,
-            workers,
-            warnings,
-            timings,
-            dispatches: device.dispatches() - dispatched,
-            multiply_adds: device.multiply_adds() - worked,
-            info: self.info.clone(),
-        })
     }
 }
 

@@ -1,12 +1,29 @@
 //! What a step shows of pictures that are not done: of pixels the estimate itself; of latents what the model's preview decoder makes of
-//! it, or a linear map, or else their own channels. A preview never fails a generation.
+//! it, or a linear map, or else their own channels; of text latents the likeliest words. A preview never fails a generation.
 
+use super::captions::Captions;
 use super::components::Components;
 use super::decoding::DECODING;
-use super::sampling::Snapshot;
+use super::sampling::{Snapshot, StepEvent};
 use crate::model::Batch;
 use crate::package::{LatentRgb, Manifest, PREVIEW_DECODER};
 use crate::{Code, Error, Result};
+use std::ops::Range;
+use std::time::Duration;
+use web_time::Instant;
+
+/// Telling texts takes at most one part in so many of the time, but for the first.
+const TELLING: u32 = 5;
+
+/// How an image's estimate lies: the latents of its picture first, those of its text within.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Parts {
+    /// Elements of all.
+    pub of_image: usize,
+    /// `[channels, height, width]`
+    pub picture: Option<[usize; 3]>,
+    pub text: Option<Range<usize>>,
+}
 
 /// How estimates become pictures.
 pub struct Preview<'a> {
@@ -14,27 +31,32 @@ pub struct Preview<'a> {
     linear: Option<&'a LatentRgb>,
     /// Whether there is a preview decoder that has not failed.
     decodes: bool,
-    /// `[channels, height, width]` of an estimate.
-    shape: [usize; 3],
+    parts: Parts,
+    captions: Option<&'a mut Captions>,
+    /// What was told last, and when to tell again.
+    told: (Vec<String>, Option<Instant>),
     warnings: &'a mut Vec<String>,
 }
 
 impl<'a> Preview<'a> {
-    /// Of a model whose estimates have this shape. Makes the decoder ready: nothing is loaded or compiled between steps.
+    /// Of a model whose estimates lie so. Makes the decoder ready: nothing is loaded or compiled between steps.
     ///
     /// # Errors
     /// `ABORTED`.
     pub(super) async fn new(
         manifest: &'a Manifest,
         components: &'a mut Components,
-        shape: [usize; 3],
+        captions: Option<&'a mut Captions>,
+        parts: Parts,
         warnings: &'a mut Vec<String>,
         stopped: &dyn Fn() -> bool,
     ) -> Result<Preview<'a>> {
-        let decodes = components.network(PREVIEW_DECODER).is_some();
-        let mut preview = Preview { components, linear: manifest.preview.as_ref(), decodes, shape, warnings };
-        if decodes {
-            let batch = Batch { size: Some([shape[1], shape[2]]), ..Batch::plain(1) };
+        let decodes = components.network(PREVIEW_DECODER).is_some() && parts.picture.is_some();
+        let captions = captions.filter(|_| parts.text.is_some());
+        let linear = manifest.preview.as_ref();
+        let mut preview = Preview { components, linear, decodes, parts, captions, told: (Vec::new(), None), warnings };
+        if let (true, Some([_, height, width])) = (decodes, preview.parts.picture) {
+            let batch = Batch { size: Some([height, width]), ..Batch::plain(1) };
             let ready = match preview.components.get(PREVIEW_DECODER, stopped).await {
                 Ok(decoder) => decoder.prepare(batch).await.err(),
                 Err(error) => Some(error),
@@ -54,20 +76,45 @@ impl<'a> Preview<'a> {
         Ok(())
     }
 
-    /// The pictures of estimates `[count, channels, height, width]`.
+    /// Adds to an event what is shown of estimates, image by image.
     ///
     /// # Errors
     /// `ABORTED`; what else goes wrong is a warning.
-    pub(super) async fn show(&mut self, estimates: Vec<f32>, stopped: &dyn Fn() -> bool) -> Result<Snapshot> {
+    pub(super) async fn show(
+        &mut self,
+        estimates: Vec<f32>,
+        event: &mut StepEvent,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<()> {
+        let of_image = self.parts.of_image;
+        let part = |range: Range<usize>| -> Vec<f32> {
+            estimates.chunks(of_image).flat_map(|image| &image[range.clone()]).copied().collect()
+        };
+        if let Some(shape) = self.parts.picture {
+            event.values = Some(self.pictures(part(0..shape.iter().product()), shape, stopped).await?);
+        }
+        if let Some(text) = self.parts.text.clone() {
+            self.tell(part(text), stopped).await?;
+            event.texts.clone_from(&self.told.0);
+        }
+        Ok(())
+    }
+
+    async fn pictures(
+        &mut self,
+        estimates: Vec<f32>,
+        shape: [usize; 3],
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Snapshot> {
         if self.decodes {
-            match self.decoded(&estimates, stopped).await {
+            match self.decoded(&estimates, shape, stopped).await {
                 Ok(shown) => return Ok(shown),
                 Err(error) => self.give_up(error)?,
             }
         }
-        let [channels, height, width] = self.shape;
+        let [channels, height, width] = shape;
         let Some(linear) = self.linear else {
-            return Ok(Snapshot { values: estimates, shape: self.shape.to_vec() });
+            return Ok(Snapshot { values: estimates, shape: shape.to_vec() });
         };
         let mut values = Vec::new();
         for image in estimates.chunks(channels * height * width) {
@@ -76,12 +123,32 @@ impl<'a> Preview<'a> {
         Ok(Snapshot { values, shape: vec![3, height, width] })
     }
 
-    async fn decoded(&mut self, estimates: &[f32], stopped: &dyn Fn() -> bool) -> Result<Snapshot> {
+    async fn decoded(&mut self, estimates: &[f32], shape: [usize; 3], stopped: &dyn Fn() -> bool) -> Result<Snapshot> {
         let decoder = self.components.loaded(PREVIEW_DECODER)?;
         let mut shown = Snapshot::default();
-        for image in estimates.chunks(self.shape.iter().product()) {
-            DECODING.add(decoder, image, self.shape, stopped, &mut shown).await?;
+        for image in estimates.chunks(shape.iter().product()) {
+            DECODING.add(decoder, image, shape, stopped, &mut shown).await?;
         }
         Ok(shown)
+    }
+
+    async fn tell(&mut self, latents: Vec<f32>, stopped: &dyn Fn() -> bool) -> Result<()> {
+        let began = Instant::now();
+        let Some(captions) = &mut self.captions else { return Ok(()) };
+        if self.told.1.is_some_and(|next| began < next) {
+            return Ok(());
+        }
+        match captions.tell(self.components, &latents, 1, &mut |_, _| {}, stopped).await {
+            Ok(told) => {
+                let took: Duration = began.elapsed();
+                self.told = (told.into_iter().map(|caption| caption.text).collect(), Some(began + took * TELLING));
+            }
+            Err(error) if error.code == Code::Aborted => return Err(error),
+            Err(error) => {
+                self.captions = None;
+                self.warnings.push(["texts are not previewed: ", &error.cause].concat());
+            }
+        }
+        Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! What callers ask for.
 
 use super::invalid;
+use super::modes::Mode;
+use super::picture::Picture;
 use crate::decimal::decimal;
 use crate::json::{self, Fields, Read, Value, Write};
 use crate::sampler::{SamplerKind, Spacing};
@@ -158,6 +160,15 @@ pub struct Request {
     /// How far the guided output is rescaled to vary as the unguided one, 0 to 1 (`guidance_rescale` in diffusers); it costs a
     /// readback at every step.
     pub guidance_rescale: f64,
+    /// For a UniDiffuser: what is drawn, and out of what. None: pictures of a prompt, texts of an image, or both, of nothing.
+    pub mode: Option<Mode>,
+    /// The picture that a mode starts from: its middle square is taken.
+    pub image: Option<Picture>,
+    /// Beams of the search that turns text latents into texts, 1 to [`super::MAX_BEAMS`]; 1 takes the likeliest token every time.
+    /// None: the caption decoder's own number.
+    pub beams: Option<usize>,
+    /// Whether the result holds what was drawn, before it was decoded.
+    pub latents: bool,
 }
 
 /// All but the arrays.
@@ -185,6 +196,10 @@ impl Read for Request {
             guidance_rescale: fields.or("guidanceRescale", 0.0)?,
             prompt: fields.optional("prompt")?,
             negative_prompt: fields.optional("negativePrompt")?,
+            mode: fields.named("mode")?,
+            beams: fields.optional("beams")?,
+            latents: fields.or("latents", false)?,
+            image: None,
             context: None,
             null_context: None,
             start: None,
@@ -271,7 +286,7 @@ mod tests {
         let all = json!({
             "label": "cat", "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "grid": "log_snr", "eta": 0.5, "churn": 2,
             "preset": "draft", "guidanceInterval": [0, 0.5], "cache": true, "preview": true, "floatPixels": true, "strength": 0.25, "freshNoise": true,
-            "guidanceRescale": 0.7, "prompt": "a cat", "negativePrompt": ["", "dogs", "mice"],
+            "guidanceRescale": 0.7, "prompt": "a cat", "negativePrompt": ["", "dogs", "mice"], "mode": "t2i2t", "beams": 3, "latents": true,
         });
         let read = Request::read(&all).unwrap();
         let want = Request {
@@ -300,6 +315,10 @@ mod tests {
             context: None,
             null_context: None,
             guidance_rescale: 0.7,
+            mode: Some(Mode::TextVariation),
+            image: None,
+            beams: Some(3),
+            latents: true,
         };
         assert_eq!(format!("{read:?}"), format!("{want:?}"));
         let nothing = Request::read(&json!({ "label": null, "steps": null })).unwrap();
@@ -314,6 +333,8 @@ mod tests {
             (json!({ "preset": 1 }), "preset: 1 is no text"),
             (json!({ "guidanceInterval": [0] }), "guidanceInterval: 1 values, 2 are needed"),
             (json!({ "prompt": 7 }), "prompt: 7 is no text"),
+            (json!({ "mode": "both" }), "mode: there is no mode \"both\""),
+            (json!({ "beams": "many" }), "beams: \"many\" is no whole number"),
             (json!({ "negativePrompt": ["a", {}] }), "negativePrompt: [1]: {} is no text"),
             (json!({ "cache": "yes" }), "cache: \"yes\" is neither true nor false"),
             (json!(7), "7 is no object"),

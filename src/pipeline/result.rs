@@ -1,5 +1,8 @@
 //! Pictures, and how they came about.
 
+use super::captions::Caption;
+use super::modes::Mode;
+use super::tensors::NamedTensor;
 use super::{DeviceInfo, Prompt, pixels};
 use crate::json::{self, Value, Write};
 use crate::plan::Compute;
@@ -29,11 +32,17 @@ pub struct Info {
     pub device: DeviceInfo,
 }
 
-/// Pictures and how they came about.
+/// Pictures, texts or both, and how they came about.
 #[derive(Clone, Debug)]
 pub struct Generated {
-    /// `[count, channels, height, width]`, about [-1, 1], not clipped.
+    /// `[count, channels, height, width]`, about [-1, 1], not clipped; empty for a mode that gives no pictures.
     pub values: Vec<f32>,
+    /// One for each image; empty for models and modes that give no texts.
+    pub texts: Vec<Caption>,
+    /// What was drawn, by the network's ports, `[count, ..]` each, if asked for.
+    pub latents: Vec<NamedTensor>,
+    /// For models that have several.
+    pub mode: Option<Mode>,
     /// Images.
     pub count: usize,
     /// Of each image.
@@ -101,6 +110,8 @@ pub struct Timings {
     pub encoding_ms: f64,
     /// Decoding latents, 0 where there are none.
     pub decode_ms: f64,
+    /// Telling texts, 0 where there are none.
+    pub caption_ms: f64,
     /// What encoding and submitting to a GPU took of all that, 0 on the CPU.
     pub encode_ms: f64,
 }
@@ -134,6 +145,8 @@ impl Write for Generated {
             ("labelName", self.label_name.as_deref().into()),
             ("prompt", self.prompt.write()),
             ("negativePrompt", self.negative_prompt.write()),
+            ("mode", self.mode.map(Mode::as_str).into()),
+            ("texts", self.texts.iter().map(|caption| caption.text.as_str()).collect()),
             ("steps", self.steps.into()),
             ("guidanceScale", self.guidance_scale.into()),
             ("seed", self.seed.into()),
@@ -164,6 +177,7 @@ impl Write for Timings {
             ("textMs", self.text_ms.into()),
             ("encodingMs", self.encoding_ms.into()),
             ("decodeMs", self.decode_ms.into()),
+            ("captionMs", self.caption_ms.into()),
             ("encodeMs", self.encode_ms.into()),
         ])
     }
@@ -209,6 +223,9 @@ mod tests {
         };
         let generated = Generated {
             values: vec![0.0; 3],
+            texts: vec![Caption { ids: vec![7], text: "a hat".into(), ended: true }],
+            latents: Vec::new(),
+            mode: Some(Mode::Joint),
             count: 1,
             channels: 3,
             height: 1,
@@ -237,6 +254,7 @@ mod tests {
                 text_ms: 0.5,
                 encoding_ms: 0.0,
                 decode_ms: 0.0,
+                caption_ms: 0.25,
                 encode_ms: 0.0,
             },
             dispatches: 0,
@@ -246,8 +264,9 @@ mod tests {
         let mut want = json::json!({
             "count": 1, "channels": 3, "height": 1, "width": 1, "label": 5, "labelName": null, "steps": 2,
             "prompt": "a cat", "negativePrompt": null, "warnings": ["beware"],
+            "mode": "joint", "texts": ["a hat"],
             "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "grid": "time_uniform", "eta": 0.5, "churn": 0.0, "strength": 0.5, "masked": false, "guidanceRescale": 0.0,
-            "guidanceInterval": [0.0, 0.5], "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "textMs": 0.5, "encodingMs": 0.0, "decodeMs": 0.0, "encodeMs": 0.0 },
+            "guidanceInterval": [0.0, 0.5], "cache": false, "workers": 1, "timings": { "totalMs": 3.0, "stepMs": [1.0, 2.0], "textMs": 0.5, "encodingMs": 0.0, "decodeMs": 0.0, "captionMs": 0.25, "encodeMs": 0.0 },
             "dispatches": 0, "multiplyAdds": 1u64 << 40, "name": "cats", "dtype": "q8", "compute": "quality",
             "threads": 2, "bytes": 3, "parameters": 4, "modelHash": "ab", "loadMs": 1.5, "device": "cpu",
             "deviceReason": "asked for",

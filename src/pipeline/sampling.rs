@@ -44,6 +44,8 @@ pub enum Stage {
     Sampling,
     /// Latents become pixels.
     Decoding,
+    /// Latents become texts, token by token.
+    Captioning,
 }
 
 impl Stage {
@@ -54,6 +56,7 @@ impl Stage {
             Stage::Encoding => "encoding",
             Stage::Sampling => "sampling",
             Stage::Decoding => "decoding",
+            Stage::Captioning => "captioning",
         }
     }
 }
@@ -71,6 +74,17 @@ pub struct StepEvent {
     pub elapsed_ms: f64,
     /// What [`Readback`] asked for.
     pub values: Option<Snapshot>,
+    /// Of texts that are drawn what is known of them, one for each image: while sampling those of the estimate, where a preview is
+    /// asked for; while captioning, what is told so far.
+    pub texts: Vec<String>,
+}
+
+impl StepEvent {
+    /// Without anything to show.
+    pub(super) fn new(stage: Stage, step: usize, steps: usize, began: Instant) -> StepEvent {
+        let elapsed_ms = began.elapsed().as_secs_f64() * 1e3;
+        StepEvent { stage, step, steps, elapsed_ms, values: None, texts: Vec::new() }
+    }
 }
 
 /// How the caller watches and stops the loop.
@@ -110,7 +124,7 @@ pub struct Inputs<'a> {
     /// A picture that this noise is mixed into, by the recipe's first level.
     pub picture: Option<Picture<'a>>,
     /// Where noise comes from.
-    pub noise: Noise,
+    pub noise: &'a mut Noise,
     /// What to read back at every step.
     pub readback: Readback<'a>,
     /// What each evaluation runs; empty: all of them everything.
@@ -132,7 +146,7 @@ pub async fn sample(
     let began = Instant::now();
     let (elements, count) = (denoiser.elements(), denoiser.shape().batch.images);
     // Drawn whether it is used or not: what the first stochastic step draws does not depend on where the start came from.
-    let noise = denoiser.drawn.start(&mut inputs.noise);
+    let noise = denoiser.drawn.start(inputs.noise);
     let mut start = match inputs.start {
         Some(values) if values.len() == elements && values.iter().all(|v| v.is_finite()) => values.to_vec(),
         Some(values) if values.len() == elements => {
@@ -232,9 +246,8 @@ impl Walk {
             match instruction {
                 Step::Eval { network_time, x0 } => {
                     self.pass = inputs.passes.get(self.step).copied().unwrap_or(self.everything);
-                    if self.pass.guided {
-                        denoiser.renew(&inputs.guidance, &mut inputs.noise)?;
-                    }
+                    let copies = if self.pass.guided { inputs.guidance.copies.len() } else { 1 };
+                    denoiser.renew(&inputs.guidance, inputs.noise, copies)?;
                     denoiser.evaluate(*network_time, self.pass, helpers, control.stopped).await?;
                     turn().await;
                     if (control.stopped)() {
@@ -261,29 +274,24 @@ impl Walk {
                         let last = self.arrived == self.arrivals;
                         let (alpha_t, sigma_t) = if last { (1.0, 0.0) } else { (*alpha_t, *sigma_t) };
                         if mask.fresh_noise && !last {
-                            denoiser.renew_kept(&denoiser.drawn.noise(&mut inputs.noise))?;
+                            denoiser.renew_kept(&denoiser.drawn.noise(inputs.noise))?;
                         }
                         denoiser.keep(alpha_t, sigma_t)?;
                     }
                 }
-                Step::Noise { out } => denoiser.write(*out, &denoiser.drawn.noise(&mut inputs.noise))?,
+                Step::Noise { out } => denoiser.write(*out, &denoiser.drawn.noise(inputs.noise))?,
             }
             if called && matches!(steps.peek(), None | Some(Step::Eval { .. })) {
-                let values = match (&mut inputs.readback, preview.take()) {
-                    (Readback::Preview(preview), Some(x0)) => Some(preview.show(x0, control.stopped).await?),
+                let mut event = StepEvent::new(Stage::Sampling, self.step, expected, self.began);
+                match (&mut inputs.readback, preview.take()) {
+                    (Readback::Preview(preview), Some(x0)) => preview.show(x0, &mut event, control.stopped).await?,
                     (Readback::Latents, _) => {
-                        Some(Snapshot { values: denoiser.latents().await?, shape: denoiser.picture_shape().to_vec() })
+                        let shape = denoiser.picture_shape().to_vec();
+                        event.values = Some(Snapshot { values: denoiser.latents().await?, shape });
                     }
-                    _ => None,
-                };
-                let elapsed_ms = self.began.elapsed().as_secs_f64() * 1e3;
-                (control.on_step)(StepEvent {
-                    stage: Stage::Sampling,
-                    step: self.step,
-                    steps: expected,
-                    elapsed_ms,
-                    values,
-                });
+                    _ => {}
+                }
+                (control.on_step)(event);
             }
         }
         Ok(())

@@ -28,9 +28,12 @@ impl Denoiser {
         let inputs = |items: &Range<usize>| -> Vec<Vec<f32>> {
             let mut begin = 0;
             let mut inputs = Vec::with_capacity(self.drawn.ports.len());
-            for port in &self.drawn.ports {
+            for (p, port) in self.drawn.ports.iter().enumerate() {
                 let images = latents.len() / of_image;
-                let item = |i: usize| &latents[i % images * of_image + begin..][..port.size];
+                let item = |i: usize| match self.absent(i / images, p) {
+                    Some(absent) => &absent.values[i % images * port.size..][..port.size],
+                    None => &latents[i % images * of_image + begin..][..port.size],
+                };
                 inputs.push(items.clone().flat_map(item).copied().collect());
                 begin += port.size;
             }
@@ -40,12 +43,12 @@ impl Denoiser {
         let mut pending = Vec::with_capacity(parts.len() - 1);
         for (index, items) in parts[1..].iter().enumerate() {
             let mut tensors: Vec<NamedTensor> = self.given.iter().map(|tensor| rows(tensor, items, all)).collect();
-            for (port, values) in self.drawn.ports.iter().zip(inputs(items)) {
+            for (p, (port, values)) in self.drawn.ports.iter().zip(inputs(items)).enumerate() {
                 tensors.push(NamedTensor::new(name_of(port.port.input), Values::Floats(values)));
                 let time_port = name_of(port.port.time);
                 // Several ports may have one time.
                 if !tensors.iter().any(|tensor| tensor.name == time_port) {
-                    tensors.push(NamedTensor::new(time_port, Values::Times(vec![time; items.len()])));
+                    tensors.push(NamedTensor::new(time_port, Values::Times(self.times(p, time, items.clone()))));
                 }
             }
             pending.push(helpers.forward(index, tensors, outputs.clone()));

@@ -7,6 +7,7 @@ mod devices;
 mod folders;
 #[path = "../odd_model/mod.rs"]
 mod odd_model;
+mod published;
 mod small;
 
 use odd_model::{fresh, listing};

@@ -73,7 +73,7 @@ pub fn manifest(data: &[u8]) {
     let _ = manifest.check_task();
     let _ = manifest.model_hash(None);
     let _ = recipe(&manifest.sampling.settings());
-    for name in manifest.stages() {
+    for name in manifest.runs() {
         if let Ok(recording) = manifest.network(name).and_then(|network| network.record(manifest.one(name)?)) {
             // A page does not check what it records.
             recording.plan.validate().unwrap();

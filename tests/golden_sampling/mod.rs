@@ -60,12 +60,13 @@ pub async fn draw_by(device: &Device, sampler: SamplerKind, start: Option<&[f32]
         workers: 1,
         outer: None,
         masked: false,
+        absent: Vec::new(),
     };
     let inputs = Inputs {
         guidance,
         start,
         picture: None,
-        noise: noise_for(11, 1, 2).unwrap(),
+        noise: &mut noise_for(11, 1, 2).unwrap(),
         readback: Readback::None,
         passes: Vec::new(),
     };

@@ -209,6 +209,7 @@ pub async fn rounds(device: &Device, compute: Compute) {
             workers: 1,
             outer: Some(1),
             masked: false,
+            absent: Vec::new(),
         };
         let mut denoiser = Denoiser::new(&mut component, shape).await.unwrap();
         denoiser.give(&guidance).unwrap();

@@ -1,5 +1,6 @@
 //! Which of a file's sets of weights a network gets, and what is said about it.
 
+use super::names::Spelling;
 use super::sets::{Set, USUAL, WRAPPERS, is_ema, sets, without_wrappers};
 use super::{Checkpoint, Code, Error, File, Listed, Result, bad};
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,12 +56,14 @@ pub fn few<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.join(", ")
 }
 
-/// A file's tensors by the network's names, and what to say about them. `alone`: the file is this network's and no other's.
+/// A file's tensors by the names that they have there, and what to say about them. `alone`: the file is this network's and no
+/// other's.
 pub fn choose(
     file: &File,
     expected: &[(&str, &[usize])],
     weights: &Weights,
     alone: bool,
+    spelling: &Spelling,
 ) -> Result<(BTreeMap<String, usize>, Option<String>)> {
     let all = sets(file, expected, weights)?;
     let (pool, average) = pool(file, &all, weights, expected)?;
@@ -97,7 +100,7 @@ pub fn choose(
         let cause = format!("it holds several sets of weights: {}, {}", chosen.called(), rivals.join(", "));
         return Err(bad(&file.path, cause, "Choose one of them with --weights KEY"));
     }
-    strangers(file, chosen, &all, expected, alone)?;
+    strangers(file, chosen, &all, expected, alone, spelling)?;
     let names = chosen.found.iter().map(|(&name, &i)| (name.to_owned(), i)).collect();
     Ok((names, report(file, chosen, &all, expected.len())))
 }
@@ -167,7 +170,14 @@ fn remedy(average: bool) -> &'static str {
 }
 
 /// Tensors where only the network's should be: in a file that it shares, those whose names begin as some of its own do.
-fn strangers(file: &File, chosen: &Set, all: &[Set], expected: &[(&str, &[usize])], alone: bool) -> Result<()> {
+fn strangers(
+    file: &File,
+    chosen: &Set,
+    all: &[Set],
+    expected: &[(&str, &[usize])],
+    alone: bool,
+    spelling: &Spelling,
+) -> Result<()> {
     let first = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
     let own: BTreeSet<String> = expected.iter().map(|(name, _)| first(name)).collect();
     let others: Vec<&Set> = all
@@ -180,6 +190,7 @@ fn strangers(file: &File, chosen: &Set, all: &[Set], expected: &[(&str, &[usize]
             || !tensor.dtype.is_float()
             || !alone && !own.contains(&first(name))
             || BOOKKEEPING.contains(&name)
+            || spelling.is_beside(name)
             || others.iter().any(|set| set.prefix.len() > chosen.prefix.len() && tensor.name.starts_with(set.prefix));
         if !known {
             let cause = format!("tensor {} {:?} is none of the network's", tensor.full_name(), tensor.shape);

@@ -192,8 +192,8 @@ impl File {
 /// A network's weights in a file: found, of the right shapes and dtypes, and not yet read.
 pub struct Found {
     file: File,
-    /// Positions by the network's names.
-    places: BTreeMap<String, usize>,
+    /// Positions by the network's names: of tensors that the file keeps apart, one below the other, several.
+    places: BTreeMap<String, Vec<usize>>,
     /// What was taken and what else there was; none if the file holds these weights alone under their own names.
     pub report: Option<String>,
 }
@@ -202,12 +202,14 @@ impl Source for Found {
     fn values(&mut self, name: &str) -> Result<Vec<f32>> {
         let mut all = Vec::new();
         for name in joined(name) {
-            let at = self.places.get(&name).copied();
-            let at = at.ok_or_else(|| Error::internal(format!("tensor {name} is none of the network's")))?;
-            let values = self.file.values(at)?;
-            finite(&name, &values)?;
-            // Most are one tensor, which may be large.
-            all = if all.is_empty() { values } else { [all, values].concat() };
+            let places = self.places.get(&name);
+            let places = places.ok_or_else(|| Error::internal(format!("tensor {name} is none of the network's")))?;
+            for &at in places {
+                let values = self.file.values(at)?;
+                finite(&name, &values)?;
+                // Most are one tensor, which may be large.
+                all = if all.is_empty() { values } else { [all, values].concat() };
+            }
         }
         Ok(all)
     }
@@ -275,20 +277,28 @@ fn find_in(path: &Path, network: &Network, weights: &Weights, alone: bool) -> Re
     let mut file = File::open(path)?;
     let plan = network.record(Batch::plain(1))?.plan;
     let sources: Vec<(String, Vec<usize>)> = plan.published().flat_map(|weight| weight.sources()).collect();
-    let spelled = spell(&file, network, &sources);
-    let expected: Vec<(&str, &[usize])> =
-        spelled.iter().zip(&sources).map(|(name, (_, shape))| (name.as_str(), shape.as_slice())).collect();
-    let (mut found, report) = choice::choose(&file, &expected, weights, alone)?;
-    let own = spelled.iter().zip(&sources).filter_map(|(name, (own, _))| Some((own.clone(), found.remove(name)?)));
-    let places: BTreeMap<String, usize> = own.collect();
+    let (spelling, spelled) = spell(&file, network, &sources);
+    let mut parts: Vec<(&str, Vec<usize>)> = Vec::new();
+    for (names, (_, shape)) in spelled.iter().zip(&sources) {
+        let mut shape = shape.clone();
+        shape[0] /= names.len();
+        parts.extend(names.iter().map(|name| (name.as_str(), shape.clone())));
+    }
+    let expected: Vec<(&str, &[usize])> = parts.iter().map(|(name, shape)| (*name, shape.as_slice())).collect();
+    let (mut found, report) = choice::choose(&file, &expected, weights, alone, &spelling)?;
+    let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (names, (own, _)) in spelled.iter().zip(&sources) {
+        let all = names.iter().filter_map(|name| found.remove(name)).collect();
+        places.insert(own.clone(), all);
+    }
     let mut taken: Vec<(&Place, &str)> = Vec::new();
-    for &i in places.values() {
+    for &i in places.values().flatten() {
         if !file.tensors[i].dtype.is_float() {
             return Err(file.no_float(i));
         }
         file.check(i)?;
     }
-    for (name, &i) in &places {
+    for (name, &i) in places.iter().flat_map(|(name, all)| all.iter().map(move |i| (name, i))) {
         let place = &file.tensors[i].place;
         if let Some((_, other)) = taken.iter().find(|(other, _)| other.overlaps(place)) {
             let cause = format!("tensors {other} and {name} lie in one storage");
@@ -303,19 +313,26 @@ fn find_in(path: &Path, network: &Network, weights: &Weights, alone: bool) -> Re
     Ok(Found { file, places, report })
 }
 
-/// The names that a network's tensors have in a file: of its spellings the one that finds the most.
-fn spell(file: &File, network: &Network, sources: &[(String, Vec<usize>)]) -> Vec<String> {
+/// The names that a network's tensors have in a file, several of one tensor where the file keeps its parts apart: of its spellings
+/// the one that finds the most.
+fn spell(file: &File, network: &Network, sources: &[(String, Vec<usize>)]) -> (names::Spelling, Vec<Vec<String>>) {
     let there = |name: &&String| {
         let is = |tensor: &Listed| {
             tensor.name.strip_suffix(name.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('.'))
         };
         file.tensors.iter().any(is)
     };
-    let spelled = names::Spelling::of(network)
-        .into_iter()
-        .map(|spelling| sources.iter().map(|(name, _)| spelling.spell(name)).collect::<Vec<String>>());
-    // The first of those that find as many, which is the network's own.
-    spelled.rev().max_by_key(|names| names.iter().filter(there).count()).unwrap_or_default()
+    let mut best: Option<(usize, names::Spelling, Vec<Vec<String>>)> = None;
+    for spelling in names::Spelling::of(network) {
+        let names: Vec<Vec<String>> = sources.iter().map(|(name, _)| joined(&spelling.spell(name))).collect();
+        // A tensor counts once, in however many parts it lies.
+        let found = names.iter().filter(|parts| parts.iter().all(|name| there(&name))).count();
+        // The first of those that find as many, which is the network's own.
+        if best.as_ref().is_none_or(|(most, ..)| found > *most) {
+            best = Some((found, spelling, names));
+        }
+    }
+    best.map_or_else(Default::default, |(_, spelling, names)| (spelling, names))
 }
 
 /// Reads a network's weights from a file and checks them.

@@ -1,5 +1,6 @@
 //! One network's tensors under the names of several libraries. Networks use one of them, for autoencoders diffusers'; a file
-//! has another: the code that they were published with first (CompVis/latent-diffusion), and diffusers before 0.17.
+//! has another: the code that they were published with first (CompVis/latent-diffusion), and diffusers before 0.17. UniDiffuser's
+//! are the other way round: its networks have the names of thu-ml/unidiffuser, and a folder of diffusers its own.
 
 use crate::model::Network;
 
@@ -36,36 +37,87 @@ const BEFORE: &Names = &[
 /// layer that has no weights.
 const TAESD: &Names = &[("decoder.layers.#", "+"), ("encoder.layers.#", "#")];
 
+/// thu-ml/unidiffuser's U-ViT, and diffusers' UniDiffuserModel (`scripts/convert_unidiffuser_to_diffusers.py`), which keeps queries, keys
+/// and values apart and puts the norm behind a skip with the skip. One after the other: what was said already is not said again.
+const UNIDIFFUSER: &Names = &[
+    ("norm", "transformer.norm_out"),
+    ("out_blocks.#.skip_linear", "transformer.transformer_out_blocks.#.skip.skip_linear"),
+    ("out_blocks.#.norm1", "transformer.transformer_out_blocks.#.skip.norm"),
+    ("out_blocks.#", "transformer.transformer_out_blocks.#.block"),
+    ("in_blocks.#", "transformer.transformer_in_blocks.#"),
+    ("mid_block", "transformer.transformer_mid_block"),
+    ("norm2", "norm1"),
+    ("attn.qkv", "attn1.to_{q,k,v}"),
+    ("attn.proj", "attn1.to_out.0"),
+    ("mlp.fc1", "ff.net.0.proj"),
+    ("mlp.fc2", "ff.net.2"),
+    ("patch_embed.proj", "vae_img_in.proj"),
+    ("clip_img_embed", "clip_img_in"),
+    ("text_embed", "text_in"),
+    ("pos_embed_token", "data_type_pos_embed_token"),
+    ("token_embedding", "data_type_token_embedding"),
+    ("time_img_embed.0", "timestep_img_embed.linear_1"),
+    ("time_img_embed.2", "timestep_img_embed.linear_2"),
+    ("time_text_embed.0", "timestep_text_embed.linear_1"),
+    ("time_text_embed.2", "timestep_text_embed.linear_2"),
+    ("decoder_pred", "vae_img_out"),
+];
+
+/// A copy of the patches' embedding that diffusers stores and does not read.
+const UNREAD: &[&str] = &["transformer.pos_embed.proj"];
+
+/// The caption decoder in thu-ml/unidiffuser, and diffusers' UniDiffuserTextDecoder.
+const TEXT_DECODER: &Names = &[("gpt.transformer", "transformer.transformer")];
+
+/// What GPT-2 stores beside its weights: the table of words once more, and masks.
+const TIED: &[&str] = &["gpt.lm_head", "gpt.transformer.h.#.attn.bias", "gpt.transformer.h.#.attn.masked_bias"];
+const TIED_IN_DIFFUSERS: &[&str] =
+    &["transformer.lm_head", "transformer.transformer.h.#.attn.bias", "transformer.transformer.h.#.attn.masked_bias"];
+
 /// A spelling of a network's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spelling {
     names: &'static Names,
     levels: usize,
+    /// What a file has beside the network's tensors, in this spelling: the beginnings of names.
+    beside: &'static [&'static str],
 }
 
 impl Spelling {
     /// Those that a network's tensors may have in a file, its own first.
     pub fn of(network: &Network) -> Vec<Spelling> {
-        let own = Spelling { names: &[], levels: 0 };
-        if network.architecture().starts_with("autoencoder_tiny") {
-            return vec![own, Spelling { names: TAESD, levels: 0 }];
+        let plain = |names: &'static Names, levels| Spelling { names, levels, beside: &[] };
+        let own = plain(&[], 0);
+        match network.architecture() {
+            "unidiffuser" => vec![own, Spelling { names: UNIDIFFUSER, levels: 0, beside: UNREAD }],
+            "caption_decoder" => vec![
+                Spelling { beside: TIED, ..own },
+                Spelling { names: TEXT_DECODER, levels: 0, beside: TIED_IN_DIFFUSERS },
+            ],
+            name if name.starts_with("autoencoder_tiny") => vec![own, plain(TAESD, 0)],
+            name if name.starts_with("autoencoder_kl") => {
+                let levels = network.params()["block_out_channels"].as_array().map_or(0, Vec::len);
+                [own.names, OFFICIAL, BEFORE].map(|names| plain(names, levels)).to_vec()
+            }
+            _ => vec![own],
         }
-        if !network.architecture().starts_with("autoencoder_kl") {
-            return vec![own];
-        }
-        let levels = network.params()["block_out_channels"].as_array().map_or(0, Vec::len);
-        [own.names, OFFICIAL, BEFORE].map(|names| Spelling { names, levels }).to_vec()
     }
 
-    /// A network's name in this spelling.
+    /// A network's name in this spelling; with a list in braces, if that is several tensors, one below the other.
     pub fn spell(&self, name: &str) -> String {
         self.names.iter().fold(name.to_owned(), |name, &(ours, theirs)| translate(&name, ours, theirs, self.levels))
+    }
+
+    /// Whether a tensor belongs in the network's file without being one of its own.
+    pub fn is_beside(&self, name: &str) -> bool {
+        let words: Vec<&str> = name.split('.').collect();
+        self.beside.iter().any(|pattern| matched(&words, &pattern.split('.').collect::<Vec<_>>()).is_some())
     }
 }
 
 /// What an autoencoder of so many levels calls a tensor in CompVis/latent-diffusion, by diffusers' name.
 pub fn official_autoencoder_name(diffusers: &str, levels: usize) -> String {
-    Spelling { names: OFFICIAL, levels }.spell(diffusers)
+    Spelling { names: OFFICIAL, levels, beside: &[] }.spell(diffusers)
 }
 
 /// What diffusers calls a tensor of an autoencoder of so many levels, by the name that CompVis/latent-diffusion gave it.
@@ -135,7 +187,7 @@ mod tests {
 
     #[test]
     fn taesds_decoder_counts_from_one_more() {
-        let spelling = Spelling { names: TAESD, levels: 0 };
+        let spelling = Spelling { names: TAESD, levels: 0, beside: &[] };
         for (name, theirs) in [
             ("decoder.layers.0.weight", "1.weight"),
             ("decoder.layers.18.bias", "19.bias"),
@@ -148,7 +200,7 @@ mod tests {
 
     #[test]
     fn older_names_of_diffusers_are_those_of_the_attention() {
-        let spelling = Spelling { names: BEFORE, levels: 3 };
+        let spelling = Spelling { names: BEFORE, levels: 3, beside: &[] };
         for (name, before) in [
             ("decoder.mid_block.attentions.0.to_out.0.bias", "decoder.mid_block.attentions.0.proj_attn.bias"),
             ("encoder.mid_block.attentions.0.to_q.weight", "encoder.mid_block.attentions.0.query.weight"),
@@ -157,5 +209,42 @@ mod tests {
         ] {
             assert_eq!(spelling.spell(name), before);
         }
+    }
+
+    /// As diffusers' script converts them.
+    #[test]
+    fn unidiffusers_names_are_those_of_diffusers() {
+        let spelling = Spelling { names: UNIDIFFUSER, levels: 0, beside: UNREAD };
+        for (name, theirs) in [
+            ("pos_embed", "pos_embed"),
+            ("pos_embed_token", "data_type_pos_embed_token"),
+            ("token_embedding.weight", "data_type_token_embedding.weight"),
+            ("patch_embed.proj.bias", "vae_img_in.proj.bias"),
+            ("text_embed.weight", "text_in.weight"),
+            ("clip_img_embed.bias", "clip_img_in.bias"),
+            ("clip_img_out.bias", "clip_img_out.bias"),
+            ("decoder_pred.weight", "vae_img_out.weight"),
+            ("norm.weight", "transformer.norm_out.weight"),
+            ("time_img_embed.2.bias", "timestep_img_embed.linear_2.bias"),
+            ("in_blocks.3.attn.qkv.weight", "transformer.transformer_in_blocks.3.attn1.to_{q,k,v}.weight"),
+            ("in_blocks.3.norm2.weight", "transformer.transformer_in_blocks.3.norm1.weight"),
+            ("mid_block.mlp.fc1.weight", "transformer.transformer_mid_block.ff.net.0.proj.weight"),
+            ("out_blocks.14.norm1.bias", "transformer.transformer_out_blocks.14.skip.norm.bias"),
+            ("out_blocks.14.norm2.bias", "transformer.transformer_out_blocks.14.block.norm1.bias"),
+            ("out_blocks.14.norm3.bias", "transformer.transformer_out_blocks.14.block.norm3.bias"),
+            ("out_blocks.0.attn.proj.bias", "transformer.transformer_out_blocks.0.block.attn1.to_out.0.bias"),
+            ("out_blocks.0.mlp.fc2.bias", "transformer.transformer_out_blocks.0.block.ff.net.2.bias"),
+            ("out_blocks.0.skip_linear.weight", "transformer.transformer_out_blocks.0.skip.skip_linear.weight"),
+        ] {
+            assert_eq!(spelling.spell(name), theirs);
+        }
+        assert!(spelling.is_beside("transformer.pos_embed.proj.weight"));
+        assert!(!spelling.is_beside("transformer.norm_out.weight"));
+        let captions = Spelling { names: TEXT_DECODER, levels: 0, beside: TIED_IN_DIFFUSERS };
+        assert_eq!(captions.spell("gpt.transformer.h.0.ln_1.bias"), "transformer.transformer.h.0.ln_1.bias");
+        assert_eq!(captions.spell("decode_prefix.bias"), "decode_prefix.bias");
+        assert!(captions.is_beside("transformer.lm_head.weight"));
+        assert!(captions.is_beside("transformer.transformer.h.3.attn.masked_bias"));
+        assert!(!captions.is_beside("transformer.transformer.h.3.attn.c_attn.bias"));
     }
 }

@@ -93,12 +93,13 @@ pub fn judge(case: &Case, report: &mut Report) {
             workers: 1,
             outer: None,
             masked: false,
+            absent: Vec::new(),
         };
         let inputs = Inputs {
             guidance,
             start: None,
             picture: None,
-            noise: Noise::Batch(Box::new(TorchGenerator::new(seed))),
+            noise: &mut Noise::Batch(Box::new(TorchGenerator::new(seed))),
             readback: Readback::Latents,
             passes: Vec::new(),
         };

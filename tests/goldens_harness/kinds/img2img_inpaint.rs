@@ -88,6 +88,7 @@ fn judge_run(run: &Run, device: &Device, checks: &mut Checks) -> Result<(), Stop
         workers: 1,
         outer: None,
         masked: inpaint,
+        absent: Vec::new(),
     };
     let inputs = Inputs {
         guidance,
@@ -96,7 +97,7 @@ fn judge_run(run: &Run, device: &Device, checks: &mut Checks) -> Result<(), Stop
             values: &picture,
             mask: inpaint.then_some(Mask { values: &mask, fresh_noise, from_noise: settings.skip == 0 }),
         }),
-        noise: Noise::Given(drawn),
+        noise: &mut Noise::Given(drawn),
         readback: Readback::Latents,
         passes: Vec::new(),
     };
