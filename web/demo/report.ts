@@ -130,14 +130,16 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
   ];
   const stages: Row[] = [
     ['text', 'Reading the words', timings.textMs > 0 ? milliseconds(timings.textMs) : 'Read before'],
-    ['encoding', 'Encoding the start', milliseconds(timings.encodingMs)],
+    ['encoding', 'Encoding the picture', milliseconds(timings.encodingMs)],
     ['decode', 'Decoding', milliseconds(timings.decodeMs)],
+    ['caption', 'Writing the words', milliseconds(timings.captionMs)],
   ];
   const floats: Row = ['floats', 'Unrounded values', button('link', 'Save as .npy', () => saveFloats(result, info))];
   const ran: Record<string, boolean> = {
     text: settings.prompt !== null,
     encoding: timings.encodingMs > 0,
     decode: timings.decodeMs > 0,
+    caption: timings.captionMs > 0,
   };
   const rows: Row[] = [
     ...(settings.mode ? ([['mode', 'Made', title(MODES[settings.mode].done)]] as Row[]) : []),

@@ -134,7 +134,7 @@ function stepOf(event: RequestEvent): Step {
     steps,
     elapsedMs,
     ...(preview && { preview: split(preview, width, height) }),
-    ...(texts && { texts }),
+    ...(texts?.length && { texts }),
   };
 }
 

@@ -118,7 +118,8 @@ export type Event =
       elapsedMs: number;
       width: number;
       height: number;
-      texts?: string[];
+      /** Mostly none. */
+      texts: string[];
       preview?: Uint8Array;
     }
   | { type: 'alive'; lock: string }

@@ -305,7 +305,7 @@ export interface GenerateOptions {
   prompt?: string | string[];
   /**
    * What is given and what is made, one of `info.modes`. Default, for models that have modes: of a prompt a picture, of an image words,
-   * of neither both.
+   * of neither both, or a picture where the model writes no words.
    */
   mode?: Mode;
   /**
@@ -316,7 +316,7 @@ export interface GenerateOptions {
   image?: Float32Array | ImageBitmapSource;
   /** Texts that are followed at a time while one is written, at least 1, of which the best one stays. Default: the model's. */
   beams?: number;
-  /** Called after each token while words are written, and once before. */
+  /** Called after each token while words are written. */
   onText?: (event: TextEvent) => void;
   /** Return what was drawn before it became pixels and words, too. Default false. */
   latents?: boolean;
@@ -474,6 +474,8 @@ export interface Timings {
   encodingMs: number;
   /** Decoding latents; 0 where there are none. */
   decodeMs: number;
+  /** Writing words; 0 where none were made. */
+  captionMs: number;
   /** What encoding and submitting to the GPU took of all that; 0 on the CPU. */
   encodeMs: number;
 }

@@ -254,7 +254,7 @@ function branches({ options, arrays }: GenerateCall, { defaults, modes }: Pipeli
   const { mode, prompt, guidanceScale = defaults.guidanceScale } = options;
   if (guidanceScale === 1 || mode === 'i' || mode === 't') return 1;
   const nothing = prompt === undefined && !arrays.image && !arrays.imageRgba;
-  return mode === 'joint' || (!mode && modes.length > 0 && nothing) ? 3 : 2;
+  return mode === 'joint' || (!mode && modes.includes('joint') && nothing) ? 3 : 2;
 }
 
 async function generate(call: GenerateCall, stop: AbortSignal): Promise<void> {
