@@ -222,9 +222,10 @@ function vary(canvas: HTMLCanvasElement): void {
   showStatus('The next pictures start from this one', { aloud: true });
 }
 
-/** Likewise, where there are words: that is for what is drawn from them. */
+/** Likewise, where there are words: that is for what is drawn from them. On phones the editor is far below. */
 function repaint(canvas: HTMLCanvasElement): void {
   startFrom(canvas);
+  byId('origin', HTMLElement).scrollIntoView({ block: 'nearest' });
   showStatus('What is drawn next starts from this one', { aloud: true });
 }
 

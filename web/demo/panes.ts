@@ -65,6 +65,7 @@ export function fillPanes(info: PipelineInfo): void {
   modes = info.modes;
   size = info.imageSize;
   for (const arrow of arrows) arrow.hidden = !modes.includes(arrow.dataset.mode as Mode);
+  byId('take', HTMLElement).hidden = !info.imageShape;
   allow(true);
 }
 
@@ -73,6 +74,9 @@ export function openPanes(open: boolean): void {
   document.documentElement.classList.toggle('any', open);
   for (const id of ['words', 'arrows', 'picture-head', 'picture-alone', 'pairs']) byId(id, HTMLElement).hidden = !open;
   byId('count-label', HTMLElement).textContent = open ? 'Pairs' : 'Pictures';
+  byId('origin-hint', HTMLElement).textContent = open
+    ? 'Or press Repaint below the picture. Draw then starts from it.'
+    : 'Or drop one on the pictures, or press Vary below one of them.';
   if (!open) modes = [];
 }
 

@@ -304,7 +304,7 @@ test('no words, too many words and a model that is not there', async () => {
   await make(page, 't2i');
   assert.match(await page.locator('#warnings').innerText(), /is cut before .* 30 tokens/);
 
-  await page.getByRole('button', { name: 'Top hat' }).click();
+  await page.getByRole('button', { name: 'Top hat', exact: true }).click();
   assert.match(await value(page, 'prompt'), /^a person in a red shirt, .* top hat/);
   const thrown = [];
   for (let i = 0; i < 20; i++) {
