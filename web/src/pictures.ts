@@ -109,13 +109,31 @@ export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<
   }
 }
 
+/** A picture, upright; what is to be whole and is too large, in small, where that can be done beside the page. */
+async function decoded(source: ImageBitmapSource, square?: number): Promise<ImageBitmap> {
+  const bitmap = await createImageBitmap(source).catch(() => createImageBitmap(source, SMALLER));
+  const scale = fitting(bitmap.width, bitmap.height);
+  if (square || scale === 1 || !(source instanceof Blob)) return bitmap;
+  const [resizeWidth, resizeHeight] = scaled(bitmap.width, bitmap.height, scale);
+  bitmap.close();
+  return createImageBitmap(source, { resizeWidth, resizeHeight, resizeQuality: 'high' });
+}
+
+/** By how much a picture is made smaller. */
+function fitting(width: number, height: number): number {
+  return Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)), LONGEST_SIDE / Math.max(width, height));
+}
+
+function scaled(width: number, height: number, scale: number): [number, number] {
+  return [Math.max(1, Math.floor(width * scale)), Math.max(1, Math.floor(height * scale))];
+}
+
 /** A picture on a ground, as RGBA: whole, or resized so that it covers a square, whose middle it then fills. */
 async function pixels(source: ImageBitmapSource, ground: string, square?: number): Promise<ImageData> {
-  const bitmap = await createImageBitmap(source).catch(() => createImageBitmap(source, SMALLER));
+  const bitmap = await decoded(source, square);
   const { width, height } = bitmap;
-  const fitting = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)), LONGEST_SIDE / Math.max(width, height));
-  const scale = square ? square / Math.min(width, height) : fitting;
-  const [w, h] = [width, height].map((n) => (square ? n * scale : Math.ceil(n * scale))) as [number, number];
+  const scale = square ? square / Math.min(width, height) : fitting(width, height);
+  const [w, h] = square ? [width * scale, height * scale] : scaled(width, height, scale);
   const [across, down] = square ? [square, square] : [w, h];
   // Firefox has had this for less long than what else the package needs.
   const canvas =
