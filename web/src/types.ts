@@ -288,7 +288,7 @@ export interface Step {
 
 /** Texts that grow by a token. */
 export interface TextEvent {
-  /** As far as they go, one for each item. With several beams, the best of them now: later it may be another. */
+  /** As far as they go, one for each item that was begun. With several beams, the best of them now: later it may be another. */
   texts: string[];
   /** How many tokens they have. */
   tokens: number;

@@ -300,6 +300,7 @@ test('a picture may come in any form, of any size, and as a browser shows it', a
       const huge = new OffscreenCanvas(9000, 4500);
       huge.getContext('2d').drawImage(canvas, 2250, 0, 4500, 4500);
       const long = new OffscreenCanvas(20_000, 2);
+      long.getContext('2d').fillRect(0, 0, 9, 2);
       const sizes = [];
       for (const image of [await huge.convertToBlob(), huge, long]) sizes.push((await see(image)).length > 100);
       return { words, sizes };
