@@ -27,7 +27,10 @@ export const AVATARS: [string, string][] = [
   ['So sad', 'a person in a black shirt, sad, with light skin and long blue hair, gray background'],
 ];
 
-/** Pictures that it never saw, with what they show; each has something that it never saw together. In `public/`. */
+/**
+ * Pictures that it never saw, with what they show; each has something that it never saw together. They lie in `public/`: drawn after
+ * DiceBear's "Pixel Art", CC0 1.0, as the model's licences say.
+ */
 export const HELD_OUT: [string, string][] = [
   [
     'pictures/0.png',
