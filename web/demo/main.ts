@@ -67,8 +67,10 @@ let stranger = startControls(
     void start();
   },
 );
-startOrigin(showError, (file) => (model.words ? panes.takePicture(file) : startFromFile(file)).catch(showError));
-panes.startPanes((mode) => void draw(mode), showError, {
+/** Puts a picture into its pane. */
+const take = (source: File | HTMLImageElement) => void panes.takePicture(source).then(clearError, showError);
+startOrigin(showError, (file) => (model.words ? take(file) : startFromFile(file).catch(showError)));
+panes.startPanes((mode) => void draw(mode), take, {
   text: 'Repaint',
   aim: 'draw parts of it anew',
   onPress: repaint,
@@ -76,7 +78,7 @@ panes.startPanes((mode) => void draw(mode), showError, {
 const prompt = byId('prompt', HTMLTextAreaElement);
 startPairs(MODELS.find(({ words }) => words)?.words?.pictures ?? [], {
   onPicture: panes.putPicture,
-  onExample: (image) => void panes.takePicture(image).catch(showError),
+  onExample: take,
   onWords: (words) => {
     prompt.value = words;
   },

@@ -38,8 +38,8 @@ let picture: Picture | undefined;
 let offer: Offer;
 let modes: Mode[] = [];
 
-/** Wires the panes: `onMode` hears of arrows, `onError` of what is no picture; `repaint` is offered below the picture. */
-export function startPanes(onMode: (mode: Mode) => void, onError: (thrown: unknown) => void, repaint: Offer): void {
+/** Wires the panes: `onMode` hears of arrows, `onFile` of pictures that are opened or pasted; `repaint` is offered below the picture. */
+export function startPanes(onMode: (mode: Mode) => void, onFile: (file: File) => void, repaint: Offer): void {
   offer = repaint;
   for (const arrow of arrows) arrow.addEventListener('click', () => onMode(arrow.dataset.mode as Mode));
   prompt.addEventListener('keydown', (event) => {
@@ -49,14 +49,14 @@ export function startPanes(onMode: (mode: Mode) => void, onError: (thrown: unkno
   });
   takeFile.addEventListener('change', () => {
     const [file] = takeFile.files ?? [];
-    if (file) takePicture(file).catch(onError);
+    if (file) onFile(file);
     takeFile.value = '';
   });
   document.addEventListener('paste', (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith('image/'));
     if (!file || modes.length === 0) return;
     event.preventDefault();
-    takePicture(file).catch(onError);
+    onFile(file);
   });
 }
 
