@@ -3,6 +3,7 @@
 //! A [`Loader`] opens a device and takes shards one by one; [`Loader::finish`] makes it a [`Pipeline`], whose
 //! [`Pipeline::generate`] turns a [`Request`] into [`Generated`] pictures.
 
+mod beams;
 mod captions;
 mod component;
 mod components;
@@ -30,7 +31,8 @@ mod shared;
 mod tensors;
 mod words;
 
-pub use captions::Caption;
+pub use beams::{Beam, Search};
+pub use captions::{Caption, search};
 pub use component::{Component, stored_forms};
 pub use components::{Source, StoredFile};
 pub use denoiser::{Denoiser, Shape};
