@@ -65,8 +65,8 @@ use words::Words;
 
 /// The most images of one call.
 pub const MAX_COUNT: usize = 64;
-/// The most beams of a caption's search.
-pub const MAX_BEAMS: usize = 16;
+/// The most beams of a caption's search; so many beams are searched together, whatever they are of.
+pub const MAX_BEAMS: usize = 32;
 
 /// A model ready to generate.
 pub struct Pipeline {
