@@ -1,7 +1,7 @@
 // Tokens `at ..` of every item become rows of a table, of which rows `first ..` are bound: tokens of others are left as they
-// are. With POSITION, rows of another table are added. One invocation computes one vec4.
+// are. Without INDEX all are row 0. With POSITION, rows of another table are added. One invocation computes one vec4.
 //
-// Template: POSITION, WORKGROUP.
+// Template: INDEX, POSITION, WORKGROUP.
 
 struct Params {
   batch: u32,
@@ -16,7 +16,9 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> table: array<vec4f>;
+//#if INDEX == 1
 @group(0) @binding(2) var<storage, read_write> index: array<u32>;
+//#end
 //#if POSITION == 1
 @group(0) @binding(3) var<storage, read> position: array<vec4f>;
 //#end
@@ -28,8 +30,13 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     return;
   }
   let i = id.y % params.count;
+//#if INDEX == 0
+  let row = 0u;
+//#end
+//#if INDEX == 1
   // Below `first` it wraps around.
   let row = index[id.y] - params.first;
+//#end
   if (row >= params.rows) {
     return;
   }

@@ -1,8 +1,8 @@
-// Image patches to tokens: a convolution with kernel = stride = patch, plus bias and, with POSITION, rows of a table. One
-// invocation computes four channels of PATCHES neighbouring patches. weight is [channels patch patch][dim / 4]; item b
+// Image patches to tokens: a convolution with kernel = stride = patch, plus, with BIAS, a bias and, with POSITION, rows of a
+// table. One invocation computes four channels of PATCHES neighbouring patches. weight is [channels patch patch][dim / 4]; item b
 // reads image b mod images.
 //
-// Template: POSITION, PATCHES, WORKGROUP.
+// Template: BIAS, POSITION, PATCHES, WORKGROUP.
 
 struct Params {
   images: u32,
@@ -22,7 +22,9 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> image: array<f32>;
 @group(0) @binding(2) var<storage, read> weight: array<vec4f>;
+//#if BIAS == 1
 @group(0) @binding(3) var<storage, read> bias: array<vec4f>;
+//#end
 //#if POSITION == 1
 @group(0) @binding(4) var<storage, read> position: array<vec4f>;
 //#end
@@ -41,7 +43,12 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
 //#for p in 0..PATCHES
   let token_{p} = min(first + {p}u, patches - 1u);
   let corner_{p} = (token_{p} / columns) * size * params.width + (token_{p} % columns) * size;
+//#if BIAS == 1
   var sum_{p} = bias[id.x];
+//#end
+//#if BIAS == 0
+  var sum_{p} = vec4f();
+//#end
 //#end
   var w_at = id.x;
   for (var c = 0u; c < params.channels; c = c + 1u) {

@@ -89,6 +89,30 @@ fn words_become_the_ids_and_the_embeddings_of_pytorch() {
 }
 
 #[test]
+fn pictures_become_the_embeddings_of_pytorch() {
+    let Some((folder, config, _)) = avatar_package::found() else { return };
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |name: &str| -> Vec<f32> {
+        let tensor = stored.tensor(&format!("clip_vision/{name}")).unwrap();
+        tensor.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
+    };
+    let part = &config["parts"]["clip_vision"];
+    let gpu = devices::found(pollster::block_on(Device::gpu()));
+    for device in [Some(Device::reference()), Some(Device::cpu(Threads::all())), gpu].into_iter().flatten() {
+        let mut encoder = load(&device, &folder, part);
+        let given = [NamedTensor::new("pixel_values", Values::Floats(floats("pixel_values")))];
+        let names = ["hidden_states.0", "hidden_states.1", "hidden_states.2", "last_hidden_state", "image_embeds"];
+        let items = stored.tensor("clip_vision/pixel_values").unwrap().shape()[0];
+        let traced = pollster::block_on(encoder.trace(items, &given, &names)).unwrap();
+        for (name, got) in names.iter().zip(traced) {
+            let error = error(&got, &floats(name));
+            assert!(error < 2e-5, "{}: {name} is off by {error:.1e}", device.name());
+        }
+    }
+}
+
+#[test]
 fn pictures_become_the_latents_of_pytorch_and_latents_its_pictures() {
     let Some((folder, config, _)) = avatar_package::found() else { return };
     let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();

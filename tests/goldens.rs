@@ -21,6 +21,7 @@ const KINDS: &[(&str, Judge)] = &[
     ("autoencoder_kl_diffusers", kinds::autoencoder::judge),
     ("autoencoder_tiny", kinds::autoencoder::judge),
     ("clip_text", kinds::network::judge),
+    ("clip_vision", kinds::network::judge),
     ("clip_tokenizer", kinds::clip_tokenizer::judge),
     ("end_to_end", kinds::end_to_end::judge),
     ("guidance", kinds::guidance::judge),

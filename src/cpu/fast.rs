@@ -183,7 +183,8 @@ impl Launcher<'_> {
                 let Packed::F32(w) = &self.weights[k.weight.index()] else {
                     return Err(Error::internal("a patch kernel is not packed as a matrix"));
                 };
-                let (bias, position) = (self.floats(k.bias)?, self.positions(k.position, k.dim)?);
+                let bias = k.bias.map(|bias| self.floats(bias)).transpose()?;
+                let position = self.positions(k.position, k.dim)?;
                 let patches = (k.height / k.patch) * (k.width / k.patch);
                 let position = position.map(|position| &position[..patches * k.dim]);
                 let PatchEmbed { at, patch, batch, images, channels, height, width, tokens, dim, .. } = *k;
@@ -210,7 +211,7 @@ impl Launcher<'_> {
                 image_tokens(image, out, k);
             }
             Kernel::Embedding(k) => {
-                let [out, index] = memory.tensors([k.out, k.index])?;
+                let (out, index) = memory.indexed(k.out, k.index)?;
                 let (table, position) = (self.floats(k.table)?.values(), self.positions(k.position, k.dim)?);
                 let table = &table[k.first * k.dim..][..k.rows * k.dim];
                 embedding(table, k.first, index, position, out, k.at, k.count, k.batch, k.tokens, k.dim);

@@ -212,6 +212,20 @@ impl Blocks<'_> {
         Ok(std::array::from_fn(|i| std::mem::take(&mut all[block_of[i]][i])))
     }
 
+    /// A result, and the indices of the rows that it takes, if it takes any.
+    pub fn indexed(&mut self, out: TensorId, index: Option<TensorId>) -> Result<(&mut [f32], Option<&[f32]>)> {
+        Ok(match index {
+            Some(index) => {
+                let [out, index] = self.tensors([out, index])?;
+                (out, Some(index))
+            }
+            None => {
+                let [out] = self.tensors([out])?;
+                (out, None)
+            }
+        })
+    }
+
     /// [`Blocks::tensors`] where the last two may be absent, and then are empty.
     ///
     /// # Errors

@@ -3,16 +3,26 @@
 
 use crate::plan::PatchEmbed;
 
-/// image `[images, channels, height, width]`, w transposed `[channels patch patch, dim]`, bias `[dim]`, position
-/// a row of `dim` a patch, out `[batch, tokens, dim]` from token `at` on; item b reads image `b mod images`.
-pub fn patch_embed(image: &[f32], w: &[f32], bias: &[f32], position: Option<&[f32]>, out: &mut [f32], s: &PatchEmbed) {
+/// image `[images, channels, height, width]`, w transposed `[channels patch patch, dim]`, bias `[dim]` or none,
+/// position a row of `dim` a patch, out `[batch, tokens, dim]` from token `at` on; item b reads image `b mod images`.
+pub fn patch_embed(
+    image: &[f32],
+    w: &[f32],
+    bias: Option<&[f32]>,
+    position: Option<&[f32]>,
+    out: &mut [f32],
+    s: &PatchEmbed,
+) {
     let (p, dim) = (s.patch, s.dim);
     let (rows, columns) = (s.height / p, s.width / p);
     for b in 0..s.batch {
         for token in 0..rows * columns {
             let (i, j) = (token / columns, token % columns);
             let o = &mut out[(b * s.tokens + s.at + token) * dim..][..dim];
-            o.copy_from_slice(bias);
+            match bias {
+                Some(bias) => o.copy_from_slice(bias),
+                None => o.fill(0.0),
+            }
             for c in 0..s.channels {
                 for y in 0..p {
                     for x in 0..p {

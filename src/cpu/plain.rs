@@ -143,7 +143,7 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
             }
         },
         Kernel::Embedding(k) => {
-            let [out, index] = memory.tensors([k.out, k.index])?;
+            let (out, index) = memory.indexed(k.out, k.index)?;
             let table = &weight(k.table)[k.first * k.dim..][..k.rows * k.dim];
             embedding(
                 table,
@@ -168,7 +168,7 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
         }
         Kernel::PatchEmbed(k) => {
             let [out, image] = memory.tensors([k.out, k.image])?;
-            patch_embed(image, weight(k.weight), weight(k.bias), positions(k.position, k.dim), out, k);
+            patch_embed(image, weight(k.weight), k.bias.map(weight), positions(k.position, k.dim), out, k);
         }
         Kernel::Unpatchify(k) => {
             let [out, x] = memory.tensors([k.out, k.x])?;

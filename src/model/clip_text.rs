@@ -2,12 +2,12 @@
 //! Follows `CLIPTextModel` and `CLIPTextModelWithProjection` of huggingface/transformers
 //! 5.23.0 (`models/clip/modeling_clip.py`), tensor names included.
 
+use super::clip::{Act, Layers, output};
 use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording};
-use crate::decimal::decimal;
+use crate::Result;
 use crate::json;
-use crate::plan::{Activation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
-use crate::{Error, Result};
+use crate::plan::{Activation, Op, Plan, Position, Role, WeightUse};
 
 /// The published configuration, under its names.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,62 +44,31 @@ json::fields!(Config {
     projection_dim = 0,
 });
 
-/// An activation by its name in transformers' configurations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Act(pub Activation);
-
-const ACTS: [(&str, Activation); 3] =
-    [("quick_gelu", Activation::QuickGelu), ("gelu", Activation::Gelu), ("gelu_new", Activation::GeluTanh)];
-
-impl std::str::FromStr for Act {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Act> {
-        let known = ACTS.iter().find(|(known, _)| *known == name);
-        known
-            .map(|&(_, activation)| Act(activation))
-            .ok_or_else(|| unsupported(format!("there is no activation \"{name}\"")))
-    }
-}
-
-impl json::Read for Act {
-    fn read(value: &json::Value) -> json::Result<Act> {
-        json::named(value)
-    }
-}
-
-impl From<Act> for json::Value {
-    fn from(act: Act) -> json::Value {
-        ACTS.iter().find(|(_, activation)| *activation == act.0).map(|(name, _)| *name).into()
-    }
-}
-
 impl Config {
     /// Tokens of a text.
     pub fn tokens(&self) -> usize {
         self.max_position_embeddings
     }
 
+    fn layers(&self) -> Layers {
+        Layers {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_hidden_layers: self.num_hidden_layers,
+            num_attention_heads: self.num_attention_heads,
+            hidden_act: self.hidden_act,
+            layer_norm_eps: self.layer_norm_eps,
+            causal: true,
+        }
+    }
+
     fn validate(&self) -> Result<()> {
         within("vocab_size", self.vocab_size, 1 << 20)?;
-        within("hidden_size", self.hidden_size, 4096)?;
-        within("intermediate_size", self.intermediate_size, 16384)?;
-        within("num_hidden_layers", self.num_hidden_layers, 64)?;
-        within("num_attention_heads", self.num_attention_heads, 1024)?;
         within("max_position_embeddings", self.max_position_embeddings, 4096)?;
-        let Config { hidden_size, num_attention_heads, projection_dim, layer_norm_eps, .. } = self;
-        if !hidden_size.is_multiple_of(4 * num_attention_heads) || hidden_size / num_attention_heads > 128 {
-            let cause =
-                format!("{hidden_size} channels in {num_attention_heads} heads are not 4 to 128 each, by fours");
-            return Err(unsupported(cause));
+        if self.projection_dim > 4096 {
+            return Err(unsupported(format!("projection_dim is {}, not in 0..=4096", self.projection_dim)));
         }
-        if *projection_dim > 4096 {
-            return Err(unsupported(format!("projection_dim is {projection_dim}, not in 0..=4096")));
-        }
-        if !(*layer_norm_eps > 0.0 && *layer_norm_eps < 1.0) {
-            return Err(unsupported(format!("layer_norm_eps is {}", decimal(*layer_norm_eps))));
-        }
-        Ok(())
+        self.layers().validate()
     }
 
     /// Records one forward for `batch`: ports `input_ids [items, tokens]`, `last_hidden_state [items, tokens, hidden_size]` and,
@@ -120,43 +89,17 @@ impl Config {
             plan.weight(format!("{embeddings}.token_embedding.weight"), &[self.vocab_size, dim], WeightUse::Floats);
         let positions =
             plan.weight(format!("{embeddings}.position_embedding.weight"), &[tokens, dim], WeightUse::Floats);
-        let mut x = plan.scratch("hidden_states.0", &[items, tokens, dim]);
-        plan.push(Op::Embedding { table, index, position: Some(Position { table: positions, at: 0 }), out: x, at: 0 });
-        for i in 0..self.num_hidden_layers {
-            x = self.layer(&mut plan, &format!("text_model.encoder.layers.{i}"), x);
-            plan.tensors[x.index()].name = format!("hidden_states.{}", i + 1);
-        }
-        let last = plan.layer_norm("text_model.final_layer_norm", x, self.layer_norm_eps as f32);
-        let mut output = |plan: &mut Plan, name: &'static str, id: TensorId| {
-            let tensor = &mut plan.tensors[id.index()];
-            (tensor.name, tensor.role) = (name.into(), Role::Output);
-            ports.push(Port { name, kind: PortKind::Output, tensor: id });
-        };
-        output(&mut plan, "last_hidden_state", last);
+        let words = plan.scratch("", &[items, tokens, dim]);
+        let position = Some(Position { table: positions, at: 0 });
+        plan.push(Op::Embedding { table, index: Some(index), position, out: words, at: 0 });
+        let layers = self.layers();
+        let x = layers.record(&mut plan, "text_model.encoder", words);
+        let last = plan.layer_norm("text_model.final_layer_norm", x, layers.eps());
+        ports.push(output(&mut plan, "last_hidden_state", last));
         if self.projection_dim > 0 {
             let projected = plan.linear("text_projection", last, None, self.projection_dim, false);
-            output(&mut plan, "text_embeds", projected);
+            ports.push(output(&mut plan, "text_embeds", projected));
         }
         Ok(Recording { plan, ports, sampled: Vec::new() })
-    }
-
-    fn layer(&self, plan: &mut Plan, name: &str, mut x: TensorId) -> TensorId {
-        let (dim, eps, shape) = (self.hidden_size, self.layer_norm_eps as f32, plan.shape(x).to_vec());
-        let normed = plan.layer_norm(&format!("{name}.layer_norm1"), x, eps);
-        let qkv = plan.linear(&format!("{name}.self_attn.{{q,k,v}}_proj"), normed, None, 3 * dim, true);
-        let attended = plan.scratch("", &shape);
-        plan.push(Op::Attention { qkv, heads: self.num_attention_heads, causal: true, out: attended });
-        let projected = plan.linear(&format!("{name}.self_attn.out_proj"), attended, None, dim, true);
-        x = plan.add("", x, projected);
-        let normed = plan.layer_norm(&format!("{name}.layer_norm2"), x, eps);
-        let up = plan.linear(&format!("{name}.mlp.fc1"), normed, None, self.intermediate_size, true);
-        let activated = plan.scratch("", &[shape[0], shape[1], self.intermediate_size]);
-        plan.push(Op::Activate { activation: self.hidden_act.0, x: up, out: activated });
-        let down = plan.linear(&format!("{name}.mlp.fc2"), activated, None, dim, true);
-        // docs/arithmetic.md has the measurements.
-        for layer in ["self_attn.{q,k,v}_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2"] {
-            plan.allow(&format!("{name}.{layer}"), Precision::Narrow);
-        }
-        plan.add("", x, down)
     }
 }

@@ -3,7 +3,9 @@
 
 pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
+pub mod clip;
 pub mod clip_text;
+pub mod clip_vision;
 mod ports;
 pub mod prefix_encoder;
 mod transformer;
@@ -59,6 +61,8 @@ pub enum Network {
     UniDiffuser(unidiffuser::Config),
     /// CLIP's text encoder.
     ClipText(clip_text::Config),
+    /// CLIP's image encoder.
+    ClipVision(clip_vision::Config),
     /// The decoder of latent diffusion's autoencoder.
     AutoencoderKlDecoder(autoencoder_kl::Config),
     /// Its encoder.
@@ -75,11 +79,12 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 9] = [
+const REGISTRY: [(&str, Make); 10] = [
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
+    ("clip_vision", |params| Read::read(params).map(Network::ClipVision)),
     ("autoencoder_kl_decoder", |params| autoencoder_kl::Config::of(params).map(Network::AutoencoderKlDecoder)),
     ("autoencoder_kl_encoder", |params| autoencoder_kl::Config::of(params).map(Network::AutoencoderKlEncoder)),
     ("autoencoder_tiny_decoder", |params| Read::read(params).map(Network::AutoencoderTinyDecoder)),
@@ -95,6 +100,7 @@ macro_rules! each {
             Network::UvitT2i($config) => $body,
             Network::UniDiffuser($config) => $body,
             Network::ClipText($config) => $body,
+            Network::ClipVision($config) => $body,
             Network::AutoencoderKlDecoder($config) | Network::AutoencoderKlEncoder($config) => $body,
             Network::AutoencoderTinyDecoder($config) | Network::AutoencoderTinyEncoder($config) => $body,
             Network::PrefixEncoder($config) => $body,
@@ -130,6 +136,7 @@ impl Network {
             Network::UvitT2i(_) => "uvit_t2i",
             Network::UniDiffuser(_) => "unidiffuser",
             Network::ClipText(_) => "clip_text",
+            Network::ClipVision(_) => "clip_vision",
             Network::AutoencoderKlDecoder(_) => "autoencoder_kl_decoder",
             Network::AutoencoderKlEncoder(_) => "autoencoder_kl_encoder",
             Network::AutoencoderTinyDecoder(_) => "autoencoder_tiny_decoder",
@@ -153,6 +160,7 @@ impl Network {
             Network::UvitT2i(config) => config.record(batch),
             Network::UniDiffuser(config) => config.record(batch),
             Network::ClipText(config) => config.record(batch),
+            Network::ClipVision(config) => config.record(batch),
             Network::AutoencoderKlDecoder(config) => config.decoder(batch),
             Network::AutoencoderKlEncoder(config) => config.encoder(batch),
             Network::AutoencoderTinyDecoder(config) => config.decoder(batch),

@@ -78,7 +78,7 @@ impl Pictures {
         let p = self.patch_size;
         let weight = plan.weight("patch_embed.proj.weight", &[d, self.in_chans, p, p], WeightUse::PatchKernel);
         let bias = plan.weight("patch_embed.proj.bias", &[d], WeightUse::Floats);
-        plan.push(Op::PatchEmbed { image, weight, bias, position, patch: p, out, at });
+        plan.push(Op::PatchEmbed { image, weight, bias: Some(bias), position, patch: p, out, at });
     }
 
     /// Records `decoder_pred` on the tokens of `x`, of which the first `extras` are no patches, and unpatchify.

@@ -138,7 +138,7 @@ impl Config {
             let own = plan.weight("pos_embed_token", &[1, 1, dim], WeightUse::Floats);
             let kinds = plan.weight("token_embedding.weight", &[DATA_TYPES, dim], WeightUse::Floats);
             let position = Some(Position { table: own, at: 0 });
-            plan.push(Op::Embedding { table: kinds, index, position, out: tokens, at: 2 });
+            plan.push(Op::Embedding { table: kinds, index: Some(index), position, out: tokens, at: 2 });
         }
         place(&mut plan, text_tokens, texts, at_text);
         place(&mut plan, clip_token, 1, at_clip);

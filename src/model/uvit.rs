@@ -101,7 +101,7 @@ impl Config {
         let classes = self.num_classes.max(0) as usize;
         if let Some(index) = label {
             let table = plan.weight("label_emb.weight", &[classes, dim], WeightUse::Floats);
-            plan.push(Op::Embedding { table, index, position: position(0), out: tokens, at: 0 });
+            plan.push(Op::Embedding { table, index: Some(index), position: position(0), out: tokens, at: 0 });
         }
         let extras = self.extras();
         let at = extras - 1;

@@ -43,7 +43,7 @@ pub use helpers::{Answer, Helpers};
 pub use loader::{Loader, Needed, files};
 pub use modes::Mode;
 pub use noise::Noise;
-pub use picture::Picture;
+pub use picture::{Filter, Picture};
 pub use preview::Preview;
 pub use request::{LabelChoice, Preset, Prompt, Request};
 pub use result::{Generated, Info, Timings};

@@ -210,13 +210,13 @@ fn anonymous(kernel: &Kernel) -> Kernel {
         Kernel::Attention(k) => (k.qkv, k.out, k.first, k.queries) = (t, t, 0, k.tokens),
         Kernel::Elementwise(k) => (k.a, k.b, k.out) = (t, k.b.map(|_| t), t),
         Kernel::Embedding(k) => {
-            (k.table, k.index, k.position, k.out) = (w, t, position(k.position), t);
+            (k.table, k.index, k.position, k.out) = (w, k.index.map(|_| t), position(k.position), t);
             (k.first, k.rows) = (0, 1);
         }
         Kernel::CopyTokens(k) => (k.x, k.position, k.out) = (t, position(k.position), t),
         Kernel::ResizedPositions(k) => (k.position, k.out) = (Position { table: w, at: 0 }, t),
         Kernel::PatchEmbed(k) => {
-            (k.image, k.weight, k.bias, k.position, k.out) = (t, w, w, position(k.position), t);
+            (k.image, k.weight, k.bias, k.position, k.out) = (t, w, k.bias.map(|_| w), position(k.position), t);
         }
         Kernel::Unpatchify(k) => (k.x, k.out) = (t, t),
         Kernel::Conv2d(k) => (k.x, k.weight, k.bias, k.out) = (t, w, w, t),
@@ -336,7 +336,7 @@ impl Isolated {
                 }
             }
             Kernel::Embedding(ref k) => {
-                let index = self.indices(&[k.batch, k.count], k.rows);
+                let index = k.index.map(|_| self.indices(&[k.batch, k.count], k.rows));
                 let table = self.weight(&[k.rows, k.dim], WeightUse::Floats, k.table);
                 let position = self.position(k.position, k.count, k.dim);
                 let out = self.first_token(k.batch, k.tokens, k.dim);
@@ -365,7 +365,7 @@ impl Isolated {
                 let image = self.input(&[k.images, k.channels, k.height, k.width]);
                 let shape = [k.dim, k.channels, k.patch, k.patch];
                 let weight = self.weight(&shape, WeightUse::PatchKernel, k.weight);
-                let bias = self.weight(&[k.dim], WeightUse::Floats, k.bias);
+                let bias = k.bias.map(|bias| self.weight(&[k.dim], WeightUse::Floats, bias));
                 let position = self.position(k.position, k.tokens - k.at, k.dim);
                 let out = self.first_token(k.batch, k.tokens, k.dim);
                 self.plan.push(Op::PatchEmbed { image, weight, bias, position, patch: k.patch, out, at: k.at });

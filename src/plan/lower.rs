@@ -216,9 +216,9 @@ fn fuse(
                 }));
             }
             Op::Embedding { table, index, position, out, at } => {
-                let (s, rows) = (plan.shape(out), plan.weights[table.0].shape[0]);
+                let (s, count) = (plan.shape(out), plan.indexed(index));
                 let (batch, tokens, dim) = (s[0], s[1], s[2]);
-                let count = plan.shape(index).get(1).copied().unwrap_or(1);
+                let rows = if index.is_some() { plan.weights[table.0].shape[0] } else { 1 };
                 let most = rows_of_binding(rows, dim, capabilities);
                 kernels.extend((0..rows).step_by(most).map(|first| {
                     let rows = most.min(rows - first);

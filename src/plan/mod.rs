@@ -184,7 +184,8 @@ pub enum Op {
     /// `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
     Attention { qkv: TensorId, heads: usize, causal: bool, out: TensorId },
     /// Tokens `at ..` of every item of `out` become the table's rows `index` `[batch]` or `[batch, count]`, plus their positions.
-    Embedding { table: WeightId, index: TensorId, position: Option<Position>, out: TensorId, at: usize },
+    /// Without `index` it is one token, the table's first row: learnt, and the same for every item.
+    Embedding { table: WeightId, index: Option<TensorId>, position: Option<Position>, out: TensorId, at: usize },
     /// Tokens `at ..` of `out` become tokens `from .. from + count` of `x`, plus their positions; x `[batch, n, dim]`.
     CopyTokens { x: TensorId, from: usize, count: usize, position: Option<Position>, out: TensorId, at: usize },
     /// Adds to tokens `at ..` of `out` the positions of a grid of `to` rows and columns, from a table for `from` rows and
@@ -196,7 +197,7 @@ pub enum Op {
     PatchEmbed {
         image: TensorId,
         weight: WeightId,
-        bias: WeightId,
+        bias: Option<WeightId>,
         position: Option<Position>,
         patch: usize,
         out: TensorId,
@@ -238,7 +239,7 @@ impl Op {
             Op::GroupNorm { x, moments, .. } => vec![x, moments.tensor],
             Op::Add { a, b, .. } => vec![a, b],
             Op::Attention { qkv, .. } => vec![qkv],
-            Op::Embedding { index, .. } => vec![index],
+            Op::Embedding { index, .. } => index.into_iter().collect(),
             Op::CopyTokens { x, .. } | Op::Unpatchify { x, .. } | Op::Conv2d { x, .. } | Op::Convolution { x, .. } => {
                 vec![x]
             }
@@ -465,6 +466,11 @@ impl Plan {
         out
     }
 
+    /// How many rows of a table an item takes: see [`Op::Embedding`].
+    fn indexed(&self, index: Option<TensorId>) -> usize {
+        index.and_then(|index| self.shape(index).get(1)).copied().unwrap_or(1)
+    }
+
     /// What is wrong with an operation's shapes, if anything.
     fn mismatch(&self, op: &Op) -> Option<&'static str> {
         let shape = |id: TensorId| self.shape(id);
@@ -511,19 +517,17 @@ impl Plan {
                 check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
                     .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
             }
-            Op::Embedding { table, index, position, out, at } => check(
-                shape(out).len() == 3
-                    && wshape(table).len() == 2
-                    && wshape(table)[1] == last(out)
-                    && matches!(shape(index).len(), 1 | 2)
-                    && shape(index)[0] == shape(out)[0]
-                    && at + shape(index).get(1).unwrap_or(&1) <= shape(out)[1],
-                "table or index does not fit",
-            )
-            .or(check(
-                positions(position, *shape(index).get(1).unwrap_or(&1), last(out)),
-                "there are too few positions",
-            )),
+            Op::Embedding { table, index, position, out, at } => {
+                let (o, count) = (shape(out), self.indexed(index));
+                check(
+                    o.len() == 3
+                        && wshape(table).last() == Some(&o[2])
+                        && index.is_none_or(|index| matches!(shape(index).len(), 1 | 2) && shape(index)[0] == o[0])
+                        && at + count <= o[1],
+                    "table or index does not fit",
+                )
+                .or(check(positions(position, count, last(out)), "there are too few positions"))
+            }
             Op::CopyTokens { x, from, count, position, out, at } => {
                 let (s, o) = (shape(x), shape(out));
                 if s.len() != 3 || o.len() != 3 {
@@ -545,7 +549,7 @@ impl Plan {
                 }
                 let patches = (s[2] / patch) * (s[3] / patch);
                 check(wshape(weight) == [o[2], s[1], patch, patch], "weight is not [dim, channels, p, p]")
-                    .or(check(wshape(bias) == [o[2]], "bias is not [dim]"))
+                    .or(check(bias.is_none_or(|b| wshape(b) == [o[2]]), "bias is not [dim]"))
                     .or(check(at + patches <= o[1] && o[0] % s[0] == 0, "patches do not fit"))
                     .or(check(s[2] % patch == 0 && s[3] % patch == 0, "the image is no whole number of patches"))
                     .or(check(positions(position, patches, o[2]), "there are too few positions"))

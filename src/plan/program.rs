@@ -236,7 +236,7 @@ pub struct Embedding {
     /// which each writes the tokens whose rows it has.
     pub first: usize,
     pub rows: usize,
-    pub index: TensorId,
+    pub index: Option<TensorId>,
     pub position: Option<Position>,
     pub out: TensorId,
     pub at: usize,
@@ -283,7 +283,7 @@ pub struct ResizedPositions {
 pub struct PatchEmbed {
     pub image: TensorId,
     pub weight: WeightId,
-    pub bias: WeightId,
+    pub bias: Option<WeightId>,
     pub position: Option<Position>,
     pub out: TensorId,
     pub at: usize,
@@ -493,7 +493,7 @@ impl Kernel {
             Kernel::LayerNorm(k) => vec![k.x],
             Kernel::Attention(k) => vec![k.qkv],
             Kernel::Elementwise(k) => [Some(k.a), k.b].into_iter().flatten().collect(),
-            Kernel::Embedding(k) => vec![k.index],
+            Kernel::Embedding(k) => k.index.into_iter().collect(),
             Kernel::CopyTokens(k) => vec![k.x],
             Kernel::ResizedPositions(_) => Vec::new(),
             Kernel::PatchEmbed(k) => vec![k.image],

@@ -25,7 +25,10 @@ impl Op {
             Op::Embedding { table, position, .. } => with(position, &[(table, Floats)]),
             Op::CopyTokens { position, .. } => with(position, &[]),
             Op::ResizedPositions { position, .. } => with(Some(position), &[]),
-            Op::PatchEmbed { weight, bias, position, .. } => with(position, &[(weight, PatchKernel), (bias, Floats)]),
+            Op::PatchEmbed { weight, bias, position, .. } => match bias {
+                Some(bias) => with(position, &[(weight, PatchKernel), (bias, Floats)]),
+                None => with(position, &[(weight, PatchKernel)]),
+            },
             Op::TimestepEmbedding { .. }
             | Op::Activate { .. }
             | Op::Affine { .. }
@@ -63,7 +66,7 @@ impl Op {
     /// The tokens of its result that the operation writes, if it does not write all.
     fn places(&self, plan: &Plan) -> Option<std::ops::Range<usize>> {
         match *self {
-            Op::Embedding { index, at, .. } => Some(at..at + plan.shape(index).get(1).unwrap_or(&1)),
+            Op::Embedding { index, at, .. } => Some(at..at + plan.indexed(index)),
             Op::CopyTokens { count, at, .. } => Some(at..at + count),
             Op::GroupMoments { x, slice, first, .. } => Some(2 * first..2 * (first + plan.shape(x)[1].div_ceil(slice))),
             Op::PatchEmbed { image, patch, at, .. } => {

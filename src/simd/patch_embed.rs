@@ -7,14 +7,14 @@ use super::pack::{F32Matrix, Floats};
 use super::threads::Threads;
 use crate::{Activation, PatchShape};
 
-/// image `[images, channels, height, width]`, w `[dim, channels patch patch]`, bias `[dim]`, position a row of `dim` a patch,
-/// out `[batch, tokens, dim]` from token `at` on; `pixels` is scratch.
+/// image `[images, channels, height, width]`, w `[dim, channels patch patch]`, bias `[dim]` or none, position a row of `dim` a
+/// patch, out `[batch, tokens, dim]` from token `at` on; `pixels` is scratch.
 pub fn patch_embed(
     level: Level,
     threads: &Threads,
     image: &[f32],
     w: &F32Matrix,
-    bias: &Floats,
+    bias: Option<&Floats>,
     position: Option<&[f32]>,
     out: &mut [f32],
     pixels: &mut Lines<f32>,
@@ -34,7 +34,7 @@ pub fn patch_embed(
             }
         }
         let span = s.at * s.dim..(s.at + rows * columns) * s.dim;
-        let finish = Finish { bias: Some(bias), activation: Activation::None, residual: position, coarse: false };
+        let finish = Finish { bias, activation: Activation::None, residual: position, coarse: false };
         let out = &mut out[item * s.tokens * s.dim..][span];
         f32_matmul(level, threads, (pixels, features), (&[], 0), w, finish, out);
     }

@@ -1,7 +1,7 @@
 //! Several networks on one device: the same test natively and in the browser, on every kind of device.
 
 use uvit_web::model::{
-    Batch, Network, PortKind, autoencoder_kl, clip_text, prefix_encoder, unidiffuser, uvit, uvit_t2i,
+    Batch, Network, PortKind, autoencoder_kl, clip, clip_text, clip_vision, prefix_encoder, unidiffuser, uvit, uvit_t2i,
 };
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
 use uvit_web::plan::{Activation, Compute, WeightUse, lower};
@@ -80,13 +80,28 @@ pub fn words_config() -> clip_text::Config {
         num_hidden_layers: 2,
         num_attention_heads: 2,
         max_position_embeddings: 11,
-        hidden_act: clip_text::Act(Activation::QuickGelu),
+        hidden_act: clip::Act(Activation::QuickGelu),
         layer_norm_eps: 1e-5,
         projection_dim: 48,
     }
 }
 
-/// From its features to text latents.
+/// CLIP's image encoder, of pictures of 15 rows and columns in patches of 5.
+pub fn seeing_network() -> Network {
+    Network::ClipVision(clip_vision::Config {
+        hidden_size: 48,
+        intermediate_size: 80,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        image_size: 15,
+        patch_size: 5,
+        hidden_act: clip::Act(Activation::QuickGelu),
+        layer_norm_eps: 1e-5,
+        projection_dim: 20,
+    })
+}
+
+/// From a text encoder's features to text latents.
 pub fn prefix_network() -> Network {
     Network::PrefixEncoder(prefix_encoder::Config { prefix_dim: 64, hidden_dim: 12, tokens: 7 })
 }
@@ -190,7 +205,14 @@ pub async fn come_and_go(device: &Device, compute: Compute) {
     let mut prefix = load(device, compute, prefix_network()).await.unwrap();
     let of_prefix = forward(&mut prefix).await;
     assert!(forward(&mut words).await == of_words && forward(&mut prefix).await == of_prefix);
-    drop((a, b, words, prefix));
+    let mut seeing = load(device, compute, seeing_network()).await.unwrap();
+    let of_seeing = forward(&mut seeing).await;
+    assert_eq!(
+        of_seeing.iter().map(|result| result.name.as_str()).collect::<Vec<_>>(),
+        ["image_embeds", "last_hidden_state"]
+    );
+    assert!(forward(&mut prefix).await == of_prefix && forward(&mut seeing).await == of_seeing);
+    drop((a, b, words, prefix, seeing));
     assert_eq!(device.memory().bytes, start);
 }
 

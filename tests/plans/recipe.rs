@@ -90,16 +90,18 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
     Recorded { plan, inputs, indices: Vec::new(), tensors, outputs }
 }
 
-/// A token of an item from a table, through a norm, and its products with every row of the same table.
+/// A token of an item from a table and one that is learnt, through a norm, and their products with every row of the same table.
 pub fn tied(precision: Precision, items: std::ops::Range<usize>) -> Recorded {
     let mut plan = Plan::default();
     let (batch, classes, dim) = (items.len(), 10, 32);
     let index = plan.tensor("index", &[batch], Role::Indices);
     let table = plan.weight("wte.weight", &[classes, dim], WeightUse::Floats);
     let position = plan.weight("wpe.weight", &[1, dim], WeightUse::Floats);
-    let tokens = plan.scratch("", &[batch, 1, dim]);
+    let learnt = plan.weight("class", &[dim], WeightUse::Floats);
+    let tokens = plan.scratch("", &[batch, 2, dim]);
     let position = Some(Position { table: position, at: 0 });
-    plan.push(Op::Embedding { table, index, position, out: tokens, at: 0 });
+    plan.push(Op::Embedding { table, index: Some(index), position, out: tokens, at: 0 });
+    plan.push(Op::Embedding { table: learnt, index: None, position, out: tokens, at: 1 });
     let normed = plan.layer_norm("norm", tokens, 1e-5);
     let out = plan.linear("wte", normed, None, classes, false);
     plan.allow("wte", precision);
@@ -145,7 +147,8 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
     let weight = |id: WeightId| tensors[id.index()].to_f32();
     for op in &plan.ops {
         let shape = plan.shape(op.writes());
-        let mut result = vec![0.0; shape.iter().product()];
+        // What several operations fill is there already.
+        let mut result = values.remove(&op.writes()).unwrap_or_else(|| vec![0.0; shape.iter().product()]);
         let dim = |id: TensorId| plan.shape(id)[plan.shape(id).len() - 1];
         match *op {
             Op::Linear { x, skip, weight: w, bias, out } => {
@@ -183,13 +186,13 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                 );
             }
             Op::Embedding { table, index, position, at, .. } => {
-                let count = plan.shape(index).get(1).copied().unwrap_or(1);
+                let count = index.and_then(|index| plan.shape(index).get(1)).copied().unwrap_or(1);
                 let [batch, tokens, dim] = *shape else { panic!("tokens") };
                 let (table, position) = (weight(table), position.map(|p| weight(p.table)));
                 cpu::embedding(
                     &table,
                     0,
-                    &values[&index],
+                    index.map(|index| values[&index].as_slice()),
                     position.as_deref(),
                     &mut result,
                     at,

@@ -381,13 +381,32 @@ fn tokens(all: &mut Vec<Case>) {
         let weight = case.floats(&[dim, channels, patch, patch], WeightUse::PatchKernel);
         let bias = case.floats(&[dim], WeightUse::Floats);
         let out = case.output(&[batch, tokens, dim]);
-        case.plan.push(Op::Embedding { table: labels, index, position: position(5), out, at: 0 });
+        case.plan.push(Op::Embedding { table: labels, index: Some(index), position: position(5), out, at: 0 });
         case.plan.push(Op::CopyTokens { x, from: 1, count: 2, position: position(0), out, at: 1 });
-        case.plan.push(Op::PatchEmbed { image, weight, bias, position: position(7), patch, out, at: 3 });
+        case.plan.push(Op::PatchEmbed { image, weight, bias: Some(bias), position: position(7), patch, out, at: 3 });
         let at = 3 + patches;
-        case.plan.push(Op::PatchEmbed { image, weight, bias, position: None, patch, out, at });
+        case.plan.push(Op::PatchEmbed { image, weight, bias: Some(bias), position: None, patch, out, at });
         let (position, side) = (Position { table, at: 1 }, side / patch);
         case.plan.push(Op::ResizedPositions { position, from: [2, 3], to: [side, side], out, at });
+        all.push(case);
+    }
+    // A learnt token and patches without a bias; with positions and without.
+    for (batch, channels, side, patch, dim, placed) in
+        [(1, 1, 3, 3, 4, false), (2, 3, 10, 5, 36, true), (3, 3, 33, 3, 72, false), (1, 3, 14, 7, 64, true)]
+    {
+        let mut case =
+            Case::new(format!("class and patches of {batch} images {channels} x {side}^2 / {patch}, {dim} wide"));
+        let image = case.input(&[batch, channels, side, side]);
+        let tokens = 2 + (side / patch) * (side / patch);
+        let table = case.floats(&[tokens, dim], WeightUse::Floats);
+        let position = |at: usize| placed.then_some(Position { table, at });
+        let class = case.floats(&[dim], WeightUse::Floats);
+        let weight = case.floats(&[dim, channels, patch, patch], WeightUse::PatchKernel);
+        let x = case.input(&[batch, 1, dim]);
+        let out = case.output(&[batch, tokens, dim]);
+        case.plan.push(Op::CopyTokens { x, from: 0, count: 1, position: None, out, at: 0 });
+        case.plan.push(Op::Embedding { table: class, index: None, position: position(1), out, at: 1 });
+        case.plan.push(Op::PatchEmbed { image, weight, bias: None, position: position(2), patch, out, at: 2 });
         all.push(case);
     }
     // Words of a text, all of an item at once.
@@ -398,7 +417,13 @@ fn tokens(all: &mut Vec<Case>) {
         let words = case.floats(&[11, dim], WeightUse::Floats);
         let table = case.floats(&[count + 2, dim], WeightUse::Floats);
         let out = case.output(&[batch, count, dim]);
-        case.plan.push(Op::Embedding { table: words, index, position: Some(Position { table, at: 2 }), out, at: 0 });
+        case.plan.push(Op::Embedding {
+            table: words,
+            index: Some(index),
+            position: Some(Position { table, at: 2 }),
+            out,
+            at: 0,
+        });
         all.push(case);
     }
 }

@@ -5,8 +5,8 @@ use crate::plan::Embedding;
 
 const WORKGROUP: usize = 64;
 
-pub(super) fn variant(position: bool) -> Variant {
-    let variables = vec![("POSITION", flag(position)), ("WORKGROUP", WORKGROUP.to_string())];
+pub(super) fn variant(index: bool, position: bool) -> Variant {
+    let variables = vec![("INDEX", flag(index)), ("POSITION", flag(position)), ("WORKGROUP", WORKGROUP.to_string())];
     Variant { kernel: "embedding", variables }
 }
 
@@ -15,10 +15,11 @@ pub(super) fn launch(k: &Embedding) -> Launch {
     let position_at = k.position.map_or(0, |position| position.at);
     let params = [k.batch, k.tokens, dim4, k.at, k.rows, position_at, k.count, k.first].map(|v| v as u32);
     let table = Binding::Rows(k.table, 4 * k.dim * k.first, 4 * k.dim * k.rows);
-    let mut bindings = vec![(1, table), (2, Binding::Tensor(k.index)), (4, Binding::Tensor(k.out))];
+    let mut bindings = vec![(1, table), (4, Binding::Tensor(k.out))];
+    bindings.extend(k.index.map(|index| (2, Binding::Tensor(index))));
     bindings.extend(k.position.map(|position| (3, Binding::Weight(position.table))));
     Launch {
-        variant: variant(k.position.is_some()),
+        variant: variant(k.index.is_some(), k.position.is_some()),
         params: bytemuck::cast_slice(&params).to_vec(),
         bindings,
         workgroups: [groups(dim4, WORKGROUP), (k.batch * k.count) as u32, 1],

@@ -308,7 +308,10 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
         unpatchify::variant(),
     ];
     for position in [false, true] {
-        all.extend([copy_tokens::variant(position), embedding::variant(position), patch_embed::variant(position)]);
+        all.push(copy_tokens::variant(position));
+        for with in [false, true] {
+            all.extend([embedding::variant(with, position), patch_embed::variant(with, position)]);
+        }
     }
     for tuning in tunings {
         all.extend(matmul::variants(tuning, false));

@@ -6,10 +6,11 @@ use crate::plan::PatchEmbed;
 const WORKGROUP: usize = 16;
 const PATCHES: usize = 8;
 
-pub(super) fn variant(position: bool) -> Variant {
+pub(super) fn variant(bias: bool, position: bool) -> Variant {
     Variant {
         kernel: "patch_embed",
         variables: vec![
+            ("BIAS", flag(bias)),
             ("POSITION", flag(position)),
             ("PATCHES", PATCHES.to_string()),
             ("WORKGROUP", WORKGROUP.to_string()),
@@ -22,15 +23,11 @@ pub(super) fn launch(k: &PatchEmbed) -> Launch {
     let patches = (k.height / k.patch) * (k.width / k.patch);
     let position_at = k.position.map_or(0, |position| position.at);
     let params = [k.images, k.channels, k.height, k.width, k.patch, k.tokens, k.at, dim4, position_at, 0, 0, 0];
-    let mut bindings = vec![
-        (1, Binding::Tensor(k.image)),
-        (2, Binding::Weight(k.weight)),
-        (3, Binding::Weight(k.bias)),
-        (5, Binding::Tensor(k.out)),
-    ];
+    let mut bindings = vec![(1, Binding::Tensor(k.image)), (2, Binding::Weight(k.weight)), (5, Binding::Tensor(k.out))];
+    bindings.extend(k.bias.map(|bias| (3, Binding::Weight(bias))));
     bindings.extend(k.position.map(|position| (4, Binding::Weight(position.table))));
     Launch {
-        variant: variant(k.position.is_some()),
+        variant: variant(k.bias.is_some(), k.position.is_some()),
         params: bytemuck::cast_slice(&params.map(|v| v as u32)).to_vec(),
         bindings,
         workgroups: [groups(dim4, WORKGROUP), groups(patches, PATCHES), k.batch as u32],
