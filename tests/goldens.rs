@@ -20,6 +20,7 @@ const KINDS: &[(&str, Judge)] = &[
     ("autoencoder_kl", kinds::autoencoder::judge),
     ("autoencoder_kl_diffusers", kinds::autoencoder::judge),
     ("autoencoder_tiny", kinds::autoencoder::judge),
+    ("caption_decoder", kinds::caption_decoder::judge),
     ("clip_text", kinds::network::judge),
     ("clip_vision", kinds::network::judge),
     ("clip_tokenizer", kinds::clip_tokenizer::judge),

@@ -6,7 +6,9 @@ mod devices;
 #[allow(dead_code)] // only the networks themselves are needed here
 mod networks;
 
-use networks::{class_network, joint_network, prefix_network, seeing_network, text_network, words_network};
+use networks::{
+    captions_network, class_network, joint_network, prefix_network, seeing_network, text_network, words_network,
+};
 use std::collections::BTreeSet;
 use uvit_web::gpu::Storage;
 use uvit_web::gpu::kernels::{Tuning, Variant, WeightLayouts, launch, variants};
@@ -55,6 +57,7 @@ fn every_shader_of_a_program_is_among_those_that_are_tested() {
         words_network(),
         prefix_network(),
         seeing_network(),
+        captions_network(),
         preset("cifar10_uvit_small"),
         preset("imagenet256_uvit_huge"),
     ];

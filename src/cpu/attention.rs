@@ -48,7 +48,7 @@ pub fn attention(
 }
 
 /// The dot product of two vectors whose length is a multiple of 4, summed in four lanes.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0; 4];
     for (a, b) in a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0) {
         for i in 0..4 {

@@ -1,14 +1,14 @@
 //! Programs on the fast kernels of [`uvit_simd`]: what users run on the CPU.
 
 use super::memory::Blocks;
-use super::{copy_tokens, embedding, group_scales, image_tokens, resized_positions, unpatchify};
+use super::{copy_tokens, embedding, group_scales, image_tokens, resized_positions, unpatchify, write_cache};
 use crate::plan::{
     Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, TensorId, Weight, WeightId, weight_limit,
 };
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
-    AttentionShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Pixels,
-    Quantized, Threads, f32_convolution, f32_matmul, int_convolution, int_matmul,
+    AttentionShape, CachedShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape,
+    Pixels, Quantized, Threads, f32_convolution, f32_matmul, int_convolution, int_matmul,
 };
 
 /// A weight as its kernel reads it.
@@ -50,8 +50,8 @@ impl Packed {
             Form::Floats => Packed::Floats(Floats::new(&tensor.to_f32())),
             Form::Matrix(Arithmetic::Int { bits }) => {
                 let (values, scales) = tensor.to_i8_rows(weight_limit(bits));
-                if weight.taps > 1 {
-                    let inputs = k / weight.taps;
+                if weight.taps() > 1 {
+                    let inputs = k / weight.taps();
                     return Ok(Packed::Int(IntMatrix::of_windows(level, &values, &scales, n, inputs, bits)));
                 }
                 Packed::Int(IntMatrix::new(level, &values, &scales, n, k, bits))
@@ -166,6 +166,22 @@ impl Launcher<'_> {
                     }
                     Arithmetic::Int { bits } => uvit_simd::int_attention(level, threads, qkv, out, &shape, bits),
                 }
+            }
+            Kernel::CachedAttention(k) => {
+                let [out, qkv, cache, places, positions] =
+                    memory.tensors([k.out, k.qkv, k.cache, k.places, k.positions])?;
+                let shape = CachedShape {
+                    rows: k.batch * k.tokens,
+                    tokens: k.tokens,
+                    heads: k.heads,
+                    head_dim: k.head_dim,
+                    most: k.most,
+                };
+                uvit_simd::cached_attention(level, threads, qkv, cache, places, positions, out, &shape);
+            }
+            Kernel::WriteCache(k) => {
+                let [out, qkv, places] = memory.tensors([k.out, k.qkv, k.places])?;
+                write_cache(qkv, places, out, k.dim);
             }
             Kernel::Elementwise(k) => {
                 let [out, a, b, _] = memory.tensors_or_empty([k.out, k.a], [k.b, None])?;

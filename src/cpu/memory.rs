@@ -163,7 +163,7 @@ impl Walk<'_> {
 }
 
 /// The most tensors of one kernel.
-const MOST: usize = 4;
+const MOST: usize = 5;
 
 /// A Program's memory while it runs.
 pub struct Blocks<'a> {

@@ -4,6 +4,7 @@
 //! run on the CPU is `fast`, over the kernels of [`uvit_simd`].
 
 mod attention;
+mod cached_attention;
 mod combine;
 mod conv2d;
 mod copy_tokens;
@@ -26,8 +27,10 @@ mod resized_positions;
 mod timestep_embedding;
 mod unpatchify;
 mod windows;
+mod write_cache;
 
 pub use attention::attention;
+pub use cached_attention::cached_attention;
 pub use combine::combine;
 pub use conv2d::conv2d;
 pub use copy_tokens::copy_tokens;
@@ -48,3 +51,4 @@ pub use resized_positions::resized_positions;
 pub use timestep_embedding::timestep_embedding;
 pub use unpatchify::unpatchify;
 pub use windows::windows;
+pub use write_cache::write_cache;

@@ -2,9 +2,9 @@
 
 use super::memory::Blocks;
 use super::{
-    attention, conv2d, copy_tokens, elementwise, embedding, group_moments, group_norm, group_scales, image_tokens,
-    int_attention, int_convolution, int_matmul, layer_norm, matmul, panels, patch_embed, resized_positions, unpatchify,
-    w8a8_matmul, windows,
+    attention, cached_attention, conv2d, copy_tokens, elementwise, embedding, group_moments, group_norm, group_scales,
+    image_tokens, int_attention, int_convolution, int_matmul, layer_norm, matmul, panels, patch_embed,
+    resized_positions, unpatchify, w8a8_matmul, windows, write_cache,
 };
 use crate::plan::{Arithmetic, Form, Kernel, PACK_GROUP, Position, Weight, WeightId, weight_limit};
 use crate::{Result, weights};
@@ -131,6 +131,15 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
                     int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, k.causal, bits)
                 }
             }
+        }
+        Kernel::WriteCache(k) => {
+            let [out, qkv, places] = memory.tensors([k.out, k.qkv, k.places])?;
+            write_cache(qkv, places, out, k.dim);
+        }
+        Kernel::CachedAttention(k) => {
+            let [out, qkv, cache, places, positions] =
+                memory.tensors([k.out, k.qkv, k.cache, k.places, k.positions])?;
+            cached_attention(qkv, cache, places, positions, out, k);
         }
         Kernel::Elementwise(k) => match k.b {
             None => {

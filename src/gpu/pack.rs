@@ -73,17 +73,17 @@ pub fn pack(weight: &Weight, form: Form, tensor: &Tensor, max_binding: usize) ->
 /// The matrix of a convolution with every place's columns filled up to whole vec4s with zeros, as pixels are; floats, since only
 /// that of a picture's few channels needs it.
 fn filled_up(weight: &Weight, tensor: &Tensor) -> Tensor {
-    let (rows, inputs) = (weight.shape[0], weight.shape[1] / weight.taps);
+    let (rows, inputs) = (weight.shape[0], weight.shape[1] / weight.taps());
     let wide = inputs.next_multiple_of(4);
-    let mut values = vec![0.0; rows * weight.taps * wide];
+    let mut values = vec![0.0; rows * weight.taps() * wide];
     for (to, from) in values.chunks_exact_mut(wide).zip(tensor.to_f32().chunks_exact(inputs)) {
         to[..inputs].copy_from_slice(from);
     }
-    Tensor { name: tensor.name.clone(), shape: vec![rows, weight.taps * wide], data: Data::F32(values) }
+    Tensor { name: tensor.name.clone(), shape: vec![rows, weight.taps() * wide], data: Data::F32(values) }
 }
 
 fn pack_any(weight: &Weight, form: Form, tensor: &Tensor) -> Packed {
-    if weight.taps > 1 && !(weight.shape[1] / weight.taps).is_multiple_of(4) {
+    if weight.taps() > 1 && !(weight.shape[1] / weight.taps()).is_multiple_of(4) {
         let tensor = filled_up(weight, tensor);
         return matrix(&tensor, weight.shape[0], tensor.shape[1]);
     }

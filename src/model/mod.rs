@@ -3,6 +3,7 @@
 
 pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
+pub mod caption_decoder;
 pub mod clip;
 pub mod clip_text;
 pub mod clip_vision;
@@ -73,13 +74,15 @@ pub enum Network {
     AutoencoderTinyEncoder(autoencoder_tiny::Config),
     /// From a text encoder's features to UniDiffuser's text latents.
     PrefixEncoder(prefix_encoder::Config),
+    /// From UniDiffuser's text latents to captions.
+    CaptionDecoder(caption_decoder::Config),
 }
 
 /// Makes a network of its parameters.
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 10] = [
+const REGISTRY: [(&str, Make); 11] = [
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
@@ -90,6 +93,7 @@ const REGISTRY: [(&str, Make); 10] = [
     ("autoencoder_tiny_decoder", |params| Read::read(params).map(Network::AutoencoderTinyDecoder)),
     ("autoencoder_tiny_encoder", |params| Read::read(params).map(Network::AutoencoderTinyEncoder)),
     ("prefix_encoder", |params| Read::read(params).map(Network::PrefixEncoder)),
+    ("caption_decoder", |params| Read::read(params).map(Network::CaptionDecoder)),
 ];
 
 /// One expression for all networks.
@@ -104,6 +108,7 @@ macro_rules! each {
             Network::AutoencoderKlDecoder($config) | Network::AutoencoderKlEncoder($config) => $body,
             Network::AutoencoderTinyDecoder($config) | Network::AutoencoderTinyEncoder($config) => $body,
             Network::PrefixEncoder($config) => $body,
+            Network::CaptionDecoder($config) => $body,
         }
     };
 }
@@ -142,6 +147,7 @@ impl Network {
             Network::AutoencoderTinyDecoder(_) => "autoencoder_tiny_decoder",
             Network::AutoencoderTinyEncoder(_) => "autoencoder_tiny_encoder",
             Network::PrefixEncoder(_) => "prefix_encoder",
+            Network::CaptionDecoder(_) => "caption_decoder",
         }
     }
 
@@ -166,6 +172,7 @@ impl Network {
             Network::AutoencoderTinyDecoder(config) => config.decoder(batch),
             Network::AutoencoderTinyEncoder(config) => config.encoder(batch),
             Network::PrefixEncoder(config) => config.record(batch),
+            Network::CaptionDecoder(config) => config.record(batch),
         }
     }
 

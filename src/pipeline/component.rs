@@ -1,5 +1,6 @@
 //! One network of a model on a device: its weights, and Sessions of the batch that is asked for.
 
+use super::captions::Generation;
 use super::fitting::fitting;
 use super::sampling::finite;
 use super::tensors::{self, NamedTensor, Values};
@@ -21,6 +22,8 @@ pub struct Component {
     tested: Vec<Vec<Kind>>,
     tiled: Option<usize>,
     forward: Option<(Batch, Recording, Session)>,
+    /// Of a caption decoder: what writes captions.
+    pub(super) generation: Option<Generation>,
 }
 
 /// How a network's weights are stored: dtype and columns a scale, by weight.
@@ -33,7 +36,7 @@ pub fn stored_forms(network: &Network, variant: &Variant) -> Result<Vec<(Dtype, 
 impl Component {
     /// A network whose weights are loaded, in these stored stored; kinds of kernels that were tested on the device before.
     pub fn new(network: Network, weights: Weights, stored: Vec<(Dtype, usize)>, tested: Vec<Vec<Kind>>) -> Component {
-        Component { network, weights, stored, tested, tiled: None, forward: None }
+        Component { network, weights, stored, tested, tiled: None, forward: None, generation: None }
     }
 
     /// The same, with a limit to the images that it keeps: [`Batch::tiled`].
@@ -84,9 +87,9 @@ impl Component {
         }
     }
 
-    /// Frees what [`Component::prepare`] made.
+    /// Frees what forwards have made ready.
     pub fn release(&mut self) {
-        self.forward = None;
+        (self.forward, self.generation) = (None, None);
     }
 
     /// One forward: a tensor for every port that takes one; gives those that come out.

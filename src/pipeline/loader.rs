@@ -1,10 +1,12 @@
 //! A model on its way to a device.
 
+use super::captions::Captions;
 use super::components::{Arriving, Blueprint, Components};
 use super::device::{DeviceInfo, LoadOptions, Opened, Wanted, open};
 use super::words::Words;
 use super::{Info, Pipeline};
-use crate::package::{DENOISER, Manifest, TEXT_ENCODER, TOKENIZER};
+use crate::package::{CAPTION_DECODER, CAPTION_TOKENIZER, DENOISER, Manifest, TEXT_ENCODER, TOKENIZER};
+use crate::text::Spelling;
 use crate::weights::{Dtype, StoredFile};
 use crate::{Error, Result};
 use web_time::Instant;
@@ -25,6 +27,11 @@ fn stages(manifest: &Manifest, options: &LoadOptions) -> Vec<&'static str> {
     if options.only_denoiser { vec![DENOISER] } else { manifest.stages() }
 }
 
+/// What spells captions, where it is not what reads texts.
+fn caption_tokenizer(manifest: &Manifest) -> Option<&StoredFile> {
+    manifest.assets.get(CAPTION_TOKENIZER).filter(|_| manifest.has(CAPTION_DECODER))
+}
+
 /// The files to bring, in order: known before a device is. Where components do not stay loaded, these are the assets alone.
 ///
 /// # Errors
@@ -34,6 +41,9 @@ pub fn files(manifest: &Manifest, options: &LoadOptions) -> Result<Vec<Needed>> 
     let mut files = Vec::new();
     if names.contains(&TEXT_ENCODER) {
         files.push(Needed { of: TOKENIZER, stored: manifest.asset(TOKENIZER)?.clone(), shard: None });
+    }
+    if let (Some(stored), false) = (caption_tokenizer(manifest), options.only_denoiser) {
+        files.push(Needed { of: CAPTION_TOKENIZER, stored: stored.clone(), shard: None });
     }
     for of in names {
         let shards = &manifest.variant(of, options.dtype)?.shards;
@@ -54,6 +64,7 @@ pub struct Loader {
     components: Components,
     arriving: Vec<(&'static str, Arriving)>,
     words: Option<Words>,
+    captions: Option<Captions>,
     info: DeviceInfo,
     began: Instant,
 }
@@ -95,7 +106,18 @@ impl Loader {
         }
         let components = Components::new(device, compute, options.keep_loaded, blueprints);
         let dtype = options.dtype;
-        Ok(Loader { manifest, dtype, model_hash, files, components, arriving, words: None, info, began })
+        Ok(Loader {
+            manifest,
+            dtype,
+            model_hash,
+            files,
+            components,
+            arriving,
+            words: None,
+            captions: None,
+            info,
+            began,
+        })
     }
 
     /// The device that was chosen.
@@ -118,7 +140,14 @@ impl Loader {
         match needed.shard {
             None => {
                 needed.stored.verify(bytes).map_err(named)?;
-                self.words = Some(Words::new(bytes, &self.components)?);
+                let own = needed.of == TOKENIZER;
+                if own {
+                    self.words = Some(Words::new(bytes, &self.components)?);
+                }
+                if self.manifest.has(CAPTION_DECODER) && own == caption_tokenizer(&self.manifest).is_none() {
+                    let spelling = if own { Spelling::Clip } else { Spelling::Gpt2 };
+                    self.captions = Some(Captions::new(bytes, spelling, &self.components)?);
+                }
                 Ok(())
             }
             Some(shard) => {
@@ -153,6 +182,6 @@ impl Loader {
             load_ms: self.began.elapsed().as_secs_f64() * 1e3,
             device: self.info,
         };
-        Pipeline::new(self.manifest, self.components, self.words, None, info)
+        Pipeline::new(self.manifest, self.components, self.words, self.captions, info)
     }
 }

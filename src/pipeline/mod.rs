@@ -3,6 +3,7 @@
 //! A [`Loader`] opens a device and takes shards one by one; [`Loader::finish`] makes it a [`Pipeline`], whose
 //! [`Pipeline::generate`] turns a [`Request`] into [`Generated`] pictures.
 
+mod beams;
 mod captions;
 mod component;
 mod components;
@@ -30,7 +31,8 @@ mod shared;
 mod tensors;
 mod words;
 
-pub use captions::Caption;
+pub use beams::{Beam, Search};
+pub use captions::{Caption, search};
 pub use component::{Component, stored_forms};
 pub use components::{Source, StoredFile};
 pub use denoiser::{Denoiser, Shape};
@@ -63,8 +65,8 @@ use words::Words;
 
 /// The most images of one call.
 pub const MAX_COUNT: usize = 64;
-/// The most beams of a caption's search.
-pub const MAX_BEAMS: usize = 16;
+/// The most beams of a caption's search; so many beams are searched together, whatever they are of.
+pub const MAX_BEAMS: usize = 32;
 
 /// A model ready to generate.
 pub struct Pipeline {

@@ -37,6 +37,11 @@ impl Kernel {
                 let products = product(&[2, a.batch, a.heads, a.queries, a.tokens, a.head_dim]);
                 (products, product(&[4, a.batch, a.heads, a.tokens, a.head_dim]))
             }
+            Kernel::CachedAttention(a) => {
+                let (tokens, seen) = (a.batch * a.tokens, product(&[2, a.batch, a.most, a.heads, a.head_dim]));
+                (a.tokens as u64 * seen, seen + product(&[2, tokens, a.heads, a.head_dim]))
+            }
+            Kernel::WriteCache(k) => (0, product(&[4, k.batch, k.tokens, k.dim])),
             Kernel::PatchEmbed(p) => {
                 let image = product(&[p.batch, p.channels, p.height, p.width]);
                 let tokens = product(&[p.batch, p.height / p.patch, p.width / p.patch, p.dim]);

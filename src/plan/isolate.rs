@@ -155,6 +155,14 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             (k.batch, k.tokens, k.heads) = (2, k.tokens.min(most), k.heads.min(2));
             (k.first, k.queries) = (0, k.tokens);
         }
+        Kernel::WriteCache(k) => {
+            (k.batch, k.tokens, k.dim) = (2, k.tokens.min(3), width(k.dim).next_multiple_of(4));
+            k.rows = 2 * k.tokens + 1;
+        }
+        Kernel::CachedAttention(k) => {
+            (k.batch, k.tokens, k.heads) = (2, k.tokens.min(3), k.heads.min(2));
+            (k.most, k.rows) = (13, 27);
+        }
         Kernel::Elementwise(k) => (k.rows, k.dim) = (6, width(k.dim)),
         Kernel::Embedding(k) => {
             k.count = k.count.min(3);
@@ -208,6 +216,8 @@ fn anonymous(kernel: &Kernel) -> Kernel {
         }
         Kernel::LayerNorm(k) => (k.x, k.out, k.weight, k.bias) = (t, t, w, w),
         Kernel::Attention(k) => (k.qkv, k.out, k.first, k.queries) = (t, t, 0, k.tokens),
+        Kernel::WriteCache(k) => (k.qkv, k.places, k.out) = (t, t, t),
+        Kernel::CachedAttention(k) => (k.qkv, k.cache, k.places, k.positions, k.out) = (t, t, t, t, t),
         Kernel::Elementwise(k) => (k.a, k.b, k.out) = (t, k.b.map(|_| t), t),
         Kernel::Embedding(k) => {
             (k.table, k.index, k.position, k.out) = (w, k.index.map(|_| t), position(k.position), t);
@@ -313,6 +323,23 @@ impl Isolated {
                 let qkv = self.input(&[k.batch, k.tokens, 3 * dim]);
                 let out = self.plan.scratch("", &[k.batch, k.tokens, dim]);
                 self.plan.push(Op::Attention { qkv, heads: k.heads, causal: k.causal, out });
+                out
+            }
+            Kernel::WriteCache(ref k) => {
+                let (qkv, before) = (self.input(&[k.batch, k.tokens, 3 * k.dim]), self.input(&[1, k.rows, 2 * k.dim]));
+                let places = self.indices(&[k.batch, k.tokens], k.rows);
+                let out = self.plan.scratch("", &[1, k.rows, 2 * k.dim]);
+                self.plan.push(Op::CopyTokens { x: before, from: 0, count: k.rows, position: None, out, at: 0 });
+                self.plan.push(Op::WriteCache { qkv, places, out });
+                out
+            }
+            Kernel::CachedAttention(ref k) => {
+                let dim = k.heads * k.head_dim;
+                let (qkv, cache) = (self.input(&[k.batch, k.tokens, 3 * dim]), self.input(&[1, k.rows, 2 * dim]));
+                let places = self.indices(&[k.batch, k.most], k.rows);
+                let positions = self.indices(&[k.batch, k.tokens], k.most);
+                let out = self.plan.scratch("", &[k.batch, k.tokens, dim]);
+                self.plan.push(Op::CachedAttention { qkv, cache, places, positions, heads: k.heads, out });
                 out
             }
             Kernel::Elementwise(ref k) => {

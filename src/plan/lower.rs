@@ -435,6 +435,29 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
                 queries,
             })
         }
+        Op::WriteCache { qkv, places, out } => {
+            let (s, o) = (plan.shape(qkv), plan.shape(out));
+            let (batch, tokens, dim) = (s[0], s[1], s[2] / 3);
+            Kernel::WriteCache(WriteCache { qkv, places, out, batch, tokens, dim, rows: o[1] })
+        }
+        Op::CachedAttention { qkv, cache, places, positions, heads, out } => {
+            let s = plan.shape(out);
+            let (most, rows) = (plan.shape(places)[1], plan.shape(cache)[1]);
+            let (batch, tokens, head_dim) = (s[0], s[1], s[2] / heads);
+            Kernel::CachedAttention(CachedAttention {
+                qkv,
+                cache,
+                places,
+                positions,
+                out,
+                batch,
+                tokens,
+                heads,
+                head_dim,
+                most,
+                rows,
+            })
+        }
         Op::CopyTokens { x, from, count, position, out, at } => {
             let s = plan.shape(out);
             Kernel::CopyTokens(CopyTokens {

@@ -18,9 +18,9 @@ pub use cost::Cost;
 pub use isolate::{Isolated, Kind, isolate};
 pub use lower::lower;
 pub use program::{
-    Activation, Attention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, GroupMoments, GroupNorm,
-    GroupScales, ImageTokens, Kernel, LayerNorm, Matmul, PatchEmbed, Place, Program, ResizedPositions, SizeClass,
-    Unpatchify, View, Window,
+    Activation, Attention, CachedAttention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, GroupMoments,
+    GroupNorm, GroupScales, ImageTokens, Kernel, LayerNorm, Matmul, PatchEmbed, Place, Program, ResizedPositions,
+    SizeClass, Unpatchify, View, Window, WriteCache,
 };
 
 pub use state::{Slot, StateLayout};
@@ -85,45 +85,69 @@ pub enum WeightUse {
     Floats,
 }
 
+/// How a matrix that is read as `[out, in]` is published.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrangement {
+    /// As it is read.
+    #[default]
+    Rows,
+    /// `[in, out]`, as GPT-2's.
+    Columns,
+    /// `[out, in, 3, 3]`, of a 3x3 convolution. It is read as `[out, 9 in]`, whose columns are those of one place of the window
+    /// after the other, row by row.
+    Windows,
+}
+
 /// A weight that the Plan reads.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Weight {
     /// The published name.
     pub name: String,
-    /// The published shape.
+    /// The shape in which it is read.
     pub shape: Vec<usize>,
     /// How it is read.
     pub usage: WeightUse,
     /// How coarse the input of a matrix may become.
     pub precision: Precision,
-    /// 9 if it is the matrix of a 3x3 convolution, `[out, 9 in]`, whose columns are those of one place of the window after the
-    /// other, row by row; else 1.
-    pub taps: usize,
+    /// How it is published.
+    pub arrangement: Arrangement,
 }
 
 impl Weight {
     /// The published tensors whose rows it is, one below the other, with their shapes: `a.{q,k,v}.weight` is `a.q.weight`,
-    /// `a.k.weight` and `a.v.weight`. The kernel of a convolution is published as `[out, in, 3, 3]`.
+    /// `a.k.weight` and `a.v.weight`.
     pub fn sources(&self) -> Vec<(String, Vec<usize>)> {
         let names = joined(&self.name);
         let mut shape = self.shape.clone();
         shape[0] /= names.len();
-        if self.taps > 1 {
-            shape = vec![shape[0], shape[1] / self.taps, 3, 3];
+        match self.arrangement {
+            Arrangement::Rows => {}
+            Arrangement::Columns => shape.reverse(),
+            Arrangement::Windows => shape = vec![shape[0], shape[1] / self.taps(), 3, 3],
         }
         names.into_iter().map(|name| (name, shape.clone())).collect()
     }
 
-    /// Published values in the order of its columns.
+    /// Places of the window that its columns belong to: 9 of a convolution's, else 1.
+    pub fn taps(&self) -> usize {
+        if self.arrangement == Arrangement::Windows { 9 } else { 1 }
+    }
+
+    /// Published values, those of its sources one after the other, in the order in which they are read.
     pub fn arranged(&self, published: Vec<f32>) -> Vec<f32> {
-        if self.taps == 1 {
-            return published;
-        }
-        let (columns, inputs) = (self.shape[1], self.shape[1] / self.taps);
+        // What of a part, or of a row, lies `many` apart comes together.
+        let (part, many) = match self.arrangement {
+            Arrangement::Rows => return published,
+            Arrangement::Columns => {
+                let rows = self.shape[0] / joined(&self.name).len();
+                (rows * self.shape[1], rows)
+            }
+            Arrangement::Windows => (self.shape[1], self.taps()),
+        };
         let mut values = vec![0.0; published.len()];
-        for (out, of_row) in values.chunks_exact_mut(columns).zip(published.chunks_exact(columns)) {
-            for (i, taps) in of_row.chunks_exact(self.taps).enumerate() {
-                taps.iter().enumerate().for_each(|(tap, &v)| out[tap * inputs + i] = v);
+        for (out, of_part) in values.chunks_exact_mut(part).zip(published.chunks_exact(part)) {
+            for (i, row) in of_part.chunks_exact(many).enumerate() {
+                row.iter().enumerate().for_each(|(j, &v)| out[j * (part / many) + i] = v);
             }
         }
         values
@@ -183,6 +207,19 @@ pub enum Op {
     /// Per head `softmax(q k^T / sqrt(head_dim)) v`; `qkv [batch, tokens, 3 dim]` holds q, k, v, each `heads` x
     /// `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
     Attention { qkv: TensorId, heads: usize, causal: bool, out: TensorId },
+    /// The rows `places` `[batch, tokens]` of `out`, a cache `[1, rows, 2 dim]`, become the keys and values of `qkv [batch, tokens, 3
+    /// dim]`; the others stay as they are. No two tokens have one place.
+    WriteCache { qkv: TensorId, places: TensorId, out: TensorId },
+    /// [`Op::Attention`] to keys and values in such a cache: a token sees as many positions of its item as `positions` `[batch,
+    /// tokens]` says, and its own; position p of an item lies in the row `places[p]`, `[batch, most]`, which items may share.
+    CachedAttention {
+        qkv: TensorId,
+        cache: TensorId,
+        places: TensorId,
+        positions: TensorId,
+        heads: usize,
+        out: TensorId,
+    },
     /// Tokens `at ..` of every item of `out` become the table's rows `index` `[batch]` or `[batch, count]`, plus their positions.
     /// Without `index` it is one token, the table's first row: learnt, and the same for every item.
     Embedding { table: WeightId, index: Option<TensorId>, position: Option<Position>, out: TensorId, at: usize },
@@ -240,6 +277,8 @@ impl Op {
             Op::Add { a, b, .. } => vec![a, b],
             Op::Attention { qkv, .. } => vec![qkv],
             Op::Embedding { index, .. } => index.into_iter().collect(),
+            Op::WriteCache { qkv, places, .. } => vec![qkv, places],
+            Op::CachedAttention { qkv, cache, places, positions, .. } => vec![qkv, cache, places, positions],
             Op::CopyTokens { x, .. } | Op::Unpatchify { x, .. } | Op::Conv2d { x, .. } | Op::Convolution { x, .. } => {
                 vec![x]
             }
@@ -257,6 +296,8 @@ impl Op {
             | Op::Add { out, .. }
             | Op::LayerNorm { out, .. }
             | Op::Attention { out, .. }
+            | Op::WriteCache { out, .. }
+            | Op::CachedAttention { out, .. }
             | Op::Embedding { out, .. }
             | Op::CopyTokens { out, .. }
             | Op::ResizedPositions { out, .. }
@@ -302,7 +343,13 @@ impl Plan {
         if let Some(found) = self.weights.iter().position(known) {
             return WeightId(found);
         }
-        self.weights.push(Weight { name, shape: shape.to_vec(), usage, precision: Precision::Float, taps: 1 });
+        self.weights.push(Weight {
+            name,
+            shape: shape.to_vec(),
+            usage,
+            precision: Precision::Float,
+            arrangement: Arrangement::Rows,
+        });
         WeightId(self.weights.len() - 1)
     }
 
@@ -369,6 +416,15 @@ impl Plan {
         out
     }
 
+    /// [`Plan::linear`] whose matrix is published as `[in, out]`.
+    pub fn linear_of_columns(&mut self, name: &str, x: TensorId, out_features: usize) -> TensorId {
+        let out = self.linear(name, x, None, out_features, true);
+        if let Some(&Op::Linear { weight, .. }) = self.ops.last() {
+            self.weights[weight.0].arrangement = Arrangement::Columns;
+        }
+        out
+    }
+
     /// Records LayerNorm with the affine weights `name.weight`, `name.bias`.
     pub fn layer_norm(&mut self, name: &str, x: TensorId, eps: f32) -> TensorId {
         let shape = self.shape(x).to_vec();
@@ -419,7 +475,7 @@ impl Plan {
         let shape = self.shape(x).to_vec();
         let columns = 9 * shape[shape.len() - 1];
         let weight = self.weight(format!("{name}.weight"), &[out_channels, columns], WeightUse::Matrix);
-        self.weights[weight.0].taps = 9;
+        self.weights[weight.0].arrangement = Arrangement::Windows;
         let bias = bias.then(|| self.weight(format!("{name}.bias"), &[out_channels], WeightUse::Floats));
         let out = self.scratch(name, &[shape[0], window.pixels(), out_channels]);
         self.push(Op::Convolution { x, window, weight, bias, out });
@@ -527,6 +583,25 @@ impl Plan {
                     "table or index does not fit",
                 )
                 .or(check(positions(position, count, last(out)), "there are too few positions"))
+            }
+            Op::WriteCache { qkv, places, out } => {
+                let (s, o) = (shape(qkv), shape(out));
+                let fits = s.len() == 3 && o.len() == 3 && o[0] == 1 && 2 * s[2] == 3 * o[2];
+                check(fits && shape(places) == &s[..2], "the cache is not [1, rows, keys and values]")
+                    .or(check(fits && o[2] % 8 == 0, "keys are no whole vec4s"))
+            }
+            Op::CachedAttention { qkv, cache, places, positions, heads, out } => {
+                let (s, o, c) = (shape(qkv), shape(out), shape(cache));
+                let dim = last(out);
+                let head_dim = dim.checked_div(heads).unwrap_or(0);
+                let fits = s.len() == 3 && o.len() == 3 && s[..2] == o[..2] && s[2] == 3 * dim;
+                check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
+                    .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
+                    .or(check(c.len() == 3 && c[0] == 1 && c[2] == 2 * dim, "the cache is not [1, rows, 2 dim]"))
+                    .or(check(
+                        shape(places).len() == 2 && fits && shape(places)[0] == s[0] && shape(positions) == &s[..2],
+                        "places or positions are not of the tokens",
+                    ))
             }
             Op::CopyTokens { x, from, count, position, out, at } => {
                 let (s, o) = (shape(x), shape(out));

@@ -213,6 +213,39 @@ pub struct Attention {
     pub queries: usize,
 }
 
+/// See [`super::Op::WriteCache`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct WriteCache {
+    pub qkv: TensorId,
+    pub places: TensorId,
+    pub out: TensorId,
+    pub batch: usize,
+    pub tokens: usize,
+    pub dim: usize,
+    /// Of the cache.
+    pub rows: usize,
+}
+
+/// See [`super::Op::CachedAttention`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct CachedAttention {
+    pub qkv: TensorId,
+    pub cache: TensorId,
+    pub places: TensorId,
+    pub positions: TensorId,
+    pub out: TensorId,
+    pub batch: usize,
+    pub tokens: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    /// Positions of an item.
+    pub most: usize,
+    /// Of the cache.
+    pub rows: usize,
+}
+
 /// `out = activation(scale a + offset) + b`: what could not be fused; a copy, or a quantised one, where a kernel needs it.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -397,6 +430,8 @@ pub enum Kernel {
     Matmul(Matmul),
     LayerNorm(LayerNorm),
     Attention(Attention),
+    WriteCache(WriteCache),
+    CachedAttention(CachedAttention),
     Elementwise(Elementwise),
     Embedding(Embedding),
     CopyTokens(CopyTokens),
@@ -418,6 +453,8 @@ impl Kernel {
             Kernel::Matmul(_) => "int_matmul",
             Kernel::LayerNorm(_) => "layer_norm",
             Kernel::Attention(_) => "attention",
+            Kernel::WriteCache(_) => "write_cache",
+            Kernel::CachedAttention(_) => "cached_attention",
             Kernel::Elementwise(_) => "elementwise",
             Kernel::Embedding(_) => "embedding",
             Kernel::CopyTokens(_) => "copy_tokens",
@@ -443,6 +480,10 @@ impl Kernel {
                 format!("{} x {} heads x {} of {} x {}", k.batch, k.heads, k.queries, k.tokens, k.head_dim)
             }
             Kernel::Attention(k) => format!("{} x {} heads x {} x {}", k.batch, k.heads, k.tokens, k.head_dim),
+            Kernel::WriteCache(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
+            Kernel::CachedAttention(k) => {
+                format!("{} x {} heads x {} of {} x {}", k.batch, k.heads, k.tokens, k.most, k.head_dim)
+            }
             Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch, k.out_channels, k.height, k.width),
             Kernel::PatchEmbed(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
             Kernel::Unpatchify(k) => format!("{} x {} x {} x {}", k.batch, k.channels, k.height, k.width),
@@ -466,6 +507,8 @@ impl Kernel {
             Kernel::Matmul(k) => k.rows = (items * k.tokens).saturating_sub(k.first).min(k.rows),
             Kernel::LayerNorm(k) => k.rows = k.rows / all * items,
             Kernel::Attention(k) => k.batch = items,
+            Kernel::WriteCache(k) => k.batch = items,
+            Kernel::CachedAttention(k) => k.batch = items,
             Kernel::Embedding(k) => k.batch = items,
             Kernel::CopyTokens(k) => k.batch = items,
             Kernel::ResizedPositions(k) => k.batch = items,
@@ -492,6 +535,8 @@ impl Kernel {
             Kernel::Matmul(m) => [Some(m.x), m.x2, m.residual].into_iter().flatten().collect(),
             Kernel::LayerNorm(k) => vec![k.x],
             Kernel::Attention(k) => vec![k.qkv],
+            Kernel::WriteCache(k) => vec![k.qkv, k.places],
+            Kernel::CachedAttention(k) => vec![k.qkv, k.cache, k.places, k.positions],
             Kernel::Elementwise(k) => [Some(k.a), k.b].into_iter().flatten().collect(),
             Kernel::Embedding(k) => k.index.into_iter().collect(),
             Kernel::CopyTokens(k) => vec![k.x],
@@ -512,6 +557,8 @@ impl Kernel {
             Kernel::Matmul(k) => k.out,
             Kernel::LayerNorm(k) => k.out,
             Kernel::Attention(k) => k.out,
+            Kernel::WriteCache(k) => k.out,
+            Kernel::CachedAttention(k) => k.out,
             Kernel::Elementwise(k) => k.out,
             Kernel::Embedding(k) => k.out,
             Kernel::CopyTokens(k) => k.out,

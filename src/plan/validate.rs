@@ -36,7 +36,19 @@ impl Op {
             | Op::GroupMoments { .. }
             | Op::Add { .. }
             | Op::Attention { .. }
+            | Op::WriteCache { .. }
+            | Op::CachedAttention { .. }
             | Op::Unpatchify { .. } => Vec::new(),
+        }
+    }
+
+    /// Whether it reads a tensor as indices.
+    fn takes_indices(&self, id: TensorId) -> bool {
+        match *self {
+            Op::Embedding { index, .. } => Some(id) == index,
+            Op::WriteCache { places, .. } => id == places,
+            Op::CachedAttention { places, positions, .. } => [places, positions].contains(&id),
+            _ => false,
         }
     }
 
@@ -49,6 +61,8 @@ impl Op {
             Op::Add { .. } => "add",
             Op::LayerNorm { .. } => "layer norm",
             Op::Attention { .. } => "attention",
+            Op::WriteCache { .. } => "write to a cache",
+            Op::CachedAttention { .. } => "cached attention",
             Op::Embedding { .. } => "embedding",
             Op::CopyTokens { .. } => "copy of tokens",
             Op::ResizedPositions { .. } => "resized positions",
@@ -121,8 +135,7 @@ impl Plan {
                 return fail(what);
             }
             for id in op.reads() {
-                let is_index = matches!(op, Op::Embedding { .. });
-                if (self.tensors[id.0].role == Role::Indices) != is_index {
+                if (self.tensors[id.0].role == Role::Indices) != op.takes_indices(id) {
                     return fail("reads indices as values, or values as indices");
                 }
                 if !readable[id.0] {
@@ -136,11 +149,11 @@ impl Plan {
                 return fail("writes what the host writes");
             }
             let done = &mut placed[out.0];
-            if matches!(op, Op::ResizedPositions { .. }) {
-                // They are added to what must be there.
+            if matches!(op, Op::ResizedPositions { .. } | Op::WriteCache { .. }) {
+                // They change some of what must be there.
                 match readable[out.0] {
                     true => continue,
-                    false => return fail("adds to tokens before they are written"),
+                    false => return fail("changes tokens before they are written"),
                 }
             }
             match op.places(self) {

@@ -157,7 +157,7 @@ unsafe fn copy_vectors<I: Isa, const C: usize>(from: *const f32, to: *mut f32) {
 
 /// Scores to `e^(scale (score - largest))`; returns their sum over the first `tokens`.
 #[inline(always)]
-unsafe fn softmax<I: Isa>(scores: &mut [f32], tokens: usize, scale: f32) -> f32 {
+pub(super) unsafe fn softmax<I: Isa>(scores: &mut [f32], tokens: usize, scale: f32) -> f32 {
     scores[tokens..].fill(f32::NEG_INFINITY);
     // SAFETY: a strip is whole vectors long.
     unsafe {

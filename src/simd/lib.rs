@@ -13,6 +13,7 @@
 #![allow(clippy::out_of_bounds_indexing)]
 
 mod attention;
+mod cached_attention;
 mod conv2d;
 mod elementwise;
 mod functions;
@@ -30,6 +31,7 @@ mod threads;
 mod tile;
 
 pub use attention::attention;
+pub use cached_attention::cached_attention;
 pub use conv2d::conv2d;
 pub use elementwise::elementwise;
 pub use functions::multiply_add_peak;
@@ -86,6 +88,17 @@ pub struct AttentionShape {
     pub first: usize,
     /// How many.
     pub queries: usize,
+}
+
+/// `qkv [rows, 3, heads, head_dim]`, a cache `[.., 2, heads, head_dim]`; an item has so many tokens, which are rows, and positions.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct CachedShape {
+    pub rows: usize,
+    pub tokens: usize,
+    pub heads: usize,
+    pub head_dim: usize,
+    pub most: usize,
 }
 
 /// x `[batch, in_channels, height, width]`, out `[batch, out_channels, height, width]`.

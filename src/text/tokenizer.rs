@@ -6,21 +6,15 @@
 //! `</w>`, the merges in order, `<|startoftext|>`, `<|endoftext|>`.
 
 use super::pieces::{Piece, pieces};
-use crate::{Code, Error, Result};
-
-/// Symbols without and with the end of a word.
-const SYMBOLS: usize = 512;
+use super::symbols::{Spelling, Symbols, in_order};
+use crate::Result;
 
 /// CLIP's merges, or some of them.
 pub struct Tokenizer {
-    /// The two ids that a merge joins, and the id that it makes, which is its rank too; sorted.
-    merges: Vec<((u32, u32), u32)>,
-    /// Ids without the two special ones.
-    symbols: u32,
+    symbols: Symbols,
+    /// The symbols that merges make, by what they join.
+    by_pair: Vec<u32>,
 }
-
-/// Bytes, and whether a word ends behind them.
-type Symbol = (Vec<u8>, bool);
 
 /// Bytes of a word that are read, at most: many times what fits, so that a text without spaces takes no long time.
 const LONGEST_WORD: usize = 4096;
@@ -34,81 +28,26 @@ pub struct Encoded {
     pub left_out: Option<String>,
 }
 
-/// Whether a byte is its own character in a file of merges.
-fn is_printable(byte: &u8) -> bool {
-    matches!(byte, 33..=126 | 161..=172 | 174..=255)
-}
-
-/// The bytes in the order of their symbols: those that are printable, then the others.
-fn in_order() -> Vec<u8> {
-    let (mut all, others): (Vec<u8>, Vec<u8>) = (0..=255).partition(is_printable);
-    all.extend(others);
-    all
-}
-
-/// The characters that stand for bytes in a file of merges; the others are 256 and up.
-fn characters() -> Vec<(char, u8)> {
-    let mut all = Vec::new();
-    let mut others = '\u{100}'..;
-    for byte in in_order() {
-        let character = if is_printable(&byte) { Some(char::from(byte)) } else { others.next() };
-        all.extend(character.map(|character| (character, byte)));
-    }
-    all.sort_unstable();
-    all
-}
-
 impl Tokenizer {
-    /// Reads a file of merges, one a line after a header, as CLIP publishes them.
+    /// Reads CLIP's file of merges, or the first part of one.
     ///
     /// # Errors
-    /// `BAD_MANIFEST` naming the line that is none.
+    /// Those of [`Symbols::new`].
     pub fn new(merges: &str) -> Result<Tokenizer> {
-        let characters = characters();
-        let symbol = |written: &str| -> Option<Symbol> {
-            let (text, ends) = written.strip_suffix("</w>").map_or((written, false), |text| (text, true));
-            let byte = |c: char| characters.binary_search_by_key(&c, |at| at.0).ok().map(|at| characters[at].1);
-            text.chars().map(byte).collect::<Option<Vec<u8>>>().map(|bytes| (bytes, ends))
-        };
-        let bad = |line: &str| {
-            let cause = format!("the tokenizer's merge \"{line}\" does not join two symbols that are there before it");
-            Error::new(Code::BadManifest, cause, "Convert the model again, with its own merges.txt")
-        };
-        let mut spelled: Vec<Symbol> = Vec::new();
-        for ends in [false, true] {
-            spelled.extend(in_order().into_iter().map(|byte| (vec![byte], ends)));
-        }
-        let lines: Vec<&str> = merges.lines().skip(1).filter(|line| !line.is_empty()).collect();
-        let mut pairs = Vec::with_capacity(lines.len());
-        for line in &lines {
-            let pair = line.split_once(' ').and_then(|(left, right)| Some((symbol(left)?, symbol(right)?)));
-            let (left, right) = pair.filter(|(left, _)| !left.1).ok_or_else(|| bad(line))?;
-            spelled.push(([left.0.as_slice(), &right.0].concat(), right.1));
-            pairs.push((left, right));
-        }
-        let mut by_symbol: Vec<u32> = (0..spelled.len() as u32).collect();
-        by_symbol.sort_unstable_by_key(|&id| &spelled[id as usize]);
-        let id = |symbol: &Symbol, before: u32| {
-            let at = by_symbol.binary_search_by_key(&symbol, |&id| &spelled[id as usize]).ok()?;
-            Some(by_symbol[at]).filter(|&id| id < before)
-        };
-        let merge = |(rank, (left, right)): (usize, &(Symbol, Symbol))| {
-            let made = (SYMBOLS + rank) as u32;
-            id(left, made).zip(id(right, made)).map(|pair| (pair, made)).ok_or_else(|| bad(lines[rank]))
-        };
-        let mut merges = pairs.iter().enumerate().map(merge).collect::<Result<Vec<_>>>()?;
-        merges.sort_unstable();
-        Ok(Tokenizer { merges, symbols: spelled.len() as u32 })
+        let symbols = Symbols::new(merges, Spelling::Clip)?;
+        let mut by_pair: Vec<u32> = symbols.merged().collect();
+        by_pair.sort_unstable_by_key(|&id| symbols.pair(id));
+        Ok(Tokenizer { symbols, by_pair })
     }
 
     /// How many ids there are.
     pub fn vocabulary(&self) -> usize {
-        self.symbols as usize + 2
+        self.symbols.count() as usize + 2
     }
 
     /// The id of `<|startoftext|>`.
     pub fn start(&self) -> u32 {
-        self.symbols
+        self.symbols.count()
     }
 
     /// The id of `<|endoftext|>`.
@@ -145,12 +84,13 @@ impl Tokenizer {
         let symbol = |byte: u8| order.iter().position(|&other| other == byte).unwrap_or(0) as u32;
         let mut ids: Vec<u32> = word.bytes().take(LONGEST_WORD).map(symbol).collect();
         if let Some(last) = ids.last_mut() {
-            *last += SYMBOLS as u32 / 2;
+            *last += self.symbols.bytes() / 2;
         }
         loop {
             let merge = |pair: &[u32]| {
-                let pair = (pair[0], pair[1]);
-                self.merges.binary_search_by_key(&pair, |merge| merge.0).ok().map(|at| self.merges[at])
+                let pair = Some((pair[0], pair[1]));
+                let at = self.by_pair.binary_search_by_key(&pair, |&id| self.symbols.pair(id)).ok()?;
+                pair.zip(Some(self.by_pair[at]))
             };
             let Some((pair, made)) = ids.windows(2).filter_map(merge).min_by_key(|merge| merge.1) else { return ids };
             let mut joined = Vec::with_capacity(ids.len());
@@ -168,6 +108,7 @@ impl Tokenizer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Code;
 
     const MERGES: &str = "#version: 0.2\nc a\nca t</w>\nd o\ndo g</w>\na t</w>\n";
     const PAD: u32 = 9999;

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use uvit_web::model::Network;
 use uvit_web::package::{
-    Component, DECODER, DENOISER, ENCODER, IMAGE_ENCODER, Manifest, Storing, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER,
-    Task, Writer,
+    CAPTION_DECODER, Component, DECODER, DENOISER, ENCODER, IMAGE_ENCODER, Manifest, Storing, TEXT_ENCODER,
+    TEXT_PROJECTOR, TOKENIZER, Task, Writer,
 };
 use uvit_web::weights::Dtype;
 use uvit_web::weights::checkpoint::{self, Found, Source, Weights};
@@ -79,6 +79,7 @@ pub fn write(out: &Path, decoder_gain: Option<f32>) -> Manifest {
         (DECODER, &decoder),
         (ENCODER, &encoder),
         (IMAGE_ENCODER, &parts["clip_vision"]),
+        (CAPTION_DECODER, &parts["caption_decoder"]),
     ];
     for (name, part) in all.into_iter().take(if decoder_gain.is_some() { all.len() } else { 3 }) {
         let network = network(part);

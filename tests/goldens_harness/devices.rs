@@ -6,7 +6,7 @@ use uvit_web::model::{Batch, Network};
 use uvit_web::plan::Compute;
 use uvit_web::runtime::{Device, Loading, Weights};
 use uvit_web::simd::Threads;
-use uvit_web::weights;
+use uvit_web::weights::{Dtype, quantize::quantize};
 
 /// The devices' names in reports.
 pub const NAMES: [&str; 3] = ["reference", "cpu", "gpu"];
@@ -77,23 +77,36 @@ pub fn load_some(
     network: &Network,
     stored_name: &dyn Fn(&str) -> String,
 ) -> Result<(Weights, Vec<String>), Stop> {
+    load_as(device, case, network, Dtype::F32, stored_name)
+}
+
+/// The same, stored as another dtype.
+pub fn load_as(
+    device: &Device,
+    case: &Case,
+    network: &Network,
+    dtype: Dtype,
+    stored_name: &dyn Fn(&str) -> String,
+) -> Result<(Weights, Vec<String>), Stop> {
     let plan = network.record(Batch::plain(1))?.plan;
-    let mut stored = read_tensors(&case.folder.join("weights.safetensors"))?;
+    let stored = read_tensors(&case.folder.join("weights.safetensors"))?;
+    let mut left: Vec<String> = stored.keys().cloned().collect();
     let mut loading = Loading::new(device, Compute::F32)?;
     for (id, weight, form) in plan.loads(Compute::F32) {
         let mut values = Vec::new();
         for (name, shape) in weight.sources() {
             let name = stored_name(&name);
-            let tensor = stored.remove(&name).ok_or_else(|| format!("no weight {name}"))?;
+            // One that is read in two ways is loaded twice.
+            let tensor = stored.get(&name).ok_or_else(|| format!("no weight {name}"))?;
+            left.retain(|other| *other != name);
             // A 1x1 convolution is a Linear.
             if tensor.shape != shape && tensor.shape != [shape.as_slice(), &[1, 1]].concat() {
                 return Err(Stop::Fail(format!("{name} is {:?}, expected {shape:?}", tensor.shape)));
             }
             values.extend(tensor.values.iter().map(|v| *v as f32));
         }
-        let data = weights::Data::F32(weight.arranged(values));
-        let tensor = weights::Tensor { name: weight.name.clone(), shape: weight.shape.clone(), data };
+        let tensor = quantize(&weight.name, &weight.shape, &weight.arranged(values), dtype, 0);
         pollster::block_on(loading.load(id, weight, form, &tensor))?;
     }
-    Ok((pollster::block_on(loading.finish())?, stored.into_keys().collect()))
+    Ok((pollster::block_on(loading.finish())?, left))
 }

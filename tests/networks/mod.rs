@@ -1,7 +1,8 @@
 //! Several networks on one device: the same test natively and in the browser, on every kind of device.
 
 use uvit_web::model::{
-    Batch, Network, PortKind, autoencoder_kl, clip, clip_text, clip_vision, prefix_encoder, unidiffuser, uvit, uvit_t2i,
+    Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip, clip_text, clip_vision, prefix_encoder,
+    unidiffuser, uvit, uvit_t2i,
 };
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
 use uvit_web::plan::{Activation, Compute, WeightUse, lower};
@@ -104,6 +105,25 @@ pub fn seeing_network() -> Network {
 /// From a text encoder's features to text latents.
 pub fn prefix_network() -> Network {
     Network::PrefixEncoder(prefix_encoder::Config { prefix_dim: 64, hidden_dim: 12, tokens: 7 })
+}
+
+/// From such latents to captions: three heads, and a vocabulary that is no multiple of four.
+pub fn captions_network() -> Network {
+    Network::CaptionDecoder(captions_config())
+}
+
+/// Its parameters.
+pub fn captions_config() -> caption_decoder::Config {
+    let gpt2 = caption_decoder::Gpt2 {
+        vocab_size: 37,
+        n_positions: 20,
+        n_embd: 36,
+        n_layer: 2,
+        n_head: 3,
+        activation_function: clip::Act(Activation::GeluTanh),
+        layer_norm_epsilon: 1e-5,
+    };
+    caption_decoder::Config { gpt2, prefix_length: 7, hidden_dim: 12, stop_token: 36, beam_size: 3, entry_length: 11 }
 }
 
 /// Both halves of an autoencoder, of pictures of 24 rows and columns.
@@ -212,7 +232,10 @@ pub async fn come_and_go(device: &Device, compute: Compute) {
         ["image_embeds", "last_hidden_state"]
     );
     assert!(forward(&mut prefix).await == of_prefix && forward(&mut seeing).await == of_seeing);
-    drop((a, b, words, prefix, seeing));
+    let mut captions = load(device, compute, captions_network()).await.unwrap();
+    let of_captions = forward(&mut captions).await;
+    assert!(forward(&mut prefix).await == of_prefix && forward(&mut captions).await == of_captions);
+    drop((a, b, words, prefix, seeing, captions));
     assert_eq!(device.memory().bytes, start);
 }
 

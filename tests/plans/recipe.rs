@@ -31,7 +31,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
     let mut plan = Plan::default();
     let batch = items.len();
     let mut pool = Vec::new();
-    let mut inputs = Vec::new();
+    let (mut inputs, mut indices) = (Vec::new(), Vec::new());
     for (i, shape) in [vec![batch, 3, 16], vec![batch, 32], vec![batch, 3, 16], vec![batch, 1, 48]].iter().enumerate() {
         let id = plan.tensor(format!("in {i}"), shape, Role::Input);
         let size = shape[1..].iter().product();
@@ -50,7 +50,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             .filter(|&id| plan.shape(id).split_last().unwrap().1 == &shape[..shape.len() - 1])
             .collect();
         let n = WIDTHS[second % WIDTHS.len()];
-        let out = match kind % 9 {
+        let out = match kind % 10 {
             0 => plan.linear(&format!("linear {at}"), x, None, n, second % 2 == 0),
             1 => plan.linear(&format!("linear {at}"), x, Some(beside[second % beside.len()]), n, second % 2 == 0),
             // One matrix for several Linears.
@@ -59,6 +59,10 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             4 => activate(&mut plan, x, [Activation::Silu, Activation::GeluTanh][second % 2]),
             5 | 6 => plan.add("", x, like[second % like.len()]),
             7 => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
+            8 if shape.len() == 3 => {
+                let qkv = plan.linear(&format!("qkv {at}"), x, None, 48, false);
+                cached(&mut plan, qkv, at, &[shape[0], shape[1], 16], second, &mut indices)
+            }
             _ => match (shape.len(), dim) {
                 (3, 48) => attention(&mut plan, x, &[shape[0], shape[1], 16], second),
                 (3, _) => {
@@ -87,7 +91,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
         weight.precision = [Precision::Narrow, Precision::Narrow, Precision::Wide, Precision::Float][i % 4];
     }
     let tensors = tensors(&plan);
-    Recorded { plan, inputs, indices: Vec::new(), tensors, outputs }
+    Recorded { plan, inputs, indices, tensors, outputs }
 }
 
 /// A token of an item from a table and one that is learnt, through a norm, and their products with every row of the same table.
@@ -137,6 +141,27 @@ fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], second: usize) -> 
     out
 }
 
+/// Attention that goes through a cache whose rows lie anyhow.
+fn cached(
+    plan: &mut Plan,
+    qkv: TensorId,
+    at: usize,
+    shape: &[usize; 3],
+    second: usize,
+    indices: &mut Vec<(TensorId, Vec<u32>)>,
+) -> TensorId {
+    let [batch, tokens, dim] = *shape;
+    let cache = plan.tensor(format!("cache {at}"), &[1, batch * tokens + 2, 2 * dim], Role::State);
+    let [places, positions] = [0; 2].map(|_| plan.tensor("", &[batch, tokens], Role::Indices));
+    let backwards = (1..=(batch * tokens) as u32).rev().collect();
+    let in_order = (0..batch * tokens).map(|i| (i % tokens) as u32).collect();
+    indices.extend([(places, backwards), (positions, in_order)]);
+    plan.push(Op::WriteCache { qkv, places, out: cache });
+    let out = plan.scratch("", shape);
+    plan.push(Op::CachedAttention { qkv, cache, places, positions, heads: [1, 2, 4][second % 3], out });
+    out
+}
+
 /// What every operation writes, in f32, one after the other and each into memory of its own.
 pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
     let Recorded { plan, inputs, indices, tensors, .. } = recorded;
@@ -172,6 +197,12 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             Op::LayerNorm { x, weight: w, bias, eps, .. } => {
                 let rows = result.len() / dim(x);
                 cpu::layer_norm(&values[&x], &weight(w), &weight(bias), eps, &mut result, rows, dim(x));
+            }
+            // Read alone by cached attention, which is causal attention to what is written.
+            Op::WriteCache { .. } => continue,
+            Op::CachedAttention { qkv, heads, .. } => {
+                let all = 0..shape[1];
+                cpu::attention(&values[&qkv], &mut result, shape[0], shape[1], all, heads, shape[2] / heads, true);
             }
             Op::Attention { qkv, heads, causal, .. } => {
                 cpu::attention(

@@ -3,8 +3,8 @@
 
 use half::f16;
 use uvit_web::plan::{
-    Activation, Arithmetic, Attention, Compute, Kernel, Matmul, Op, Plan, Position, Precision, Role, TensorId,
-    WeightId, WeightUse, Window, lower,
+    Activation, Arithmetic, Arrangement, Attention, Compute, Kernel, Matmul, Op, Plan, Position, Precision, Role,
+    TensorId, WeightId, WeightUse, Window, lower,
 };
 use uvit_web::runtime::{Device, Loading, Session, State, Term};
 use uvit_web::sampler::TorchGenerator;
@@ -177,6 +177,7 @@ pub fn cases(compute: Compute) -> Vec<Case> {
     matmuls(&mut all);
     layer_norms(&mut all);
     attentions(&mut all);
+    caches(&mut all);
     elementwise(&mut all);
     tokens(&mut all);
     images(&mut all);
@@ -338,6 +339,41 @@ fn attentions(all: &mut Vec<Case>) {
     }
 }
 
+/// Tokens that go to a cache, and attend to what is in it: rows that lie anyhow, and that items share.
+fn caches(all: &mut Vec<Case>) {
+    for (batch, tokens, heads, head_dim, most) in
+        [(1, 1, 1, 4, 1), (2, 1, 3, 12, 9), (5, 1, 4, 32, 64), (3, 2, 1, 128, 7), (2, 3, 2, 36, 18), (7, 1, 2, 72, 145)]
+    {
+        let dim = heads * head_dim;
+        // One row is nobody's.
+        let rows = most + batch * tokens + 1;
+        let place = |i: usize| ((i * 11 + 3) % rows) as u32;
+        let mut case = Case::new(format!("cache [{batch}, {tokens}, {heads} x {head_dim}] of {most}"));
+        let (qkv, before) = (case.input(&[batch, tokens, 3 * dim]), case.input(&[1, rows, 2 * dim]));
+        let cache = case.plan.scratch("", &[1, rows, 2 * dim]);
+        case.plan.push(Op::CopyTokens { x: before, from: 0, count: rows, position: None, out: cache, at: 0 });
+        let [places, positions] = [0; 2].map(|_| case.plan.tensor("", &[batch, tokens], Role::Indices));
+        let seen = case.plan.tensor("", &[batch, most], Role::Indices);
+        assert!(!rows.is_multiple_of(11), "places would not differ");
+        let own = |item: usize, token: usize| place(most + item * tokens + token);
+        // Items are of several lengths, the first one as long as can be.
+        let position = |item: usize, token: usize| (most - tokens + token) * (item + 1) / (2 * item + 1);
+        let mut of_items = vec![Vec::new(); 3];
+        for item in 0..batch {
+            of_items[0].extend((0..tokens).map(|token| own(item, token)));
+            of_items[1].extend((0..tokens).map(|token| position(item, token) as u32));
+            // The last token's own place is where it says, and what is before it others see too.
+            let at = |p: usize| if p == position(item, tokens - 1) { own(item, tokens - 1) } else { place(p) };
+            of_items[2].extend((0..most).map(at));
+        }
+        case.indices.extend([places, positions, seen].into_iter().zip(of_items));
+        case.plan.push(Op::WriteCache { qkv, places, out: cache });
+        let out = case.output(&[batch, tokens, dim]);
+        case.plan.push(Op::CachedAttention { qkv, cache, places: seen, positions, heads, out });
+        all.push(case);
+    }
+}
+
 fn elementwise(all: &mut Vec<Case>) {
     for shape in [[1, 1, 1], [1, 3, 7], [2, 66, 33]] {
         for kind in ["gelu", "silu", "quick_gelu", "gelu_tanh", "relu", "tanh", "scale", "add"] {
@@ -466,7 +502,7 @@ fn convolutions(all: &mut Vec<Case>) {
             let (mut case, window) = (Case::new(name), window(size));
             let x = case.input(&[batch, size[0] * size[1], k]);
             let weight = case.matrix(n, 9 * k, stored);
-            case.plan.weights[weight.index()].taps = 9;
+            case.plan.weights[weight.index()].arrangement = Arrangement::Windows;
             let bias = (i != 1).then(|| case.floats(&[n], WeightUse::Floats));
             let shape = [batch, window.pixels(), n];
             let mut last = case.plan.scratch("", &shape);
@@ -492,7 +528,7 @@ fn convolutions(all: &mut Vec<Case>) {
     let mut case = Case::new("convolution in several launches".into());
     let (window, x) = (Window::plain([44, 37]), case.input(&[2, 44 * 37, 320]));
     let weight = case.matrix(130, 9 * 320, STORED[2]);
-    case.plan.weights[weight.index()].taps = 9;
+    case.plan.weights[weight.index()].arrangement = Arrangement::Windows;
     let out = case.output(&[2, window.pixels(), 130]);
     case.plan.push(Op::Convolution { x, window, weight, bias: None, out });
     all.push(case);

@@ -2,6 +2,7 @@
 //! This is the one registry: [`launch`] names every kernel, [`variants`] every shader text that can be compiled.
 
 mod attention;
+mod cached_attention;
 mod combine;
 mod conv2d;
 mod copy_tokens;
@@ -16,6 +17,7 @@ mod patch_embed;
 mod peak;
 mod resized_positions;
 mod unpatchify;
+mod write_cache;
 
 pub use attention::AttentionTile;
 pub use combine::{COMBINED, MAX_COMBINE_TERMS, combine};
@@ -38,8 +40,9 @@ macro_rules! shaders {
 
 /// Every kernel's.
 const SHADERS: &[(&str, &str)] = shaders! {
-    "attention" "combine" "conv2d" "copy_tokens" "elementwise" "embedding" "group_moments" "group_norm" "group_scales"
-    "image_tokens" "int_matmul" "layer_norm" "matmul" "patch_embed" "peak" "resized_positions" "unpatchify"
+    "attention" "cached_attention" "combine" "conv2d" "copy_tokens" "elementwise" "embedding" "group_moments" "group_norm"
+    "group_scales" "image_tokens" "int_matmul" "layer_norm" "matmul" "patch_embed" "peak" "resized_positions" "unpatchify"
+    "write_cache"
 };
 
 /// All shaders' text, to tell one version from another.
@@ -282,6 +285,8 @@ pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts, t
         Kernel::Matmul(k) => matmul::launch(k, weights, tuning),
         Kernel::LayerNorm(k) => layer_norm::launch(k, program),
         Kernel::Attention(k) => attention::launch(k, program, tuning.attention),
+        Kernel::WriteCache(k) => write_cache::launch(k),
+        Kernel::CachedAttention(k) => cached_attention::launch(k),
         Kernel::Elementwise(k) => elementwise::launch(k, program),
         Kernel::Embedding(k) => embedding::launch(k),
         Kernel::CopyTokens(k) => copy_tokens::launch(k),
@@ -306,6 +311,7 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
         layer_norm::variant(true),
         resized_positions::variant(),
         unpatchify::variant(),
+        write_cache::variant(),
     ];
     for position in [false, true] {
         all.push(copy_tokens::variant(position));
@@ -321,6 +327,7 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
         all.extend(int_matmul::variants(tuning));
         all.extend(attention::variants(tuning.attention));
     }
+    all.extend(cached_attention::variants());
     all.extend(elementwise::variants());
     all.extend(group_norm::variants());
     all.extend(peak::variants());

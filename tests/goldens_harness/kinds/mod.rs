@@ -1,6 +1,7 @@
 //! One file a `kind` of config.json (diffusers' schedulers share one).
 
 pub mod autoencoder;
+pub mod caption_decoder;
 pub mod clip_tokenizer;
 pub mod diffusers;
 pub mod dpm_solver;
