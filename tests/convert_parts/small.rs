@@ -146,7 +146,13 @@ pub fn joint(folder: &Path) -> Value {
     save(&folder.join("kl.safetensors"), &official.collect());
     let prefix = json!({ "prefix_dim": 24, "hidden_dim": 12, "tokens": 7 });
     let mut captions = random(&network("prefix_encoder", &prefix), 3);
-    captions.insert("gpt.transformer.wte.weight".into(), (vec![516, 8], vec![0.0; 516 * 8]));
+    let gpt2 = json!({ "vocab_size": 516, "n_positions": 16, "n_embd": 24, "n_layer": 1, "n_head": 2 });
+    let about = json!({ "gpt2": gpt2, "prefix_length": 7, "hidden_dim": 12, "prefix_dim": 24, "stop_token": 515, "entry_length": 9 });
+    captions.extend(random(&network("caption_decoder", &about), 4));
+    // What transformers save beside: a second name, and masks.
+    captions.insert("gpt.lm_head.weight".into(), captions["gpt.transformer.wte.weight"].clone());
+    captions.insert("gpt.transformer.h.0.attn.bias".into(), (vec![1, 1, 16, 16], vec![1.0; 256]));
+    captions.insert("gpt.transformer.h.0.attn.masked_bias".into(), (vec![1], vec![-1e4]));
     save(&folder.join("captions.safetensors"), &captions);
     std::fs::write(folder.join("merges.txt"), MERGES).unwrap();
     json!({
@@ -155,8 +161,7 @@ pub fn joint(folder: &Path) -> Value {
             "uvit": { "kind": "unidiffuser", "version": 1, "file": "uvit.safetensors", "params": params },
             "autoencoder": { "kind": "autoencoder_kl", "file": "kl.safetensors", "params": autoencoder() },
             "clip_text": { "kind": "clip_text", "file": "text.safetensors", "params": text_encoder() },
-            "caption_decoder": { "kind": "caption_decoder", "file": "captions.safetensors",
-                "params": { "gpt2": {}, "prefix_length": 7, "hidden_dim": 12, "prefix_dim": 24 } },
+            "caption_decoder": { "kind": "caption_decoder", "file": "captions.safetensors", "params": about },
             "tokenizer": { "kind": "clip_tokenizer", "file": "merges.txt" },
             "melody": { "kind": "sheet_music", "file": "song.txt" }
         },
