@@ -32,7 +32,7 @@ mod tensors;
 mod words;
 
 pub use beams::{Beam, Search};
-pub use captions::{Caption, search};
+pub use captions::{Caption, rows_of, search};
 pub use component::{Component, stored_forms};
 pub use components::{Source, StoredFile};
 pub use denoiser::{Denoiser, Shape};
