@@ -98,7 +98,7 @@ fn captions(config: &caption_decoder::Config, captions: usize) -> Result<u64> {
     for recording in [config.prefill(captions, rows)?, config.decode(captions * config.beam_size, rows)?] {
         most = most.max(lower(&recording.plan, &Capabilities::WEBGPU, &[])?.activation_bytes());
     }
-    let cached = config.caches(rows).iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64);
+    let cached = config.caches(rows).into_iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64);
     Ok(most + cached.sum::<u64>())
 }
 
