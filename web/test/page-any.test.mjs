@@ -194,7 +194,7 @@ test('a picture is dropped, pasted, opened or taken from the examples: the same 
   // What is no picture leaves the pane as it is.
   await hand(page, 'drop', { name: 'note.txt', type: 'text/plain', base64: btoa('no picture') });
   await page.locator('#error').waitFor();
-  assert.match(await page.locator('#error').innerText(), /note\.txt is no picture/);
+  assert.match(await page.locator('#error').innerText(), /no picture in note\.txt/);
   assert.deepEqual(await panes(page), found[0]);
   assert.deepEqual(page.errors, []);
   await page.close();
