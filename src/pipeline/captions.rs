@@ -1,7 +1,6 @@
 //! From text latents to captions: the caption decoder's tokens, found greedily or by beam search, and what they spell. Keys and
 //! values stay on the device; what comes back for every token are the logits.
 
-use super::MAX_BEAMS;
 use super::beams::Search;
 use super::component::Component;
 use super::components::Components;
@@ -27,9 +26,8 @@ pub struct Caption {
 /// Spells what a caption decoder says.
 pub(super) struct Captions {
     symbols: Symbols,
-    /// The published number of beams, and the longest text.
-    beams: usize,
     longest: usize,
+    beams: usize,
 }
 
 impl Captions {
@@ -46,7 +44,7 @@ impl Captions {
         let vocabulary = config.gpt2.vocab_size;
         // Beside the symbols there are at most a few special tokens.
         match (symbols.count() as usize..=symbols.count() as usize + 16).contains(&vocabulary) {
-            true => Ok(Captions { symbols, beams: config.beam_size, longest: config.entry_length }),
+            true => Ok(Captions { symbols, longest: config.entry_length, beams: config.beam_size }),
             false => Err(bad(format!(
                 "the captions' merges make {} symbols, and component {CAPTION_DECODER} has a vocab_size of {vocabulary}",
                 symbols.count()
@@ -54,14 +52,14 @@ impl Captions {
         }
     }
 
-    /// The published number of beams.
-    pub fn beams(&self) -> usize {
-        self.beams
-    }
-
     /// Tokens of the longest caption.
     pub fn longest(&self) -> usize {
         self.longest
+    }
+
+    /// Beams of a search, if nobody says otherwise.
+    pub fn beams(&self) -> usize {
+        self.beams
     }
 
     /// The captions of `latents [captions, prefix_length, hidden_dim]`, in so many beams each, one: greedily. `on_texts` is told how
@@ -104,6 +102,8 @@ fn config(network: Option<&Network>) -> Result<&Config> {
     }
 }
 
+/// Captions that are searched for together, at most: a matrix is read once for all their beams.
+const MOST_ITEMS: usize = 32;
 /// Bytes of their keys and values, at most.
 const MOST_BYTES: usize = 128 << 20;
 
@@ -203,7 +203,7 @@ pub async fn search(
     stopped: &dyn Fn() -> bool,
 ) -> Result<Vec<Search>> {
     let config = config(Some(component.network()))?.clone();
-    let most = MAX_BEAMS.min(config.gpt2.vocab_size);
+    let most = MOST_ITEMS.min(config.gpt2.vocab_size);
     if !(1..=most).contains(&beams) {
         let remedy = format!("Give 1 to {most}; 1 takes the likeliest token every time");
         return Err(Error::new(Code::InvalidArgument, format!("a search of {beams} beams"), remedy));
@@ -222,7 +222,7 @@ pub async fn search(
     }
     let bytes = 8 * config.gpt2.n_embd * config.gpt2.n_layer * rows_of(&config, beams);
     let limit = MOST_BYTES.min(component.weights().capabilities().max_binding);
-    let together = (MAX_BEAMS / beams).min(limit / bytes).clamp(1, all);
+    let together = (MOST_ITEMS / beams).min(limit / bytes).clamp(1, all);
     let mut found = Vec::with_capacity(all);
     // Kept for the next call, unless something goes wrong.
     let mut generation = match component.generation.take() {

@@ -27,8 +27,8 @@ fn stages(manifest: &Manifest, options: &LoadOptions) -> Vec<&'static str> {
     if options.only_denoiser { vec![DENOISER] } else { manifest.stages() }
 }
 
-/// What spells captions, where it is not what reads texts.
-fn caption_tokenizer(manifest: &Manifest) -> Option<&StoredFile> {
+/// The merges of a caption decoder whose ids are not the text encoder's.
+fn own_captions(manifest: &Manifest) -> Option<&StoredFile> {
     manifest.assets.get(CAPTION_TOKENIZER).filter(|_| manifest.has(CAPTION_DECODER))
 }
 
@@ -41,9 +41,9 @@ pub fn files(manifest: &Manifest, options: &LoadOptions) -> Result<Vec<Needed>> 
     let mut files = Vec::new();
     if names.contains(&TEXT_ENCODER) {
         files.push(Needed { of: TOKENIZER, stored: manifest.asset(TOKENIZER)?.clone(), shard: None });
-    }
-    if let (Some(stored), false) = (caption_tokenizer(manifest), options.only_denoiser) {
-        files.push(Needed { of: CAPTION_TOKENIZER, stored: stored.clone(), shard: None });
+        if let Some(asset) = own_captions(manifest) {
+            files.push(Needed { of: CAPTION_TOKENIZER, stored: asset.clone(), shard: None });
+        }
     }
     for of in names {
         let shards = &manifest.variant(of, options.dtype)?.shards;
@@ -106,18 +106,8 @@ impl Loader {
         }
         let components = Components::new(device, compute, options.keep_loaded, blueprints);
         let dtype = options.dtype;
-        Ok(Loader {
-            manifest,
-            dtype,
-            model_hash,
-            files,
-            components,
-            arriving,
-            words: None,
-            captions: None,
-            info,
-            began,
-        })
+        let (words, captions) = (None, None);
+        Ok(Loader { manifest, dtype, model_hash, files, components, arriving, words, captions, info, began })
     }
 
     /// The device that was chosen.
@@ -140,13 +130,14 @@ impl Loader {
         match needed.shard {
             None => {
                 needed.stored.verify(bytes).map_err(named)?;
-                let own = needed.of == TOKENIZER;
-                if own {
+                let spelling = if needed.of == TOKENIZER { Spelling::Clip } else { Spelling::Gpt2 };
+                if spelling == Spelling::Clip {
                     self.words = Some(Words::new(bytes, &self.components)?);
                 }
-                if self.manifest.has(CAPTION_DECODER) && own == caption_tokenizer(&self.manifest).is_none() {
-                    let spelling = if own { Spelling::Clip } else { Spelling::Gpt2 };
-                    self.captions = Some(Captions::new(bytes, spelling, &self.components)?);
+                if self.manifest.has(CAPTION_DECODER)
+                    && own_captions(&self.manifest).is_some() == (spelling == Spelling::Gpt2)
+                {
+                    self.captions = Some(Captions::new(bytes, spelling, &self.components).map_err(named)?);
                 }
                 Ok(())
             }

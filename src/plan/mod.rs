@@ -276,9 +276,9 @@ impl Op {
             Op::GroupNorm { x, moments, .. } => vec![x, moments.tensor],
             Op::Add { a, b, .. } => vec![a, b],
             Op::Attention { qkv, .. } => vec![qkv],
-            Op::Embedding { index, .. } => index.into_iter().collect(),
             Op::WriteCache { qkv, places, .. } => vec![qkv, places],
             Op::CachedAttention { qkv, cache, places, positions, .. } => vec![qkv, cache, places, positions],
+            Op::Embedding { index, .. } => index.into_iter().collect(),
             Op::CopyTokens { x, .. } | Op::Unpatchify { x, .. } | Op::Conv2d { x, .. } | Op::Convolution { x, .. } => {
                 vec![x]
             }
@@ -573,17 +573,6 @@ impl Plan {
                 check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
                     .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
             }
-            Op::Embedding { table, index, position, out, at } => {
-                let (o, count) = (shape(out), self.indexed(index));
-                check(
-                    o.len() == 3
-                        && wshape(table).last() == Some(&o[2])
-                        && index.is_none_or(|index| matches!(shape(index).len(), 1 | 2) && shape(index)[0] == o[0])
-                        && at + count <= o[1],
-                    "table or index does not fit",
-                )
-                .or(check(positions(position, count, last(out)), "there are too few positions"))
-            }
             Op::WriteCache { qkv, places, out } => {
                 let (s, o) = (shape(qkv), shape(out));
                 let fits = s.len() == 3 && o.len() == 3 && o[0] == 1 && 2 * s[2] == 3 * o[2];
@@ -602,6 +591,17 @@ impl Plan {
                         shape(places).len() == 2 && fits && shape(places)[0] == s[0] && shape(positions) == &s[..2],
                         "places or positions are not of the tokens",
                     ))
+            }
+            Op::Embedding { table, index, position, out, at } => {
+                let (o, count) = (shape(out), self.indexed(index));
+                check(
+                    o.len() == 3
+                        && wshape(table).last() == Some(&o[2])
+                        && index.is_none_or(|index| matches!(shape(index).len(), 1 | 2) && shape(index)[0] == o[0])
+                        && at + count <= o[1],
+                    "table or index does not fit",
+                )
+                .or(check(positions(position, count, last(out)), "there are too few positions"))
             }
             Op::CopyTokens { x, from, count, position, out, at } => {
                 let (s, o) = (shape(x), shape(out));

@@ -45,7 +45,7 @@ impl Op {
     /// Whether it reads a tensor as indices.
     fn takes_indices(&self, id: TensorId) -> bool {
         match *self {
-            Op::Embedding { index, .. } => Some(id) == index,
+            Op::Embedding { index, .. } => index == Some(id),
             Op::WriteCache { places, .. } => id == places,
             Op::CachedAttention { places, positions, .. } => [places, positions].contains(&id),
             _ => false,
