@@ -1,11 +1,15 @@
 //! The tool `uvit` as its users meet it: files, what it prints, exit statuses. Runs the embedded model on the CPU.
 #![cfg(feature = "cli")]
 
+#[allow(dead_code)]
+mod avatar_package;
 mod devices;
 #[path = "cli/forward.rs"]
 mod forward;
 #[path = "cli/given.rs"]
 mod given;
+#[path = "cli/modes.rs"]
+mod modes;
 #[path = "cli/starts.rs"]
 mod starts;
 #[path = "cli/written.rs"]

@@ -9,6 +9,10 @@ mod random_checkpoint;
 mod devices;
 #[allow(dead_code)]
 mod networks;
+#[path = "full_size/unidiffuser.rs"]
+mod unidiffuser;
+#[path = "full_size/unidiffuser_files.rs"]
+mod unidiffuser_files;
 
 use std::path::Path;
 use std::process::Command;

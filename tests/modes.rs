@@ -97,12 +97,6 @@ fn every_mode_draws_what_pytorch_draws() {
                 }
                 None => assert!(drawn.texts.is_empty()),
             }
-            if let Some(caption) = run["greedy_caption"].as_str() {
-                let greedy = Request { beams: Some(1), ..reference.request(run) };
-                let told = draw(&mut pipeline, &greedy).unwrap().texts;
-                let ids: Vec<u32> = run["greedy_tokens"].as_array().unwrap().iter().map(id_of).collect();
-                assert_eq!((told[0].text.as_str(), &told[0].ids), (caption, &ids), "{device:?} {id}");
-            }
         }
     }
 }

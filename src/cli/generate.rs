@@ -1,19 +1,13 @@
 //! `uvit generate`.
 
-use super::load::{load, style};
+use super::drawing::{Asked, draw, random_seed, tell};
 use super::many::{self, Shard};
 use super::output::say;
-use super::pictures::Files;
-use super::{records, refusal, settings_png, start};
-use indicatif::ProgressBar;
-use std::io::Write as _;
+use super::{decode, records, refusal, settings_png, start};
 use std::path::PathBuf;
 use uvit_web::json::{Read, Value, Write};
 use uvit_web::package::{DENOISER, Manifest, read_manifest};
-use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
-use uvit_web::pipeline::{
-    ComputeChoice, DeviceChoice, DeviceInfo, Generated, LabelChoice, LoadOptions, Pipeline, Preset, Request,
-};
+use uvit_web::pipeline::{ComputeChoice, DeviceChoice, Generated, LabelChoice, LoadOptions, Mode, Preset, Request};
 use uvit_web::runtime::Tune;
 use uvit_web::sampler::{SamplerKind, Spacing};
 use uvit_web::weights::{Dtype, sha256};
@@ -37,6 +31,17 @@ pub struct Arguments {
     /// `null_context`, that of the empty text
     #[arg(long, value_name = "FILE")]
     context: Option<PathBuf>,
+    /// For models that draw pictures and texts: t2i (a picture of --prompt), i2t (a text of --image), joint (both, of nothing), i or t
+    /// (one, of nothing), i2t2i (another picture of what --image shows) or t2i2t (another text of what --prompt says); what is
+    /// given tells if this does not
+    #[arg(long)]
+    mode: Option<Mode>,
+    /// The picture that --mode i2t and i2t2i start from (PNG, JPEG, WebP, GIF): its middle square
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Beams of the search for each text; 1 takes the likeliest token every time; the model's own number if not given
+    #[arg(long, value_parser = refusal::count)]
+    beams: Option<usize>,
     /// Steps, 1 to 1000; most samplers call the network once a step
     #[arg(long, value_parser = refusal::count)]
     steps: Option<usize>,
@@ -75,7 +80,7 @@ pub struct Arguments {
     /// Leave out inner blocks in some steps, as the manifest's calibrated schedule says
     #[arg(long)]
     cache: bool,
-    /// A picture to start from (PNG, JPEG, WebP: made to cover the model's size, and cropped; or floats in [-1, 1], .npy or
+    /// A picture to start from (PNG, JPEG, WebP, GIF: made to cover the model's size, and cropped; or floats in [-1, 1], .npy or
     /// .safetensors), which the model's encoder makes latents of if it draws those; or latents (.npy, .safetensors)
     #[arg(long, value_name = "FILE")]
     init_image: Option<PathBuf>,
@@ -100,9 +105,10 @@ pub struct Arguments {
     #[arg(long)]
     pub tiling: bool,
     /// The file or folder to write into; with --count N, NAME-SEED.png each and a contact sheet NAME.png. A name that ends in
-    /// .npy or .safetensors takes the floats [count, channels, height, width] of all, as latents need
-    #[arg(long, short, default_value = "uvit.png")]
-    out: PathBuf,
+    /// .npy or .safetensors takes the floats [count, channels, height, width] of all, as latents need. Texts lie in their
+    /// pictures; alone they take a .txt file, one a line, or a .json file [default: uvit.png; uvit.txt where only texts come out]
+    #[arg(long, short)]
+    out: Option<PathBuf>,
     /// Instead of pictures the array that FID tools read: arr_0, uint8 [count, height, width, 3]. Image k is of label k modulo
     /// the number of labels, unless --label is given. An interrupted run goes on where it was
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
@@ -154,18 +160,6 @@ impl Place {
     }
 }
 
-/// A seed that differs from call to call.
-fn random_seed() -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish() as u32
-}
-
-/// What was asked for, and what its arrays were, for the settings that are written.
-pub struct Asked {
-    pub request: Request,
-    pub about: Vec<(&'static str, String)>,
-}
-
 /// The request, the arrays read from files, for a model.
 pub fn request(a: &Arguments, earlier: Option<&Value>, manifest: &Manifest) -> Result<Asked> {
     let broken = |what: String| Error::new(Code::InvalidArgument, what, "Give a PNG that uvit has written");
@@ -196,7 +190,15 @@ pub fn request(a: &Arguments, earlier: Option<&Value>, manifest: &Manifest) -> R
     request.strength = a.strength.or(request.strength);
     request.fresh_noise |= a.fresh_noise;
 
+    request.mode = a.mode.or(request.mode);
+    request.beams = a.beams.or(request.beams);
+
     let mut about = Vec::new();
+    if let Some(path) = &a.image {
+        let picture = decode::picture(path)?.square(manifest.start_shape()?[1]);
+        about.push(("imageSha256", sha256(picture.rgb())));
+        request.image = Some(picture);
+    }
     let mut note = |name: &'static str, values: &[f32]| about.push((name, sha256(bytemuck::cast_slice(values))));
     let mut shape = manifest.start_shape()?;
     if let Some(path) = &a.init_image {
@@ -217,8 +219,12 @@ pub fn request(a: &Arguments, earlier: Option<&Value>, manifest: &Manifest) -> R
         request.null_context = null;
     }
     if let Some(settings) = earlier {
-        for (name, option) in [("initImageSha256", "init-image"), ("maskSha256", "mask"), ("contextSha256", "context")]
-        {
+        for (name, option) in [
+            ("imageSha256", "image"),
+            ("initImageSha256", "init-image"),
+            ("maskSha256", "mask"),
+            ("contextSha256", "context"),
+        ] {
             let wanted = settings[name].as_str();
             let given = about.iter().find(|(known, _)| *known == name).map(|(_, hash)| hash.as_str());
             if wanted.is_some() && given.is_none() {
@@ -239,66 +245,20 @@ pub fn run(a: &Arguments) -> Result<()> {
     let manifest = read_manifest(&a.model)?.0;
     let earlier = a.from.as_deref().map(settings_png::read).transpose()?;
     let settings = earlier.as_ref().map(|(settings, _)| settings);
-    let Asked { request, about } = request(a, settings, &manifest)?;
-    let mut files = Files::plan(&a.out, manifest.picture_shape()?, request.seed, request.count.unwrap_or(1))?;
-    about.into_iter().for_each(|(name, value)| files.note(name, value));
+    let asked = request(a, settings, &manifest)?;
+    let files = asked.files(a.out.as_deref(), &manifest)?;
     let mut place = a.place.clone();
     if let Some(settings) = settings {
         place.as_before(settings);
     }
     let options = LoadOptions { keep_loaded: !a.low_memory, tiling: a.tiling, ..place.options() };
-    let mut pipeline = load(&a.model, options)?;
-    // Whoever reads this may go away: the picture is drawn all the same.
-    let _ = introduce(&pipeline);
-    let bar = ProgressBar::new(0);
-    bar.set_style(style("{msg} {bar:40} {pos}/{len}, {elapsed}"));
-    let mut on_step = |event: StepEvent| {
-        bar.set_message(match event.stage {
-            Stage::Text => "reading ",
-            Stage::Encoding => "encoding",
-            Stage::Sampling => "sampling",
-            Stage::Decoding => "decoding",
-            Stage::Captioning => "telling",
-        });
-        bar.set_length(event.steps as u64);
-        bar.set_position(event.step as u64);
-    };
-    let mut control = Control { on_step: &mut on_step, stopped: &|| false };
-    let pictures = pollster::block_on(pipeline.generate(&request, &mut control))?;
-    bar.finish_and_clear();
-    for warning in &pictures.warnings {
-        let _ = writeln!(std::io::stderr(), "warning: {warning}");
-    }
-
-    let steps = &pictures.timings.step_ms;
-    let mean = steps.iter().sum::<f64>() / steps.len().max(1) as f64;
-    let written = files.write(&pictures)?;
-    let what = match &pictures.prompt {
-        Some(prompt) => format!("prompt {:?}", prompt.0.join(", ")),
-        None => format!("label {}", pictures.label_name.as_deref().unwrap_or("none")),
-    };
-    say!(
-        "{what}, seed {}, {} steps of {mean:.0} ms, {:.2} s in all",
-        pictures.seed,
-        steps.len(),
-        pictures.timings.total_ms / 1e3
-    )?;
+    let generated = draw(&a.model, options, &asked.request)?;
+    let written = files.write(&generated)?;
+    tell(&generated)?;
     if let Some((settings, pixels)) = &earlier {
-        compare(settings, pixels, &pictures)?;
+        compare(settings, pixels, &generated)?;
     }
     written.iter().try_for_each(|path| say!("wrote {}", path.display()))
-}
-
-/// What runs, and where.
-pub fn introduce(pipeline: &Pipeline) -> Result<()> {
-    let info = pipeline.info();
-    let adapter = info.device.adapter.as_ref().map_or(String::new(), |a| format!(" ({})", a.vendor));
-    let arithmetic = match info.device.device {
-        "cpu" => format!(", {} threads, compute {}", info.threads, info.compute.as_str()),
-        _ => String::new(),
-    };
-    let DeviceInfo { device, device_reason, .. } = &info.device;
-    say!("{} {} on {device}{adapter}{arithmetic}: {device_reason}", info.name, info.dtype.as_str())
 }
 
 /// Says whether a picture came out as it was, and if not, what was different.
@@ -316,6 +276,7 @@ fn compare(settings: &Value, pixels: &[u8], now: &Generated) -> Result<()> {
         "compute",
         "seed",
         "label",
+        "mode",
         "prompt",
         "negativePrompt",
         "steps",

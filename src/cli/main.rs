@@ -3,7 +3,10 @@
 mod bench;
 mod block_cache;
 mod calibrate;
+mod caption;
 mod convert;
+mod decode;
+mod drawing;
 mod examples;
 mod forward;
 mod generate;
@@ -27,6 +30,7 @@ mod sizes;
 mod start;
 mod tokens;
 mod upgrade;
+mod vary;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -51,8 +55,12 @@ enum Command {
     Inspect(inspect::Arguments),
     /// List the published models: their size, cost and sampling
     Presets(presets::Arguments),
-    /// Generate pictures as PNG files
+    /// Generate pictures as PNG files, and texts
     Generate(generate::Arguments),
+    /// Say what pictures show, with a model that reads and writes both
+    Caption(caption::Arguments),
+    /// Write another text of what a text says, or draw another picture of what a picture shows, with such a model
+    Vary(vary::Arguments),
     /// Put the parts of a divided `generate --out-npz` together
     Merge(many::Merge),
     /// Call the network once, with tensors from a file
@@ -86,6 +94,8 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Presets(arguments) => presets::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
+        Command::Caption(arguments) => caption::run(&arguments),
+        Command::Vary(arguments) => vary::run(&arguments),
         Command::Merge(arguments) => many::merge(&arguments),
         Command::Forward(arguments) => forward::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),

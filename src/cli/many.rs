@@ -1,7 +1,8 @@
 //! `uvit generate --out-npz` and `uvit merge`: thousands of pictures as the array that FID tools read. What is drawn goes to
 //! FILE.partial batch by batch, so that an interrupted run goes on; FILE appears when it is whole.
 
-use super::generate::{Arguments, Asked, introduce, request};
+use super::drawing::{Asked, about};
+use super::generate::{Arguments, request};
 use super::load::{load, style};
 use super::output::{self, say};
 use super::start::npy;
@@ -70,7 +71,11 @@ pub fn run(a: &Arguments) -> Result<()> {
         let cause = format!("this model draws latents of {channels} x {height} x {width}, which are no picture");
         return Err(invalid(cause, "Give --out FILE.npy or FILE.safetensors for the floats"));
     }
-    let Asked { request, about } = request(a, None, &manifest)?;
+    let asked = request(a, None, &manifest)?;
+    if !asked.gives_pictures(&manifest) {
+        return Err(invalid("--out-npz takes pictures, and only texts come out".into(), "Give --out FILE.txt"));
+    }
+    let Asked { request, about } = asked;
     let shard = a.shard.unwrap_or(Shard { index: 0, of: 1 });
     // Never the class that stands for none.
     let classes = (0..network.classes() as u32).filter(|class| Some(*class) != manifest.null_class);
@@ -78,7 +83,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let own = (shard.index..count).step_by(shard.of).count();
     let options = LoadOptions { keep_loaded: !a.low_memory, tiling: a.tiling, ..a.place.options() };
     let mut pipeline = load(&a.model, options)?;
-    let _ = introduce(&pipeline);
+    let _ = say!("{}", self::about(&pipeline));
 
     let mut settings = pipeline.info().write();
     for (name, value) in [("count", count), ("shard", shard.index), ("shards", shard.of), ("batch", a.batch)] {

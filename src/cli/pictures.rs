@@ -1,22 +1,36 @@
 //! The files of `uvit generate`: where they go, known before anything is drawn, and what they hold. Pictures are PNG files
-//! with their settings inside; floats, which latents must be, are .npy or .safetensors files.
+//! with their settings inside, their texts among them; floats, which latents must be, are .npy or .safetensors files; texts alone are
+//! .txt or .json files.
 
 use super::output;
 use super::settings_png::SETTINGS;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use uvit_web::json::Write;
 use uvit_web::pipeline::{Generated, MAX_COUNT};
 use uvit_web::{Code, Error, Result};
 
-/// What a file is called that goes into a folder.
-const NAME: &str = "uvit.png";
+/// What a file is called that goes into a folder, without its ending.
+const NAME: &str = "uvit";
 
+/// The keyword of a PNG's text chunk with what the picture shows, as PNG's specification names it.
+const DESCRIPTION: &str = "Description";
+
+#[derive(Clone, Copy, PartialEq)]
 enum Form {
     Png,
     Npy,
     Safetensors,
+    /// One text a line.
+    Txt,
+    /// The settings, with the texts.
+    Json,
 }
+
+/// Endings of files that people may expect, and nobody writes.
+const OTHERS: [&str; 13] =
+    ["jpg", "jpeg", "webp", "avif", "gif", "bmp", "tif", "tiff", "svg", "npz", "pt", "pth", "md"];
 
 /// Where a call's pictures go.
 pub struct Files {
@@ -34,32 +48,52 @@ fn invalid(cause: String, remedy: impl Into<String>) -> Error {
 }
 
 impl Files {
-    /// The files for so many images of `[channels, height, width]`, all of which can be written.
+    /// The files for so many images of `[channels, height, width]`, with texts or without, or for texts alone; all of them can be written.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if they cannot be shown as the ending says, `IO`.
-    pub fn plan(out: &Path, [channels, height, width]: [usize; 3], seed: u32, count: usize) -> Result<Files> {
+    pub fn plan(out: Option<&Path>, shape: Option<[usize; 3]>, texts: bool, seed: u32, count: usize) -> Result<Files> {
         if !(1..=MAX_COUNT).contains(&count) {
             return Err(invalid(format!("count is {count}"), format!("Give a whole number from 1 to {MAX_COUNT}")));
         }
-        let main = if out.is_dir() { out.join(NAME) } else { out.to_owned() };
+        let usual = format!("{NAME}.{}", if shape.is_some() { "png" } else { "txt" });
+        let main = match out {
+            Some(out) if out.is_dir() => out.join(usual),
+            Some(out) => out.to_owned(),
+            None => usual.into(),
+        };
         let ending = main.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-        let form = match ending.as_str() {
-            "npy" => Form::Npy,
-            "safetensors" => Form::Safetensors,
-            "jpg" | "jpeg" | "webp" | "avif" | "gif" | "bmp" | "tif" | "tiff" | "svg" | "npz" | "pt" | "pth" => {
-                let cause = format!("--out is {}, and .{ending} is not written", out.display());
+        let form = match (ending.as_str(), shape.is_some()) {
+            ("npy", true) => Form::Npy,
+            ("safetensors", true) => Form::Safetensors,
+            ("txt", _) if texts => Form::Txt,
+            ("json", _) if texts => Form::Json,
+            ("png" | "npy" | "safetensors", false) => {
+                let cause = format!("--out is {}, and only texts come out", main.display());
+                return Err(invalid(cause, "Give a name that ends in .txt or .json"));
+            }
+            ("txt" | "json", true) => {
+                let cause = format!("--out is {}, and no texts come out", main.display());
                 return Err(invalid(cause, "Give a name that ends in .png, or for floats in .npy or .safetensors"));
             }
-            _ => Form::Png,
+            (ending, is_picture) if OTHERS.contains(&ending) => {
+                let cause = format!("--out is {}, and .{ending} is not written", main.display());
+                let remedy = match is_picture {
+                    true => "Give a name that ends in .png, or for floats in .npy or .safetensors",
+                    false => "Give a name that ends in .txt or .json",
+                };
+                return Err(invalid(cause, remedy));
+            }
+            (_, true) => Form::Png,
+            (_, false) => Form::Txt,
         };
-        if matches!(form, Form::Png) && !matches!(channels, 1 | 3) {
+        if let Some([channels, height, width]) = shape.filter(|shape| form == Form::Png && !matches!(shape[0], 1 | 3)) {
             let cause = format!("this model draws latents of {channels} x {height} x {width}, which are no picture");
             let remedy = "Give --out FILE.npy or FILE.safetensors for the floats, and decode them with the autoencoder that the model was trained with";
             return Err(invalid(cause, remedy));
         }
         let mut each = Vec::new();
-        if matches!(form, Form::Png) && count > 1 {
+        if form == Form::Png && count > 1 {
             let stem = main.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             each.extend((0..count as u64).map(|k| main.with_file_name(format!("{stem}-{}.png", u64::from(seed) + k))));
         }
@@ -83,32 +117,39 @@ impl Files {
     /// `IO`.
     pub fn write(&self, pictures: &Generated) -> Result<Vec<&PathBuf>> {
         let (width, height) = (pictures.width, pictures.height);
-        let seed = u64::from(pictures.seed);
+        let texts: Vec<&str> = pictures.texts.iter().map(|caption| caption.text.as_str()).collect();
+        let all = self.settings(pictures, 0..pictures.count);
         match self.form {
             Form::Npy => output::write(&self.main, &npy(pictures))?,
-            Form::Safetensors => {
-                output::write(&self.main, &safetensors(pictures, self.settings(pictures, seed, pictures.count))?)?
-            }
-            Form::Png if self.each.is_empty() => {
-                output::write(&self.main, &png(&pictures.rgba(0), width, height, self.settings(pictures, seed, 1))?)?;
-            }
+            Form::Safetensors => output::write(&self.main, &safetensors(pictures, all)?)?,
+            Form::Txt => output::write(&self.main, (texts.join("\n") + "\n").as_bytes())?,
+            Form::Json => output::write(&self.main, (all + "\n").as_bytes())?,
             Form::Png => {
                 for (k, path) in self.each.iter().enumerate() {
-                    let settings = self.settings(pictures, seed + k as u64, 1);
-                    output::write(path, &png(&pictures.rgba(k), width, height, settings)?)?;
+                    let settings = self.settings(pictures, k..k + 1);
+                    let text = texts.get(k).copied();
+                    output::write(path, &png(&pictures.rgba(k), width, height, text, settings)?)?;
                 }
-                let (sheet, width, height) = sheet(pictures);
-                output::write(&self.main, &png(&sheet, width, height, self.settings(pictures, seed, 1))?)?;
+                let first = self.settings(pictures, 0..1);
+                let bytes = if self.each.is_empty() {
+                    png(&pictures.rgba(0), width, height, texts.first().copied(), first)?
+                } else {
+                    let (sheet, width, height) = sheet(pictures);
+                    png(&sheet, width, height, None, first)?
+                };
+                output::write(&self.main, &bytes)?;
             }
         }
         Ok(self.all().collect())
     }
 
-    /// What drew a picture, as JSON.
-    fn settings(&self, pictures: &Generated, seed: u64, count: usize) -> String {
+    /// What drew some of the pictures, as JSON.
+    fn settings(&self, pictures: &Generated, which: Range<usize>) -> String {
         let mut settings = pictures.write();
-        settings["seed"] = seed.into();
-        settings["count"] = count.into();
+        settings["seed"] = (u64::from(pictures.seed) + which.start as u64).into();
+        settings["count"] = which.len().into();
+        let texts = pictures.texts.get(which).unwrap_or_default();
+        settings["texts"] = texts.iter().map(|caption| caption.text.as_str()).collect();
         for (name, value) in &self.about {
             settings[*name] = value.as_str().into();
         }
@@ -134,13 +175,16 @@ fn sheet(pictures: &Generated) -> (Vec<u8>, usize, usize) {
     (sheet, sheet_width, sheet_height)
 }
 
-fn png(rgba: &[u8], width: usize, height: usize, settings: String) -> Result<Vec<u8>> {
+fn png(rgba: &[u8], width: usize, height: usize, text: Option<&str>, settings: String) -> Result<Vec<u8>> {
     let encode = |bytes: &mut Vec<u8>| -> std::result::Result<(), png::EncodingError> {
         let mut encoder = png::Encoder::new(bytes, width as u32, height as u32);
         encoder.set_color(png::ColorType::Rgba);
         encoder.set_depth(png::BitDepth::Eight);
         encoder.add_itxt_chunk("Software".into(), format!("uvit-web {}", env!("CARGO_PKG_VERSION")))?;
         encoder.add_itxt_chunk(SETTINGS.into(), settings)?;
+        if let Some(text) = text {
+            encoder.add_itxt_chunk(DESCRIPTION.into(), text.to_owned())?;
+        }
         let mut writer = encoder.write_header()?;
         writer.write_image_data(rgba)?;
         writer.finish()

@@ -1,13 +1,10 @@
-//! What `uvit generate` starts from: pictures (PNG, JPEG, WebP) and floats (.npy, .safetensors).
+//! What `uvit generate` starts from: pictures and floats (.npy, .safetensors).
 
+use super::decode;
 use image::imageops::{FilterType, crop_imm, resize};
 use safetensors::{Dtype, SafeTensors};
 use std::path::Path;
 use uvit_web::{Code, Error, Result};
-
-/// Larger pictures are refused.
-const MAX_PIXELS: u32 = 16384;
-const MAX_BYTES: u64 = 1 << 30;
 
 fn invalid(path: &Path, cause: impl std::fmt::Display, remedy: impl Into<String>) -> Error {
     Error::new(Code::InvalidArgument, format!("{}: {cause}", path.display()), remedy)
@@ -80,20 +77,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// Decoded, resized to cover, cropped in the middle, on white.
 fn pixels(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
-    let unreadable = |e: image::ImageError| match e {
-        image::ImageError::IoError(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Error::new(Code::Io, format!("{}: {e}", path.display()), "Check that the file exists and can be read")
-        }
-        e => invalid(path, e, "Give a PNG, JPEG or WebP picture, or floats as .npy or .safetensors"),
-    };
-    let mut reader = image::ImageReader::open(path)
-        .and_then(image::ImageReader::with_guessed_format)
-        .map_err(|e| unreadable(image::ImageError::IoError(e)))?;
-    let mut limits = image::Limits::default();
-    (limits.max_image_width, limits.max_image_height) = (Some(MAX_PIXELS), Some(MAX_PIXELS));
-    limits.max_alloc = Some(MAX_BYTES);
-    reader.limits(limits);
-    let mut decoded = reader.decode().map_err(unreadable)?.to_rgba8();
+    let mut decoded = decode::rgba(path)?;
     for pixel in decoded.pixels_mut() {
         let [r, g, b, a] = pixel.0.map(u32::from);
         let on_white = |v: u32| ((v * a + 255 * (255 - a) + 127) / 255) as u8;

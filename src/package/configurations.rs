@@ -195,6 +195,7 @@ fn only(class: &str, config: &Value, fields: &[(&str, Value)]) -> json::Result<(
 mod tests {
     use super::*;
     use crate::model::Network;
+    use crate::package::preset;
     use crate::package::published::architecture;
 
     #[test]
@@ -243,5 +244,55 @@ mod tests {
         );
         assert_eq!((&both["hidden_size"], &both["num_hidden_layers"]), (&json!(768), &json!(9)));
         assert_eq!(clip_text(&json!({}), &Value::Null)["num_hidden_layers"], json!(12));
+    }
+
+    /// As diffusers' script writes them for the published checkpoints.
+    #[test]
+    fn a_unidiffuser_of_diffusers_is_the_published_one() {
+        let unet = json!({
+            "_class_name": "UniDiffuserModel", "text_dim": 64, "clip_img_dim": 512, "num_text_tokens": 77, "num_attention_heads": 24,
+            "attention_head_dim": 64, "in_channels": 4, "out_channels": 4, "num_layers": 30, "dropout": 0.0, "norm_num_groups": 32,
+            "attention_bias": false, "sample_size": 64, "patch_size": 2, "activation_fn": "gelu", "num_embeds_ada_norm": 1000,
+            "norm_type": "layer_norm", "block_type": "unidiffuser", "pre_layer_norm": false, "use_timestep_embedding": false,
+            "norm_elementwise_affine": true, "use_patch_pos_embed": false, "ff_final_dropout": true, "use_data_type_embedding": true,
+        });
+        let decoder = json!({
+            "_class_name": "UniDiffuserTextDecoder", "prefix_length": 77, "prefix_inner_dim": 768, "prefix_hidden_dim": 64,
+            "vocab_size": 50258, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_inner": 3072,
+            "activation_function": "gelu", "layer_norm_epsilon": 1e-5,
+        });
+        let image = json!({ "model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"] });
+        let whole = json!({ "model_type": "clip", "projection_dim": 512, "vision_config": { "projection_dim": 640 } });
+        for (name, version) in [("unidiffuser_v1", true), ("unidiffuser_v0", false)] {
+            let mut unet = unet.clone();
+            unet["use_data_type_embedding"] = version.into();
+            let parts = preset(name).unwrap().parts.unwrap();
+            for (component, config) in [
+                ("denoiser", &unet),
+                ("text_projector", &decoder),
+                ("caption_decoder", &decoder),
+                ("image_encoder", &image),
+                ("image_encoder", &whole),
+            ] {
+                let (architecture, params) = read(config, component).unwrap();
+                let published = &parts["components"][component];
+                assert_eq!(architecture, published["architecture"], "{component}");
+                let network = |params| Network::of(architecture, params).unwrap();
+                assert_eq!(network(&params), network(&published["params"]), "{component}");
+            }
+        }
+        let refused = |config: &Value, field: &str, value: Value, component: &str| {
+            let mut changed = config.clone();
+            changed[field] = value;
+            read(&changed, component).unwrap_err()
+        };
+        assert!(refused(&unet, "block_type", json!("block"), "denoiser").contains("block_type is \"block\""));
+        assert!(refused(&unet, "out_channels", json!(8), "denoiser").contains("out_channels is 8, not 4"));
+        assert!(refused(&unet, "sample_size", Value::Null, "denoiser").contains("without sample_size"));
+        assert!(refused(&decoder, "n_inner", json!(37), "caption_decoder").contains("n_inner is 37"));
+        assert!(refused(&decoder, "vocab_size", json!(0), "caption_decoder").contains("vocab_size is 0"));
+        assert!(refused(&decoder, "activation_function", json!("relu"), "caption_decoder").contains("\"relu\""));
+        let gpt2 = read(&json!({ "model_type": "gpt2" }), "caption_decoder").unwrap_err();
+        assert!(gpt2.contains("encode_prefix"), "{gpt2}");
     }
 }

@@ -89,7 +89,7 @@ fn pass(source: &[u8], inner: usize, from: usize, to: usize, kept: Range<usize>,
 
 /// Means and standard deviations of the colours that CLIP was trained with, as openai/CLIP's `clip/clip.py` has them.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// A picture, 8 bits a channel.
 #[derive(Clone, Debug, PartialEq)]

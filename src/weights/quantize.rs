@@ -44,8 +44,14 @@ impl Grid {
     }
 
     pub(super) fn round(&self, value: f32, scale: f32) -> i8 {
+        self.whole(value, scale) as i8
+    }
+
+    /// The code as a float. Ties go to even, as wherever floats are added: what is added to this number loses its fraction.
+    fn whole(&self, value: f32, scale: f32) -> f32 {
+        const SHIFT: f32 = 12_582_912.0;
         let (low, high) = self.limits();
-        if scale == 0.0 { 0 } else { (value / scale).round_ties_even().clamp(low, high) as i8 }
+        if scale == 0.0 { 0.0 } else { ((value / scale).clamp(low, high) + SHIFT) - SHIFT }
     }
 
     /// Every value to the nearest code; codes, and scales row by row.
@@ -78,18 +84,22 @@ impl Grid {
         if self.dtype != Dtype::Q4 {
             return largest / f32::from(self.most);
         }
+        const COLUMNS: usize = 4;
         let mut best = (f64::INFINITY, 0.0);
         for step in 0..=60 {
             for sign in [1.0, -1.0] {
                 let scale = f16::from_f32(sign * largest * (1.0 - 0.01 * step as f32) / 8.0).to_f32();
-                let error: f64 = values
-                    .iter()
-                    .enumerate()
-                    .map(|(i, &v)| {
-                        let off = f64::from(v - scale * f32::from(self.round(v, scale)));
-                        importance.get(i).copied().unwrap_or(1.0) * off * off
-                    })
-                    .sum();
+                let mut error = 0.0;
+                for (i, some) in values.chunks(COLUMNS).enumerate() {
+                    for (j, &v) in some.iter().enumerate() {
+                        let off = f64::from(v - scale * self.whole(v, scale));
+                        error += importance.get(COLUMNS * i + j).copied().unwrap_or(1.0) * off * off;
+                    }
+                    // It only grows: most candidates are worse after a few columns.
+                    if error >= best.0 {
+                        break;
+                    }
+                }
                 if error < best.0 {
                     best = (error, scale);
                 }

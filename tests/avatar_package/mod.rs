@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use uvit_web::model::Network;
 use uvit_web::package::{
-    Component, DECODER, DENOISER, ENCODER, Manifest, Storing, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER, Task, Writer,
+    CAPTION_DECODER, Component, DECODER, DENOISER, ENCODER, IMAGE_ENCODER, Manifest, Storing, TEXT_ENCODER,
+    TEXT_PROJECTOR, TOKENIZER, Task, Writer,
 };
 use uvit_web::weights::Dtype;
 use uvit_web::weights::checkpoint::{self, Found, Source, Weights};
@@ -45,7 +46,7 @@ impl Source for Amplified {
     }
 }
 
-/// Writes the package into a new folder, without the autoencoder, or with its halves, the decoder's first layer amplified.
+/// Writes the package into a new folder: words to latents alone, or all of it, the decoder's first layer amplified.
 pub fn write(out: &Path, decoder_gain: Option<f32>) -> Manifest {
     let (folder, config, _) = found().unwrap();
     let parts = &config["parts"];
@@ -77,6 +78,8 @@ pub fn write(out: &Path, decoder_gain: Option<f32>) -> Manifest {
         (TEXT_PROJECTOR, &projector),
         (DECODER, &decoder),
         (ENCODER, &encoder),
+        (IMAGE_ENCODER, &parts["clip_vision"]),
+        (CAPTION_DECODER, &parts["caption_decoder"]),
     ];
     for (name, part) in all.into_iter().take(if decoder_gain.is_some() { all.len() } else { 3 }) {
         let network = network(part);

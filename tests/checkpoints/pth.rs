@@ -13,6 +13,8 @@ pub enum Py {
     Text(String),
     /// float32.
     Tensor(Vec<usize>, Vec<f32>),
+    /// The same, whose values come when they are written.
+    Unwritten(Vec<usize>),
     /// uint8, as torch.get_rng_state() gives it.
     Bytes(Vec<u8>),
     List(Vec<Py>),
@@ -128,6 +130,7 @@ impl Pickler {
             Py::Tensor(shape, values) => {
                 self.tensor("FloatStorage", shape, values.iter().flat_map(|v| v.to_le_bytes()).collect());
             }
+            Py::Unwritten(shape) => self.tensor("FloatStorage", shape, Vec::new()),
             Py::Bytes(bytes) => self.tensor("ByteStorage", &[bytes.len()], bytes.clone()),
             Py::List(elements) => {
                 self.out.push(b']');
@@ -174,10 +177,34 @@ impl Pickler {
 
 /// Writes a value in a protocol, 2 or 4.
 pub fn save(path: &Path, value: &Py, protocol: u8) {
+    let mut pickler = pickled(value, protocol);
+    let storages = std::mem::take(&mut pickler.storages);
+    write(path, &pickler, storages.into_iter());
+}
+
+/// A state_dict that is larger than memory is good for: the values of one tensor after the other, by name and shape.
+pub fn save_streaming(
+    path: &Path,
+    tensors: &[(String, Vec<usize>)],
+    values: &mut dyn FnMut(&str, &[usize]) -> Vec<f32>,
+) {
+    let listed = tensors.iter().map(|(name, shape)| (name.clone(), Py::Unwritten(shape.clone()))).collect();
+    let pickler = pickled(&Py::StateDict(listed), 2);
+    let bytes = |(name, shape): &(String, Vec<usize>)| {
+        values(name, shape).iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()
+    };
+    write(path, &pickler, tensors.iter().map(bytes));
+}
+
+fn pickled(value: &Py, protocol: u8) -> Pickler {
     let mut pickler =
         Pickler { out: vec![0x80, protocol], protocol, storages: Vec::new(), memo: 0, shared: HashMap::new() };
     pickler.value(value);
     pickler.out.push(b'.');
+    pickler
+}
+
+fn write(path: &Path, pickler: &Pickler, storages: impl Iterator<Item = Vec<u8>>) {
     let mut zip = zip::ZipWriter::new(std::fs::File::create(path).unwrap());
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
     let mut entry = |name: String, bytes: &[u8]| {
@@ -186,8 +213,8 @@ pub fn save(path: &Path, value: &Py, protocol: u8) {
     };
     entry("data.pkl".into(), &pickler.out);
     entry("byteorder".into(), b"little");
-    for (i, storage) in pickler.storages.iter().enumerate() {
-        entry(format!("data/{i}"), storage);
+    for (i, storage) in storages.enumerate() {
+        entry(format!("data/{i}"), &storage);
     }
     entry("version".into(), b"3\n");
     zip.finish().unwrap();

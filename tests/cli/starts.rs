@@ -25,7 +25,7 @@ fn path(folder: &Path, name: &str) -> String {
 }
 
 /// A picture of one colour, and a mask whose left half is white.
-fn write_png(to: &str, width: u32, height: u32, colour: impl Fn(u32, u32) -> [u8; 3]) {
+pub fn write_png(to: &str, width: u32, height: u32, colour: impl Fn(u32, u32) -> [u8; 3]) {
     let file = std::fs::File::create(to).unwrap();
     let mut encoder = png::Encoder::new(file, width, height);
     encoder.set_color(png::ColorType::Rgb);

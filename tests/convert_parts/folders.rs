@@ -239,9 +239,10 @@ fn a_unidiffusers_folder_is_a_model() {
     assert!(words.contains("preview: "), "{words}");
     let (manifest, _) = read_manifest(&out).unwrap();
     assert_eq!((manifest.name.as_str(), manifest.task.as_str()), ("model", "any"));
-    let names: Vec<&str> =
-        manifest.components.iter().map(|(name, _)| name).filter(|name| *name != "caption_decoder").collect();
-    assert_eq!(names, ["decoder", DENOISER, "encoder", "text_encoder", "text_projector"]);
+    assert_eq!(manifest.stages(), ["text_encoder", "text_projector", DENOISER, "decoder"]);
+    // Brought with the first request that needs them.
+    assert_eq!(manifest.on_demand(), ["encoder", "image_encoder", "caption_decoder"]);
+    assert_eq!((manifest.runs().len(), manifest.components.iter().count()), (7, 7));
     let sampling = &manifest.sampling;
     assert_eq!((sampling.guidance_scale, sampling.steps, sampling.t_min), (5.0, 20, 0.002));
     assert_eq!(serde_json::to_value(manifest.component(DENOISER).unwrap().params.clone()).unwrap()["version"], 1);
@@ -265,6 +266,16 @@ fn a_unidiffusers_folder_is_a_model() {
         "/parts/caption_decoder/params/prefix_dim",
         json!(20),
         "text_encoder gives [7, 24], and component text_projector takes [7, 20]",
+    );
+    refused(
+        "/parts/clip_vision/params/projection_dim",
+        json!(24),
+        "image_encoder gives [1, 24], and component denoiser takes [1, 20]",
+    );
+    refused(
+        "/parts/caption_decoder/params/gpt2/vocab_size",
+        json!(517),
+        "there is no asset caption_tokenizer, and the tokenizer has 516 ids; the caption decoder has vocab_size 517",
     );
 }
 

@@ -5,7 +5,7 @@ use super::small::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use uvit_web::model::Network;
-use uvit_web::package::{Description, Located, official, preset, read_manifest};
+use uvit_web::package::{Description, Located, official, preset, read_asset, read_manifest};
 use uvit_web::weights::checkpoint::{Checkpoint, Weights};
 
 /// A tensor's name in diffusers, as its script for published checkpoints says (`convert_unidiffuser_to_diffusers.py`); `qkv` is three.
@@ -71,8 +71,11 @@ fn write(path: &Path, value: &Value) {
     std::fs::write(path, value.to_string()).unwrap();
 }
 
-fn known(architecture: &str) -> bool {
-    !Network::of(architecture, &Value::Null).unwrap_err().cause.contains("this build knows")
+/// As many as make the words of [`caption_decoder`] with 256 bytes, an end of text and a stop token.
+fn gpt2_merges() -> String {
+    let letters = || 'a'..='z';
+    let pairs = letters().flat_map(|a| letters().map(move |b| format!("{a} {b}\n")));
+    format!("#version: 0.2\n{}", pairs.take(516 - 258).collect::<String>())
 }
 
 /// The small UniDiffuser of [`joint`], sampled as the published ones are, as a folder of diffusers.
@@ -112,20 +115,29 @@ fn pipeline(folder: &Path, config: &Value) {
     write(&at("text_encoder/config.json"), &text);
     save(&at("text_encoder/model.safetensors"), &random(&network("clip_text", &text_encoder()), 2));
     let captions = part("caption_decoder");
+    let gpt2 = &captions["gpt2"];
     write(
         &at("text_decoder/config.json"),
         &json!({
             "_class_name": "UniDiffuserTextDecoder", "prefix_length": captions["prefix_length"],
-            "prefix_inner_dim": captions["prefix_dim"], "prefix_hidden_dim": captions["hidden_dim"],
-            "activation_function": "gelu"
+            "prefix_inner_dim": captions["prefix_dim"], "prefix_hidden_dim": captions["hidden_dim"], "vocab_size": gpt2["vocab_size"],
+            "n_positions": gpt2["n_positions"], "n_embd": gpt2["n_embd"], "n_layer": gpt2["n_layer"], "n_head": gpt2["n_head"],
+            "n_inner": 96, "activation_function": "gelu"
         }),
     );
-    let prefix = json!({
-        "prefix_dim": captions["prefix_dim"], "hidden_dim": captions["hidden_dim"], "tokens": captions["prefix_length"]
+    let renamed = super::small::captions().into_iter().map(|(name, tensor)| match name.strip_prefix("gpt.") {
+        Some(name) => (format!("transformer.{name}"), tensor),
+        None => (name, tensor),
     });
-    weights(&at("text_decoder"), &random(&network("prefix_encoder", &prefix), 3));
-    std::fs::create_dir_all(at("clip_tokenizer")).unwrap();
-    std::fs::write(at("clip_tokenizer/merges.txt"), MERGES).unwrap();
+    weights(&at("text_decoder"), &renamed.collect());
+    let mut image = image_encoder();
+    image["model_type"] = json!("clip_vision_model");
+    write(&at("image_encoder/config.json"), &image);
+    save(&at("image_encoder/model.safetensors"), &random(&network("clip_vision", &image_encoder()), 7));
+    for (tokenizer, merges) in [("clip_tokenizer", MERGES.to_owned()), ("text_tokenizer", gpt2_merges())] {
+        std::fs::create_dir_all(at(tokenizer)).unwrap();
+        std::fs::write(at(tokenizer).join("merges.txt"), merges).unwrap();
+    }
     write(
         &at("scheduler/scheduler_config.json"),
         &json!({ "_class_name": "DPMSolverMultistepScheduler", "beta_start": 0.00085, "beta_end": 0.012,
@@ -143,6 +155,8 @@ fn a_folder_of_diffusers_is_the_model_that_was_published() {
     let mut config = joint(&folder);
     (config["sampler"]["eps"], config["sampler"]["steps"]) = (json!(0.001), json!(50));
     config["modes"]["t2i"]["scale"] = json!(7.0);
+    config["parts"]["caption_tokenizer"] = json!({ "kind": "gpt2_tokenizer", "file": "gpt2.txt" });
+    std::fs::write(folder.join("gpt2.txt"), gpt2_merges()).unwrap();
     // diffusers' is always four times as wide.
     config["parts"]["uvit"]["params"]["mlp_ratio"] = json!(4);
     let uvit = Network::of("unidiffuser", &config["parts"]["uvit"]["params"]).unwrap();
@@ -156,6 +170,9 @@ fn a_folder_of_diffusers_is_the_model_that_was_published() {
     let words = convert(&folder.join("hub"), &out, &options);
     assert!(words.contains("unidiffuser_v1: taken for the published one"), "{words}");
     assert_eq!(hash(&out), hash(&plain));
+    let manifest = read_manifest(&out).unwrap().0;
+    assert_eq!(manifest.runs().len(), 7);
+    assert_eq!(read_asset(&out, &manifest, "caption_tokenizer").unwrap(), gpt2_merges().as_bytes());
     // One row of one matrix elsewhere is another model.
     let mut saved = unet(&random(&uvit, 1));
     let name = "transformer.transformer_out_blocks.0.block.attn1.to_k.weight";
@@ -186,6 +203,13 @@ fn a_folder_of_diffusers_is_the_model_that_was_published() {
     refused("unet/config.json", "num_layers", json!(4), "transformer.transformer_in_blocks.1.");
     refused("unet/config.json", "text_dim", json!(16), "component denoiser takes [7, 16]");
     refused("text_decoder/config.json", "prefix_hidden_dim", Value::Null, "without prefix_hidden_dim");
+    refused(
+        "text_decoder/config.json",
+        "vocab_size",
+        json!(515),
+        "the caption tokenizer has 258 merges, which makes 516 ids",
+    );
+    refused("image_encoder/config.json", "projection_dim", json!(24), "component denoiser takes [1, 20]");
     refused("scheduler/scheduler_config.json", "beta_schedule", json!("cosine"), "cosine");
     refused("model_index.json", "_class_name", json!("StableDiffusionPipeline"), "which this build does not know");
 }
@@ -218,8 +242,7 @@ fn the_files_of_a_published_model_are_found_by_their_names() {
     put("caption_decoder.pth");
     let found = read(&folder, &[]).unwrap();
     let left_out: Vec<&str> = found.left_out.iter().map(|what| what.split(':').next().unwrap()).collect();
-    assert_eq!(left_out[..2], ["decoder", "encoder"]);
-    assert_eq!(left_out.contains(&"image_encoder"), known("clip_vision"));
+    assert_eq!(left_out, ["decoder", "encoder", "image_encoder"]);
     let checkpoint = |found: &Description, name: &str| {
         found.sources.iter().find(|source| source.component == name).map(|source| source.checkpoint.clone())
     };

@@ -134,6 +134,35 @@ pub fn autoencoder_weights() -> Checkpoint {
     [half("autoencoder_kl_decoder", 5), half("autoencoder_kl_encoder", 6)].into_iter().flatten().collect()
 }
 
+/// CLIP's other half in small.
+pub fn image_encoder() -> Value {
+    json!({
+        "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8,
+        "projection_dim": 20
+    })
+}
+
+/// A caption decoder in small, of as many words as [`MERGES`] make.
+pub fn caption_decoder() -> Value {
+    json!({
+        "gpt2": { "vocab_size": 516, "n_positions": 80, "n_embd": 24, "n_layer": 1, "n_head": 2, "activation_function": "gelu_new",
+            "layer_norm_epsilon": 1e-5 },
+        "prefix_length": 7, "hidden_dim": 12, "prefix_dim": 24, "stop_token": 515, "beam_size": 5, "entry_length": 67
+    })
+}
+
+/// Its tensors, those of its first Linear and what GPT-2 stores beside them.
+pub fn captions() -> Checkpoint {
+    let prefix = json!({ "prefix_dim": 24, "hidden_dim": 12, "tokens": 7 });
+    let mut tensors = random(&Network::of("prefix_encoder", &prefix).unwrap(), 3);
+    tensors.extend(random(&Network::of("caption_decoder", &caption_decoder()).unwrap(), 4));
+    let table = tensors["gpt.transformer.wte.weight"].clone();
+    tensors.insert("gpt.lm_head.weight".into(), table);
+    tensors.insert("gpt.transformer.h.0.attn.bias".into(), (vec![1, 1, 80, 80], vec![1.0; 6400]));
+    tensors.insert("gpt.transformer.h.0.attn.masked_bias".into(), (vec![], vec![-1e4]));
+    tensors
+}
+
 /// A UniDiffuser's folder in small.
 pub fn joint(folder: &Path) -> Value {
     let params = json!({ "img_size": 8, "in_chans": 4, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 2, "mlp_ratio": 2,
@@ -144,16 +173,8 @@ pub fn joint(folder: &Path) -> Value {
     let weights = autoencoder_weights();
     let official = weights.into_iter().map(|(name, tensor)| (official_autoencoder_name(&name, 2), tensor));
     save(&folder.join("kl.safetensors"), &official.collect());
-    let prefix = json!({ "prefix_dim": 24, "hidden_dim": 12, "tokens": 7 });
-    let mut captions = random(&network("prefix_encoder", &prefix), 3);
-    let gpt2 = json!({ "vocab_size": 516, "n_positions": 16, "n_embd": 24, "n_layer": 1, "n_head": 2 });
-    let about = json!({ "gpt2": gpt2, "prefix_length": 7, "hidden_dim": 12, "prefix_dim": 24, "stop_token": 515, "entry_length": 9 });
-    captions.extend(random(&network("caption_decoder", &about), 4));
-    // What transformers save beside: a second name, and masks.
-    captions.insert("gpt.lm_head.weight".into(), captions["gpt.transformer.wte.weight"].clone());
-    captions.insert("gpt.transformer.h.0.attn.bias".into(), (vec![1, 1, 16, 16], vec![1.0; 256]));
-    captions.insert("gpt.transformer.h.0.attn.masked_bias".into(), (vec![1], vec![-1e4]));
-    save(&folder.join("captions.safetensors"), &captions);
+    save(&folder.join("image.safetensors"), &random(&network("clip_vision", &image_encoder()), 7));
+    save(&folder.join("captions.safetensors"), &captions());
     std::fs::write(folder.join("merges.txt"), MERGES).unwrap();
     json!({
         "model": "unidiffuser",
@@ -161,7 +182,8 @@ pub fn joint(folder: &Path) -> Value {
             "uvit": { "kind": "unidiffuser", "version": 1, "file": "uvit.safetensors", "params": params },
             "autoencoder": { "kind": "autoencoder_kl", "file": "kl.safetensors", "params": autoencoder() },
             "clip_text": { "kind": "clip_text", "file": "text.safetensors", "params": text_encoder() },
-            "caption_decoder": { "kind": "caption_decoder", "file": "captions.safetensors", "params": about },
+            "clip_vision": { "kind": "clip_vision", "file": "image.safetensors", "params": image_encoder() },
+            "caption_decoder": { "kind": "caption_decoder", "file": "captions.safetensors", "params": caption_decoder() },
             "tokenizer": { "kind": "clip_tokenizer", "file": "merges.txt" },
             "melody": { "kind": "sheet_music", "file": "song.txt" }
         },

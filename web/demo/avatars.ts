@@ -27,6 +27,31 @@ export const AVATARS: [string, string][] = [
   ['So sad', 'a person in a black shirt, sad, with light skin and long blue hair, gray background'],
 ];
 
+/**
+ * Pictures that it never saw, with what they show; each has something that it never saw together. They lie in `public/`: drawn after
+ * DiceBear's "Pixel Art", CC0 1.0, as the model's licences say.
+ */
+export const HELD_OUT: [string, string][] = [
+  [
+    'pictures/0.png',
+    'a smiling person with curly green hair, light skin, sunglasses and a yellow shirt on a blue background',
+  ],
+  ['pictures/1.png', 'on a green background, a laughing person with brown skin and long red hair wears a blue shirt'],
+  [
+    'pictures/2.png',
+    'a person in a yellow shirt, sad, with dark skin and short pink hair, wearing a green top hat, blue background',
+  ],
+  [
+    'pictures/3.png',
+    'a smiling person with long black hair, dark skin, a blue cap, sunglasses and a yellow shirt on a green background',
+  ],
+  [
+    'pictures/6.png',
+    'a person in a purple shirt, laughing, with dark skin and red pigtails, wearing glasses, yellow background',
+  ],
+  ['pictures/7.png', 'a sad person with a bald head, light skin and a striped green shirt on a green background'],
+];
+
 /** A description of an avatar that nobody may have asked for. */
 export function describeAvatar(): string {
   const style = any(['bald', 'short', 'long', 'curly', 'spiky', 'pigtails']);

@@ -3,9 +3,10 @@
  * defaults, and can be written as one again: so links, other models and earlier pictures come back the same way.
  */
 
-import type { Compute, DeviceChoice, GenerateOptions, Label, PipelineInfo } from 'uvit-web';
+import type { Compute, DeviceChoice, GenerateOptions, Label, Mode, PipelineInfo } from 'uvit-web';
 import { button, byId, make } from './elements.js';
 import { GROUPS, MODELS, type Model } from './models.js';
+import { openPanes } from './panes.js';
 
 const SEEDS = 2 ** 32;
 /** Where guidance only from some noise levels is off. */
@@ -232,14 +233,14 @@ export function chosenModel(): Model {
 
 /** Either words are read or labels are chosen. */
 function showWords(read: boolean): void {
-  words.hidden = !read;
+  openPanes(read);
   negativeField.hidden = !read;
   kinds.hidden = styles.hidden = read;
   labelField.hidden = true;
 }
 
 /** The settings as `generate()` takes them; undefined (and the field marked) where the seed is none. */
-export function readControls(): GenerateOptions | undefined {
+export function readControls(mode?: Mode): GenerateOptions | undefined {
   const label = chosenLabel();
   const text = seed.value.trim();
   const number = Number(text);
@@ -248,17 +249,21 @@ export function readControls(): GenerateOptions | undefined {
     seed.focus();
     return undefined;
   }
+  const guided = mode !== 'i' && mode !== 't';
   return {
     ...(label && { label: label.index }),
-    ...(!words.hidden && { prompt: prompt.value }),
-    ...(!words.hidden && negative.value.trim() && { negativePrompt: negative.value }),
+    ...(mode && { mode }),
+    ...(mode?.startsWith('t2') && { prompt: prompt.value }),
+    ...(mode === 't2i' && negative.value.trim() && { negativePrompt: negative.value }),
     ...(text !== '' && { seed: number }),
     steps: Number(steps.value),
-    guidanceScale: Number(guidance.value),
+    // Nothing guides what is made alone.
+    ...(guided && { guidanceScale: Number(guidance.value) }),
     count: pictures(),
     sampler: sampler.value,
     ...(grid.value && { grid: grid.value }),
-    ...(!interval.hidden &&
+    ...(guided &&
+      !interval.hidden &&
       (low.value !== '0' || high.value !== '1') && { guidanceInterval: [Number(low.value), Number(high.value)] }),
     preview: preview.checked,
     cache: cache.checked && !byId('cache-field', HTMLElement).hidden,

@@ -8,7 +8,7 @@ import { withSettings } from './png.js';
 export interface Drawing {
   image: ImageData;
   seed: number;
-  /** What it shows, as it was asked for. */
+  /** What it shows, as it was asked for or told. */
   title: string;
   /** Such as `smiley-noto-seed-42-25-steps`. */
   file: string;
@@ -64,19 +64,25 @@ export function drawingsOf(
   const { name } = info;
   const { device, settings } = result;
   const { labelName, prompt } = settings;
-  const title = labelName ?? (String(prompt ?? '') || `One of the ${name}`);
   return result.images.map(({ imageData: image, seed, width, height }, k) => ({
     image,
     seed,
-    title,
+    title: result.texts[k] ?? labelName ?? (String(prompt ?? '') || `One of the ${name}`),
     file: fileName(result, info, k),
     settings: { ...settings, name, seed, count: 1, device, width, height },
     address: addressOf(seed),
   }));
 }
 
-/** Finished pictures in the frames; `onVary` gets the one that another is to start from. */
-export function showPictures(drawings: Drawing[], onVary: (canvas: HTMLCanvasElement) => void): void {
+/** What may be done with a picture, beside saving it: a button with a word for it, and words for those who do not see where it is. */
+export interface Offer {
+  text: string;
+  aim: string;
+  onPress: (canvas: HTMLCanvasElement) => void;
+}
+
+/** Finished pictures in the frames, with what is offered for each. */
+export function showPictures(drawings: Drawing[], offer: Offer): void {
   const frames = canvases();
   for (const [k, { image, seed, title, file, settings }] of drawings.entries()) {
     const canvas = frames[k];
@@ -89,10 +95,41 @@ export function showPictures(drawings: Drawing[], onVary: (canvas: HTMLCanvasEle
       canvas.toBlob((blob) => blob && save(withSettings(blob, settings), `${file}.png`), 'image/png');
     });
     keep.ariaLabel = `Save the picture with seed ${seed} as PNG`;
-    const vary = button('save vary', 'Vary', () => onVary(canvas));
-    vary.ariaLabel = `Vary the picture with seed ${seed}: the next start from it`;
-    canvas.nextElementSibling?.replaceChildren(make('span', {}, `Seed ${seed}`), keep, vary);
+    canvas.nextElementSibling?.replaceChildren(
+      make('span', {}, `Seed ${seed}`),
+      keep,
+      offered(offer, canvas, `the picture with seed ${seed}`),
+    );
   }
+}
+
+/** A picture in the frame that was not drawn here. */
+export function showTaken(image: ImageData, from: string, title: string, offer: Offer): void {
+  const [canvas] = canvases();
+  if (!canvas) return;
+  paint(canvas, image);
+  canvas.dataset.kind = 'taken';
+  canvas.ariaLabel = title;
+  canvas.nextElementSibling?.replaceChildren(make('span', {}, from), offered(offer, canvas, 'the picture'));
+}
+
+function offered({ text, aim, onPress }: Offer, canvas: HTMLCanvasElement, which: string): HTMLElement {
+  const offer = button('save vary', text, () => onPress(canvas));
+  offer.ariaLabel = `${text} ${which}: ${aim}`;
+  return offer;
+}
+
+/** A picture as small as the model's are, over white: its middle, as the package would take it. */
+export function middle(source: ImageBitmap | HTMLImageElement | HTMLCanvasElement, size: number): ImageData {
+  const scale = size / Math.min(source.width, source.height);
+  const [width, height] = [source.width * scale, source.height * scale];
+  const canvas = make('canvas', { width: String(size), height: String(size) });
+  const context = canvas.getContext('2d') as CanvasRenderingContext2D;
+  context.fillStyle = '#fff';
+  context.fillRect(0, 0, size, size);
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(source, (size - width) / 2, (size - height) / 2, width, height);
+  return context.getImageData(0, 0, size, size);
 }
 
 /** Puts pictures among those drawn before, from which `onAgain` takes one up. */
@@ -128,7 +165,8 @@ function columns(count: number): number {
   return count <= 1 ? 1 : count <= 4 ? 2 : count <= 9 ? 3 : 4;
 }
 
-function paint(canvas: HTMLCanvasElement, image: ImageData): void {
+/** The whole of a picture. */
+export function paint(canvas: HTMLCanvasElement, image: ImageData): void {
   canvas.width = image.width;
   canvas.height = image.height;
   canvas.getContext('2d')?.putImageData(image, 0, 0);

@@ -3,7 +3,7 @@
  * `<html data-state>`: loading, ready, running, stopping or failed.
  */
 
-import { load, type Pipeline, UvitError } from 'uvit-web';
+import { load, type Mode, type Pipeline, UvitError } from 'uvit-web';
 import {
   asAddress,
   chooseDevice,
@@ -20,8 +20,10 @@ import {
 } from './controls.js';
 import { byId } from './elements.js';
 import { type Drawing, drawingsOf, keepPictures, showNoise, showPictures, showPreviews } from './gallery.js';
-import { type Model, manifestOf } from './models.js';
-import { fillOrigin, readOrigin, startFrom, startOrigin } from './origin.js';
+import { MODELS, type Model, manifestOf } from './models.js';
+import { fillOrigin, readOrigin, startFrom, startFromFile, startOrigin } from './origin.js';
+import { keepPairs, type Pair, pairsOf, startPairs } from './pairs.js';
+import * as panes from './panes.js';
 import { offerProfile } from './profile.js';
 import {
   clearError,
@@ -40,6 +42,8 @@ type State = 'loading' | 'ready' | 'running' | 'stopping' | 'failed';
 
 /** The size of a picture while the model that knows it is still on its way. */
 const LIKELY_SIZE = 64;
+/** What is offered below a picture that was drawn by its label. */
+const VARY = { text: 'Vary', aim: 'the next start from it', onPress: vary };
 
 const generate = byId('generate', HTMLButtonElement);
 const stop = byId('stop', HTMLButtonElement);
@@ -48,6 +52,9 @@ const controls = byId('controls', HTMLFormElement);
 let pipeline: Pipeline | undefined;
 /** Ends the load or generation that is under way. */
 let current = new AbortController();
+/** What was pressed last to make something, and whether it is to have the focus again. */
+let starter: HTMLElement = generate;
+let refocus = false;
 /** The model that is loaded or on its way. */
 let model: Model;
 
@@ -60,13 +67,29 @@ let stranger = startControls(
     void start();
   },
 );
-startOrigin(showError);
+/** Puts a picture into its pane. */
+const take = (source: File | HTMLImageElement) => void panes.takePicture(source).then(clearError, showError);
+startOrigin(showError, (file) => (model.words ? take(file) : startFromFile(file).catch(showError)));
+panes.startPanes((mode) => void draw(mode), take, {
+  text: 'Repaint',
+  aim: 'draw parts of it anew',
+  onPress: repaint,
+});
+const prompt = byId('prompt', HTMLTextAreaElement);
+startPairs(MODELS.find(({ words }) => words)?.words?.pictures ?? [], {
+  onPicture: panes.putPicture,
+  onExample: take,
+  onWords: (words) => {
+    prompt.value = words;
+  },
+  onPair: againPair,
+});
 byId('count', HTMLInputElement).addEventListener('change', () => {
   if (document.documentElement.dataset.state === 'ready') showEmpty();
 });
 controls.addEventListener('submit', (event) => {
   event.preventDefault();
-  if (document.documentElement.dataset.state === 'ready') void draw();
+  void draw(model.words && 't2i');
 });
 controls.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || event.isComposing) return;
@@ -95,6 +118,7 @@ async function start(): Promise<void> {
   const mine = new AbortController();
   current = mine;
   model = chosenModel();
+  byId(model.words ? 'arrows' : 'actions', HTMLElement).append(stop);
   clearError();
   showWarnings([]);
   showStatus(`Loading: ${model.name}`, { aloud: true, done: 0 });
@@ -111,6 +135,7 @@ async function start(): Promise<void> {
     pipeline = loaded;
     const label = fillControls(loaded.info);
     fillOrigin(loaded.info);
+    if (model.words) panes.fillPanes(loaded.info);
     showDevice(loaded.info, device);
     offerProfile(loaded, (thrown) => showError(thrown));
     showLicences(loaded.info);
@@ -132,10 +157,12 @@ function tellMissing(what: string, remedy: string): void {
   showError(new UvitError('INVALID_ARGUMENT', `the address asks for the ${what} does not have`, remedy));
 }
 
-/** Draws what the form says. */
-async function draw(): Promise<void> {
-  const options = readControls();
+/** Draws what the form says, or, with a model of pictures and words, what a mode makes of the panes. */
+async function draw(mode?: Mode): Promise<void> {
+  if (document.documentElement.dataset.state !== 'ready') return;
+  const options = readControls(mode);
   if (!pipeline || !options) return;
+  const given = { picture: panes.pictureInPane(), words: prompt.value };
   const active = pipeline;
   const { info } = active;
   const staged = info.imageSize !== info.latentShape[1];
@@ -144,23 +171,32 @@ async function draw(): Promise<void> {
   current = mine;
   clearError();
   showWarnings([]);
-  showEmpty();
-  showStatus('Drawing', { aloud: true, done: 0 });
-  setState('running');
+  if (!mode) showEmpty();
+  const doing = mode ? panes.MODES[mode].doing : 'Drawing';
+  showStatus(doing, { aloud: true, done: 0 });
+  setState('running', mode);
   try {
     const result = await active.generate({
       ...options,
-      ...readOrigin(),
+      ...((!mode || mode === 't2i') && readOrigin()),
+      ...(mode?.startsWith('i2') && given.picture && { image: given.picture.source }),
       floatPixels: true,
       signal: mine.signal,
       onStep: (step) => {
-        showStep(step, staged);
-        if (step.preview) showPreviews(step.preview);
+        showStep(step, staged, doing);
+        if (mode) panes.showShape(step);
+        else if (step.preview) showPreviews(step.preview);
       },
     });
-    const drawings = drawingsOf(result, info, (seed) => written(address, { seed: String(seed), count: '1' }));
-    showPictures(drawings, vary);
-    keepPictures(drawings, again);
+    const addressOf = (seed: number) => written(address, { seed: String(seed), count: '1' });
+    const drawings = drawingsOf(result, info, addressOf);
+    if (mode) {
+      panes.showMade(mode, result, drawings);
+      keepPairs(pairsOf(mode, result, drawings, given, addressOf));
+    } else {
+      showPictures(drawings, VARY);
+      keepPictures(drawings, again);
+    }
     showFacts(result, info);
     showWarnings(result.warnings);
     showAddress(written(address, { seed: String(result.seed) }));
@@ -168,6 +204,7 @@ async function draw(): Promise<void> {
   } catch (thrown) {
     // Switching devices disposes of the pipeline in mid-picture; start() has the word then.
     if (active !== pipeline) return;
+    if (mode) panes.showPane();
     if (thrown instanceof UvitError && thrown.code === 'ABORTED') {
       showStatus('Stopped', { aloud: true });
       setState('ready');
@@ -187,6 +224,25 @@ function vary(canvas: HTMLCanvasElement): void {
   showStatus('The next pictures start from this one', { aloud: true });
 }
 
+/** Likewise, where there are words: that is for what is drawn from them. On phones the editor is far below. */
+function repaint(canvas: HTMLCanvasElement): void {
+  startFrom(canvas);
+  byId('origin', HTMLElement).scrollIntoView({ block: 'nearest' });
+  showStatus('What is drawn next starts from this one', { aloud: true });
+}
+
+/** Puts a pair back into the panes, and the form as it was when it was made. */
+function againPair({ picture, words, seed, address }: Pair): void {
+  takeUp(address);
+  clearError();
+  showWarnings([]);
+  hideFacts();
+  prompt.value = words;
+  panes.putPicture(picture);
+  if (pipeline) fillControls(pipeline.info);
+  showStatus(`Seed ${seed} once more: its settings are back`, { aloud: true, done: 0 });
+}
+
 /** Shows a picture that was drawn before, with the form as it was then, so that it can be drawn again. */
 function again(drawing: Drawing): void {
   takeUp(drawing.address);
@@ -194,7 +250,7 @@ function again(drawing: Drawing): void {
   showWarnings([]);
   hideFacts();
   showEmpty();
-  showPictures([drawing], vary);
+  showPictures([drawing], VARY);
   if (chosenModel() !== model) void start();
   else if (pipeline) {
     fillControls(pipeline.info);
@@ -211,19 +267,24 @@ function fail(what: string, thrown: unknown): void {
 }
 
 function showEmpty(): void {
-  showNoise(pictures(), pipeline?.info.imageSize ?? LIKELY_SIZE);
+  if (chosenModel().words) panes.showPane();
+  else showNoise(pictures(), pipeline?.info.imageSize ?? LIKELY_SIZE);
 }
 
-function setState(state: State): void {
+function setState(state: State, mode?: Mode): void {
   document.documentElement.dataset.state = state;
   const busy = state === 'running' || state === 'stopping';
-  const hadFocus = document.activeElement === generate || document.activeElement === stop;
+  const focused = document.activeElement;
+  if (state === 'running') starter = mode ? panes.arrowOf(mode) : generate;
+  const hadFocus = focused === starter || focused === stop || (focused === document.body && !busy && refocus);
+  refocus = busy && (hadFocus || refocus);
+  panes.allow(state === 'ready', mode);
   generate.hidden = busy;
   generate.disabled = state !== 'ready';
   stop.hidden = !busy;
-  byId('strip', HTMLFieldSetElement).disabled = busy;
+  for (const id of ['strip', 'pair-field']) byId(id, HTMLFieldSetElement).disabled = busy;
   stop.disabled = state === 'stopping';
   stop.textContent = state === 'stopping' ? 'Stopping' : 'Stop';
   // The two buttons take each other's place: keyboard users must not fall back to the top of the page.
-  if (hadFocus) (busy ? stop : generate).focus();
+  if (hadFocus) (busy ? stop : starter).focus();
 }

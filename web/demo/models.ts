@@ -1,6 +1,6 @@
 /** The models that come with the page. One is loaded at a time, and its files are fetched only once it is picked. */
 
-import { AVATARS, describeAvatar } from './avatars.js';
+import { AVATARS, describeAvatar, HELD_OUT } from './avatars.js';
 
 export interface Model {
   /** In the address, as `?model=avatars`, and its folder. */
@@ -10,8 +10,8 @@ export interface Model {
   about: string;
   /** What a visitor who asks for nothing sees first, as in the address: the model at its best. */
   first: Record<string, string>;
-  /** For models that draw from words: prompts by short names, and one that nobody has thought of. */
-  words?: { examples: [string, string][]; compose: () => string };
+  /** For models of pictures and words: prompts by short names, one that nobody has thought of, and pictures with what they show. */
+  words?: { examples: [string, string][]; compose: () => string; pictures: [string, string][] };
 }
 
 /** By what they draw; the first of all is the one that the page starts with. */
@@ -25,10 +25,10 @@ export const GROUPS: Record<string, Model[]> = {
     },
     {
       id: 'avatars',
-      name: 'Avatars from words',
-      about: 'Pixel-art people, described in words: hair, skin, mood, glasses, hats, shirts and backgrounds.',
+      name: 'Avatars and words',
+      about: 'Pixel-art people and what they look like: hair, skin, mood, glasses, hats, shirts and backgrounds.',
       first: { prompt: AVATARS[0]?.[1] ?? '', seed: '7' },
-      words: { examples: AVATARS, compose: describeAvatar },
+      words: { examples: AVATARS, compose: describeAvatar, pictures: HELD_OUT },
     },
   ],
 };

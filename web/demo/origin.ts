@@ -3,6 +3,7 @@
 import type { GenerateOptions, PipelineInfo } from 'uvit-web';
 import { button, byId } from './elements.js';
 import { readFloats } from './floats.js';
+import { middle } from './gallery.js';
 
 const section = byId('origin', HTMLFieldSetElement);
 const editor = byId('editor', HTMLElement);
@@ -14,6 +15,7 @@ const pictureFile = byId('picture-file', HTMLInputElement);
 const latentsFile = byId('latents-file', HTMLInputElement);
 const forget = byId('forget-latents', HTMLButtonElement);
 const gallery = byId('gallery', HTMLElement);
+const pane = byId('picture-pane', HTMLElement);
 // Pixels are read again and again.
 const [painted, strokes] = [picture, mask].map((canvas) => canvas.getContext('2d', { willReadFrequently: true })) as [
   CanvasRenderingContext2D,
@@ -28,22 +30,23 @@ let latents: Float32Array | undefined;
 /** Where the brush was last, in the model's pixels. */
 let last: [number, number] | undefined;
 
-/** Wires what needs no model; `onError` hears of files that cannot be read. */
-export function startOrigin(onError: (thrown: unknown) => void): void {
-  const take = (file: File | undefined) => {
-    if (file && size > 0) createImageBitmap(file).then(startFrom).catch(onError);
-  };
-  pictureFile.addEventListener('change', () => take(pictureFile.files?.[0]));
-  gallery.addEventListener('dragover', (event) => {
+/** Wires what needs no model; `onError` hears of files that cannot be read, `onDrop` of one that was dropped. */
+export function startOrigin(onError: (thrown: unknown) => void, onDrop: (file: File) => void): void {
+  pictureFile.addEventListener('change', () => {
+    const [file] = pictureFile.files ?? [];
+    if (file) startFromFile(file).catch(onError);
+  });
+  pane.addEventListener('dragover', (event) => {
     if (size === 0 || !event.dataTransfer?.types.includes('Files')) return;
     event.preventDefault();
     gallery.classList.add('drop');
   });
-  gallery.addEventListener('dragleave', () => gallery.classList.remove('drop'));
-  gallery.addEventListener('drop', (event) => {
+  pane.addEventListener('dragleave', () => gallery.classList.remove('drop'));
+  pane.addEventListener('drop', (event) => {
     event.preventDefault();
     gallery.classList.remove('drop');
-    take(event.dataTransfer?.files[0]);
+    const [file] = event.dataTransfer?.files ?? [];
+    if (file && size > 0) onDrop(file);
   });
 
   mask.addEventListener('pointerdown', (event) => {
@@ -117,14 +120,14 @@ export function fillOrigin({ initImageShape: [channels, height], latentShape, im
   brush.value = String(size / 5);
 }
 
+/** Likewise, from a file. */
+export async function startFromFile(file: File): Promise<void> {
+  if (size > 0) startFrom(await createImageBitmap(file));
+}
+
 /** Takes a picture to start from: its middle, as the package would. */
 export function startFrom(source: ImageBitmap | HTMLCanvasElement): void {
-  const scale = size / Math.min(source.width, source.height);
-  const [width, height] = [source.width * scale, source.height * scale];
-  painted.fillStyle = '#fff';
-  painted.fillRect(0, 0, size, size);
-  painted.imageSmoothingQuality = 'high';
-  painted.drawImage(source, (size - width) / 2, (size - height) / 2, width, height);
+  painted.putImageData(middle(source, size), 0, 0);
   fill('destination-out');
   editor.hidden = false;
   byId('more', HTMLDetailsElement).open = true;

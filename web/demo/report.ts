@@ -14,6 +14,7 @@ import { title } from './controls.js';
 import { button, byId, make } from './elements.js';
 import { toNpy } from './floats.js';
 import { fileName, save } from './gallery.js';
+import { MODES } from './panes.js';
 
 const bar = byId('progress', HTMLProgressElement);
 const status = byId('status', HTMLElement);
@@ -29,6 +30,7 @@ const PARTS: Record<Stage, [number, number]> = {
   encoding: [0.02, 0.04],
   sampling: [0.04, 0.92],
   decoding: [0.92, 1],
+  captioning: [0.92, 1],
 };
 
 /** What stands between backquotes is to be typed. */
@@ -67,17 +69,18 @@ export function showLoading({ phase, loadedBytes, totalBytes }: LoadProgress): v
   showStatus(texts[phase], { done: totalBytes > 0 ? loadedBytes / totalBytes : 0 });
 }
 
-/** A step of a stage; `staged` where sampling is not all. */
-export function showStep({ stage, step, steps, elapsedMs }: Step, staged: boolean): void {
+/** A step of a stage; `staged` where sampling is not all, which `doing` is a word for. */
+export function showStep({ stage, step, steps, elapsedMs }: Step, staged: boolean, doing: string): void {
   const which = steps > 1 ? `picture ${Math.min(step + 1, steps)} of ${steps}` : 'the picture';
   const texts = {
     text: 'Reading the words',
     encoding: `Encoding ${which}`,
     sampling: `Step ${step} of ${steps}`,
     decoding: `Decoding ${which}`,
+    captioning: `Writing the words${step > 0 ? `, ${step} so far` : ''}`,
   };
   // What is said aloud is the stage, once.
-  const aloud = stage === 'sampling' ? 'Drawing' : step === 0 && texts[stage];
+  const aloud = stage === 'sampling' ? doing : step === 0 && texts[stage];
   if (aloud && aloud !== announce.textContent) announce.textContent = aloud;
   const [from, to] = staged ? PARTS[stage] : [0, 1];
   showStatus(texts[stage], { done: from + ((to - from) * step) / steps });
@@ -127,15 +130,19 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
   ];
   const stages: Row[] = [
     ['text', 'Reading the words', timings.textMs > 0 ? milliseconds(timings.textMs) : 'Read before'],
-    ['encoding', 'Encoding the start', milliseconds(timings.encodingMs)],
+    ['encoding', 'Encoding the picture', milliseconds(timings.encodingMs)],
     ['decode', 'Decoding', milliseconds(timings.decodeMs)],
+    ['caption', 'Writing the words', milliseconds(timings.captionMs)],
   ];
+  const floats: Row = ['floats', 'Unrounded values', button('link', 'Save as .npy', () => saveFloats(result, info))];
   const ran: Record<string, boolean> = {
-    text: info.prompts,
+    text: settings.prompt !== null,
     encoding: timings.encodingMs > 0,
     decode: timings.decodeMs > 0,
+    caption: timings.captionMs > 0,
   };
   const rows: Row[] = [
+    ...(settings.mode ? ([['mode', 'Made', title(MODES[settings.mode].done)]] as Row[]) : []),
     ['step', 'Time per step', milliseconds(mean)],
     ...stages.filter(([key]) => ran[key]),
     ['total', 'In all', `${(timings.totalMs / 1000).toFixed(2)} s, ${settings.steps} steps`],
@@ -147,7 +154,7 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
     ['device', 'Drawn by', device],
     ['compute', 'Arithmetic', ARITHMETIC[result.compute]],
     ...(result.device === 'cpu' ? cores : []),
-    ['floats', 'Unrounded values', button('link', 'Save as .npy', () => saveFloats(result, info))],
+    ...(result.images.length > 0 ? [floats] : []),
     ['reason', 'Why this device', sentence(result.deviceReason)],
   ];
   const facts = byId('facts', HTMLElement);

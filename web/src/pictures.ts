@@ -5,12 +5,26 @@ import { own } from './settings.js';
 import type { GenerateOptions, PipelineInfo } from './types.js';
 import type { Arrays } from './uvit_web.js';
 
+/** Pictures of more pixels go to the core made smaller: it keeps two copies, in a memory that never shrinks. */
+const MOST_PIXELS = 2 ** 23;
+/** Longer sides have no place on some browsers' canvases. */
+const LONGEST_SIDE = 2 ** 14;
+/** How a picture is decoded that is too large to be decoded whole. */
+const SMALLER = { resizeWidth: 2048, resizeQuality: 'high' } as const;
+
+/** What goes to the core beside the settings. */
+export interface Given {
+  arrays: Arrays;
+  /** `[width, height]` of `arrays.imageRgba`. */
+  imageSize?: [number, number];
+}
+
 /**
  * The arrays among the options, in copies that may be transferred. Floats and elements are read at once, so that what becomes
  * of them later does not matter.
  */
-export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<Arrays> {
-  const { initImage, mask, startLatents, context, nullContext, count = 1 } = options;
+export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<Given> {
+  const { image: seen, initImage, mask, startLatents, context, nullContext, count = 1 } = options;
   const [channels] = info.initImageShape;
   const [image, latent] = [info.initImageShape, info.latentShape].map(([c, h, w]) => c * h * w) as [number, number];
   // UniDiffuser draws more than a picture: the core knows how much noise that takes.
@@ -24,35 +38,64 @@ export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<
   const ofLatents = initImage instanceof Float32Array && ![image, count * image].includes(initImage.length);
   const [, height, width] = ofLatents ? info.latentShape : info.initImageShape;
   const embedding = '[tokens, dim], for all pictures or one for each';
+  const seenShape = info.imageShape ?? ['channels', 'height', 'width'];
+  const ofSeen = info.imageShape && [info.imageShape.reduce((product, size) => product * size)];
+  let whole: ImageData | undefined;
   return Promise.all([
+    // How it is cropped and resized decides what is seen, and is the core's matter.
+    read(
+      'image',
+      seen,
+      ofSeen,
+      `[${seenShape.join(', ')}], from -1 to 1`,
+      (picture) => {
+        whole = picture;
+        return undefined;
+      },
+      'white',
+    ),
     read('startLatents', startLatents, noise, '[count, channels, height, width]'),
-    read('initImage', initImage, lengths, several, toImage && ((rgba) => toImage(rgba, -1)), 'white'),
-    read('mask', mask, [height * width], `[${height}, ${width}], from 0 to 1`, (rgba) => toGrey(rgba, 0), 'black'),
+    read('initImage', initImage, lengths, several, toImage && (({ data }) => toImage(data, -1)), 'white', height),
+    read(
+      'mask',
+      mask,
+      [height * width],
+      `[${height}, ${width}], from 0 to 1`,
+      ({ data }) => toGrey(data, 0),
+      'black',
+      height,
+    ),
     // How long they are to be is the network's matter.
     read('context', context, undefined, embedding),
     read('nullContext', nullContext, undefined, embedding),
-  ]).then(([start, init, painted, text, noText]) => ({
-    ...(start && { startLatents: start }),
-    ...(init && { initImage: init }),
-    ...(painted && { mask: painted }),
-    ...(text && { context: text }),
-    ...(noText && { nullContext: noText }),
+  ]).then(([floats, start, init, painted, text, noText]) => ({
+    arrays: {
+      ...(floats && { image: floats }),
+      ...(whole && { imageRgba: new Uint8Array(whole.data.buffer) }),
+      ...(start && { startLatents: start }),
+      ...(init && { initImage: init }),
+      ...(painted && { mask: painted }),
+      ...(text && { context: text }),
+      ...(noText && { nullContext: noText }),
+    },
+    ...(whole && { imageSize: [whole.width, whole.height] as [number, number] }),
   }));
 
   async function read(
     name: string,
     given: ImageBitmapSource | Float32Array | undefined,
-    lengths: number[] | undefined,
+    lengths: number[] | null | undefined,
     shape: string,
-    convert?: (rgba: Uint8ClampedArray) => Float32Array,
+    convert?: (picture: ImageData) => Float32Array | undefined,
     ground = '',
+    square?: number,
   ): Promise<Float32Array | undefined> {
     if (given === undefined) return undefined;
     const remedy = `Give a Float32Array ${shape}${convert ? '; or an image, a canvas, an ImageData or a Blob with a picture' : ''}`;
     try {
       if (!(given instanceof Float32Array)) {
         if (!convert) throw invalidArgument(`${name} is not a Float32Array`, remedy);
-        return convert(await pixels(given, height, ground));
+        return convert(await pixels(given, ground, square));
       }
       if (lengths && !lengths.includes(given.length)) {
         throw invalidArgument(`${name} has ${given.length} values, not ${lengths.join(' or ')}`, remedy);
@@ -66,24 +109,44 @@ export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<
   }
 }
 
-/** A picture on a ground, as RGBA: resized so that it covers a square, whose middle it then fills. */
-async function pixels(source: ImageBitmapSource, size: number, ground: string): Promise<Uint8ClampedArray> {
-  const bitmap = await createImageBitmap(source);
+/** A picture, upright; what is to be whole and is too large, in small, where that can be done beside the page. */
+async function decoded(source: ImageBitmapSource, square?: number): Promise<ImageBitmap> {
+  const bitmap = await createImageBitmap(source).catch(() => createImageBitmap(source, SMALLER));
+  const scale = fitting(bitmap.width, bitmap.height);
+  if (square || scale === 1 || !(source instanceof Blob)) return bitmap;
+  const [resizeWidth, resizeHeight] = scaled(bitmap.width, bitmap.height, scale);
+  bitmap.close();
+  return createImageBitmap(source, { resizeWidth, resizeHeight, resizeQuality: 'high' });
+}
+
+/** By how much a picture is made smaller. */
+function fitting(width: number, height: number): number {
+  return Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)), LONGEST_SIDE / Math.max(width, height));
+}
+
+function scaled(width: number, height: number, scale: number): [number, number] {
+  return [Math.max(1, Math.floor(width * scale)), Math.max(1, Math.floor(height * scale))];
+}
+
+/** A picture on a ground, as RGBA: whole, or resized so that it covers a square, whose middle it then fills. */
+async function pixels(source: ImageBitmapSource, ground: string, square?: number): Promise<ImageData> {
+  const bitmap = await decoded(source, square);
   const { width, height } = bitmap;
-  const scale = size / Math.min(width, height);
+  const scale = square ? square / Math.min(width, height) : fitting(width, height);
+  const [w, h] = square ? [width * scale, height * scale] : scaled(width, height, scale);
+  const [across, down] = square ? [square, square] : [w, h];
   // Firefox has had this for less long than what else the package needs.
   const canvas =
     typeof OffscreenCanvas === 'function'
-      ? new OffscreenCanvas(size, size)
-      : Object.assign(document.createElement('canvas'), { width: size, height: size });
+      ? new OffscreenCanvas(across, down)
+      : Object.assign(document.createElement('canvas'), { width: across, height: down });
   const context = canvas.getContext('2d', { willReadFrequently: true }) as OffscreenCanvasRenderingContext2D;
   context.fillStyle = ground;
-  context.fillRect(0, 0, size, size);
+  context.fillRect(0, 0, across, down);
   context.imageSmoothingQuality = 'high';
-  const [w, h] = [width * scale, height * scale];
-  context.drawImage(bitmap, (size - w) / 2, (size - h) / 2, w, h);
+  context.drawImage(bitmap, (across - w) / 2, (down - h) / 2, w, h);
   bitmap.close();
-  return context.getImageData(0, 0, size, size).data;
+  return context.getImageData(0, 0, across, down);
 }
 
 /** RGBA to `[3, height, width]`, -1 to 1. */

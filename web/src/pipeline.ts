@@ -4,8 +4,8 @@ import type { Client, RequestEvent } from './client.js';
 import { buffersOf } from './core.js';
 import { aborted, internal, UvitError } from './errors.js';
 import { arraysOf } from './pictures.js';
-import type { ResultMetadata } from './protocol.js';
-import { checked, checkForward, coreOptions, whole } from './settings.js';
+import type { Reply } from './protocol.js';
+import { checked, checkForward, coreOptions, variationOptions, whole } from './settings.js';
 import type {
   ForwardOptions,
   ForwardTensors,
@@ -15,6 +15,7 @@ import type {
   PipelineInfo,
   Profile,
   Step,
+  VariationOptions,
 } from './types.js';
 
 export class Pipeline {
@@ -34,36 +35,51 @@ export class Pipeline {
   }
 
   /**
-   * Draws `count` pictures. A call made while another runs waits for its turn, in order. Rejects with a
+   * Makes `count` pictures, or texts, or both, as the mode says. A call made while another runs waits for its turn, in order. Rejects with a
    * {@link UvitError}; after any rejection but `DEVICE_LOST`, `DISPOSED`,
    * `INTERNAL` and the `WORKER_LOST` that asks for another `load()`, the pipeline goes on working.
    */
   async generate(options: GenerateOptions = {}): Promise<GenerateResult> {
-    const { core, reading, signal, onStep } = checked(() => {
-      const { signal, onStep } = options;
-      return { core: coreOptions(options), reading: arraysOf(options, this.info), signal, onStep };
+    const { core, reading, signal, onStep, onText } = checked(() => {
+      const { signal, onStep, onText } = options;
+      return { core: coreOptions(options), reading: arraysOf(options, this.info), signal, onStep, onText };
     });
-    const arrays = await this.#inTurn(reading);
+    const { arrays, imageSize } = await this.#inTurn(reading);
     if (signal?.aborted) throw aborted('This generation');
     const id = this.#client.nextId();
     const onAbort = () => this.#client.abort(id);
     signal?.addEventListener('abort', onAbort, { once: true });
     try {
       const answer = await this.#client.request(
-        { type: 'generate', id, options: core, arrays },
+        { type: 'generate', id, options: { ...core, ...(imageSize && { imageSize }) }, arrays },
         // Steps that were already on their way when the caller aborted are not news to it any more.
         (event) => {
-          if (onStep && !signal?.aborted) onStep(stepOf(event));
+          if (signal?.aborted) return;
+          const step = stepOf(event);
+          // One listener that throws must not cost the other its event.
+          try {
+            if (step.stage === 'captioning' && step.texts) onText?.({ texts: step.texts, tokens: step.step });
+          } finally {
+            onStep?.(step);
+          }
         },
         buffersOf(arrays),
       );
       // The last step may have finished while the abort was on its way: the caller's wish still counts.
       if (signal?.aborted) throw aborted('This generation');
       if (answer.type !== 'result') throw internal(`the worker answered generate with ${answer.type}`);
-      return resultOf(answer.metadata, answer.rgba, answer.floats);
+      return resultOf(answer);
     } finally {
       signal?.removeEventListener('abort', onAbort);
     }
+  }
+
+  /**
+   * Other pictures like the `image`, by way of words, or other words for the `prompt`, by way of a picture: `generate()` in the mode
+   * `i2t2i` or `t2i2t`, with all its other options.
+   */
+  async variations(options: VariationOptions): Promise<GenerateResult> {
+    return this.generate(checked(() => variationOptions(options)));
   }
 
   /**
@@ -111,14 +127,22 @@ export class Pipeline {
 
 function stepOf(event: RequestEvent): Step {
   if (event.type !== 'step') throw internal(`generate got the event ${event.type}`);
-  const { stage, step, steps, elapsedMs, width, height, preview } = event;
-  if (!preview) return { stage, step, steps, elapsedMs };
-  return { stage, step, steps, elapsedMs, preview: split(preview, width, height) };
+  const { stage, step, steps, elapsedMs, width, height, preview, texts } = event;
+  return {
+    stage,
+    step,
+    steps,
+    elapsedMs,
+    ...(preview && { preview: split(preview, width, height) }),
+    ...(texts?.length && { texts }),
+  };
 }
 
-function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Array): GenerateResult {
+function resultOf({ metadata, rgba, floats, latents }: Extract<Reply, { type: 'result' }>): GenerateResult {
   const { seed, width, height, channels, timings, device, deviceReason, adapter, dispatches, workers } = metadata;
   const {
+    mode,
+    texts,
     label,
     labelName,
     prompt,
@@ -139,8 +163,11 @@ function resultOf(metadata: ResultMetadata, rgba: Uint8Array, floats?: Float32Ar
   });
   return {
     images,
+    texts,
+    ...(latents && { latents }),
     seed,
     settings: {
+      mode,
       label,
       labelName,
       prompt,

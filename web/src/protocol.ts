@@ -15,6 +15,7 @@ import type {
   Dtype,
   GenerateSettings,
   LoadProgress,
+  Mode,
   PipelineInfo,
   Preset,
   Profile,
@@ -27,6 +28,7 @@ import type { Arrays, Outputs, Tensors } from './uvit_web.js';
 
 /** The settings of one generation as the wasm core takes them; what is absent gets the model's default. */
 export interface CoreGenerateOptions {
+  mode?: Mode;
   label?: number | string;
   prompt?: string | string[];
   negativePrompt?: string | string[];
@@ -43,6 +45,10 @@ export interface CoreGenerateOptions {
   freshNoise?: boolean;
   preset?: Preset;
   guidanceInterval?: [number, number];
+  beams?: number;
+  latents?: boolean;
+  /** `[width, height]` of the array `imageRgba`. */
+  imageSize?: [number, number];
   cache: boolean;
   preview: boolean;
   floatPixels: boolean;
@@ -50,6 +56,7 @@ export interface CoreGenerateOptions {
 
 /** What the wasm core says about one generation. */
 export interface ResultMetadata extends GenerateSettings {
+  texts: string[];
   seed: number;
   width: number;
   height: number;
@@ -87,7 +94,14 @@ export type Request =
 export type Reply =
   | { type: 'capabilities'; id: number; capabilities: Capabilities }
   | { type: 'loaded'; id: number; info: PipelineInfo }
-  | { type: 'result'; id: number; metadata: ResultMetadata; rgba: Uint8Array; floats?: Float32Array }
+  | {
+      type: 'result';
+      id: number;
+      metadata: ResultMetadata;
+      rgba: Uint8Array;
+      floats?: Float32Array;
+      latents?: Outputs;
+    }
   | { type: 'tensors'; id: number; tensors: Outputs }
   | { type: 'profile'; id: number; profile: Profile | null }
   | { type: 'error'; id: number; error: ErrorParts };
@@ -104,6 +118,8 @@ export type Event =
       elapsedMs: number;
       width: number;
       height: number;
+      /** Mostly none. */
+      texts: string[];
       preview?: Uint8Array;
     }
   | { type: 'alive'; lock: string }

@@ -14,9 +14,11 @@ import type {
   ForwardTensors,
   GenerateOptions,
   LoadOptions,
+  Mode,
   Port,
   Preset,
   TuneChoice,
+  VariationOptions,
   WasmChoice,
 } from './types.js';
 import type { Tensors } from './uvit_web.js';
@@ -25,6 +27,7 @@ const DEVICES: readonly DeviceChoice[] = ['auto', 'webgpu', 'cpu'];
 const DTYPES: readonly Dtype[] = ['f32', 'f16', 'q8', 'q4'];
 const COMPUTE: readonly ComputeChoice[] = ['auto', 'f32', 'quality', 'fast', 'f16', 'w8a8'];
 const PRESETS: readonly Preset[] = ['fast', 'draft'];
+const MODES: readonly Mode[] = ['t2i', 'i2t', 'joint', 'i', 't', 'i2t2i', 't2i2t'];
 const TUNE: readonly TuneChoice[] = ['auto', 'off', 'again'];
 const WASM: readonly WasmChoice[] = ['auto', 'simd128', 'relaxed-simd', 'threads'];
 const SEEDS = 2 ** 32;
@@ -149,10 +152,11 @@ function typed(name: string, kind: Port['kind'], values: unknown, remedy: string
 export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
   object(options);
   const { label, steps, guidanceScale, guidanceRescale, sampler, grid, eta, churn } = options;
-  const { preset, guidanceInterval, strength, count = 1 } = options;
+  const { preset, guidanceInterval, strength, mode, beams, count = 1 } = options;
   if (label !== undefined && typeof label !== 'string') whole('label', label, 0, Number.MAX_SAFE_INTEGER);
   if (steps !== undefined) whole('steps', steps, 1, Number.MAX_SAFE_INTEGER);
   whole('count', count, 1, Number.MAX_SAFE_INTEGER);
+  if (beams !== undefined) whole('beams', beams, 1, Number.MAX_SAFE_INTEGER);
   for (const [name, value, remedy] of [
     ['guidanceScale', guidanceScale, 'Give a finite number; 1 switches guidance off'],
     ['guidanceRescale', guidanceRescale, 'Give a number from 0 to 1; 0 switches it off'],
@@ -170,6 +174,7 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     throw invalidArgument(`grid is ${show(grid)}`, 'Give one of pipeline.info.grids');
   }
   if (preset !== undefined) oneOf('preset', preset, PRESETS);
+  if (mode !== undefined) oneOf('mode', mode, MODES);
   if (guidanceInterval !== undefined && !isInterval(guidanceInterval)) {
     throw invalidArgument(
       `guidanceInterval is ${show(guidanceInterval)}`,
@@ -177,14 +182,16 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     );
   }
   aFunction('onStep', options.onStep);
+  aFunction('onText', options.onText);
   aSignal(options.signal);
-  for (const name of ['cache', 'preview', 'floatPixels', 'freshNoise'] as const) {
+  for (const name of ['cache', 'preview', 'floatPixels', 'freshNoise', 'latents'] as const) {
     aFlag(name, options[name]);
   }
   const prompt = aPrompt('prompt', options.prompt);
   const negativePrompt = aPrompt('negativePrompt', options.negativePrompt);
   return {
     ...(label !== undefined && { label }),
+    ...(mode !== undefined && { mode }),
     ...(prompt !== undefined && { prompt }),
     ...(negativePrompt !== undefined && { negativePrompt }),
     ...(steps !== undefined && { steps }),
@@ -197,6 +204,8 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     ...(strength !== undefined && { strength }),
     ...(options.freshNoise && { freshNoise: true }),
     ...(preset !== undefined && { preset }),
+    ...(beams !== undefined && { beams }),
+    ...(options.latents && { latents: true }),
     ...(guidanceInterval !== undefined && { guidanceInterval }),
     cache: options.cache === true,
     seed: options.seed ?? randomSeed(count),
@@ -205,6 +214,15 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     preview: options.preview === true && options.onStep !== undefined,
     floatPixels: options.floatPixels === true,
   };
+}
+
+/** The options of `variations()` as those of `generate()`. */
+export function variationOptions(options: VariationOptions): GenerateOptions {
+  object(options);
+  const mode = options.image !== undefined ? 'i2t2i' : 't2i2t';
+  if ((options.image !== undefined) !== (options.prompt !== undefined)) return { ...options, mode };
+  const given = options.image !== undefined ? 'both an image and a prompt' : 'neither an image nor a prompt';
+  throw invalidArgument(`variations() got ${given}`, 'Give the one that is to be varied');
 }
 
 /** A seed such that seed + k is a seed for each of the pictures. */

@@ -20,6 +20,12 @@ export type ComputeChoice = 'auto' | Compute;
 /** Few-step settings: DPM-Solver++ (2M) in 12 or 6 steps. */
 export type Preset = 'fast' | 'draft';
 
+/**
+ * Which of pictures and words is given and which is made, for models of both: words to picture, picture to words, both out of nothing,
+ * a picture alone, words alone, a picture by way of words to another, words by way of a picture to others.
+ */
+export type Mode = 't2i' | 'i2t' | 'joint' | 'i' | 't' | 'i2t2i' | 't2i2t';
+
 /** A build of the wasm core; they compute the same at different speeds. */
 export type WasmVariant = 'simd128' | 'relaxed-simd' | 'threads';
 
@@ -167,7 +173,10 @@ export interface Profile {
 
 /** A network of the model that generating runs. */
 export interface Component {
-  /** What it does: `denoiser`, the one that is sampled, `text_encoder`, `text_projector`, `preview_decoder`, `decoder` or `encoder`. */
+  /**
+   * What it does: `denoiser`, the one that is sampled, `text_encoder`, `text_projector`, `preview_decoder`,
+   * `decoder`, `encoder`, `image_encoder` or `caption_decoder`.
+   */
   name: string;
   /** What `forward()` takes and gives for it. */
   ports: Port[];
@@ -229,6 +238,10 @@ export interface PipelineInfo {
    * `[channels, height, width]` of what `generate({ initImage })` takes: pictures; for models of latents that have no encoder, latents.
    */
   initImageShape: [number, number, number];
+  /** Values that `generate({ mode })` takes: those that the model's networks allow. None for models of pictures alone. */
+  modes: Mode[];
+  /** `[channels, height, width]` of the floats that `generate({ image })` takes; null for models that look at no pictures. */
+  imageShape: [number, number, number] | null;
   /** `[channels, height, width]` of what the network draws: pictures, or latents. */
   latentShape: [number, number, number];
   /** Number of weights. */
@@ -244,17 +257,20 @@ export interface PipelineInfo {
 }
 
 /**
- * What a generation is at: texts are read, pictures to start from become latents, the network is called, latents become pixels.
- * Models of pixels only sample.
+ * What a generation is at: texts are read, pictures that are given become latents, the network is called, latents become pixels, and
+ * words. Models of pixels only sample.
  */
-export type Stage = 'text' | 'encoding' | 'sampling' | 'decoding';
+export type Stage = 'text' | 'encoding' | 'sampling' | 'decoding' | 'captioning';
 
-/** One finished step of a stage: of `sampling` a call of the network, of `encoding` and `decoding` a picture. */
+/** One finished step of a stage: of `sampling` a call of the network, of `encoding` and `decoding` a picture, of `captioning` a token. */
 export interface Step {
   stage: Stage;
   /** 1 to `steps`; of the stages around sampling, 0 says that they begin. */
   step: number;
-  /** In this stage: calls of the network, of N steps N, but `heun` makes 2 N - 1, `plms` N + 1 (1 of 1) and `pndm` N + 9; or pictures. */
+  /**
+   * In this stage: calls of the network, of N steps N, but `heun` makes 2 N - 1, `plms` N + 1 (1 of 1) and `pndm` N + 9; or pictures; or
+   * the most tokens that a text may have.
+   */
   steps: number;
   /** Milliseconds since this stage began. */
   elapsedMs: number;
@@ -264,6 +280,18 @@ export interface Step {
    * map: smaller than the picture. Without either, these are the latents' first channels.
    */
   preview?: ImageData[];
+  /**
+   * The texts, one for each item: while captioning as far as they go, and with `preview: true` while sampling what the estimate says.
+   */
+  texts?: string[];
+}
+
+/** Texts that grow by a token. */
+export interface TextEvent {
+  /** As far as they go, one for each item that was begun. With several beams, the best of them now: later it may be another. */
+  texts: string[];
+  /** How many tokens they have. */
+  tokens: number;
 }
 
 /** Options of `generate()`; every one may be left out. */
@@ -275,6 +303,23 @@ export interface GenerateOptions {
    * is too long the end is left out, which `warnings` tell.
    */
   prompt?: string | string[];
+  /**
+   * What is given and what is made, one of `info.modes`. Default, for models that have modes: of a prompt a picture, of an image words,
+   * of neither both, or a picture where the model writes no words.
+   */
+  mode?: Mode;
+  /**
+   * The picture that words or another picture are made of: floats of `info.imageShape` in [-1, 1], or whatever a canvas can draw, an
+   * `ImageData` or a `Blob`: upright as its EXIF data says, over white, the first of an animation. The middle square is taken and
+   * resized as the model's authors do, by the core. Pictures of more than 2^23 pixels are made smaller as they are decoded.
+   */
+  image?: Float32Array | ImageBitmapSource;
+  /** Texts that are followed at a time while one is written, at least 1, of which the best one stays. Default: the model's. */
+  beams?: number;
+  /** Called after each token while words are written. */
+  onText?: (event: TextEvent) => void;
+  /** Return what was drawn before it became pixels and words, too. Default false. */
+  latents?: boolean;
   /** What guidance leads away from, likewise. Default: no text. */
   negativePrompt?: string | string[];
   /**
@@ -358,6 +403,9 @@ export interface GenerateOptions {
   floatPixels?: boolean;
 }
 
+/** Options of `variations()`: those of `generate()` with either `image` or `prompt`. */
+export type VariationOptions = Omit<GenerateOptions, 'mode'>;
+
 /**
  * What `forward()` takes: a tensor for every one of `info.ports` (or of the component's) that goes in, n items of it one after the
  * other: floats as a `Float32Array`, times and indices as typed arrays or lists of numbers.
@@ -386,6 +434,8 @@ export interface GeneratedImage {
 
 /** What a picture was made with: together with the seed, enough to make it again. */
 export interface GenerateSettings {
+  /** What was given and what was made; null for models of pictures alone. */
+  mode: Mode | null;
   /** Index; null where the model has no labels or none was given. */
   label: number | null;
   labelName: string | null;
@@ -424,13 +474,22 @@ export interface Timings {
   encodingMs: number;
   /** Decoding latents; 0 where there are none. */
   decodeMs: number;
+  /** Writing words; 0 where none were made. */
+  captionMs: number;
   /** What encoding and submitting to the GPU took of all that; 0 on the CPU. */
   encodeMs: number;
 }
 
 /** What `generate()` resolves with. */
 export interface GenerateResult {
+  /** None in the modes that make words alone. */
   images: GeneratedImage[];
+  /** The words that were made, one text for each item; none in modes that make none. */
+  texts: string[];
+  /**
+   * What was drawn, item after item, by its port's name: latents, the picture's embedding and the text's; only with `latents: true`.
+   */
+  latents?: Record<string, Float32Array>;
   /** The first picture's seed. */
   seed: number;
   settings: GenerateSettings;

@@ -47,8 +47,13 @@ export type Tensors = Record<string, Float32Array | Float64Array | Uint32Array>;
 /** Named tensors, as the network's ports give them. */
 export type Outputs = Record<string, Float32Array>;
 
-/** What `generate()` takes beside its options: `[count, channels, height, width]`, `[channels, height, width]` or that, `[height, width]`. */
+/**
+ * What `generate()` takes beside its options: `[count, channels, height, width]`, `[channels, height, width]` or that, `[height, width]`.
+ * The picture to look at comes as `image`, `[channels, height, width]`, or as `imageRgba`, of the size in the options' `imageSize`.
+ */
 export type Arrays = {
+  image?: Float32Array;
+  imageRgba?: Uint8Array;
   startLatents?: Float32Array;
   initImage?: Float32Array;
   mask?: Float32Array;
@@ -105,9 +110,11 @@ export class WasmResult {
   private constructor();
   /** JSON of `ResultMetadata`. */
   metadata(): string;
-  /** `[count, height, width, 4]`. */
+  /** `[count, height, width, 4]`; nothing without pictures. */
   rgba(): Uint8Array;
   /** `[count, channels, height, width]`. */
   floats(): Float32Array;
+  /** As they were drawn, by the names of the ports. */
+  latents(): Outputs;
   free(): void;
 }

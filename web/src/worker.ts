@@ -249,10 +249,18 @@ async function helpers(items: number, stop: AbortSignal): Promise<Part[]> {
   return Promise.race([parts.team(items - 1), stopped]);
 }
 
-async function generate({ id, options, arrays }: GenerateCall, stop: AbortSignal): Promise<void> {
+/** How many forwards a step takes for each item. */
+function branches({ options, arrays }: GenerateCall, { defaults, modes }: PipelineInfo): number {
+  const { mode, prompt, guidanceScale = defaults.guidanceScale } = options;
+  if (guidanceScale === 1 || mode === 'i' || mode === 't') return 1;
+  const nothing = prompt === undefined && !arrays.image && !arrays.imageRgba;
+  return mode === 'joint' || (!mode && modes.includes('joint') && nothing) ? 3 : 2;
+}
+
+async function generate(call: GenerateCall, stop: AbortSignal): Promise<void> {
+  const { id, options, arrays } = call;
   if (!pipeline || !info) throw internal('generate came before a model was loaded');
-  const guided = (options.guidanceScale ?? info.defaults.guidanceScale) !== 1;
-  const team = await helpers(options.count * (guided ? 2 : 1), stop);
+  const team = await helpers(options.count * branches(call, info), stop);
   stop.addEventListener('abort', () => {
     pipeline?.abort();
     for (const part of team) part.abort();
@@ -282,11 +290,13 @@ async function generate({ id, options, arrays }: GenerateCall, stop: AbortSignal
   const metadata: ResultMetadata = { workers, ...JSON.parse(result.metadata()) };
   const rgba = owned(result.rgba());
   const floats = options.floatPixels ? owned(result.floats()) : undefined;
+  const latents = options.latents ? result.latents() : undefined;
   result.free();
-  send(
-    { type: 'result', id, metadata, rgba, ...(floats && { floats }) },
-    floats ? [rgba.buffer, floats.buffer] : [rgba.buffer],
-  );
+  send({ type: 'result', id, metadata, rgba, ...(floats && { floats }), ...(latents && { latents }) }, [
+    rgba.buffer,
+    ...(floats ? [floats.buffer] : []),
+    ...buffersOf(latents ?? {}),
+  ]);
 }
 
 function abort(id: number): void {

@@ -115,7 +115,7 @@ test('generate(), forward() and profile(): every option, and the pipeline goes o
       const options = {
         generate: ['label', 'steps', 'guidanceScale', 'seed', 'count', 'sampler', 'grid', 'preset'],
         more: ['guidanceInterval', 'cache', 'signal', 'onStep', 'preview', 'startLatents', 'floatPixels', 'churn'],
-        pictures: ['initImage', 'mask', 'strength', 'freshNoise'],
+        pictures: ['initImage', 'mask', 'strength', 'freshNoise', 'image', 'mode', 'beams', 'onText', 'latents'],
         forward: ['x', 'timesteps', 'y', 'out'],
       };
       for (const [kind, value] of Object.entries(globalThis.VALUES)) {
@@ -139,7 +139,7 @@ test('generate(), forward() and profile(): every option, and the pipeline goes o
     },
     MODEL,
   );
-  const mayPass = ['guidanceScale -1', 'guidanceScale 0.5', 'onStep function'];
+  const mayPass = ['guidanceScale -1', 'guidanceScale 0.5', 'onStep function', 'onText function', 'latents true'];
   assertRefused(found, [...mayPass, 'cache true', 'preview true', 'floatPixels true']);
   assert.ok(found.every(([, code]) => code === 'resolved' || code === 'INVALID_ARGUMENT'));
   assert.equal(after, 1);

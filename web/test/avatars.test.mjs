@@ -1,6 +1,6 @@
 /**
- * Words become pictures in Chromium, through the text encoder, the denoiser and the decoder, as PyTorch drew them from the same seeds:
- * the model of the page against two of its pictures, and the f32 checkpoints, where they are, against all. Those are found
+ * Words become pictures in Chromium, pictures words, and nothing both, as PyTorch made them from the same seeds: the model of the page
+ * against two of its pictures, and the f32 checkpoints, where they are, against all that it made in every mode. Those are found
  * as in tests/text_to_image.rs: in UVIT_MODELS, or beside the repository.
  */
 
@@ -115,37 +115,130 @@ for (const device of ['cpu', 'webgpu']) {
   });
 }
 
-test("words become PyTorch's pictures in f32, on the CPU and on WebGPU", { skip: WITHOUT }, async () => {
-  execFileSync(
-    'cargo',
-    ['run', '--quiet', '--bin', 'uvit', '--', 'convert', checkpoints, '--dtype', 'f32', '--out', converted],
-    { cwd: repository, stdio: ['ignore', 'ignore', 'inherit'] },
-  );
-  const about = JSON.parse(readFileSync(join(checkpoints, 'reference.json')));
+/** What PyTorch has computed: the runs, and the values of a tensor of theirs. */
+function reference() {
+  const { end_to_end: runs } = JSON.parse(readFileSync(join(checkpoints, 'reference.json')));
   const bytes = readFileSync(join(checkpoints, 'reference.safetensors'));
   const start = 8 + Number(bytes.readBigUInt64LE(0));
   const header = JSON.parse(bytes.subarray(8, start));
-  const runs = about.end_to_end.filter(({ mode }) => mode === 't2i');
-  const settings = runs.map(({ prompt, t2i_cfg_mode: mode, steps, scale, seed }) => {
-    return { prompt, ...(mode === 'empty_token' && { negativePrompt: '' }), steps, guidanceScale: scale + 1, seed };
-  });
-  // A software adapter takes its time: there the last three, which differ in kind.
-  for (const [device, first] of [
-    ['cpu', 0],
-    ['webgpu', Math.max(0, runs.length - 3)],
-  ]) {
-    const pictures = await draw(device, '/converted/manifest.json', settings.slice(first));
-    for (const [i, { id }] of runs.slice(first).entries()) {
-      const [from, to] = header[`${id}/picture_u8`].data_offsets;
-      const planes = bytes.subarray(start + from, start + to);
-      const pixels = planes.length / 3;
-      const off = pictures[i].map((value, j) => Math.abs(value - planes[(j % 3) * pixels + Math.floor(j / 3)]));
-      assert.equal(off.length, planes.length);
-      const far = off.filter((value) => value > 2).length;
+  const values = (name) => {
+    const found = header[name];
+    if (!found) return undefined;
+    const [from, to] = found.data_offsets.map((at) => start + at);
+    return found.dtype === 'U8' ? bytes.subarray(from, to) : new Float32Array(bytes.buffer.slice(from, to));
+  };
+  return { runs, values };
+}
+
+/** What a run of the reference is asked for here. `beams` is left to the model where it is not given. */
+function asked({ id, mode, seed, steps, scale, prompt, t2i_cfg_mode: form }, values, beams) {
+  const planes = values(`${id}/input_u8`);
+  return {
+    mode,
+    seed,
+    steps,
+    // Nothing guides what is made alone.
+    ...(mode !== 'i' && mode !== 't' && { guidanceScale: scale + 1 }),
+    ...(prompt !== undefined && { prompt }),
+    ...(form === 'empty_token' && { negativePrompt: '' }),
+    ...(planes && { image: [...planes] }),
+    ...(beams && { beams }),
+    latents: true,
+  };
+}
+
+/** Makes what is asked for, one after the other on a device in f32. */
+async function makeAll(device, requests) {
+  const page = await openPage(browser, `${server.url}/blank.html`);
+  try {
+    return await withPackage(
+      page,
+      async (uvit, { device, requests }) => {
+        const pipeline = await uvit.load('/converted/manifest.json', { device, compute: 'f32', tune: 'off' });
+        const made = [];
+        for (const { image, ...settings } of requests) {
+          let picture;
+          if (image) {
+            picture = new ImageData(64, 64);
+            for (let i = 0; i < picture.data.length; i++) {
+              picture.data[i] = i % 4 === 3 ? 255 : image[(i % 4) * 4096 + Math.floor(i / 4)];
+            }
+          }
+          const result = await pipeline.generate({ ...settings, ...(picture && { image: picture }) });
+          const { images, texts, latents } = result;
+          made.push({
+            texts,
+            pixels: images[0] && [...images[0].rgba].filter((_, i) => i % 4 !== 3),
+            latents: Object.fromEntries(Object.entries(latents).map(([name, values]) => [name, [...values]])),
+          });
+        }
+        return made;
+      },
+      { device, requests },
+    );
+  } finally {
+    await page.close();
+  }
+}
+
+/** Latents by the names of their ports, and of PyTorch's. */
+const LATENTS = { img: 'final_z', clip_img: 'final_clip_img', text: 'final_text' };
+
+for (const [device, some] of [
+  ['cpu', undefined],
+  // A software adapter takes its time: there some, which differ in kind.
+  ['webgpu', ['t2i_empty_token', 't2i_steps10', 'i2t_0', 'joint_1', 'i2t2i_0']],
+]) {
+  test(`every mode makes what PyTorch makes of the same seed, in f32: ${device}`, { skip: WITHOUT }, async () => {
+    if (!existsSync(join(converted, 'manifest.json'))) convert();
+    const { runs, values } = reference();
+    const chosen = runs.filter(({ id }) => !some || some.includes(id));
+    const made = await makeAll(
+      device,
+      chosen.map((run) => asked(run, values)),
+    );
+    for (const [i, { id, mode, beam_caption: caption }] of chosen.entries()) {
+      const { texts, pixels, latents } = made[i];
+      for (const [port, name] of Object.entries(LATENTS)) {
+        const expected = values(`${id}/${name}`);
+        if (!expected) continue;
+        assert.equal(latents[port]?.length, expected.length, `${id} ${port}`);
+        const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
+        const off = expected.reduce((most, value, j) => Math.max(most, Math.abs(value - latents[port][j])), 0);
+        assert.ok(off <= 1e-3 * largest, `${device} ${id} ${port}: ${off / largest}`);
+      }
+      if (mode.endsWith('t')) assert.deepEqual(texts, [caption], `${device} ${id}`);
+      if (!mode.endsWith('i') && mode !== 'joint') continue;
+      const planes = values(`${id}/picture_u8`);
+      assert.equal(pixels.length, planes.length);
+      const far = pixels.filter((value, j) => Math.abs(value - planes[(j % 3) * 4096 + Math.floor(j / 3)]) > 2).length;
       assert.ok(
         far <= planes.length / 1000,
         `${device} ${id}: ${far} of ${planes.length} values are off by more than 2`,
       );
     }
-  }
+  });
+}
+
+test("with one beam, words are PyTorch's greedy ones", { skip: WITHOUT }, async () => {
+  if (!existsSync(join(converted, 'manifest.json'))) convert();
+  const { runs, values } = reference();
+  const chosen = runs.filter(({ id }) => ['i2t_1', 'joint_1', 't_1'].includes(id));
+  const made = await makeAll(
+    'cpu',
+    chosen.map((run) => asked(run, values, 1)),
+  );
+  assert.deepEqual(
+    made.map(({ texts }) => texts),
+    chosen.map(({ greedy_caption: caption }) => [caption]),
+  );
 });
+
+/** The f32 checkpoints as a model. */
+function convert() {
+  execFileSync(
+    'cargo',
+    ['run', '--quiet', '--bin', 'uvit', '--', 'convert', checkpoints, '--dtype', 'f32', '--out', converted],
+    { cwd: repository, stdio: ['ignore', 'ignore', 'inherit'] },
+  );
+}

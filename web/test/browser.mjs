@@ -67,6 +67,14 @@ export async function generate(page) {
   await page.waitForSelector('canvas[data-kind=picture]');
 }
 
+/** Presses the arrow of a mode and waits for what it makes. */
+export async function make(page, mode) {
+  await page.click(`[data-mode=${mode}]`);
+  await page.waitForSelector('html[data-state=running]', { timeout: 5000 }).catch(() => {});
+  await reach(page, 'ready');
+  await page.waitForFunction(() => document.getElementById('status').textContent.startsWith('Done'));
+}
+
 /** One of the figures under the pictures. */
 export function fact(page, name) {
   return page.locator(`[data-fact=${name}]`).innerText();

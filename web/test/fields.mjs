@@ -49,6 +49,11 @@ export function mismatches(value, type, path, seen) {
   if (['string', 'number', 'boolean'].includes(type)) {
     return typeof value === type ? [] : [`${path} is ${JSON.stringify(value)}, not a ${type}`];
   }
+  const values = /^Record<string, (.*)>$/.exec(type)?.[1];
+  if (values) {
+    if (typeof value !== 'object' || value === null) return [`${path} is ${JSON.stringify(value)}`];
+    return Object.values(value).flatMap((one) => mismatches(one, values, `${path}.*`, seen));
+  }
   const alias = new RegExp(`export type ${type} =([^;]*);`).exec(source)?.[1];
   if (alias) return mismatches(value, alias.trim(), path, seen);
   if (type.startsWith('{')) return compare(value, parse(`${type.slice(1, -1).trim()};`), path, seen);

@@ -8,6 +8,7 @@ import { fieldsOf, mismatches } from './fields.mjs';
 import { startServer } from './server.mjs';
 
 const MODEL = '/models/emoji/manifest.json';
+const WORDS = '/models/avatars/manifest.json';
 const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
 
 let server;
@@ -23,7 +24,7 @@ async function collect(args, device) {
     const page = await openPage(browser, `${server.url}/blank.html`);
     return await withPackage(
       page,
-      async (uvit, [model, device]) => {
+      async (uvit, [model, words, device]) => {
         // Objects of the platform cannot leave the page as what they are.
         const plain = (value) =>
           JSON.parse(
@@ -44,15 +45,17 @@ async function collect(args, device) {
           await pipeline.generate({ ...rich, steps: 2, onStep }),
           await pipeline.generate({ label: 0, steps: 2, initImage: new ImageData(8, 8), mask: new ImageData(8, 8) }),
         ];
+        const any = await uvit.load(words, { device, tune: 'off' });
+        results.push(await any.generate({ mode: 'joint', steps: 1, latents: true, preview: true, onStep }));
         return {
           ...found,
           Capabilities: [await uvit.capabilities()],
-          PipelineInfo: [plain(pipeline.info)],
+          PipelineInfo: [pipeline, any].map(({ info }) => plain(info)),
           GenerateResult: results.map(plain),
           Profile: [await pipeline.profile()].filter((profile) => profile !== null),
         };
       },
-      [MODEL, device],
+      [MODEL, WORDS, device],
     );
   } finally {
     await browser.close();
