@@ -78,7 +78,9 @@ fn check(program: &Program) -> Result<f64, String> {
 fn the_arena_of_every_published_model_is_at_most_a_tenth_above_what_is_alive() {
     for preset in presets().unwrap() {
         let network = preset.network().unwrap();
-        for batch in [Batch::plain(1), guided(1), guided(4)] {
+        // A binding holds a hidden layer of no more than two guided pictures of a UniDiffuser.
+        let many = if preset.parts.is_some() { 2 } else { 4 };
+        for batch in [Batch::plain(1), guided(1), guided(many)] {
             let ratio = check(&program(&network, batch, &Capabilities::WEBGPU)).unwrap();
             assert!(ratio <= 1.1, "{} {batch:?}: {ratio}", preset.name);
         }

@@ -4,7 +4,7 @@
 
 mod index;
 mod kinds;
-#[allow(dead_code)] // each test uses a part
+#[allow(dead_code)] // what streams is for larger files
 mod pth;
 
 use pth::{Py, dict, save};

@@ -18,9 +18,8 @@ use uvit_web::plan::{Capabilities, Compute};
 use uvit_web::runtime::Tune;
 use uvit_web::weights::StoredFile;
 
-/// WebGPU's default limits.
+/// WebGPU's default limit of a binding; that of a buffer is twice as much.
 const MAX_BINDING: usize = 128 << 20;
-const MAX_BUFFER: usize = 256 << 20;
 
 /// Every component's Program at the model's size, and its largest matrix in q4.
 fn fits_a_device_with_default_limits(manifest: &Manifest) {
@@ -40,7 +39,7 @@ fn fits_a_device_with_default_limits(manifest: &Manifest) {
             1e-6 * largest as f64,
             1e-6 * matrix as f64,
         );
-        assert!(largest <= MAX_BINDING && largest <= MAX_BUFFER && matrix <= MAX_BINDING as u64, "{name}");
+        assert!(largest <= MAX_BINDING && matrix <= MAX_BINDING as u64, "{name}");
     }
 }
 
