@@ -2,10 +2,10 @@
 
 use super::output::say;
 use std::collections::BTreeMap;
-use uvit_web::model::{Batch, Network};
+use uvit_web::model::{Batch, Network, caption_decoder};
 use uvit_web::package::{DENOISER, Manifest, Storing, TEXT_ENCODER, Task};
-use uvit_web::pipeline::fitting;
-use uvit_web::plan::{Capabilities, Plan, WeightUse};
+use uvit_web::pipeline::{fitting, rows_of};
+use uvit_web::plan::{Capabilities, Plan, WeightUse, lower};
 use uvit_web::weights::{Dtype, Entry};
 use uvit_web::{Code, Result};
 
@@ -80,11 +80,26 @@ fn activations(manifest: &Manifest, name: &str, network: &Network, images: usize
         _ => 1,
     };
     let batch = Batch { images, copies, ..manifest.one(name)? };
-    match fitting(network, batch, &Capabilities::WEBGPU) {
-        Ok((_, program)) => Ok(Some(program.activation_bytes())),
+    let bytes = match network {
+        Network::CaptionDecoder(config) => captions(config, images),
+        _ => fitting(network, batch, &Capabilities::WEBGPU).map(|(_, program)| program.activation_bytes()),
+    };
+    match bytes {
+        Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.code == Code::LimitTooSmall => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Of captions in the published number of beams: keys and values, and the larger of the two forwards.
+fn captions(config: &caption_decoder::Config, captions: usize) -> Result<u64> {
+    let rows = captions * rows_of(config, config.beam_size);
+    let mut most = 0;
+    for recording in [config.prefill(captions, rows)?, config.decode(captions * config.beam_size, rows)?] {
+        most = most.max(lower(&recording.plan, &Capabilities::WEBGPU, &[])?.activation_bytes());
+    }
+    let cached = config.caches(rows).into_iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64);
+    Ok(most + cached.sum::<u64>())
 }
 
 fn stored(manifest: &Manifest, name: &str, plan: &Plan, dtype: Dtype) -> Result<Stored> {

@@ -121,7 +121,7 @@ fn port(recording: &Recording, name: &str) -> Result<TensorId> {
 }
 
 /// Rows of a cache that one caption takes: its prefix, and every token of every beam.
-fn rows_of(config: &Config, beams: usize) -> usize {
+pub fn rows_of(config: &Config, beams: usize) -> usize {
     config.prefix_length + beams * (config.entry_length - 1)
 }
 

@@ -4,6 +4,7 @@
 
 mod index;
 mod kinds;
+#[allow(dead_code)] // each test uses a part
 mod pth;
 
 use pth::{Py, dict, save};

@@ -158,7 +158,7 @@ pub fn captions() -> Checkpoint {
     tensors.extend(random(&Network::of("caption_decoder", &caption_decoder()).unwrap(), 4));
     let table = tensors["gpt.transformer.wte.weight"].clone();
     tensors.insert("gpt.lm_head.weight".into(), table);
-    tensors.insert("gpt.transformer.h.0.attn.bias".into(), (vec![1, 1, 16, 16], vec![1.0; 256]));
+    tensors.insert("gpt.transformer.h.0.attn.bias".into(), (vec![1, 1, 80, 80], vec![1.0; 6400]));
     tensors.insert("gpt.transformer.h.0.attn.masked_bias".into(), (vec![], vec![-1e4]));
     tensors
 }
