@@ -259,7 +259,7 @@ test('forward() calls any network of a model', async () => {
       const { decoded: second } = await pipeline.forward({ z: z.slice(z.length / 2) }, decoder);
       const ids = Array.from({ length: 32 }, (_, i) => i);
       const { last_hidden_state: states } = await pipeline.forward({ input_ids: ids }, { component: 'text_encoder' });
-      const bad = [{ component: 'image_encoder' }, { component: 'encoder' }, { component: 3 }, null];
+      const bad = [{ component: 'vocoder' }, { component: 'encoder' }, { component: 3 }, null];
       const codes = [];
       for (const options of bad) codes.push((await attempt(pipeline.forward({ z }, options))).code);
       return {
@@ -271,7 +271,8 @@ test('forward() calls any network of a model', async () => {
     },
     '/models/avatars/manifest.json',
   );
-  assert.deepEqual(found.components, ['text_encoder', 'text_projector', 'denoiser', 'decoder', 'encoder']);
+  const forth = ['text_encoder', 'text_projector', 'denoiser', 'decoder'];
+  assert.deepEqual(found.components, [...forth, 'encoder', 'image_encoder', 'caption_decoder']);
   assert.deepEqual(found.lengths, [2 * 3 * 64 * 64, 32 * 128]);
   assert.ok(found.same);
   assert.deepEqual(new Set(found.codes), new Set(['INVALID_ARGUMENT']));
