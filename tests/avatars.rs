@@ -113,6 +113,40 @@ fn pictures_become_the_embeddings_of_pytorch() {
 }
 
 #[test]
+fn coarser_image_encoders_see_the_same() {
+    let Some((folder, config, _)) = avatar_package::found() else { return };
+    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let floats = |name: &str| -> Vec<f32> {
+        let tensor = stored.tensor(&format!("clip_vision/{name}")).unwrap();
+        tensor.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
+    };
+    let part = &config["parts"]["clip_vision"];
+    let gpu = devices::found(pollster::block_on(Device::gpu()));
+    let cpu = Some(Device::cpu(Threads::all()));
+    for (device, dtype, compute, least) in [
+        (&cpu, Dtype::F16, Compute::F32, 0.999_99),
+        (&cpu, Dtype::Q8, Compute::F32, 0.999),
+        (&cpu, Dtype::Q8, Compute::Quality, 0.999),
+        (&cpu, Dtype::Q8, Compute::Fast, 0.99),
+        (&gpu, Dtype::Q8, Compute::W8A8, 0.99),
+    ] {
+        let Some(device) = device else { continue };
+        let mut encoder = load_in(device, &folder, part, "clip_vision", dtype, compute);
+        let given = [NamedTensor::new("pixel_values", Values::Floats(floats("pixel_values")))];
+        let got = pollster::block_on(encoder.trace(2, &given, &["image_embeds"])).unwrap().remove(0);
+        let want = floats("image_embeds");
+        for (got, want) in got.chunks(got.len() / 2).zip(want.chunks(want.len() / 2)) {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            let cosine = dot(got, want) / (dot(got, got) * dot(want, want)).sqrt();
+            let how = format!("{} in {}", dtype.as_str(), compute.as_str());
+            println!("{how}: cosine {cosine:.6}");
+            assert!(cosine >= least, "{how}: cosine {cosine}");
+        }
+    }
+}
+
+#[test]
 fn pictures_become_the_latents_of_pytorch_and_latents_its_pictures() {
     let Some((folder, config, _)) = avatar_package::found() else { return };
     let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();

@@ -27,6 +27,15 @@ impl Asked {
         }
     }
 
+    /// Whether texts come out, beside pictures or alone.
+    fn gives_texts(&self, manifest: &Manifest) -> bool {
+        let Request { mode, prompt, context, .. } = &self.request;
+        match mode {
+            Some(mode) => mode.gives_texts(),
+            None => manifest.task == Task::Any && prompt.is_none() && context.is_none(),
+        }
+    }
+
     /// The files that it will be written to, as `out` says.
     ///
     /// # Errors
@@ -34,7 +43,7 @@ impl Asked {
     pub fn files(&self, out: Option<&Path>, manifest: &Manifest) -> Result<Files> {
         let Request { seed, count, .. } = self.request;
         let shape = if self.gives_pictures(manifest) { Some(manifest.picture_shape()?) } else { None };
-        let mut files = Files::plan(out, shape, seed, count.unwrap_or(1))?;
+        let mut files = Files::plan(out, shape, self.gives_texts(manifest), seed, count.unwrap_or(1))?;
         self.about.iter().for_each(|(name, value)| files.note(name, value.clone()));
         Ok(files)
     }

@@ -106,7 +106,7 @@ pub struct Arguments {
     pub tiling: bool,
     /// The file or folder to write into; with --count N, NAME-SEED.png each and a contact sheet NAME.png. A name that ends in
     /// .npy or .safetensors takes the floats [count, channels, height, width] of all, as latents need. Texts lie in their
-    /// pictures; alone they take a .txt file, one a line, or a .json file [default: uvit.png, or uvit.txt]
+    /// pictures; alone they take a .txt file, one a line, or a .json file [default: uvit.png; uvit.txt where only texts come out]
     #[arg(long, short)]
     out: Option<PathBuf>,
     /// Instead of pictures the array that FID tools read: arr_0, uint8 [count, height, width, 3]. Image k is of label k modulo

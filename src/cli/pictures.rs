@@ -48,11 +48,11 @@ fn invalid(cause: String, remedy: impl Into<String>) -> Error {
 }
 
 impl Files {
-    /// The files for so many images of `[channels, height, width]`, or for texts alone, all of which can be written.
+    /// The files for so many images of `[channels, height, width]`, with texts or without, or for texts alone; all of them can be written.
     ///
     /// # Errors
     /// `INVALID_ARGUMENT` if they cannot be shown as the ending says, `IO`.
-    pub fn plan(out: Option<&Path>, shape: Option<[usize; 3]>, seed: u32, count: usize) -> Result<Files> {
+    pub fn plan(out: Option<&Path>, shape: Option<[usize; 3]>, texts: bool, seed: u32, count: usize) -> Result<Files> {
         if !(1..=MAX_COUNT).contains(&count) {
             return Err(invalid(format!("count is {count}"), format!("Give a whole number from 1 to {MAX_COUNT}")));
         }
@@ -66,13 +66,14 @@ impl Files {
         let form = match (ending.as_str(), shape.is_some()) {
             ("npy", true) => Form::Npy,
             ("safetensors", true) => Form::Safetensors,
-            ("json", false) => Form::Json,
+            ("txt", _) if texts => Form::Txt,
+            ("json", _) if texts => Form::Json,
             ("png" | "npy" | "safetensors", false) => {
                 let cause = format!("--out is {}, and only texts come out", main.display());
                 return Err(invalid(cause, "Give a name that ends in .txt or .json"));
             }
             ("txt" | "json", true) => {
-                let cause = format!("--out is {}, and pictures come out", main.display());
+                let cause = format!("--out is {}, and no texts come out", main.display());
                 return Err(invalid(cause, "Give a name that ends in .png, or for floats in .npy or .safetensors"));
             }
             (ending, is_picture) if OTHERS.contains(&ending) => {

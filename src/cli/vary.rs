@@ -37,8 +37,8 @@ pub struct Arguments {
     /// Load every component when its stage begins, and let it go with it: slower, in the memory of the largest
     #[arg(long)]
     low_memory: bool,
-    /// The file or folder to write into: of pictures as `uvit generate`; texts take a .txt file, one a line, or a .json file
-    /// [default: uvit.png, or uvit.txt]
+    /// The file or folder to write into, as `uvit generate` does: a picture holds its text, for a text the picture that lies between; or
+    /// a .txt file with the texts alone, one a line, or a .json file [default: uvit.png]
     #[arg(long, short)]
     out: Option<PathBuf>,
 }

@@ -404,9 +404,10 @@ impl WasmResult {
         to_js(&self.0.latents)
     }
 
-    /// All images as RGBA, one after the other.
+    /// All images as RGBA, one after the other; nothing where none were made.
     pub fn rgba(&self) -> Uint8Array {
-        let rgba: Vec<u8> = (0..self.0.count).flat_map(|k| self.0.rgba(k)).collect();
+        let images = if self.0.values.is_empty() { 0 } else { self.0.count };
+        let rgba: Vec<u8> = (0..images).flat_map(|k| self.0.rgba(k)).collect();
         Uint8Array::from(rgba.as_slice())
     }
 

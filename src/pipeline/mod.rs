@@ -52,7 +52,7 @@ pub use result::{Generated, Info, Timings};
 pub use savings::Pass;
 pub use tensors::{NamedTensor, Values};
 
-use crate::model::{Batch, Network};
+use crate::model::Network;
 use crate::package::{DECODER, DENOISER, ENCODER, Manifest};
 use crate::runtime::Device;
 use crate::sampler::{SamplerKind, SamplerSettings};
@@ -195,7 +195,7 @@ impl Pipeline {
     #[cfg(feature = "gpu")]
     pub async fn profile(&mut self, items: usize) -> Result<Option<crate::gpu::Profile>> {
         let denoiser = self.components.get(DENOISER, &|| false).await?;
-        let (recording, session) = denoiser.prepare(Batch::plain(items)).await?;
+        let (recording, session) = denoiser.prepare(crate::model::Batch::plain(items)).await?;
         for sampled in &recording.sampled {
             session.write_times(sampled.time, &vec![500.0; items])?;
         }

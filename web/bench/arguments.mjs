@@ -18,7 +18,7 @@ To make one (it takes torch and its companions, about 6 GB, and a few minutes):
   venv/bin/python web/bench/make_models.py bench-models
   scripts/bench --models bench-models
 
-web/bench/README.md says what lies in such a folder. --start does without it.`;
+web/bench/README.md says what lies in such a folder. --start and --modes do without it.`;
 
 /** What was asked for, with the defaults filled in. Throws a {@link UsageError} that names what is wrong. */
 export function readArguments(argv) {
@@ -33,9 +33,10 @@ export function readArguments(argv) {
     peer: (given.peer ?? []).map((name) => oneOf('--peer', name, PEERS)),
     rounds: whole('--rounds', given.rounds, LEAST_ROUNDS),
     threads,
-    forwards: given.all || !(given.pipeline || given.start),
-    pipeline: given.all || given.pipeline || !given.start,
+    forwards: given.all || !(given.pipeline || given.start || given.modes),
+    pipeline: given.all || given.pipeline || !(given.start || given.modes),
     start: given.all || given.start,
+    modes: given.all || given.modes,
     all: given.all,
     json: given.json,
     list: given.list,
@@ -66,6 +67,7 @@ function parse(argv) {
     threads: text,
     pipeline: flag,
     start: flag,
+    modes: flag,
     all: flag,
     json: flag,
     list: flag,

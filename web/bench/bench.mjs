@@ -17,10 +17,12 @@ async function main() {
   const wanted = readArguments(process.argv.slice(2));
   const cases = wanted.models ? listCases(findModels(wanted.models, wanted.model), wanted) : [];
   if (cases.length > 0) checkFiles(wanted.models, cases);
-  if (cases.length === 0 && !wanted.start) throw new UsageError('no case is left: these filters exclude each other');
+  if (cases.length === 0 && !wanted.start && !wanted.modes)
+    throw new UsageError('no case is left: these filters exclude each other');
   if (wanted.list) {
     for (const one of cases) console.log(describe(one));
     if (wanted.start) console.log('start: from opening a page to its first picture');
+    if (wanted.modes) console.log('modes: words to a picture, a picture to words, and the others of avatars');
     return 0;
   }
   // Only now: what follows needs the packages of package.json, which --list does without.
@@ -46,6 +48,7 @@ async function main() {
 /** Measures everything, and prints each row as it comes; the exit status tells whether all could be measured. */
 async function runAll(cases, wanted, servers) {
   const { compare } = await import('./compare.mjs');
+  const { measureModes } = await import('./modes.mjs');
   const { measureStart, PAGES } = await import('./start.mjs');
   const context = { servers, wanted, rounds: wanted.rounds, flags: wanted.flags, versions: versions(wanted.package) };
   const jobs = [
@@ -55,6 +58,7 @@ async function runAll(cases, wanted, servers) {
       name: `start: the ${page} page`,
       run: () => measureStart(page, context),
     })),
+    ...(wanted.modes ? [{ kind: 'modes', name: 'modes of avatars', run: () => measureModes(context) }] : []),
   ];
   const where = {
     date: new Date().toISOString().slice(0, 10),
@@ -68,7 +72,7 @@ async function runAll(cases, wanted, servers) {
   for (const [i, { kind, name, run }] of jobs.entries()) {
     console.error(`bench: ${i + 1} of ${jobs.length}: ${name}`);
     try {
-      writer.row({ ...(await run()), ...where });
+      for (const row of [await run()].flat()) writer.row({ ...row, ...where });
     } catch (error) {
       failed++;
       writer.row({ kind, case: name, error: error.message, ...where });

@@ -54,6 +54,21 @@ const TABLES = {
         .join(', '),
     ],
   },
+  modes: {
+    title: 'A call of avatars with its own settings',
+    heads: ['mode', 'device', 'ms', 'spread', 'parts, ms', 'words'],
+    cells: (row) => [
+      row.beams ? `${row.mode}, ${row.beams} beam` : row.mode,
+      [row.device, row.compute].filter(Boolean).join(' '),
+      String(Math.round(row.ms)),
+      row.spread.map(Math.round).join(' to '),
+      Object.entries(row.parts)
+        .filter(([, ms]) => ms > 0)
+        .map(([part, ms]) => `${part} ${ms < 10 ? ms.toFixed(1) : Math.round(ms)}`)
+        .join(', '),
+      row.words ?? '',
+    ],
+  },
 };
 
 /** Prints row after row, with a heading whenever another table begins, and at the end what could not be measured. */

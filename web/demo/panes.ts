@@ -112,7 +112,8 @@ export async function takePicture(source: File | HTMLImageElement): Promise<void
     // Once more in small, if it is too large.
     seen = await createImageBitmap(source).catch(() => createImageBitmap(source, { resizeWidth: 1024 }));
   } catch {
-    throw new UvitError('INVALID_ARGUMENT', `${name} is no picture that this browser can read`, 'Take a PNG or a JPEG');
+    const cause = `there is no picture in ${name} that this browser can read`;
+    throw new UvitError('INVALID_ARGUMENT', cause, 'Take a PNG or a JPEG');
   }
   putPicture({ source, image: middle(seen, size), from: file ? name : 'Example', title: name });
 }

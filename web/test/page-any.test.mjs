@@ -166,6 +166,19 @@ test('either half of a pair goes back into its pane, and its seed brings back al
   await page.close();
 });
 
+test('nothing lies beside the page on a phone, and every arrow is in it', async () => {
+  const page = await openPage(browser, `${server.url}/?device=cpu&${QUERY}&seed=31`);
+  await page.setViewportSize({ width: 360, height: 740 });
+  await reach(page, 'ready');
+  await make(page, 'joint');
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
+  for (const arrow of await page.locator('[data-mode]').all()) {
+    const { x, width } = await arrow.boundingBox();
+    assert.ok(x >= 0 && x + width <= 360);
+  }
+  await page.close();
+});
+
 test('a picture is dropped, pasted, opened or taken from the examples: the same one, and the same words for it', async () => {
   const page = await openPage(browser, `${server.url}/?device=cpu&${QUERY}&seed=21`);
   await reach(page, 'ready');
@@ -194,7 +207,7 @@ test('a picture is dropped, pasted, opened or taken from the examples: the same 
   // What is no picture leaves the pane as it is.
   await hand(page, 'drop', { name: 'note.txt', type: 'text/plain', base64: btoa('no picture') });
   await page.locator('#error').waitFor();
-  assert.match(await page.locator('#error').innerText(), /note\.txt is no picture/);
+  assert.match(await page.locator('#error').innerText(), /no picture in note\.txt/);
   assert.deepEqual(await panes(page), found[0]);
   assert.deepEqual(page.errors, []);
   await page.close();
