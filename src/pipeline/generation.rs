@@ -261,7 +261,8 @@ impl Pipeline {
         helpers: Option<&dyn Helpers>,
     ) -> Result<Drawn> {
         let Settled { request, count, settings, recipe, cache, .. } = settled;
-        let Conditions { guidance, drawn } = conditions;
+        let Conditions { mut guidance, drawn } = conditions;
+        guidance.rescale = request.guidance_rescale;
         let Progress { noise, timings, warnings, workers, half, halves } = progress;
         let mask = origin.and_then(Origin::latent_mask);
         let guided = guidance.copies.len() > 1;
