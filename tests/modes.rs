@@ -8,6 +8,8 @@ mod devices;
 use avatar_package::pipeline::{draw, error, loaded, scratch};
 use safetensors::SafeTensors;
 use serde_json::Value;
+use uvit_web::Code;
+use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
 use uvit_web::pipeline::{DeviceChoice, Generated, Mode, Picture, Request, Values};
 
 struct Reference {
@@ -103,4 +105,107 @@ fn every_mode_draws_what_pytorch_draws() {
 
 fn id_of(id: &Value) -> u32 {
     id.as_u64().unwrap() as u32
+}
+
+#[test]
+fn what_a_mode_has_no_use_for_is_refused_by_name() {
+    if avatar_package::found().is_none() {
+        return;
+    }
+    let out = scratch("modes-refused");
+    avatar_package::write(&out, Some(1.0));
+    let mut pipeline = loaded(&out, DeviceChoice::Cpu).unwrap();
+    let image = || Some(Picture::from_rgba(&[255; 4 * 9], 3, 3).unwrap());
+    let plain = |mode| Request { mode, steps: Some(1), ..Request::default() };
+    for (request, cause, remedy) in [
+        (
+            Request { prompt: Some("a".into()), image: image(), ..plain(None) },
+            "and no mode",
+            "a prompt to t2i or t2i2t",
+        ),
+        (
+            Request { prompt: Some("a".into()), ..plain(Some(Mode::Joint)) },
+            "mode is \"joint\", which takes no prompt",
+            "one of the modes t2i, t2i2t",
+        ),
+        (
+            Request { image: image(), ..plain(Some(Mode::Text)) },
+            "mode is \"t\", which takes no image",
+            "one of the modes i2t, i2t2i",
+        ),
+        (
+            Request { init_image: Some(vec![0.0; 12288]), ..plain(Some(Mode::Joint)) },
+            "which takes no init image",
+            "one of the modes t2i, i",
+        ),
+        (plain(Some(Mode::ImageToText)), "mode is \"i2t\", and no image is given", "Give the image"),
+        (plain(Some(Mode::TextVariation)), "no prompt is given", "an empty text will do"),
+        (Request { beams: Some(33), ..plain(Some(Mode::Text)) }, "beams is 33", "from 1 to 32"),
+        (Request { beams: Some(0), ..plain(Some(Mode::Text)) }, "beams is 0", "from 1 to 32"),
+    ] {
+        let error = draw(&mut pipeline, &request).unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{error}");
+        assert!(error.cause.contains(cause) && error.remedy.contains(remedy), "{error}");
+    }
+
+    // What is given says what is drawn; without anything, both.
+    let mode = |pipeline: &mut _, request: &Request| draw(pipeline, request).unwrap().mode;
+    assert_eq!(mode(&mut pipeline, &plain(None)), Some(Mode::Joint));
+    assert_eq!(mode(&mut pipeline, &Request { image: image(), ..plain(None) }), Some(Mode::ImageToText));
+    let told = Request { prompt: Some("a person".into()), ..plain(None) };
+    assert_eq!(mode(&mut pipeline, &told), Some(Mode::TextToImage));
+
+    // Images of one call are what they are alone, in every port.
+    let two = draw(&mut pipeline, &Request { count: Some(2), steps: Some(3), latents: true, ..plain(None) }).unwrap();
+    let second = Request { seed: 1, steps: Some(3), latents: true, ..plain(None) };
+    let second = draw(&mut pipeline, &second).unwrap();
+    assert_eq!(two.texts[1], second.texts[0]);
+    assert!(error(two.image(1), second.image(0)) < 1e-4);
+
+    // Rescaled, guidance varies less.
+    let guided = Request { guidance_scale: Some(9.0), steps: Some(3), ..told };
+    let plain = draw(&mut pipeline, &guided).unwrap();
+    let rescaled = draw(&mut pipeline, &Request { guidance_rescale: 1.0, ..guided }).unwrap();
+    assert!(error(&rescaled.values, &plain.values) > 1e-3);
+
+    // A model without what a mode needs has fewer of them.
+    let out = scratch("modes-fewer");
+    avatar_package::write(&out, None);
+    let mut pipeline = loaded(&out, DeviceChoice::Cpu).unwrap();
+    assert_eq!(pipeline.modes(), [Mode::TextToImage, Mode::Image]);
+    let error = draw(&mut pipeline, &Request { mode: Some(Mode::Joint), ..Request::default() }).unwrap_err();
+    assert!(error.cause.contains("the model has no caption_decoder") && error.remedy.contains("t2i, i"), "{error}");
+}
+
+#[test]
+fn texts_are_told_token_by_token_and_previewed_while_they_are_drawn() {
+    if avatar_package::found().is_none() {
+        return;
+    }
+    let out = scratch("modes-told");
+    avatar_package::write(&out, Some(1.0));
+    let mut pipeline = loaded(&out, DeviceChoice::Cpu).unwrap();
+    let mut events = Vec::new();
+    let mut on_step = |event: StepEvent| events.push((event.stage, event.step, event.texts, event.values.is_some()));
+    let request = Request { mode: Some(Mode::Joint), steps: Some(6), preview: true, ..Request::default() };
+    let drawn =
+        pollster::block_on(pipeline.generate(&request, &mut Control { on_step: &mut on_step, stopped: &|| false }))
+            .unwrap();
+    let of = |stage| events.iter().filter(move |event| event.0 == stage).collect::<Vec<_>>();
+    let sampled = of(Stage::Sampling);
+    assert!(sampled.len() == 6 && sampled.iter().all(|(_, _, texts, shown)| texts.len() == 1 && *shown), "{sampled:?}");
+    let told = of(Stage::Captioning);
+    assert_eq!((told[0].1, told[0].2.len()), (0, 0));
+    assert!(told.len() > 2 && told[1..].windows(2).all(|w| w[0].1 <= w[1].1), "{told:?}");
+    assert_eq!(told.last().unwrap().2, [drawn.texts[0].text.clone()]);
+    // A stop while it tells ends it, and the next call is as good as any.
+    let count = std::cell::Cell::new(0);
+    let mut on_step = |event: StepEvent| count.set(count.get() + usize::from(event.stage == Stage::Captioning));
+    let stopped = || count.get() > 1;
+    let plain = Request { preview: false, ..request };
+    let error =
+        pollster::block_on(pipeline.generate(&plain, &mut Control { on_step: &mut on_step, stopped: &stopped }))
+            .unwrap_err();
+    assert_eq!(error.code, Code::Aborted);
+    assert_eq!(draw(&mut pipeline, &plain).unwrap().texts, drawn.texts);
 }
