@@ -8,6 +8,7 @@ import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { minifySync } from 'vite';
+import { withPlaces } from './order.mjs';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
 
@@ -60,14 +61,25 @@ function buildCore(variant) {
   // The kernels alone (uvit_simd) are faster for what they inline; elsewhere, a function within its one caller is more to load:
   // 18 kB after gzip in all.
   const apart = ['uvit_web', 'alloc[', 'core[', 'std['].map((name) => `--no-inline=*${name}*`);
-  // Rust puts the stack first, so nothing lies in the lowest kilobyte: addresses need not be checked for wrapping around.
-  // Functions of one kind side by side are 3 kB less after gzip, which remembers 32 kB.
-  const passes = [...apart, '-O3', '--converge', '--reorder-functions-by-name', '--low-memory-unused'];
+  const passes = [...apart, '--generate-global-effects', '-O3', '--converge'];
+  // Rust puts the stack first, so nothing lies in the lowest kilobyte: addresses need not be checked for wrapping around; and it
+  // tests what it divides by and where it reads, so that loads and divisions never trap.
+  passes.push('--low-memory-unused', '--ignore-implicit-traps');
   // What compilers say of themselves.
   passes.push('--strip-producers', '--strip-target-features');
-  const hash = createHash('sha256').update(readFileSync(core)).update(passes.join()).digest('hex');
+  const arranging = ['--optimize-level=3', '--reorder-functions-by-name'];
+  // What engines ignore; but atomics must have it.
+  if (variant !== 'threads') arranging.push('--dealign');
+  const order = readFileSync(`${here}order.mjs`);
+  const hash = createHash('sha256')
+    .update(readFileSync(core))
+    .update([...passes, ...arranging].join())
+    .update(order)
+    .digest('hex');
   if (existsSync(optimised) && existsSync(stamp) && readFileSync(stamp, 'utf8') === hash) return;
   node('binaryen/bin/wasm-opt', [...passes, ...features, core, '-o', optimised]);
+  writeFileSync(optimised, withPlaces(readFileSync(optimised)));
+  node('binaryen/bin/wasm-opt', [...arranging, ...features, optimised, '-o', optimised]);
   writeFileSync(optimised, numbered(readFileSync(optimised, 'latin1'), hashes), 'latin1');
   writeFileSync(stamp, hash);
 }
