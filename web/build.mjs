@@ -62,9 +62,8 @@ function buildCore(variant) {
   // 18 kB after gzip in all.
   const apart = ['uvit_web', 'alloc[', 'core[', 'std['].map((name) => `--no-inline=*${name}*`);
   const passes = [...apart, '--generate-global-effects', '-O3', '--converge'];
-  // Rust puts the stack first, so nothing lies in the lowest kilobyte: addresses need not be checked for wrapping around; and it
-  // tests what it divides by and where it reads, so that loads and divisions never trap.
-  passes.push('--low-memory-unused', '--ignore-implicit-traps');
+  // Rust puts the stack first, so nothing lies in the lowest kilobyte: addresses need not be checked for wrapping around.
+  passes.push('--low-memory-unused');
   // What compilers say of themselves.
   passes.push('--strip-producers', '--strip-target-features');
   const arranging = ['--optimize-level=3', '--reorder-functions-by-name'];
