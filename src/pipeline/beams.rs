@@ -37,6 +37,13 @@ struct Next {
     of: usize,
 }
 
+impl Next {
+    fn is_before(&self, other: &Next) -> bool {
+        let order = other.average.total_cmp(&self.average);
+        order.is_lt() || order.is_eq() && (self.of, self.token) < (other.of, other.token)
+    }
+}
+
 impl Search {
     /// Of so many beams that end with the token `stop`; before the first token there is one.
     pub fn new(width: usize, stop: u32) -> Search {
@@ -67,18 +74,24 @@ impl Search {
             };
             all.extend(best.iter().map(next));
         }
-        all.sort_by(|a, b| b.average.total_cmp(&a.average).then((a.of, a.token).cmp(&(b.of, b.token))));
-        let stop = self.stop;
-        let taken = all.iter().take(self.width).map(|next| {
+        let mut taken = Vec::with_capacity(self.width);
+        while taken.len() < self.width && !all.is_empty() {
+            let mut first = 0;
+            for at in 1..all.len() {
+                if all[at].is_before(&all[first]) {
+                    first = at;
+                }
+            }
+            let next = all.swap_remove(first);
             let mut beam = self.beams[next.of].clone();
             if !beam.stopped {
                 beam.tokens.push(next.token);
-                beam.stopped = next.token == stop;
+                beam.stopped = next.token == self.stop;
             }
             beam.score = next.average * beam.tokens.len() as f64;
-            beam
-        });
-        self.beams = taken.collect();
+            taken.push(beam);
+        }
+        self.beams = taken;
     }
 
     /// The best beam.
@@ -116,8 +129,8 @@ fn log_sum_exp(logits: &[f32], largest: f32) -> f64 {
     /// What is left out is, all together, less than what is rounded.
     const NOTHING: f64 = -60.0;
     let difference = |&logit: &f32| f64::from(logit) - f64::from(largest);
-    let sum: f64 = logits.iter().map(difference).filter(|&d| d > NOTHING).map(libm::exp).sum();
-    f64::from(largest) + libm::log(sum)
+    let sum: f64 = logits.iter().map(difference).filter(|&d| d > NOTHING).map(f64::exp).sum();
+    f64::from(largest) + sum.ln()
 }
 
 #[cfg(test)]
@@ -137,7 +150,7 @@ mod tests {
 
     #[test]
     fn beams_are_ordered_by_their_average_and_stopped_ones_stay_as_they_are() {
-        let logs = |p: [f64; 3]| p.map(|p| libm::log(p) as f32);
+        let logs = |p: [f64; 3]| p.map(|p| p.ln() as f32);
         let mut search = Search::new(2, 2);
         search.step(&logs([0.5, 0.1, 0.4]));
         assert_eq!(search.beams.iter().map(|beam| beam.tokens.clone()).collect::<Vec<_>>(), [[0], [2]]);
@@ -147,7 +160,7 @@ mod tests {
         search.step(&step);
         let tokens = |search: &Search| search.beams.iter().map(|beam| beam.tokens.clone()).collect::<Vec<_>>();
         assert_eq!(tokens(&search), [vec![0, 0], vec![2]]);
-        assert!((search.beams[1].score - libm::log(0.4)).abs() < 1e-6);
+        assert!((search.beams[1].score - 0.4f64.ln()).abs() < 1e-6);
         // Both come to nothing beside it.
         search.step(&[logs([0.01, 0.98, 0.01]), logs([0.2, 0.7, 0.1])].concat());
         assert_eq!(tokens(&search), [vec![0, 0, 1], vec![2]]);
@@ -160,7 +173,7 @@ mod tests {
         for logits in [vec![0.0f32; 50257], vec![3e4, -3e4, 3e4], vec![-1e30, 1e30], vec![7.5]] {
             let first = largest(&logits, 1)[0].0;
             let total = log_sum_exp(&logits, first);
-            let sum: f64 = logits.iter().map(|&v| libm::exp(f64::from(v) - total)).sum();
+            let sum: f64 = logits.iter().map(|&v| (f64::from(v) - total).exp()).sum();
             assert!((sum - 1.0).abs() < 1e-11, "{sum}");
         }
         assert_eq!(largest(&[1.0, 4.0, 4.0, 2.0, 4.0], 3), [(4.0, 1), (4.0, 2), (4.0, 4)]);

@@ -230,14 +230,13 @@ impl Pipeline {
             vec![0.0; count * elements]
         };
         let of_picture: Vec<Vec<f32>> = known.picture.iter().flatten().cloned().collect();
-        let (mut copies, mut noise) = (Vec::with_capacity(table.forwards.len()), Vec::new());
+        let mut copies = Vec::with_capacity(table.forwards.len());
+        let mut noise = [Vec::new(), Vec::new()];
         for (copy, forward) in table.forwards.iter().enumerate() {
             let mut given = Vec::new();
             for (side, (&modality, (ports, time))) in forward.iter().zip(SIDES).enumerate() {
                 if modality == Modality::Noise {
-                    // A step draws noise for the picture first, whichever copy it is for.
-                    let at = if side == 0 { 0..0 } else { noise.len()..noise.len() };
-                    noise.splice(at, ports.iter().map(|port| (copy, *port)));
+                    noise[side].extend(ports.iter().map(|port| (copy, *port)));
                 }
                 if drawn[side] {
                     continue;
@@ -268,7 +267,8 @@ impl Pipeline {
             terms.iter().for_each(|&(copy, coefficient)| row[copy] = coefficient);
             guidance.of_port.extend(ports.iter().map(|port| (*port, row.clone())));
         }
-        (guidance.copies, guidance.noise, guidance.noise_time) = (copies, noise, noise_time);
+        // A step draws noise for the picture first, whichever copy it is for.
+        (guidance.copies, guidance.noise, guidance.noise_time) = (copies, noise.concat(), noise_time);
         let pictures = SIDES[0].0.len();
         let drawn = if drawn[0] { 0 } else { pictures }..if drawn[1] { one.sampled.len() } else { pictures };
         Ok(Conditions { guidance, drawn })

@@ -129,23 +129,45 @@ impl Symbols {
             if let Some((first, second)) = self.pair(id) {
                 left.extend([second, first]);
             } else if id < self.bytes() {
-                bytes.push(order[id as usize % 256]);
+                let byte = order[id as usize % 256];
+                if self.spelling == Spelling::Clip && byte == b',' && bytes.last() == Some(&b' ') {
+                    bytes.pop();
+                }
+                bytes.push(byte);
                 if id >= 256 {
                     bytes.push(b' ');
                 }
             }
         }
-        let text = String::from_utf8_lossy(&bytes);
-        match self.spelling {
-            Spelling::Clip => text.trim().replace(" ,", ","),
-            Spelling::Gpt2 => text.trim().to_owned(),
-        }
+        spelled(&bytes).trim().to_owned()
+    }
+}
+
+/// Bytes as a text; `String::from_utf8_lossy` is the same, and more to load.
+fn spelled(mut bytes: &[u8]) -> String {
+    let mut text = String::new();
+    loop {
+        let error = match std::str::from_utf8(bytes) {
+            Ok(valid) => return text + valid,
+            Err(error) => error,
+        };
+        let (valid, rest) = bytes.split_at(error.valid_up_to());
+        text += std::str::from_utf8(valid).unwrap_or_default();
+        text.push(char::REPLACEMENT_CHARACTER);
+        bytes = &rest[error.error_len().unwrap_or(rest.len())..];
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_replaced_as_the_standard_library_does() {
+        for bytes in [&b"cat"[..], b"", b"\xff\xfecat\xe2\x82", b"\xe2\x82a\xf0\x9f\x98\x80\xf0\x9f", b"\xed\xa0\x80,"] {
+            assert_eq!(spelled(bytes), String::from_utf8_lossy(bytes));
+        }
+    }
 
     fn id(byte: u8) -> u32 {
         in_order().iter().position(|&other| other == byte).unwrap() as u32
