@@ -81,17 +81,20 @@ impl Captions {
         let mut on_tokens = |first: usize, searches: &[Search]| {
             let tokens = searches.iter().map(|search| search.best().tokens.len()).max().unwrap_or(0);
             texts.truncate(first);
-            texts.extend(searches.iter().map(|search| symbols.text(&search.best().tokens)));
+            for search in searches {
+                texts.push(symbols.text(&search.best().tokens));
+            }
             on_texts(tokens, &texts);
         };
         let found = search(component, latents, beams, &mut on_tokens, stopped).await;
         components.done(CAPTION_DECODER);
-        let caption = |search: Search| {
+        let mut captions = Vec::new();
+        for search in found? {
             let best = search.best();
             let text = symbols.text(&best.tokens);
-            Caption { ids: best.tokens.clone(), text, ended: best.stopped }
-        };
-        Ok(found?.into_iter().map(caption).collect())
+            captions.push(Caption { ids: best.tokens.clone(), text, ended: best.stopped });
+        }
+        Ok(captions)
     }
 }
 
@@ -125,6 +128,12 @@ pub fn rows_of(config: &Config, beams: usize) -> usize {
     config.prefix_length + beams * (config.entry_length - 1)
 }
 
+fn push_rows(rows: &mut Vec<u32>, first: usize, count: usize) {
+    for row in first..first + count {
+        rows.push(row as u32);
+    }
+}
+
 impl Generation {
     async fn new(component: &mut Component, config: &Config, captions: usize, beams: usize) -> Result<Generation> {
         let of_one = rows_of(config, beams);
@@ -139,8 +148,10 @@ impl Generation {
         let (Some(decode), Some(mut prefill)) = (sessions.pop(), sessions.pop()) else {
             return Err(Error::internal("two forwards"));
         };
-        let places: Vec<u32> =
-            (0..captions).flat_map(|i| (i * of_one..).take(config.prefix_length)).map(|row| row as u32).collect();
+        let mut places = Vec::with_capacity(captions * config.prefix_length);
+        for first in 0..captions {
+            push_rows(&mut places, first * of_one, config.prefix_length);
+        }
         prefill.1.write_indices(port(&prefill.0, "places")?, &places)?;
         Ok(Generation { captions, beams, prefill, decode })
     }
@@ -174,7 +185,7 @@ impl Generation {
                 tokens.push(if beam.stopped { 0 } else { beam.tokens.last().copied().unwrap_or(0) });
                 positions.push(position as u32);
                 places.push(row);
-                seen.extend((i * of_one..).take(prefix).map(|row| row as u32));
+                push_rows(seen, i * of_one, prefix);
                 seen.extend(&beam.rows);
                 // Those that are not seen.
                 seen.resize(tokens.len() * config.tokens(), row);

@@ -54,6 +54,17 @@ fn floats<'a>(drawn: &'a [NamedTensor], name: &str) -> Result<&'a Vec<f32>> {
     }
 }
 
+impl Known {
+    /// What the next step loop is given of what one has drawn; it leads away from nothing but noise.
+    fn of(drawn: &[NamedTensor]) -> Result<Known> {
+        let (mut picture, text) = (None, floats(drawn, "text").ok().cloned());
+        if text.is_none() {
+            picture = Some([floats(drawn, "img")?.clone(), floats(drawn, "clip_img")?.clone()]);
+        }
+        Ok(Known { picture, text, negative: None })
+    }
+}
+
 impl Pipeline {
     pub(super) async fn run_stages(
         &mut self,
@@ -65,7 +76,7 @@ impl Pipeline {
         let settled = self.settle(request)?;
         let Settled { count, mode, guidance_scale, .. } = settled;
         let origin = self.origin(request, count)?;
-        let labels = self.labels(request, count)?;
+        let mut labels = self.labels(request, count)?;
         let label = labels.as_ref().map(|labels| labels[0]).filter(|_| request.labels.is_none());
         let device = self.components.device().clone();
         let (dispatched, encoded, worked) = (device.dispatches(), device.encode_time(), device.multiply_adds());
@@ -86,34 +97,27 @@ impl Pipeline {
             }
             None => None,
         };
+        let picture = match mode.filter(|mode| mode.takes_image()) {
+            Some(_) => Some(self.see(&settled, control, &mut progress).await?),
+            None => None,
+        };
+        let mut known = Known { picture, text, negative };
         let mut drawn = Vec::new();
-        match mode {
-            None => {
-                let conditions = self.conditions(labels, [text, negative], guidance_scale, count)?;
-                let start = (start.as_deref(), origin.as_ref());
-                drawn = self.draw(&settled, conditions, start, control, &mut progress, helpers).await?;
-            }
-            Some(mode) => {
-                let picture =
-                    if mode.takes_image() { Some(self.see(&settled, control, &mut progress).await?) } else { None };
-                let mut known = Known { picture, text, negative };
-                for half in mode.halves() {
-                    let conditions = self.half(*half, &known, guidance_scale, count)?;
-                    let start = (start.as_deref(), origin.as_ref());
-                    let of_half = self.draw(&settled, conditions, start, control, &mut progress, helpers).await?;
-                    progress.half += 1;
-                    // What the next one is given; it leads away from nothing but noise.
-                    known = Known::default();
-                    match floats(&of_half, "text") {
-                        Ok(text) => known.text = Some(text.clone()),
-                        Err(_) => {
-                            known.picture =
-                                Some([floats(&of_half, "img")?.clone(), floats(&of_half, "clip_img")?.clone()])
-                        }
-                    }
-                    drawn.extend(of_half);
+        let halves = mode.map_or(&[][..], Mode::halves);
+        while progress.half < progress.halves {
+            let conditions = match halves.get(progress.half) {
+                Some(half) => self.half(*half, &known, guidance_scale, count)?,
+                None => {
+                    self.conditions(labels.take(), [known.text.take(), known.negative.take()], guidance_scale, count)?
                 }
+            };
+            let start = (start.as_deref(), origin.as_ref());
+            let of_half = self.draw(&settled, conditions, start, control, &mut progress, helpers).await?;
+            progress.half += 1;
+            if progress.half < progress.halves {
+                known = Known::of(&of_half)?;
             }
+            drawn.extend(of_half);
         }
         self.components.done(DENOISER);
         self.components.done(PREVIEW_DECODER);

@@ -67,23 +67,31 @@ impl Symbols {
         let symbol = |written: &str| -> Option<Symbol> {
             let end = if spelling == Spelling::Clip { written.strip_suffix("</w>") } else { None };
             let (text, ends) = end.map_or((written, false), |text| (text, true));
-            let byte = |c: char| characters.binary_search_by_key(&c, |at| at.0).ok().map(|at| characters[at].1);
-            text.chars().map(byte).collect::<Option<Vec<u8>>>().map(|bytes| (bytes, ends))
+            let mut bytes = Vec::with_capacity(text.len());
+            for c in text.chars() {
+                let at = characters.binary_search_by_key(&c, |at| at.0).ok()?;
+                bytes.push(characters[at].1);
+            }
+            Some((bytes, ends))
         };
         let bad = |line: &str| {
             let cause = format!("the tokenizer's merge \"{line}\" does not join two symbols that are there before it");
             Error::new(Code::BadManifest, cause, "Convert the model again, with its own merges.txt")
         };
         let bytes = in_order();
-        let single = |id: u32| (vec![bytes[id as usize % 256]], id >= 256);
-        let mut spelled: Vec<Symbol> = (0..spelling.bytes()).map(single).collect();
-        let lines: Vec<&str> = merges.lines().skip(1).filter(|line| !line.is_empty()).collect();
-        let mut pairs = Vec::with_capacity(lines.len());
-        for line in &lines {
+        let mut spelled: Vec<Symbol> = Vec::new();
+        for id in 0..spelling.bytes() as usize {
+            spelled.push((vec![bytes[id % 256]], id >= 256));
+        }
+        let mut pairs = Vec::new();
+        for line in merges.lines().skip(1) {
+            if line.is_empty() {
+                continue;
+            }
             let pair = line.split_once(' ').and_then(|(left, right)| Some((symbol(left)?, symbol(right)?)));
             let (left, right) = pair.filter(|(left, _)| !left.1).ok_or_else(|| bad(line))?;
             spelled.push(([left.0.as_slice(), &right.0].concat(), right.1));
-            pairs.push((left, right));
+            pairs.push((line, left, right));
         }
         let mut by_symbol: Vec<u32> = (0..spelled.len() as u32).collect();
         by_symbol.sort_unstable_by_key(|&id| &spelled[id as usize]);
@@ -91,11 +99,11 @@ impl Symbols {
             let at = by_symbol.binary_search_by_key(&symbol, |&id| &spelled[id as usize]).ok()?;
             Some(by_symbol[at]).filter(|&id| id < before)
         };
-        let merge = |(rank, (left, right)): (usize, &(Symbol, Symbol))| {
-            let made = spelling.bytes() + rank as u32;
-            id(left, made).zip(id(right, made)).ok_or_else(|| bad(lines[rank]))
-        };
-        let merges = pairs.iter().enumerate().map(merge).collect::<Result<Vec<_>>>()?;
+        let mut merges = Vec::with_capacity(pairs.len());
+        for (line, left, right) in &pairs {
+            let made = spelling.bytes() + merges.len() as u32;
+            merges.push(id(left, made).zip(id(right, made)).ok_or_else(|| bad(line))?);
+        }
         Ok(Symbols { spelling, merges })
     }
 
@@ -164,7 +172,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_are_replaced_as_the_standard_library_does() {
-        for bytes in [&b"cat"[..], b"", b"\xff\xfecat\xe2\x82", b"\xe2\x82a\xf0\x9f\x98\x80\xf0\x9f", b"\xed\xa0\x80,"] {
+        for bytes in [&b"cat"[..], b"", b"\xff\xfecat\xe2\x82", b"\xe2\x82a\xf0\x9f\x98\x80\xf0\x9f", b"\xed\xa0\x80,"]
+        {
             assert_eq!(spelled(bytes), String::from_utf8_lossy(bytes));
         }
     }
