@@ -157,10 +157,11 @@ fn images_start_from_one_picture_or_each_from_its_own() {
 fn encoding_is_a_stage_that_is_told_stopped_and_goes() {
     let Some(out) = package("image-stages") else { return };
     let manifest = uvit_web::package::read_manifest(&out).unwrap().0;
-    let of_encoder = manifest.variant(ENCODER, None).unwrap().bytes;
-    let all = manifest.components.iter().map(|(_, component)| component.variant(None).unwrap().bytes).sum::<u64>();
+    let bytes = |component| manifest.variant(component, None).unwrap().bytes;
+    let (of_encoder, stages) = (bytes(ENCODER), manifest.stages().into_iter().map(bytes).sum::<u64>());
+    assert!(manifest.on_demand().contains(&ENCODER));
     let mut pipeline = load(&out, DeviceChoice::Cpu, true).unwrap();
-    assert_eq!(pipeline.info().bytes, all - of_encoder, "the encoder is not loaded before it is needed");
+    assert_eq!(pipeline.info().bytes, stages, "the encoder is not loaded before it is needed");
     let before = pipeline.device().memory().bytes;
     let (drawn, events) = watched(&mut pipeline, &Request { count: Some(2), ..from_picture() });
     let told: Vec<_> = events.iter().filter(|event| event.0 == Stage::Encoding).map(|event| event.1).collect();

@@ -168,8 +168,8 @@ fn a_component_is_called_by_its_name() {
     let image = vec![NamedTensor::new("image", decoded[0].values.clone())];
     let encoded = pollster::block_on(pipeline.forward("encoder", image, &|| false)).unwrap();
     assert_eq!((encoded[0].name.as_str(), encoded[0].shape.as_deref()), ("moments", Some(&[1, 8, 16, 16][..])));
-    let error = pollster::block_on(pipeline.forward("image_encoder", vec![z], &|| false)).unwrap_err();
-    let known = "text_encoder, text_projector, denoiser, decoder, encoder";
+    let error = pollster::block_on(pipeline.forward("eyes", vec![z], &|| false)).unwrap_err();
+    let known = "text_encoder, text_projector, denoiser, decoder, encoder, image_encoder, caption_decoder";
     assert!(error.code == Code::InvalidArgument && error.remedy.contains(known), "{error}");
 }
 
