@@ -7,7 +7,7 @@ mod avatar_package;
 mod devices;
 
 use avatar_package::pipeline::{error, psnr};
-use safetensors::SafeTensors;
+use avatar_package::reference::Reference;
 use serde_json::Value;
 use std::path::Path;
 use uvit_web::model::{Batch, Network};
@@ -56,11 +56,7 @@ fn load_in(
 #[test]
 fn words_become_the_ids_and_the_embeddings_of_pytorch() {
     let Some((folder, config, reference)) = avatar_package::found() else { return };
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let words = |name: &str| -> Vec<[u8; 4]> { stored.tensor(name).unwrap().data().as_chunks().0.to_vec() };
-    let floats = |name: &str| -> Vec<f32> { words(name).into_iter().map(f32::from_le_bytes).collect() };
-
+    let computed = Reference::read().unwrap();
     let about = &config["parts"]["tokenizer"];
     let number = |name: &str| about[name].as_u64().unwrap() as u32;
     let tokenizer = Tokenizer::new(&std::fs::read_to_string(folder.join("merges.txt")).unwrap()).unwrap();
@@ -73,7 +69,7 @@ fn words_become_the_ids_and_the_embeddings_of_pytorch() {
         encoded.ids
     });
     let ids: Vec<u32> = encoded.flatten().collect();
-    assert_eq!(ids, words("clip_text/input_ids").into_iter().map(u32::from_le_bytes).collect::<Vec<_>>());
+    assert_eq!(ids, computed.words("clip_text/input_ids").into_iter().map(u32::from_le_bytes).collect::<Vec<_>>());
 
     let gpu = devices::found(pollster::block_on(Device::gpu()));
     for device in [Some(Device::reference()), Some(Device::cpu(Threads::all())), gpu].into_iter().flatten() {
@@ -82,7 +78,7 @@ fn words_become_the_ids_and_the_embeddings_of_pytorch() {
         let names = ["hidden_states.0", "hidden_states.1", "hidden_states.2", "hidden_states.3", "last_hidden_state"];
         let traced = pollster::block_on(encoder.trace(texts.len(), &given, &names)).unwrap();
         for (name, got) in names.iter().zip(traced) {
-            let error = error(&got, &floats(&format!("clip_text/{name}")));
+            let error = error(&got, &computed.floats(&format!("clip_text/{name}")));
             assert!(error < 2e-5, "{}: {name} is off by {error:.1e}", device.name());
         }
     }
@@ -91,19 +87,15 @@ fn words_become_the_ids_and_the_embeddings_of_pytorch() {
 #[test]
 fn pictures_become_the_embeddings_of_pytorch() {
     let Some((folder, config, _)) = avatar_package::found() else { return };
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |name: &str| -> Vec<f32> {
-        let tensor = stored.tensor(&format!("clip_vision/{name}")).unwrap();
-        tensor.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
-    };
+    let computed = Reference::read().unwrap();
+    let floats = |name: &str| computed.floats(&format!("clip_vision/{name}"));
     let part = &config["parts"]["clip_vision"];
     let gpu = devices::found(pollster::block_on(Device::gpu()));
     for device in [Some(Device::reference()), Some(Device::cpu(Threads::all())), gpu].into_iter().flatten() {
         let mut encoder = load(&device, &folder, part);
         let given = [NamedTensor::new("pixel_values", Values::Floats(floats("pixel_values")))];
         let names = ["hidden_states.0", "hidden_states.1", "hidden_states.2", "last_hidden_state", "image_embeds"];
-        let items = stored.tensor("clip_vision/pixel_values").unwrap().shape()[0];
+        let items = computed.tensor("clip_vision/pixel_values").unwrap().0[0];
         let traced = pollster::block_on(encoder.trace(items, &given, &names)).unwrap();
         for (name, got) in names.iter().zip(traced) {
             let error = error(&got, &floats(name));
@@ -115,12 +107,8 @@ fn pictures_become_the_embeddings_of_pytorch() {
 #[test]
 fn coarser_image_encoders_see_the_same() {
     let Some((folder, config, _)) = avatar_package::found() else { return };
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |name: &str| -> Vec<f32> {
-        let tensor = stored.tensor(&format!("clip_vision/{name}")).unwrap();
-        tensor.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
-    };
+    let computed = Reference::read().unwrap();
+    let floats = |name: &str| computed.floats(&format!("clip_vision/{name}"));
     let part = &config["parts"]["clip_vision"];
     let gpu = devices::found(pollster::block_on(Device::gpu()));
     let cpu = Some(Device::cpu(Threads::all()));
@@ -149,12 +137,8 @@ fn coarser_image_encoders_see_the_same() {
 #[test]
 fn pictures_become_the_latents_of_pytorch_and_latents_its_pictures() {
     let Some((folder, config, _)) = avatar_package::found() else { return };
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |name: &str| -> Vec<f32> {
-        let tensor = stored.tensor(&format!("autoencoder_kl/{name}")).unwrap();
-        tensor.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
-    };
+    let computed = Reference::read().unwrap();
+    let floats = |name: &str| computed.floats(&format!("autoencoder_kl/{name}"));
     let part = &config["parts"]["autoencoder"];
     let gpu = devices::found(pollster::block_on(Device::gpu()));
     for device in [Some(Device::reference()), Some(Device::cpu(Threads::all())), gpu].into_iter().flatten() {
@@ -176,12 +160,8 @@ fn pictures_become_the_latents_of_pytorch_and_latents_its_pictures() {
 #[test]
 fn coarser_decoders_draw_the_same_pictures() {
     let Some((folder, config, _)) = avatar_package::found() else { return };
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = |name: &str| -> Vec<f32> {
-        let tensor = stored.tensor(&format!("autoencoder_kl/{name}")).unwrap();
-        tensor.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
-    };
+    let computed = Reference::read().unwrap();
+    let floats = |name: &str| computed.floats(&format!("autoencoder_kl/{name}"));
     let (part, want) = (&config["parts"]["autoencoder"], floats("decoded"));
     let device = Device::cpu(Threads::all());
     for (dtype, compute, least) in [
@@ -208,10 +188,7 @@ fn coarser_decoders_draw_the_same_pictures() {
 #[test]
 fn coarser_encoders_give_latents_of_the_same_pictures() {
     let Some((folder, config, _)) = avatar_package::found() else { return };
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let image = stored.tensor("autoencoder_kl/image").unwrap();
-    let image: Vec<f32> = image.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect();
+    let image = Reference::read().unwrap().floats("autoencoder_kl/image");
     let part = &config["parts"]["autoencoder"];
     let device = Device::cpu(Threads::all());
     let mut decoder = load_as(&device, &folder, part, "autoencoder_kl_decoder");

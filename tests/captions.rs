@@ -9,7 +9,7 @@ mod devices;
 mod networks;
 
 use avatar_package::pipeline::error;
-use safetensors::SafeTensors;
+use avatar_package::reference::{Reference, of};
 use serde_json::{Value, json};
 use std::path::Path;
 use uvit_web::Code;
@@ -60,38 +60,22 @@ fn ranked(search: Search) -> Vec<Vec<u32>> {
 }
 
 /// The reference's captions: text latents, and what the json says of them.
-fn runs(reference: &Value, stored: &SafeTensors<'_>) -> Vec<(String, Vec<f32>, Value)> {
-    let all = reference["end_to_end"].as_array().unwrap().iter().filter(|run| run["beam_caption"].is_string());
-    let run = |run: &Value| {
-        let id = run["id"].as_str().unwrap();
-        (id.to_owned(), floats(stored, &format!("{id}/final_text")), run.clone())
-    };
-    all.map(run).collect()
-}
-
-fn floats(stored: &SafeTensors<'_>, name: &str) -> Vec<f32> {
-    stored.tensor(name).unwrap().data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
+fn runs(reference: &Reference) -> Vec<(String, Vec<f32>, Value)> {
+    let all = reference.runs.iter().filter(|run| run["beam_caption"].is_string());
+    all.map(|run| (run["id"].as_str().unwrap().to_owned(), reference.floats(&of(run, "final_text")), run.clone()))
+        .collect()
 }
 
 #[test]
 fn latents_become_the_captions_of_pytorch() {
     let Some((folder, about, reference)) = avatar_package::found() else { return };
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let computed = Reference::read().unwrap();
     let part = &about["parts"]["caption_decoder"];
     let path = folder.join(part["file"].as_str().unwrap());
     let symbols = Symbols::new(&std::fs::read_to_string(folder.join("merges.txt")).unwrap(), Spelling::Clip).unwrap();
-    let of = |name: &str| floats(&stored, &format!("caption_decoder/{name}"));
-    let given: Vec<u32> = stored
-        .tensor("caption_decoder/tokens")
-        .unwrap()
-        .data()
-        .as_chunks()
-        .0
-        .iter()
-        .map(|v| u32::from_le_bytes(*v))
-        .collect();
-    let runs = runs(&reference, &stored);
+    let floats = |name: &str| computed.floats(&format!("caption_decoder/{name}"));
+    let given = computed.words("caption_decoder/tokens").into_iter().map(u32::from_le_bytes).collect::<Vec<_>>();
+    let runs = runs(&computed);
     assert!(runs.len() > 9);
     for device in all_devices() {
         let mut decoder = load(&device, &path, &part["params"], Dtype::F32, Compute::F32);
@@ -102,25 +86,25 @@ fn latents_become_the_captions_of_pytorch() {
             tokens.resize(tokens.len().next_multiple_of(config.entry_length), 0);
         }
         let inputs = [
-            NamedTensor::new("encoded_prefix", Values::Floats(of("encoded_prefix"))),
+            NamedTensor::new("encoded_prefix", Values::Floats(floats("encoded_prefix"))),
             NamedTensor::new("tokens", Values::Indices(tokens)),
         ];
         let names = ["decoded_prefix", "h.0", "h.1", "h.2", "logits"];
         let traced = pollster::block_on(decoder.trace(2, &inputs, &names)).unwrap();
         for (name, got) in names.iter().zip(traced) {
-            let want = of(name);
+            let want = floats(name);
             let got: Vec<f32> = got.chunks(got.len() / 2).flat_map(|item| &item[..want.len() / 2]).copied().collect();
             let error = error(&got, &want);
             // Six of them are exactly what the first item's tokens are like.
             assert!(error < 2e-5, "{}: {name} is off by {error:.1e}", device.name());
         }
         // Both texts together, and all runs together.
-        let greedy = found(&mut decoder, &of("encoded_prefix"), 1);
+        let greedy = found(&mut decoder, &floats("encoded_prefix"), 1);
         for (i, search) in greedy.into_iter().enumerate() {
             assert_eq!(symbols.text(&search.best().tokens), told["greedy_captions"][i].as_str().unwrap());
             assert_eq!(json!(search.best().tokens), told["greedy_tokens"][i]);
         }
-        for (i, search) in found(&mut decoder, &of("encoded_prefix"), 5).into_iter().enumerate() {
+        for (i, search) in found(&mut decoder, &floats("encoded_prefix"), 5).into_iter().enumerate() {
             assert_eq!(json!(ranked(search)), told["beam_tokens_best_first"][i]);
         }
         let latents: Vec<f32> = runs.iter().flat_map(|(_, latents, _)| latents.clone()).collect();
@@ -143,12 +127,11 @@ fn latents_become_the_captions_of_pytorch() {
 
 #[test]
 fn coarser_decoders_tell_the_same() {
-    let Some((folder, about, reference)) = avatar_package::found() else { return };
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let Some((folder, about, _)) = avatar_package::found() else { return };
+    let computed = Reference::read().unwrap();
     let part = &about["parts"]["caption_decoder"];
     let path = folder.join(part["file"].as_str().unwrap());
-    let runs = runs(&reference, &stored);
+    let runs = runs(&computed);
     let cpu = Device::cpu(Threads::all());
     for (dtype, compute, least) in [
         (Dtype::F16, Compute::F32, 0.95),

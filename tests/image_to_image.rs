@@ -5,7 +5,7 @@ mod avatar_package;
 mod devices;
 
 use avatar_package::pipeline::{draw, error, load, loaded, psnr, request, scratch, watched};
-use safetensors::SafeTensors;
+use avatar_package::reference::Reference;
 use std::path::{Path, PathBuf};
 use uvit_web::Code;
 use uvit_web::package::{ENCODER, Manifest};
@@ -25,11 +25,7 @@ fn package(name: &str) -> Option<PathBuf> {
 
 /// What PyTorch made of two pictures.
 fn reference(name: &str) -> Vec<f32> {
-    let (folder, ..) = avatar_package::found().unwrap();
-    let bytes = std::fs::read(folder.join("reference.safetensors")).unwrap();
-    let stored = SafeTensors::deserialize(&bytes).unwrap();
-    let tensor = stored.tensor(&format!("autoencoder_kl/{name}")).unwrap();
-    tensor.data().as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
+    Reference::read().unwrap().floats(&format!("autoencoder_kl/{name}"))
 }
 
 /// The latents that were drawn last; beside them a CLIP embedding was.

@@ -5,7 +5,7 @@ mod avatar_package;
 mod devices;
 
 use avatar_package::pipeline::{draw, error, load, load_in, loaded, request, scratch, watched};
-use safetensors::SafeTensors;
+use avatar_package::reference::{Reference, of};
 use std::path::Path;
 use uvit_web::Code;
 use uvit_web::package::read_manifest;
@@ -13,29 +13,6 @@ use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
 use uvit_web::pipeline::{DeviceChoice, LoadOptions, Loader, Mode, NamedTensor, Prompt, Request, Values};
 use uvit_web::plan::Compute;
 use uvit_web::weights::StoredFile;
-
-/// What PyTorch drew.
-struct Reference {
-    runs: Vec<serde_json::Value>,
-    bytes: Vec<u8>,
-}
-
-impl Reference {
-    fn read() -> Option<Reference> {
-        let (folder, _, about) = avatar_package::found()?;
-        let runs = about["end_to_end"].as_array().unwrap().iter().filter(|run| run["mode"] == "t2i").cloned().collect();
-        Some(Reference { runs, bytes: std::fs::read(folder.join("reference.safetensors")).unwrap() })
-    }
-
-    fn bytes(&self, run: &serde_json::Value, name: &str) -> Vec<u8> {
-        let name = format!("{}/{name}", run["id"].as_str().unwrap());
-        SafeTensors::deserialize(&self.bytes).unwrap().tensor(&name).unwrap().data().to_vec()
-    }
-
-    fn floats(&self, run: &serde_json::Value, name: &str) -> Vec<f32> {
-        self.bytes(run, name).as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
-    }
-}
 
 fn request_of(run: &serde_json::Value) -> Request {
     Request {
@@ -55,18 +32,18 @@ fn words_become_the_pictures_of_pytorch() {
     avatar_package::write(&out, Some(1.0));
     for device in [DeviceChoice::Cpu, DeviceChoice::WebGpu] {
         let Some(mut pipeline) = loaded(&out, device) else { continue };
-        for run in &reference.runs {
+        for run in reference.runs.iter().filter(|run| run["mode"] == "t2i") {
             let id = run["id"].as_str().unwrap();
             let drawn = draw(&mut pipeline, &request_of(run)).unwrap();
             let latents = pollster::block_on(pipeline.denoiser().unwrap().latents()).unwrap();
             let (z, clip_img) = latents.split_at(latents.len() - 64);
             let errors = [(z, "final_z"), (clip_img, "final_clip_img"), (&drawn.values, "decoded")]
-                .map(|(values, name)| error(values, &reference.floats(run, name)));
+                .map(|(values, name)| error(values, &reference.floats(&of(run, name))));
             println!("{device:?} {id}: {:.1e} {:.1e} {:.1e}", errors[0], errors[1], errors[2]);
             assert!(errors.iter().all(|error| *error < 1e-4), "{device:?} {id}: {errors:?}");
             assert_eq!([drawn.channels, drawn.height, drawn.width], [3, 64, 64]);
             // Planes of bytes against rows of RGBA.
-            let (rgba, planes) = (drawn.rgba(0), reference.bytes(run, "picture_u8"));
+            let (rgba, planes) = (drawn.rgba(0), reference.tensor(&of(run, "picture_u8")).unwrap().1);
             let apart = |i: usize| rgba[i % 4096 * 4 + i / 4096].abs_diff(planes[i]);
             let most = (0..planes.len()).map(apart).max();
             assert!(most <= Some(1), "{device:?} {id}: {most:?}");

@@ -5,13 +5,17 @@ use super::component::Component;
 use super::components::Components;
 use super::sampling::{Control, Snapshot, Stage, StepEvent};
 use super::tensors::{NamedTensor, Values};
-use crate::package::DECODER;
+use crate::package::{DECODER, ENCODER};
 use crate::plan::Compute;
 use crate::{Code, Error, Result};
 use web_time::Instant;
 
 /// The last stage, and what previews have in common with it.
 pub(super) const DECODING: Half = Half { component: DECODER, stage: Stage::Decoding, takes: "z", gives: &["decoded"] };
+
+/// The first stage of a picture to start from, or to look at; a KL autoencoder's half gives moments, a tiny one's latents.
+pub(super) const ENCODING: Half =
+    Half { component: ENCODER, stage: Stage::Encoding, takes: "image", gives: &["moments", "latents"] };
 
 /// One half of an autoencoder, and the stage that it is.
 pub(super) struct Half {

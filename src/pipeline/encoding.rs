@@ -2,10 +2,10 @@
 //! latents the encoder makes some of it, a stage of its own before the step loop; in the end kept pixels are put back as they were.
 
 use super::components::Components;
-use super::decoding::Half;
+use super::decoding::ENCODING;
 use super::request::Request;
 use super::result::Timings;
-use super::sampling::{Control, Stage};
+use super::sampling::Control;
 use super::{Pipeline, invalid};
 use crate::Result;
 use crate::model::Network;
@@ -90,9 +90,7 @@ impl Origin {
         let mut latents = self.values.clone();
         if self.encoded {
             let began = Instant::now();
-            let half =
-                Half { component: ENCODER, stage: Stage::Encoding, takes: "image", gives: &["moments", "latents"] };
-            let (encoded, more) = half.run(components, &latents, self.shape, control).await?;
+            let (encoded, more) = ENCODING.run(components, &latents, self.shape, control).await?;
             latents = match components.network(ENCODER) {
                 Some(Network::AutoencoderKlEncoder(config)) => {
                     config.latents(&encoded.values, encoded.values.len() / (2 * elements(self.latent_shape)), &[])

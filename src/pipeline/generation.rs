@@ -2,7 +2,7 @@
 //! becomes pictures and texts.
 
 use super::conditions::Conditions;
-use super::decoding::{DECODING, Half};
+use super::decoding::{DECODING, ENCODING};
 use super::denoiser::{Denoiser, Shape};
 use super::encoding::Origin;
 use super::helpers::Helpers;
@@ -233,8 +233,7 @@ impl Pipeline {
         let image = settled.request.image.as_ref().ok_or_else(|| Error::internal("there is no image"))?;
         let (shape, latent_shape) = (self.start_shape, self.network.image_shape());
         let square = image.square(shape[1]);
-        let half = Half { component: ENCODER, stage: Stage::Encoding, takes: "image", gives: &["moments", "latents"] };
-        let (encoded, warnings) = half.run(&mut self.components, &square.signed(), shape, control).await?;
+        let (encoded, warnings) = ENCODING.run(&mut self.components, &square.signed(), shape, control).await?;
         progress.warnings.extend(warnings);
         let noise = progress.noise.draw(count, &[latent_shape.iter().product()]);
         let of_all = encoded.values.repeat(count);

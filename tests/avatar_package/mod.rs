@@ -2,6 +2,8 @@
 
 #[allow(dead_code)] // each test uses a part
 pub mod pipeline;
+#[allow(dead_code)]
+pub mod reference;
 
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};

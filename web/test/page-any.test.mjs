@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { launch, make, openPage, reach, WEBGPU } from './browser.mjs';
+import { pixels } from './picture.mjs';
 import { startServer } from './server.mjs';
 
 /** Words for this many steps are mostly sentences already. */
@@ -21,13 +22,6 @@ after(async () => {
   await browser.close();
   await server.close();
 });
-
-/** What the picture in the pane holds. */
-function pixels(page) {
-  return page.locator('#gallery canvas').evaluate((canvas) => {
-    return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
-  });
-}
 
 function words(page) {
   return page.locator('#prompt').inputValue();

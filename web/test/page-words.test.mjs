@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { crc32 } from 'node:zlib';
 import { fact, launch, launchWithCache, make, openPage, reach, WEBGPU, withPackage } from './browser.mjs';
+import { pixels } from './picture.mjs';
 import { startServer } from './server.mjs';
 
 /** Few steps, for the CPU's sake, and an arithmetic that gives the same bits every time. */
@@ -26,13 +27,6 @@ after(async () => {
   await browser.close();
   await server.close();
 });
-
-/** What the first picture on the page holds. */
-function pixels(page) {
-  return page.locator('#gallery canvas').evaluate((canvas) => {
-    return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
-  });
-}
 
 /** Of values from 0 to 255, in dB. */
 function psnr(a, b) {

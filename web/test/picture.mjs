@@ -11,6 +11,13 @@ const CLOSE = 2;
 const FAR = 6;
 const SHARE = 0.001;
 
+/** What the picture on the page holds: RGBA, row by row. */
+export function pixels(page) {
+  return page.locator('#gallery canvas').evaluate((canvas) => {
+    return [...canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data];
+  });
+}
+
 /**
  * The page's first canvas against `expected/<name>.png`. With UVIT_RECORD=1 the picture is recorded instead:
  * do so only with a core whose goldens pass, and look at it before committing.

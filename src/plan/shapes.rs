@@ -1,0 +1,169 @@
+//! What the shapes of every operation must have to do with each other.
+
+use super::{Op, Plan, Position, Role, TensorId, WeightId};
+
+impl Plan {
+    /// What is wrong with an operation's shapes, if anything.
+    pub(super) fn mismatch(&self, op: &Op) -> Option<&'static str> {
+        let shape = |id: TensorId| self.shape(id);
+        let last = |id: TensorId| shape(id).last().copied().unwrap_or(0);
+        let wshape = |id: WeightId| self.weights[id.0].shape.as_slice();
+        let check = |ok: bool, what: &'static str| (!ok).then_some(what);
+        let positions = |position: Option<Position>, tokens: usize, dim: usize| {
+            position.is_none_or(|p| {
+                let rows = wshape(p.table).iter().product::<usize>() / dim.max(1);
+                wshape(p.table).last() == Some(&dim) && p.at + tokens <= rows
+            })
+        };
+        match *op {
+            Op::TimestepEmbedding { time, out } => check(
+                self.tensors[time.0].role == Role::Input && shape(time) == [shape(out)[0]],
+                "time is not an input of one number an item",
+            )
+            .or(check(shape(out).len() == 3 && shape(out)[1] == 1 && last(out) % 2 == 0, "out is not [batch, 1, 2 h]")),
+            Op::Linear { x, skip, weight, bias, out } => {
+                let rows = |id: TensorId| shape(id).split_last().map(|(_, rows)| rows);
+                let k = last(x) + skip.map_or(0, last);
+                check(wshape(weight) == [last(out), k], "weight is not [out, in]")
+                    .or(check(bias.is_none_or(|b| wshape(b) == [last(out)]), "bias is not [out]"))
+                    .or(check(matches!(shape(x).len(), 2 | 3), "x is neither tokens nor a vector an item"))
+                    .or(check(rows(x) == rows(out) && skip.is_none_or(|s| rows(s) == rows(x)), "tokens differ"))
+            }
+            Op::Activate { x, out, .. } => check(shape(x) == shape(out), "shapes differ"),
+            Op::Affine { x, offset, out, .. } => check(shape(x) == shape(out), "shapes differ").or(check(
+                offset == 0.0 || shape(x).len() == 4 || last(x) % 4 == 0,
+                "the zeros that fill up rows would not stay zeros",
+            )),
+            Op::Add { a, b, out } => check(shape(a) == shape(b) && shape(a) == shape(out), "shapes differ"),
+            Op::LayerNorm { x, weight, bias, out, .. } => check(
+                shape(x) == shape(out)
+                    && matches!(shape(x).len(), 2 | 3)
+                    && wshape(weight) == [last(x)]
+                    && wshape(bias) == [last(x)],
+                "shapes differ",
+            ),
+            Op::Attention { qkv, heads, out, .. } => {
+                let dim = last(out);
+                let head_dim = dim.checked_div(heads).unwrap_or(0);
+                let fits = shape(out).len() == 3 && shape(qkv) == [shape(out)[0], shape(out)[1], 3 * dim];
+                check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
+                    .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
+            }
+            Op::WriteCache { qkv, places, out } => {
+                let (s, o) = (shape(qkv), shape(out));
+                let fits = s.len() == 3 && o.len() == 3 && o[0] == 1 && 2 * s[2] == 3 * o[2];
+                check(fits && shape(places) == &s[..2], "the cache is not [1, rows, keys and values]")
+                    .or(check(fits && o[2] % 8 == 0, "keys are no whole vec4s"))
+            }
+            Op::CachedAttention { qkv, cache, places, positions, heads, out } => {
+                let (s, o, c) = (shape(qkv), shape(out), shape(cache));
+                let dim = last(out);
+                let head_dim = dim.checked_div(heads).unwrap_or(0);
+                let fits = s.len() == 3 && o.len() == 3 && s[..2] == o[..2] && s[2] == 3 * dim;
+                check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
+                    .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
+                    .or(check(c.len() == 3 && c[0] == 1 && c[2] == 2 * dim, "the cache is not [1, rows, 2 dim]"))
+                    .or(check(
+                        shape(places).len() == 2 && fits && shape(places)[0] == s[0] && shape(positions) == &s[..2],
+                        "places or positions are not of the tokens",
+                    ))
+            }
+            Op::Embedding { table, index, position, out, at } => {
+                let (o, count) = (shape(out), self.indexed(index));
+                check(
+                    o.len() == 3
+                        && wshape(table).last() == Some(&o[2])
+                        && index.is_none_or(|index| matches!(shape(index).len(), 1 | 2) && shape(index)[0] == o[0])
+                        && at + count <= o[1],
+                    "table or index does not fit",
+                )
+                .or(check(positions(position, count, last(out)), "there are too few positions"))
+            }
+            Op::CopyTokens { x, from, count, position, out, at } => {
+                let (s, o) = (shape(x), shape(out));
+                if s.len() != 3 || o.len() != 3 {
+                    return Some("not tokens");
+                }
+                let fit = s[0] == o[0] && s[2] == o[2] && count > 0 && from + count <= s[1] && at + count <= o[1];
+                check(fit, "tokens do not fit")
+                    .or(check(positions(position, count, last(out)), "there are too few positions"))
+            }
+            Op::ResizedPositions { position, from, to, out, at } => {
+                let o = shape(out);
+                check(o.len() == 3 && !from.contains(&0) && at + to[0] * to[1] <= o[1], "tokens do not fit")
+                    .or(check(positions(Some(position), from[0] * from[1], last(out)), "there are too few positions"))
+            }
+            Op::PatchEmbed { image, weight, bias, position, patch, out, at } => {
+                let (s, o) = (shape(image), shape(out));
+                if s.len() != 4 || o.len() != 3 || patch == 0 {
+                    return Some("not an image, tokens and patches");
+                }
+                let patches = (s[2] / patch) * (s[3] / patch);
+                check(wshape(weight) == [o[2], s[1], patch, patch], "weight is not [dim, channels, p, p]")
+                    .or(check(bias.is_none_or(|b| wshape(b) == [o[2]]), "bias is not [dim]"))
+                    .or(check(at + patches <= o[1] && o[0] % s[0] == 0, "patches do not fit"))
+                    .or(check(s[2] % patch == 0 && s[3] % patch == 0, "the image is no whole number of patches"))
+                    .or(check(positions(position, patches, o[2]), "there are too few positions"))
+            }
+            Op::Unpatchify { x, patch, skip_tokens, out } => {
+                let (s, o) = (shape(x), shape(out));
+                if s.len() != 3 || o.len() != 4 || patch == 0 {
+                    return Some("not tokens, an image and patches");
+                }
+                check(s[0] == o[0] && s[2] == patch * patch * o[1], "tokens are not p p C wide")
+                    .or(check(o[2] % patch == 0 && o[3] % patch == 0, "the image is no whole number of patches"))
+                    .or(check(s[1] == skip_tokens + (o[2] / patch) * (o[3] / patch), "token count differs"))
+            }
+            Op::Conv2d { x, weight, bias, out } => {
+                let (s, o) = (shape(x), shape(out));
+                let images = s.len() == 4 && o.len() == 4 && s[0] == o[0] && s[2..] == o[2..];
+                check(images && wshape(weight) == [o[1], s[1], 3, 3], "weight is not [out, in, 3, 3]")
+                    .or(check(images && wshape(bias) == [o[1]], "bias is not [out]"))
+            }
+            Op::ImageTokens { image, out } => {
+                let (s, o) = (shape(image), shape(out));
+                check(s.len() == 4 && o == [s[0], s[2] * s[3], s[1]], "out is not the image's pixels")
+            }
+            Op::Convolution { x, window, weight, bias, out } => {
+                let (s, o) = (shape(x), shape(out));
+                if s.len() != 3 || o.len() != 3 {
+                    return Some("not tokens");
+                }
+                let pixels = window.height * window.width;
+                let last = |n: usize, of: usize| (n - 1) * window.stride + 2 <= of * window.upsample + window.padding;
+                check(
+                    s[0] == o[0] && s[1] == pixels && o[1] == window.pixels() && o[1] > 0,
+                    "tokens are no image's pixels",
+                )
+                .or(check(matches!((window.stride, window.upsample), (1, 1) | (1, 2) | (2, 1)), "no such window"))
+                .or(check(window.padding <= 1, "padding is more than 1"))
+                .or(check(
+                    last(window.out_height + window.skip / window.stride, window.height)
+                        && last(window.out_width, window.width),
+                    "windows lie beyond the image",
+                ))
+                .or(check(wshape(weight) == [o[2], 9 * s[2]], "weight is not [out, 9 in]"))
+                .or(check(bias.is_none_or(|b| wshape(b) == [o[2]]), "bias is not [out]"))
+            }
+            Op::GroupMoments { x, slice, first, out } => {
+                let (s, o) = (shape(x), shape(out));
+                check(
+                    s.len() == 3 && o.len() == 3 && slice > 0 && s[0] == o[0] && s[2] == o[2],
+                    "out is not moments of tokens",
+                )
+                .or(check(2 * (first + s[1].div_ceil(slice)) <= o[1], "slices do not fit"))
+            }
+            Op::GroupNorm { x, moments: m, groups, weight, bias, out, .. } => check(
+                shape(x) == shape(out)
+                    && shape(x).len() == 3
+                    && m.slice > 0
+                    && shape(m.tensor) == [shape(x)[0], 2 * m.tokens.div_ceil(m.slice), last(x)]
+                    && groups > 0
+                    && last(x).is_multiple_of(groups)
+                    && wshape(weight) == [last(x)]
+                    && wshape(bias) == [last(x)],
+                "shapes differ, or channels are no whole groups",
+            ),
+        }
+    }
+}
