@@ -19,9 +19,9 @@ pub use cost::Cost;
 pub use isolate::{Isolated, Kind, isolate};
 pub use lower::lower;
 pub use program::{
-    Activation, Attention, CachedAttention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, GroupMoments,
-    GroupNorm, GroupScales, ImageTokens, Kernel, LayerNorm, Matmul, PatchEmbed, Place, Program, ResizedPositions,
-    SizeClass, Unpatchify, View, Window, WriteCache,
+    Activation, Attention, CachedAttention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, Gate,
+    GroupMoments, GroupNorm, GroupScales, ImageTokens, Kernel, LayerNorm, Matmul, Part, PatchEmbed, Place, Program,
+    ResizedPositions, SizeClass, Span, Unpatchify, View, Window, WriteCache,
 };
 
 pub use state::{Slot, StateLayout};
@@ -172,6 +172,24 @@ pub struct Position {
     pub at: usize,
 }
 
+/// Channels `at ..` of a vector `[batch, 1, channels]`, a multiple of 4: as many as the tokens have that they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateOf {
+    /// The vectors.
+    pub vector: TensorId,
+    /// The first channel.
+    pub at: usize,
+}
+
+/// Tokens `first .. first + count` of every item of what is read, and the token of the result that the first of them becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Rows {
+    pub first: usize,
+    pub count: usize,
+    pub at: usize,
+}
+
 /// Slices of a GroupNorm's tokens: enough for many invocations, few for whoever joins them.
 pub const MOST_SLICES: usize = 256;
 /// Tokens of a slice.
@@ -195,14 +213,25 @@ pub enum Op {
     /// `out[b] = [cos(t f_0) .. cos(t f_{h-1}), sin(t f_0) .. ]`, `f_i = 10000^(-i/h)`, h = dim / 2 (DDPM; U-ViT
     /// libs/timm.py). `time` `[batch]`, out `[batch, 1, dim]`. Always computed by the host in f64.
     TimestepEmbedding { time: TensorId, out: TensorId },
-    /// `out = x W^T + bias`; with `skip` the input is `cat(x, skip)` along the last axis.
-    Linear { x: TensorId, skip: Option<TensorId>, weight: WeightId, bias: Option<WeightId>, out: TensorId },
+    /// `out = x W^T + bias`; with `skip` the input is `cat(x, skip)` along the last axis. With `rows`, only of some tokens, which
+    /// become some of `out`'s; then there is no skip.
+    Linear {
+        x: TensorId,
+        skip: Option<TensorId>,
+        weight: WeightId,
+        bias: Option<WeightId>,
+        rows: Option<Rows>,
+        out: TensorId,
+    },
     /// A function of every value.
     Activate { activation: Activation, x: TensorId, out: TensorId },
     /// `scale x + offset` of every value.
     Affine { x: TensorId, scale: f32, offset: f32, out: TensorId },
     /// `a + b`, equal shapes.
     Add { a: TensorId, b: TensorId, out: TensorId },
+    /// `out = x + gate y`: x, y and out `[batch, tokens, dim]`, one gate a channel for all tokens of an item (adaLN-Zero: Peebles and
+    /// Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).
+    Gate { x: TensorId, gate: GateOf, y: TensorId, out: TensorId },
     /// `(x - mean) / sqrt(var + eps) weight + bias` over the last axis, biased variance.
     LayerNorm { x: TensorId, weight: WeightId, bias: WeightId, eps: f32, out: TensorId },
     /// Per head `softmax(q k^T / sqrt(head_dim)) v`; `qkv [batch, tokens, 3 dim]` holds q, k, v, each `heads` x
@@ -276,6 +305,7 @@ impl Op {
             }
             Op::GroupNorm { x, moments, .. } => vec![x, moments.tensor],
             Op::Add { a, b, .. } => vec![a, b],
+            Op::Gate { x, gate, y, .. } => vec![x, gate.vector, y],
             Op::Attention { qkv, .. } => vec![qkv],
             Op::WriteCache { qkv, places, .. } => vec![qkv, places],
             Op::CachedAttention { qkv, cache, places, positions, .. } => vec![qkv, cache, places, positions],
@@ -295,6 +325,7 @@ impl Op {
             | Op::Linear { out, .. }
             | Op::Activate { out, .. }
             | Op::Add { out, .. }
+            | Op::Gate { out, .. }
             | Op::LayerNorm { out, .. }
             | Op::Attention { out, .. }
             | Op::WriteCache { out, .. }
@@ -413,8 +444,26 @@ impl Plan {
         let weight = self.weight(format!("{name}.weight"), &[out_features, in_features], WeightUse::Matrix);
         let bias = bias.then(|| self.weight(format!("{name}.bias"), &[out_features], WeightUse::Floats));
         let out = self.scratch(name, &shape);
-        self.push(Op::Linear { x, skip, weight, bias, out });
+        self.push(Op::Linear { x, skip, weight, bias, rows: None, out });
         out
+    }
+
+    /// [`Plan::linear`] of the tokens `first .. first + count` of every item of `x`, which become those from `at` on of `out`.
+    pub fn linear_rows(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        first: usize,
+        count: usize,
+        out: TensorId,
+        at: usize,
+        bias: bool,
+    ) {
+        let last = |shape: &[usize]| shape[shape.len() - 1];
+        let (k, n) = (last(self.shape(x)), last(self.shape(out)));
+        let weight = self.weight(format!("{name}.weight"), &[n, k], WeightUse::Matrix);
+        let bias = bias.then(|| self.weight(format!("{name}.bias"), &[n], WeightUse::Floats));
+        self.push(Op::Linear { x, skip: None, weight, bias, rows: Some(Rows { first, count, at }), out });
     }
 
     /// [`Plan::linear`] whose matrix is published as `[in, out]`.
@@ -520,6 +569,14 @@ impl Plan {
         let shape = self.shape(a).to_vec();
         let out = self.scratch(name, &shape);
         self.push(Op::Add { a, b, out });
+        out
+    }
+
+    /// Records `x + gate y`.
+    pub fn gated_add(&mut self, name: impl Into<String>, x: TensorId, gate: GateOf, y: TensorId) -> TensorId {
+        let shape = self.shape(x).to_vec();
+        let out = self.scratch(name, &shape);
+        self.push(Op::Gate { x, gate, y, out });
         out
     }
 

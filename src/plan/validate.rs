@@ -35,6 +35,7 @@ impl Op {
             | Op::ImageTokens { .. }
             | Op::GroupMoments { .. }
             | Op::Add { .. }
+            | Op::Gate { .. }
             | Op::Attention { .. }
             | Op::WriteCache { .. }
             | Op::CachedAttention { .. }
@@ -59,6 +60,7 @@ impl Op {
             Op::Linear { .. } => "linear",
             Op::Activate { .. } => "activation",
             Op::Add { .. } => "add",
+            Op::Gate { .. } => "gated addition",
             Op::LayerNorm { .. } => "layer norm",
             Op::Attention { .. } => "attention",
             Op::WriteCache { .. } => "write to a cache",
@@ -82,6 +84,7 @@ impl Op {
         match *self {
             Op::Embedding { index, at, .. } => Some(at..at + plan.indexed(index)),
             Op::CopyTokens { count, at, .. } => Some(at..at + count),
+            Op::Linear { rows: Some(rows), .. } => Some(rows.at..rows.at + rows.count),
             Op::GroupMoments { x, slice, first, .. } => Some(2 * first..2 * (first + plan.shape(x)[1].div_ceil(slice))),
             Op::PatchEmbed { image, patch, at, .. } => {
                 let s = plan.shape(image);
@@ -264,7 +267,7 @@ mod tests {
             let x = tokens(plan);
             let weight = plan.weight("a", &[16, 16], WeightUse::Floats);
             let out = plan.scratch("", &[2, 3, 16]);
-            plan.push(Op::Linear { x, skip: None, weight, bias: None, out });
+            plan.push(Op::Linear { x, skip: None, weight, bias: None, rows: None, out });
         });
         // Both at once are two weights that are published once.
         let mut plan = Plan::default();
