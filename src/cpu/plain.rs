@@ -98,8 +98,10 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
             }
         }
         Kernel::LayerNorm(k) => {
-            let [out, x] = memory.tensors([k.out, k.x])?;
-            layer_norm(x, weight(k.weight), weight(k.bias), k.eps, out, k.rows, k.dim);
+            let [out, x, vector, ..] = memory.tensors_or_empty([k.out, k.x], [k.modulation.map(|m| m.vector), None, None])?;
+            let affine = k.affine.map(|(gain, bias)| (weight(gain), weight(bias)));
+            let modulation = k.modulation.map(|m| (&*vector, m.shift, m.scale));
+            layer_norm(x, affine, modulation, k.eps, out, k.tokens, k.dim);
         }
         Kernel::Attention(k) => {
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;
@@ -124,7 +126,7 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
         }
         Kernel::Elementwise(k) => {
             let gates = k.gate.map(|gate| gate.vector);
-            let [out, a, b, gates, _] = memory.tensors_or_empty([k.out, k.a], [k.b, gates, None])?;
+            let [out, a, b, gates, ..] = memory.tensors_or_empty([k.out, k.a], [k.b, gates, None])?;
             match k.gate {
                 Some(_) => elementwise_gated(a, b, gates, k, out),
                 None => elementwise(a, k.b.map(|_| &*b), k.activation, (k.scale, k.offset), out),
