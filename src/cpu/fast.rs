@@ -153,9 +153,14 @@ impl Launcher<'_> {
                 }
             }
             Kernel::LayerNorm(k) => {
-                let [out, x] = memory.tensors([k.out, k.x])?;
-                let (weight, bias) = (self.floats(k.weight)?, self.floats(k.bias)?);
-                uvit_simd::layer_norm(level, threads, x, weight, bias, k.eps, out, k.dim);
+                let [out, x, vector, _] =
+                    memory.tensors_or_empty([k.out, k.x], [k.modulation.map(|m| m.vector), None])?;
+                let affine = match k.affine {
+                    Some((weight, bias)) => Some((self.floats(weight)?.values(), self.floats(bias)?.values())),
+                    None => None,
+                };
+                let modulation = k.modulation.map(|m| (&*vector, m.shift, m.scale));
+                uvit_simd::layer_norm(level, threads, x, affine, modulation, k.eps, out, k.tokens, k.dim);
             }
             Kernel::Attention(k) => {
                 let [out, qkv] = memory.tensors([k.out, k.qkv])?;

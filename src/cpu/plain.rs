@@ -116,8 +116,10 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
             }
         }
         Kernel::LayerNorm(k) => {
-            let [out, x] = memory.tensors([k.out, k.x])?;
-            layer_norm(x, weight(k.weight), weight(k.bias), k.eps, out, k.rows, k.dim);
+            let [out, x, vector, _] = memory.tensors_or_empty([k.out, k.x], [k.modulation.map(|m| m.vector), None])?;
+            let affine = k.affine.map(|(gain, bias)| (weight(gain), weight(bias)));
+            let modulation = k.modulation.map(|m| (&*vector, m.shift, m.scale));
+            layer_norm(x, affine, modulation, k.eps, out, k.tokens, k.dim);
         }
         Kernel::Attention(k) => {
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;

@@ -53,7 +53,10 @@ impl Kernel {
                 let channels = product(&[c.in_channels, c.out_channels]);
                 (9 * pixels * channels, pixels * (c.in_channels + c.out_channels) as u64 + 9 * channels)
             }
-            Kernel::LayerNorm(k) => (0, product(&[2, k.rows, k.dim])),
+            Kernel::LayerNorm(k) => {
+                let vectors = if k.modulation.is_some() { 2 * (k.rows / k.tokens) } else { 0 };
+                (0, product(&[2 * k.rows + vectors, k.dim]))
+            }
             Kernel::ImageTokens(k) => (0, product(&[2, k.batch, k.pixels, k.channels])),
             Kernel::GroupMoments(k) => (0, product(&[k.batch, k.tokens, k.dim])),
             Kernel::GroupScales(k) => (0, product(&[2, k.batch, k.tokens.div_ceil(k.slice), k.dim])),

@@ -3,8 +3,8 @@
 
 use super::lower::INT_ATTENTION_TOKENS;
 use super::{
-    Activation, Arithmetic, FrameLayout, Frames, Kernel, Matmul, Op, Patches, Plan, Position, Program, Role, SizeClass,
-    TensorId, WeightId, WeightUse, Window,
+    Activation, Arithmetic, FrameLayout, Frames, Kernel, Matmul, Modulation, Op, Patches, Plan, Position, Program,
+    Role, SizeClass, TensorId, WeightId, WeightUse, Window,
 };
 
 /// A kernel whatever its tensors and weights, and whether what it reads first and what it writes is quantised.
@@ -152,7 +152,12 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             (m.first, m.rows) = (0, m.tokens * usize::div_ceil(least, m.tokens).max(2));
             (m.k, m.k2, m.n) = (width(m.k), width(m.k2), width(m.n));
         }
-        Kernel::LayerNorm(k) => (k.rows, k.dim) = (11, width(k.dim)),
+        Kernel::LayerNorm(k) => {
+            (k.rows, k.tokens, k.dim) = (15, 5, width(k.dim));
+            if let Some(m) = &mut k.modulation {
+                (m.shift, m.scale) = (2 * k.dim, k.dim);
+            }
+        }
         Kernel::Attention(k) => {
             // So few that no other arithmetic is chosen.
             let most = if k.arithmetic == (Arithmetic::Int { bits: 7 }) { INT_ATTENTION_TOKENS + 1 } else { 13 };
@@ -216,7 +221,10 @@ fn anonymous(kernel: &Kernel) -> Kernel {
             (m.x, m.out, m.weight) = (t, t, w);
             (m.x2, m.residual, m.bias) = (m.x2.map(|_| t), m.residual.map(|_| t), m.bias.map(|_| w));
         }
-        Kernel::LayerNorm(k) => (k.x, k.out, k.weight, k.bias) = (t, t, w, w),
+        Kernel::LayerNorm(k) => {
+            (k.x, k.out, k.affine) = (t, t, k.affine.map(|_| (w, w)));
+            k.modulation = k.modulation.map(|_| Modulation { vector: t, shift: 0, scale: 0 });
+        }
         Kernel::Attention(k) => (k.qkv, k.out, k.first, k.queries) = (t, t, 0, k.tokens),
         Kernel::WriteCache(k) => (k.qkv, k.places, k.out) = (t, t, t),
         Kernel::CachedAttention(k) => (k.qkv, k.cache, k.places, k.positions, k.out) = (t, t, t, t, t),
@@ -323,11 +331,18 @@ impl Isolated {
         let out = match *kernel {
             Kernel::Matmul(ref m) => self.matmul(program, m, packed[0]),
             Kernel::LayerNorm(ref k) => {
-                let x = self.input(&[1, k.rows, k.dim]);
-                let weight = self.weight(&[k.dim], WeightUse::Floats, k.weight);
-                let bias = self.weight(&[k.dim], WeightUse::Floats, k.bias);
-                let out = self.plan.scratch("", &[1, k.rows, k.dim]);
-                self.plan.push(Op::LayerNorm { x, weight, bias, eps: k.eps, out });
+                let items = k.rows / k.tokens;
+                let x = self.input(&[items, k.tokens, k.dim]);
+                let affine = k.affine.map(|of| {
+                    let mut like = |of| self.weight(&[k.dim], WeightUse::Floats, of);
+                    (like(of.0), like(of.1))
+                });
+                let modulation = k.modulation.map(|m| {
+                    let vector = self.input(&[items, 1, m.shift.max(m.scale) + k.dim]);
+                    Modulation { vector, ..m }
+                });
+                let out = self.plan.scratch("", &[items, k.tokens, k.dim]);
+                self.plan.push(Op::LayerNorm { x, affine, modulation, eps: k.eps, out });
                 out
             }
             Kernel::Attention(ref k) => {
@@ -464,7 +479,7 @@ impl Isolated {
         if packed {
             let [weight, bias] = [0; 2].map(|_| self.weight(&[m.k], WeightUse::Floats, m.weight));
             let normed = self.plan.scratch("", &[items, m.tokens, m.k]);
-            self.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: normed });
+            self.plan.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps: 1e-5, out: normed });
             x = normed;
         }
         let skip = m.x2.map(|_| self.input(&[items, m.tokens, m.k2]));

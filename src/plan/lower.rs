@@ -348,6 +348,7 @@ fn unalias(kernels: Vec<Kernel>, views: &mut Vec<View>) -> Vec<Kernel> {
         let operands = match &mut kernel {
             Kernel::Matmul(m) => [Some(&mut m.x), m.x2.as_mut(), m.residual.as_mut()],
             Kernel::Elementwise(k) => [Some(&mut k.a), k.b.as_mut(), None],
+            Kernel::LayerNorm(k) => [Some(&mut k.x), k.modulation.as_mut().map(|m| &mut m.vector), None],
             _ => [None, None, None],
         };
         for operand in operands.into_iter().flatten() {
@@ -405,9 +406,10 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let (batch, channels, pixels) = (s[0], s[1], s[2] * s[3]);
             Kernel::ImageTokens(ImageTokens { image, out, batch, channels, pixels })
         }
-        Op::LayerNorm { x, weight, bias, eps, out } => {
+        Op::LayerNorm { x, affine, modulation, eps, out } => {
             let (rows, dim) = rows_of(plan, x);
-            Kernel::LayerNorm(LayerNorm { x, weight, bias, eps, out, rows, dim })
+            let tokens = rows / plan.shape(x)[0];
+            Kernel::LayerNorm(LayerNorm { x, affine, modulation, eps, out, rows, tokens, dim })
         }
         Op::Attention { qkv, heads, causal, out } => {
             let s = plan.shape(out);

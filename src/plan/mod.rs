@@ -24,7 +24,7 @@ pub use program::{
     ResizedPositions, SizeClass, Unpatchify, View, Window, WriteCache,
 };
 
-pub use state::{Slot, StateLayout};
+pub use state::{Mix, Slot, StateLayout};
 
 /// A tensor of one Plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -237,6 +237,18 @@ impl Frames {
     }
 }
 
+/// What a conditioning vector makes of normalised tokens (adaptive layer norm: Peebles and Xie, "Scalable Diffusion Models with
+/// Transformers", 2023, section 3.2): `LN(x) (1 + scale) + shift`, the same for all tokens of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Modulation {
+    /// `[batch, 1, n]`.
+    pub vector: TensorId,
+    /// Its channel that the shift begins at, a multiple of 4.
+    pub shift: usize,
+    /// As many for the scale.
+    pub scale: usize,
+}
+
 /// Slices of a GroupNorm's tokens: enough for many invocations, few for whoever joins them.
 pub const MOST_SLICES: usize = 256;
 /// Tokens of a slice.
@@ -268,8 +280,15 @@ pub enum Op {
     Affine { x: TensorId, scale: f32, offset: f32, out: TensorId },
     /// `a + b`, equal shapes.
     Add { a: TensorId, b: TensorId, out: TensorId },
-    /// `(x - mean) / sqrt(var + eps) weight + bias` over the last axis, biased variance.
-    LayerNorm { x: TensorId, weight: WeightId, bias: WeightId, eps: f32, out: TensorId },
+    /// `(x - mean) / sqrt(var + eps)` over the last axis, biased variance; with `affine` weights then `.. weight + bias`, then
+    /// the modulation. One of them there is.
+    LayerNorm {
+        x: TensorId,
+        affine: Option<(WeightId, WeightId)>,
+        modulation: Option<Modulation>,
+        eps: f32,
+        out: TensorId,
+    },
     /// Per head `softmax(q k^T / sqrt(head_dim)) v`; `qkv [batch, tokens, 3 dim]` holds q, k, v, each `heads` x
     /// `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
     Attention { qkv: TensorId, heads: usize, causal: bool, out: TensorId },
@@ -339,9 +358,10 @@ impl Op {
         match *self {
             Op::TimestepEmbedding { time, .. } => vec![time],
             Op::Linear { x, skip, .. } => [Some(x), skip].into_iter().flatten().collect(),
-            Op::Activate { x, .. } | Op::Affine { x, .. } | Op::LayerNorm { x, .. } | Op::GroupMoments { x, .. } => {
-                vec![x]
+            Op::LayerNorm { x, modulation, .. } => {
+                [Some(x), modulation.map(|m| m.vector)].into_iter().flatten().collect()
             }
+            Op::Activate { x, .. } | Op::Affine { x, .. } | Op::GroupMoments { x, .. } => vec![x],
             Op::GroupNorm { x, moments, .. } => vec![x, moments.tensor],
             Op::Add { a, b, .. } => vec![a, b],
             Op::Attention { qkv, .. } => vec![qkv],
@@ -501,7 +521,15 @@ impl Plan {
         let weight = self.weight(format!("{name}.weight"), &dim, WeightUse::Floats);
         let bias = self.weight(format!("{name}.bias"), &dim, WeightUse::Floats);
         let out = self.scratch(name, &shape);
-        self.push(Op::LayerNorm { x, weight, bias, eps, out });
+        self.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps, out });
+        out
+    }
+
+    /// Records LayerNorm without weights of its own, modulated.
+    pub fn modulated_norm(&mut self, name: &str, x: TensorId, modulation: Modulation, eps: f32) -> TensorId {
+        let shape = self.shape(x).to_vec();
+        let out = self.scratch(name, &shape);
+        self.push(Op::LayerNorm { x, affine: None, modulation: Some(modulation), eps, out });
         out
     }
 

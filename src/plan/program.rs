@@ -2,7 +2,7 @@
 
 pub use uvit_simd::{Activation, Patches, Window};
 
-use super::{Arithmetic, Compute, Form, PACK_GROUP, Position, Role, TensorId, Weight, WeightId};
+use super::{Arithmetic, Compute, Form, Modulation, PACK_GROUP, Position, Role, TensorId, Weight, WeightId};
 use std::ops::Range;
 
 /// What a device can do, as far as lowering cares.
@@ -186,11 +186,13 @@ impl SizeClass {
 #[allow(missing_docs)]
 pub struct LayerNorm {
     pub x: TensorId,
-    pub weight: WeightId,
-    pub bias: WeightId,
+    pub affine: Option<(WeightId, WeightId)>,
+    pub modulation: Option<Modulation>,
     pub eps: f32,
     pub out: TensorId,
     pub rows: usize,
+    /// Rows of an item.
+    pub tokens: usize,
     pub dim: usize,
 }
 
@@ -535,7 +537,7 @@ impl Kernel {
     pub fn reads(&self) -> Vec<TensorId> {
         match self {
             Kernel::Matmul(m) => [Some(m.x), m.x2, m.residual].into_iter().flatten().collect(),
-            Kernel::LayerNorm(k) => vec![k.x],
+            Kernel::LayerNorm(k) => [Some(k.x), k.modulation.map(|m| m.vector)].into_iter().flatten().collect(),
             Kernel::Attention(k) => vec![k.qkv],
             Kernel::WriteCache(k) => vec![k.qkv, k.places],
             Kernel::CachedAttention(k) => vec![k.qkv, k.cache, k.places, k.positions],

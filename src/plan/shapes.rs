@@ -35,13 +35,24 @@ impl Plan {
                 "the zeros that fill up rows would not stay zeros",
             )),
             Op::Add { a, b, out } => check(shape(a) == shape(b) && shape(a) == shape(out), "shapes differ"),
-            Op::LayerNorm { x, weight, bias, out, .. } => check(
+            Op::LayerNorm { x, affine, modulation, out, .. } => check(
                 shape(x) == shape(out)
                     && matches!(shape(x).len(), 2 | 3)
-                    && wshape(weight) == [last(x)]
-                    && wshape(bias) == [last(x)],
+                    && affine.is_none_or(|(weight, bias)| wshape(weight) == [last(x)] && wshape(bias) == [last(x)]),
                 "shapes differ",
-            ),
+            )
+            .or(check(affine.is_some() || modulation.is_some(), "neither weights nor a modulation follow the norm"))
+            .or(check(
+                modulation.is_none_or(|m| {
+                    let s = shape(m.vector);
+                    s.len() == 3 && s[0] == shape(x)[0] && s[1] == 1 && m.shift.max(m.scale) + last(x) <= s[2]
+                }),
+                "shift and scale are not of an item's vector",
+            ))
+            .or(check(
+                modulation.is_none_or(|m| (last(x) | m.shift | m.scale) % 4 == 0),
+                "shift and scale are no whole vec4s",
+            )),
             Op::Attention { qkv, heads, out, .. } => {
                 let dim = last(out);
                 let head_dim = dim.checked_div(heads).unwrap_or(0);

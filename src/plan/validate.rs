@@ -17,9 +17,8 @@ impl Op {
             Op::Convolution { weight, bias, .. } => {
                 [Some((weight, Matrix)), bias.map(|bias| (bias, Floats))].into_iter().flatten().collect()
             }
-            Op::LayerNorm { weight, bias, .. }
-            | Op::GroupNorm { weight, bias, .. }
-            | Op::Conv2d { weight, bias, .. } => {
+            Op::LayerNorm { affine, .. } => affine.map_or(Vec::new(), |(w, b)| vec![(w, Floats), (b, Floats)]),
+            Op::GroupNorm { weight, bias, .. } | Op::Conv2d { weight, bias, .. } => {
                 vec![(weight, Floats), (bias, Floats)]
             }
             Op::Embedding { table, position, .. } => with(position, &[(table, Floats)]),

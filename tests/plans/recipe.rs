@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use uvit_web::cpu;
 use uvit_web::plan::{
-    Activation, Embedding, Op, Plan, Position, Precision, Role, TensorId, Weight, WeightId, WeightUse,
+    Activation, Embedding, Modulation, Op, Plan, Position, Precision, Role, TensorId, Weight, WeightId, WeightUse,
 };
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::Dtype;
@@ -60,7 +60,8 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             3 => activate(&mut plan, x, [Activation::Gelu, Activation::QuickGelu][second % 2]),
             4 => activate(&mut plan, x, [Activation::Silu, Activation::GeluTanh][second % 2]),
             5 | 6 => plan.add("", x, like[second % like.len()]),
-            7 => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
+            7 if second.is_multiple_of(2) => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
+            7 => modulated(&mut plan, x, &pool, at, second),
             8 if shape.len() == 3 => {
                 let qkv = plan.linear(&format!("qkv {at}"), x, None, 48, false);
                 cached(&mut plan, qkv, at, &[shape[0], shape[1], 16], second, &mut indices)
@@ -137,6 +138,25 @@ fn activate(plan: &mut Plan, x: TensorId, activation: Activation) -> TensorId {
     out
 }
 
+/// A norm that is modulated by what there is of vectors, perhaps by what it normalises.
+fn modulated(plan: &mut Plan, x: TensorId, pool: &[TensorId], at: usize, second: usize) -> TensorId {
+    let shape = plan.shape(x).to_vec();
+    let dim = shape[shape.len() - 1];
+    let is_vector = |id: &TensorId| matches!(plan.shape(*id), [_, 1, n] if *n >= dim);
+    let vectors: Vec<TensorId> = pool.iter().copied().filter(is_vector).collect();
+    let vector = vectors[second % vectors.len()];
+    let gap = (plan.shape(vector)[2] - dim) / 4 * 4;
+    let modulation = Modulation { vector, shift: [0, gap][second / 2 % 2], scale: [gap, 0][second / 2 % 2] };
+    if second.is_multiple_of(3) {
+        return plan.modulated_norm("", x, modulation, 1e-5);
+    }
+    let out = plan.layer_norm(&format!("norm {at}"), x, 1e-5);
+    if let Some(Op::LayerNorm { modulation: of, .. }) = plan.ops.last_mut() {
+        *of = Some(modulation);
+    }
+    out
+}
+
 fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], second: usize) -> TensorId {
     let out = plan.scratch("", shape);
     plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, out });
@@ -196,9 +216,12 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             Op::Add { a, b, .. } => {
                 cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, (1.0, 0.0), &mut result);
             }
-            Op::LayerNorm { x, weight: w, bias, eps, .. } => {
-                let rows = result.len() / dim(x);
-                cpu::layer_norm(&values[&x], &weight(w), &weight(bias), eps, &mut result, rows, dim(x));
+            Op::LayerNorm { x, affine, modulation, eps, .. } => {
+                let affine = affine.map(|(w, bias)| (weight(w), weight(bias)));
+                let affine = affine.as_ref().map(|(w, bias)| (w.as_slice(), bias.as_slice()));
+                let modulation = modulation.map(|m| (values[&m.vector].as_slice(), m.shift, m.scale));
+                let tokens = shape[1..shape.len() - 1].iter().product();
+                cpu::layer_norm(&values[&x], affine, modulation, eps, &mut result, tokens, dim(x));
             }
             // Read alone by cached attention, which is causal attention to what is written.
             Op::WriteCache { .. } => continue,

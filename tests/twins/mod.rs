@@ -3,8 +3,8 @@
 
 use half::f16;
 use uvit_web::plan::{
-    Activation, Arithmetic, Arrangement, Attention, Compute, FrameLayout, Frames, Kernel, Matmul, Op, Plan, Position,
-    Precision, Role, TensorId, WeightId, WeightUse, Window, lower,
+    Activation, Arithmetic, Arrangement, Attention, Compute, FrameLayout, Frames, Kernel, Matmul, Modulation, Op, Plan,
+    Position, Precision, Role, TensorId, WeightId, WeightUse, Window, lower,
 };
 use uvit_web::runtime::{Device, Loading, Session, State, Term};
 use uvit_web::sampler::TorchGenerator;
@@ -235,7 +235,7 @@ fn quantised(all: &mut Vec<Case>) {
             let x = case.input(&[1, rows, k]);
             let (weight, bias) = (case.floats(&[k], WeightUse::Floats), case.floats(&[k], WeightUse::Floats));
             let normed = case.plan.scratch("", &[1, rows, k]);
-            case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: normed });
+            case.plan.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps: 1e-5, out: normed });
             let up = case.narrow(normed, hidden, stored, rows == 66);
             let activated = case.plan.scratch("", &[1, rows, hidden]);
             let gelu = hidden != 80;
@@ -247,6 +247,16 @@ fn quantised(all: &mut Vec<Case>) {
             case.plan.push(Op::Add { a: residual, b: down, out });
             all.push(case);
         }
+    }
+    for (items, tokens, dim, n) in [(1, 1, 16, 3), (3, 7, 48, 5), (2, 66, 144, 36)] {
+        let mut case = Case::new(format!("w8a8 of a modulated norm [{items}, {tokens}, {dim}] x {n}"));
+        let (x, vector) = (case.input(&[items, tokens, dim]), case.input(&[items, 1, 3 * dim]));
+        let modulation = Modulation { vector, shift: 2 * dim, scale: dim };
+        let normed = case.plan.modulated_norm("", x, modulation, 1e-6);
+        let multiplied = case.narrow(normed, n, ("q8", 0), true);
+        let out = case.output(&[items, tokens, n]);
+        case.plan.push(Op::Activate { activation: Activation::Gelu, x: multiplied, out });
+        all.push(case);
     }
     for (batch, tokens, heads, head_dim) in [(1, 1, 1, 16), (2, 7, 3, 32), (1, 66, 2, 64), (2, 5, 1, 128)] {
         let mut case = Case::new(format!("w8a8 attention [{batch}, {tokens}, {heads} x {head_dim}]"));
@@ -283,7 +293,13 @@ fn quantised_copies(all: &mut Vec<Case>) {
                 _ => {
                     let (weight, bias) =
                         (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
-                    case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: made });
+                    case.plan.push(Op::LayerNorm {
+                        x,
+                        affine: Some((weight, bias)),
+                        modulation: None,
+                        eps: 1e-5,
+                        out: made,
+                    });
                     made
                 }
             };
@@ -312,8 +328,29 @@ fn layer_norms(all: &mut Vec<Case>) {
         let x = case.input(&[1, rows, dim]);
         let (weight, bias) = (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
         let out = case.output(&[1, rows, dim]);
-        case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out });
+        case.plan.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps: 1e-5, out });
         all.push(case);
+    }
+    // Modulated: shift and scale anywhere in vectors that need not hold both alone; with weights and without.
+    for (items, tokens, dim, width, shift, scale) in [
+        (1, 1, 4, 8, 0, 4),
+        (2, 7, 72, 432, 216, 288),
+        (3, 66, 256, 517, 256, 0),
+        (5, 3, 36, 36, 0, 0),
+        (3, 1, 12, 30, 8, 16),
+    ] {
+        for with_weights in [false, true] {
+            let kind = if with_weights { ", affine" } else { "" };
+            let mut case = Case::new(format!("modulated layer_norm [{items}, {tokens}, {dim}]{kind}"));
+            let x = case.input(&[items, tokens, dim]);
+            let vector = case.input(&[items, 1, width]);
+            let affine =
+                with_weights.then(|| (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats)));
+            let out = case.output(&[items, tokens, dim]);
+            let modulation = Some(Modulation { vector, shift, scale });
+            case.plan.push(Op::LayerNorm { x, affine, modulation, eps: 1e-6, out });
+            all.push(case);
+        }
     }
 }
 
@@ -671,7 +708,33 @@ pub async fn judge_combine(device: &Device) -> Result<usize, String> {
     if got[0][1] != 8.1 || got[0][2] != 0.3 {
         return Err(format!("blending gives {:?}", &got[0][..3]));
     }
-    Ok(judged + 2)
+    let mut got = Vec::new();
+    for device in [device, &Device::reference()] {
+        got.push(spread(device).await.map_err(|e| e.to_string())?);
+    }
+    compare("spread", &got[0], &got[1], tolerance(&[]))?;
+    // exp(0.25 - 0.25) is 1: what the noise adds there is the noise.
+    if (got[0][1] - 8.6).abs() > 1e-5 || (got[0][2] - 8.5).abs() > 1e-5 {
+        return Err(format!("spreading gives {:?}", &got[0][..3]));
+    }
+    Ok(judged + 3)
+}
+
+/// `out + exp(0.25 + 0.5 variance) * sum` over an odd number of values.
+async fn spread(device: &Device) -> uvit_web::Result<Vec<f32>> {
+    let mut random = TorchGenerator::new(2);
+    let elements = 77;
+    let tensors: Vec<_> = ["out", "variance", "noise"].map(|name| (name.to_string(), vec![1, 1, 1, elements])).into();
+    let state = State::new(device, &tensors).await?;
+    let mut values = ["out", "variance", "noise"].map(|_| random.randn_f32(elements));
+    (values[0][1], values[1][1], values[2][1]) = (8.1, -0.5, 0.5);
+    (values[0][2], values[1][2], values[2][2]) = (8.5, 1.5, 0.0);
+    for ((name, _), values) in tensors.iter().zip(&values) {
+        state.write(name, values)?;
+    }
+    let noise = Term { tensor: "noise", from: 0, coefficient: 1.0 };
+    state.spread("out", "variance", elements, &[noise], [0.25, 0.5])?;
+    state.read("out").await
 }
 
 /// `out = mask * out + (1 - mask) * sum` over an odd number of values.

@@ -307,8 +307,6 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
         combine::variant(),
         conv2d::variant(),
         image_tokens::variant(),
-        layer_norm::variant(false),
-        layer_norm::variant(true),
         resized_positions::variant(),
         unpatchify::variant(),
         write_cache::variant(),
@@ -330,6 +328,7 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
     all.extend(cached_attention::variants());
     all.extend(elementwise::variants());
     all.extend(group_norm::variants());
+    all.extend(layer_norm::variants());
     all.extend(peak::variants());
     all.sort();
     all.dedup();
