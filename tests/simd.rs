@@ -28,7 +28,7 @@ fn every_kernel_equals_its_twin_on_every_instruction_set() {
                     }
                 }
                 assert!(wrong.is_empty(), "{level:?} {compute:?} {threads} threads:\n{}", wrong.join("\n"));
-                assert_eq!(pollster::block_on(twins::judge_combine(&cpu)), Ok(7));
+                assert_eq!(pollster::block_on(twins::judge_combine(&cpu)), Ok(8));
             }
         }
     }
@@ -132,7 +132,7 @@ fn operands_that_do_not_fit_each_other_are_refused() {
     assert!(!panics(&|| int(8, 8, 3)) && !panics(&|| int(12, 12, 3)));
     assert!(panics(&|| int(8, 12, 3)) && panics(&|| int(12, 8, 3)));
     assert!(panics(&|| int(8, 8, 4)) && panics(&|| int(12, 12, 2)));
-    let shape = Conv2dShape { batch: 1, in_channels: 2, out_channels: 3, height: 4, width: 5 };
+    let shape = Conv2dShape { batch: 1, in_channels: 2, out_channels: 3, frames: 1, height: 4, width: 5 };
     let conv = |x: usize, out: usize| {
         let (x, weight, mut out) = (vec![0.0; x], vec![0.0; 54], vec![0.0; out]);
         conv2d(level, &threads, &x, &weight, &[0.0; 3], &mut out, &mut Lines::default(), &shape);

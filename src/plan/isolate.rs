@@ -3,8 +3,8 @@
 
 use super::lower::INT_ATTENTION_TOKENS;
 use super::{
-    Activation, Arithmetic, Gate, GateOf, Kernel, Matmul, Modulation, Op, Plan, Position, Program, Role, Rows,
-    SizeClass, Span, TensorId, WeightId, WeightUse, Window,
+    Activation, Arithmetic, FrameLayout, Frames, Gate, GateOf, Kernel, Matmul, Modulation, Op, Patches, Plan, Position,
+    Program, Role, Rows, SizeClass, Span, TensorId, WeightId, WeightUse, Window,
 };
 
 /// A kernel whatever its tensors and weights, and whether what it reads first and what it writes is quantised.
@@ -141,8 +141,12 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
     let mut kernel = kernel.clone();
     let width = |dim: usize| width(dim, widest);
     // A grid of patches, not square and odd where it can be.
-    let grid =
-        |height: usize, width: usize, patch: usize| [(height / patch).min(2) * patch, (width / patch).min(3) * patch];
+    let few = |patches: &mut Patches| {
+        let [frames, rows, columns] = patches.grid();
+        patches.frames = frames.min(2) * patches.depth;
+        (patches.height, patches.width) = (rows.min(2) * patches.size, columns.min(3) * patches.size);
+        patches.count()
+    };
     match &mut kernel {
         Kernel::Matmul(m) if m.window.is_some() => {
             let (window, batch) = m.window.map_or((Window::plain([1, 1]), 1), |w| shrunk_window(&w, m.size));
@@ -201,17 +205,15 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             (k.batch, k.tokens, k.at, k.dim) = (2, 13, 1, width(k.dim));
         }
         Kernel::PatchEmbed(k) => {
-            [k.height, k.width] = grid(k.height, k.width, k.patch);
             (k.images, k.batch, k.dim) = (1, 2, width(k.dim));
-            (k.at, k.tokens) = (1, 1 + (k.height / k.patch) * (k.width / k.patch));
+            (k.at, k.tokens) = (1, 1 + few(&mut k.patches));
         }
         Kernel::Unpatchify(k) => {
-            [k.height, k.width] = grid(k.height, k.width, k.patch);
             (k.batch, k.skip_tokens) = (2, k.skip_tokens.min(1));
-            k.tokens = k.skip_tokens + (k.height / k.patch) * (k.width / k.patch);
+            k.tokens = k.skip_tokens + few(&mut k.patches);
         }
         Kernel::Conv2d(k) => {
-            (k.batch, k.height, k.width) = (2, k.height.min(5), k.width.min(7));
+            (k.batch, k.frames, k.height, k.width) = (2, k.frames.min(3), k.height.min(5), k.width.min(7));
             (k.in_channels, k.out_channels) = (width(k.in_channels), width(k.out_channels));
         }
         Kernel::ImageTokens(k) => (k.batch, k.channels, k.pixels) = (2, width(k.channels), k.pixels.min(11)),
@@ -230,7 +232,7 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
 fn anonymous(kernel: &Kernel) -> Kernel {
     let mut kernel = kernel.clone();
     let (t, w) = (TensorId(0), WeightId(0));
-    let position = |p: Option<Position>| p.map(|_| Position { table: w, at: 0 });
+    let position = |p: Option<Position>| p.map(|p| Position { table: w, at: 0, ..p });
     match &mut kernel {
         Kernel::Matmul(m) => {
             (m.x, m.out, m.weight) = (t, t, w);
@@ -252,7 +254,7 @@ fn anonymous(kernel: &Kernel) -> Kernel {
             (k.first, k.rows) = (0, 1);
         }
         Kernel::CopyTokens(k) => (k.x, k.position, k.out) = (t, position(k.position), t),
-        Kernel::ResizedPositions(k) => (k.position, k.out) = (Position { table: w, at: 0 }, t),
+        Kernel::ResizedPositions(k) => (k.position, k.out) = (Position { table: w, at: 0, ..k.position }, t),
         Kernel::PatchEmbed(k) => {
             (k.image, k.weight, k.bias, k.position, k.out) = (t, w, k.bias.map(|_| w), position(k.position), t);
         }
@@ -264,6 +266,13 @@ fn anonymous(kernel: &Kernel) -> Kernel {
         Kernel::GroupNorm(k) => (k.x, k.scales, k.weight, k.bias, k.out) = (t, t, w, w, t),
     }
     kernel
+}
+
+/// Clips as they lie, an image as a clip of one frame: how, and the shape of so many.
+fn as_clip(p: &Patches, clips: usize) -> (Frames, [usize; 5]) {
+    let layout = if p.frames_first { FrameLayout::FramesFirst } else { FrameLayout::ChannelsFirst };
+    let [outer, inner] = if p.frames_first { [p.frames, p.channels] } else { [p.channels, p.frames] };
+    (Frames { patch: p.depth, layout }, [clips, outer, inner, p.height, p.width])
 }
 
 impl Kernel {
@@ -316,8 +325,11 @@ impl Isolated {
         self.plan.weight(format!("w{}", self.plan.weights.len()), shape, usage)
     }
 
-    fn position(&mut self, position: Option<Position>, rows: usize, dim: usize) -> Option<Position> {
-        position.map(|p| Position { table: self.weight(&[rows + 1, dim], WeightUse::Floats, p.table), at: 1 })
+    fn position(&mut self, position: Option<Position>, tokens: usize, dim: usize) -> Option<Position> {
+        position.map(|p| {
+            let p = Position { at: 1, ..p };
+            Position { table: self.weight(&[p.rows(tokens), dim], WeightUse::Floats, p.table), ..p }
+        })
     }
 
     /// Gates of so many items.
@@ -445,26 +457,30 @@ impl Isolated {
                 out
             }
             Kernel::PatchEmbed(ref k) => {
-                let image = self.input(&[k.images, k.channels, k.height, k.width]);
-                let shape = [k.dim, k.channels, k.patch, k.patch];
+                let (frames, shape) = as_clip(&k.patches, k.images);
+                let image = self.input(&shape);
+                let (patch, shape) = (k.patches.size, [k.dim, k.patches.channels, frames.patch]);
+                let shape = [shape[0], shape[1], shape[2], patch, patch];
                 let weight = self.weight(&shape, WeightUse::PatchKernel, k.weight);
                 let bias = k.bias.map(|bias| self.weight(&[k.dim], WeightUse::Floats, bias));
                 let position = self.position(k.position, k.tokens - k.at, k.dim);
                 let out = self.first_token(k.batch, k.tokens, k.dim);
-                self.plan.push(Op::PatchEmbed { image, weight, bias, position, patch: k.patch, out, at: k.at });
+                self.plan.push(Op::PatchEmbed { image, weight, bias, position, patch, frames, out, at: k.at });
                 out
             }
             Kernel::Unpatchify(ref k) => {
-                let x = self.input(&[k.batch, k.tokens, k.patch * k.patch * k.channels]);
-                let out = self.plan.scratch("", &[k.batch, k.channels, k.height, k.width]);
-                self.plan.push(Op::Unpatchify { x, patch: k.patch, skip_tokens: k.skip_tokens, out });
+                let x = self.input(&[k.batch, k.tokens, k.patches.pixels() * k.channels]);
+                let (frames, shape) = as_clip(&k.patches, k.batch);
+                let out = self.plan.scratch("", &shape);
+                let (patch, skip_tokens, first_channel) = (k.patches.size, k.skip_tokens, k.first_channel);
+                self.plan.push(Op::Unpatchify { x, patch, frames, skip_tokens, first_channel, out });
                 out
             }
             Kernel::Conv2d(ref k) => {
-                let x = self.input(&[k.batch, k.in_channels, k.height, k.width]);
+                let x = self.input(&[k.batch, k.in_channels, k.frames, k.height, k.width]);
                 let weight = self.weight(&[k.out_channels, k.in_channels, 3, 3], WeightUse::Floats, k.weight);
                 let bias = self.weight(&[k.out_channels], WeightUse::Floats, k.bias);
-                let out = self.plan.scratch("", &[k.batch, k.out_channels, k.height, k.width]);
+                let out = self.plan.scratch("", &[k.batch, k.out_channels, k.frames, k.height, k.width]);
                 self.plan.push(Op::Conv2d { x, weight, bias, out });
                 out
             }

@@ -85,9 +85,8 @@ impl Op {
             Op::CopyTokens { count, at, .. } => Some(at..at + count),
             Op::Linear { rows: Some(rows), .. } => Some(rows.at..rows.at + rows.count),
             Op::GroupMoments { x, slice, first, .. } => Some(2 * first..2 * (first + plan.shape(x)[1].div_ceil(slice))),
-            Op::PatchEmbed { image, patch, at, .. } => {
-                let s = plan.shape(image);
-                Some(at..at + (s[2] / patch) * (s[3] / patch))
+            Op::PatchEmbed { image, patch, frames, at, .. } => {
+                Some(at..at + frames.patches(plan.shape(image), patch).map_or(0, |patches| patches.count()))
             }
             _ => None,
         }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use uvit_web::cpu;
 use uvit_web::plan::{
-    Activation, GateOf, Modulation, Op, Plan, Position, Precision, Role, Rows, TensorId, Weight, WeightId, WeightUse,
+    Activation, Embedding, GateOf, Modulation, Op, Plan, Position, Precision, Role, Rows, TensorId, Weight, WeightId,
+    WeightUse,
 };
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::Dtype;
@@ -111,7 +112,7 @@ pub fn tied(precision: Precision, items: std::ops::Range<usize>) -> Recorded {
     let position = plan.weight("wpe.weight", &[1, dim], WeightUse::Floats);
     let learnt = plan.weight("class", &[dim], WeightUse::Floats);
     let tokens = plan.scratch("", &[batch, 2, dim]);
-    let position = Some(Position { table: position, at: 0 });
+    let position = Some(Position::plain(position, 0));
     plan.push(Op::Embedding { table, index: Some(index), position, out: tokens, at: 0 });
     plan.push(Op::Embedding { table: learnt, index: None, position, out: tokens, at: 1 });
     let normed = plan.layer_norm("norm", tokens, 1e-5);
@@ -274,19 +275,13 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             Op::Embedding { table, index, position, at, .. } => {
                 let count = index.and_then(|index| plan.shape(index).get(1)).copied().unwrap_or(1);
                 let [batch, tokens, dim] = *shape else { panic!("tokens") };
-                let (table, position) = (weight(table), position.map(|p| weight(p.table)));
-                cpu::embedding(
-                    &table,
-                    0,
-                    index.map(|index| values[&index].as_slice()),
-                    position.as_deref(),
-                    &mut result,
-                    at,
-                    count,
-                    batch,
-                    tokens,
-                    dim,
-                );
+                let (rows, positions) = (weight(table), position.map(|p| weight(p.table)));
+                let (first, out) = (0, op.writes());
+                let of_table = rows.len() / dim;
+                let kernel =
+                    Embedding { table, first, rows: of_table, index, position, out, at, count, batch, tokens, dim };
+                let index = index.map(|index| values[&index].as_slice());
+                cpu::embedding(&rows, index, positions.as_deref(), &mut result, &kernel);
             }
             ref other => panic!("{other:?} is not recorded here"),
         }
