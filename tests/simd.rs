@@ -132,7 +132,7 @@ fn operands_that_do_not_fit_each_other_are_refused() {
     assert!(!panics(&|| int(8, 8, 3)) && !panics(&|| int(12, 12, 3)));
     assert!(panics(&|| int(8, 12, 3)) && panics(&|| int(12, 8, 3)));
     assert!(panics(&|| int(8, 8, 4)) && panics(&|| int(12, 12, 2)));
-    let shape = Conv2dShape { batch: 1, in_channels: 2, out_channels: 3, height: 4, width: 5 };
+    let shape = Conv2dShape { batch: 1, in_channels: 2, out_channels: 3, frames: 1, height: 4, width: 5 };
     let conv = |x: usize, out: usize| {
         let (x, weight, mut out) = (vec![0.0; x], vec![0.0; 54], vec![0.0; out]);
         conv2d(level, &threads, &x, &weight, &[0.0; 3], &mut out, &mut Lines::default(), &shape);

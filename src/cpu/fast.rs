@@ -26,6 +26,7 @@ pub(super) enum Packed {
 pub(super) struct Scratch {
     quantized: Quantized,
     pixels: Lines<f32>,
+    positions: Vec<f32>,
     windows: Pixels,
     /// Whose pixels these are.
     windows_of: Option<TensorId>,
@@ -100,9 +101,9 @@ impl Launcher<'_> {
         }
     }
 
-    /// A table from the first token's row on.
-    fn positions(&self, position: Option<Position>, dim: usize) -> Result<Option<&[f32]>> {
-        position.map(|p| Ok(&self.floats(p.table)?.values()[p.at * dim..])).transpose()
+    /// A table of positions.
+    fn positions(&self, position: Option<Position>) -> Result<Option<&[f32]>> {
+        position.map(|p| Ok(self.floats(p.table)?.values())).transpose()
     }
 
     pub(super) fn launch(&self, memory: &mut Blocks<'_>, scratch: &mut Scratch, kernel: &Kernel) -> Result<()> {
@@ -152,9 +153,14 @@ impl Launcher<'_> {
                 }
             }
             Kernel::LayerNorm(k) => {
-                let [out, x] = memory.tensors([k.out, k.x])?;
-                let (weight, bias) = (self.floats(k.weight)?, self.floats(k.bias)?);
-                uvit_simd::layer_norm(level, threads, x, weight, bias, k.eps, out, k.dim);
+                let [out, x, vector, _] =
+                    memory.tensors_or_empty([k.out, k.x], [k.modulation.map(|m| m.vector), None])?;
+                let affine = match k.affine {
+                    Some((weight, bias)) => Some((self.floats(weight)?.values(), self.floats(bias)?.values())),
+                    None => None,
+                };
+                let modulation = k.modulation.map(|m| (&*vector, m.shift, m.scale));
+                uvit_simd::layer_norm(level, threads, x, affine, modulation, k.eps, out, k.tokens, k.dim);
             }
             Kernel::Attention(k) => {
                 let [out, qkv] = memory.tensors([k.out, k.qkv])?;
@@ -190,8 +196,8 @@ impl Launcher<'_> {
             Kernel::Conv2d(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
                 let (weight, bias) = (self.floats(k.weight)?.values(), self.floats(k.bias)?.values());
-                let Conv2d { batch, in_channels, out_channels, height, width, .. } = *k;
-                let shape = Conv2dShape { batch, in_channels, out_channels, height, width };
+                let Conv2d { batch, in_channels, out_channels, frames, height, width, .. } = *k;
+                let shape = Conv2dShape { batch, in_channels, out_channels, frames, height, width };
                 uvit_simd::conv2d(level, threads, x, weight, bias, out, &mut scratch.pixels, &shape);
             }
             Kernel::PatchEmbed(k) => {
@@ -200,11 +206,17 @@ impl Launcher<'_> {
                     return Err(Error::internal("a patch kernel is not packed as a matrix"));
                 };
                 let bias = k.bias.map(|bias| self.floats(bias)).transpose()?;
-                let position = self.positions(k.position, k.dim)?;
-                let patches = (k.height / k.patch) * (k.width / k.patch);
-                let position = position.map(|position| &position[..patches * k.dim]);
-                let PatchEmbed { at, patch, batch, images, channels, height, width, tokens, dim, .. } = *k;
-                let shape = PatchShape { at, patch, batch, images, channels, height, width, tokens, dim };
+                // Every item takes the same rows, which may lie anywhere in the table: a matrix of their own.
+                scratch.positions.clear();
+                if let Some(position) = k.position {
+                    let table = self.floats(position.table)?.values();
+                    for patch in 0..k.patches.count() {
+                        scratch.positions.extend_from_slice(&table[position.row(patch) * k.dim..][..k.dim]);
+                    }
+                }
+                let position = k.position.map(|_| scratch.positions.as_slice());
+                let PatchEmbed { patches, at, batch, images, tokens, dim, .. } = *k;
+                let shape = PatchShape { patches, at, batch, images, tokens, dim };
                 uvit_simd::patch_embed(level, threads, image, w, bias, position, out, &mut scratch.pixels, &shape);
             }
             Kernel::GroupMoments(k) => {
@@ -228,17 +240,16 @@ impl Launcher<'_> {
             }
             Kernel::Embedding(k) => {
                 let (out, index) = memory.indexed(k.out, k.index)?;
-                let (table, position) = (self.floats(k.table)?.values(), self.positions(k.position, k.dim)?);
-                let table = &table[k.first * k.dim..][..k.rows * k.dim];
-                embedding(table, k.first, index, position, out, k.at, k.count, k.batch, k.tokens, k.dim);
+                let (table, position) = (self.floats(k.table)?.values(), self.positions(k.position)?);
+                embedding(&table[k.first * k.dim..][..k.rows * k.dim], index, position, out, k);
             }
             Kernel::CopyTokens(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
-                copy_tokens(x, self.positions(k.position, k.dim)?, out, k);
+                copy_tokens(x, self.positions(k.position)?, out, k);
             }
             Kernel::ResizedPositions(k) => {
                 let [out] = memory.tensors([k.out])?;
-                resized_positions(&self.floats(k.position.table)?.values()[k.position.at * k.dim..], out, k);
+                resized_positions(self.floats(k.position.table)?.values(), out, k);
             }
             Kernel::Unpatchify(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;

@@ -60,8 +60,7 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
         Stored::Floats(values) => values.as_slice(),
         Stored::Int(..) | Stored::Groups(..) => &[],
     };
-    let positions =
-        |position: Option<Position>, dim: usize| position.map(|position| &weight(position.table)[position.at * dim..]);
+    let positions = |position: Option<Position>| position.map(|position| weight(position.table));
     match kernel {
         Kernel::Matmul(m) => {
             let bias = m.bias.map(weight);
@@ -117,8 +116,10 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
             }
         }
         Kernel::LayerNorm(k) => {
-            let [out, x] = memory.tensors([k.out, k.x])?;
-            layer_norm(x, weight(k.weight), weight(k.bias), k.eps, out, k.rows, k.dim);
+            let [out, x, vector, _] = memory.tensors_or_empty([k.out, k.x], [k.modulation.map(|m| m.vector), None])?;
+            let affine = k.affine.map(|(gain, bias)| (weight(gain), weight(bias)));
+            let modulation = k.modulation.map(|m| (&*vector, m.shift, m.scale));
+            layer_norm(x, affine, modulation, k.eps, out, k.tokens, k.dim);
         }
         Kernel::Attention(k) => {
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;
@@ -154,30 +155,19 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
         Kernel::Embedding(k) => {
             let (out, index) = memory.indexed(k.out, k.index)?;
             let table = &weight(k.table)[k.first * k.dim..][..k.rows * k.dim];
-            embedding(
-                table,
-                k.first,
-                index,
-                positions(k.position, k.dim),
-                out,
-                k.at,
-                k.count,
-                k.batch,
-                k.tokens,
-                k.dim,
-            );
+            embedding(table, index, positions(k.position), out, k);
         }
         Kernel::CopyTokens(k) => {
             let [out, x] = memory.tensors([k.out, k.x])?;
-            copy_tokens(x, positions(k.position, k.dim), out, k);
+            copy_tokens(x, positions(k.position), out, k);
         }
         Kernel::ResizedPositions(k) => {
             let [out] = memory.tensors([k.out])?;
-            resized_positions(&weight(k.position.table)[k.position.at * k.dim..], out, k);
+            resized_positions(weight(k.position.table), out, k);
         }
         Kernel::PatchEmbed(k) => {
             let [out, image] = memory.tensors([k.out, k.image])?;
-            patch_embed(image, weight(k.weight), k.bias.map(weight), positions(k.position, k.dim), out, k);
+            patch_embed(image, weight(k.weight), k.bias.map(weight), positions(k.position), out, k);
         }
         Kernel::Unpatchify(k) => {
             let [out, x] = memory.tensors([k.out, k.x])?;

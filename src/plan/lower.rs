@@ -348,6 +348,7 @@ fn unalias(kernels: Vec<Kernel>, views: &mut Vec<View>) -> Vec<Kernel> {
         let operands = match &mut kernel {
             Kernel::Matmul(m) => [Some(&mut m.x), m.x2.as_mut(), m.residual.as_mut()],
             Kernel::Elementwise(k) => [Some(&mut k.a), k.b.as_mut(), None],
+            Kernel::LayerNorm(k) => [Some(&mut k.x), k.modulation.as_mut().map(|m| &mut m.vector), None],
             _ => [None, None, None],
         };
         for operand in operands.into_iter().flatten() {
@@ -405,9 +406,10 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let (batch, channels, pixels) = (s[0], s[1], s[2] * s[3]);
             Kernel::ImageTokens(ImageTokens { image, out, batch, channels, pixels })
         }
-        Op::LayerNorm { x, weight, bias, eps, out } => {
+        Op::LayerNorm { x, affine, modulation, eps, out } => {
             let (rows, dim) = rows_of(plan, x);
-            Kernel::LayerNorm(LayerNorm { x, weight, bias, eps, out, rows, dim })
+            let tokens = rows / plan.shape(x)[0];
+            Kernel::LayerNorm(LayerNorm { x, affine, modulation, eps, out, rows, tokens, dim })
         }
         Op::Attention { qkv, heads, causal, out } => {
             let s = plan.shape(out);
@@ -478,8 +480,10 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let (batch, tokens, dim) = (s[0], s[1], s[2]);
             Kernel::ResizedPositions(ResizedPositions { position, from, to, out, at, batch, tokens, dim })
         }
-        Op::PatchEmbed { image, weight, bias, position, patch, out, at } => {
+        Op::PatchEmbed { image, weight, bias, position, patch, frames, out, at } => {
             let (s, image_shape) = (plan.shape(out), plan.shape(image));
+            let patches = frames.patches(image_shape, patch).unwrap_or(NO_PATCHES);
+            let (batch, images, tokens, dim) = (s[0], image_shape[0], s[1], s[2]);
             Kernel::PatchEmbed(PatchEmbed {
                 image,
                 weight,
@@ -487,46 +491,32 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
                 position,
                 out,
                 at,
-                patch,
-                batch: s[0],
-                images: image_shape[0],
-                channels: image_shape[1],
-                height: image_shape[2],
-                width: image_shape[3],
-                tokens: s[1],
-                dim: s[2],
+                patches,
+                batch,
+                images,
+                tokens,
+                dim,
             })
         }
-        Op::Unpatchify { x, patch, skip_tokens, out } => {
-            let s = plan.shape(out);
-            Kernel::Unpatchify(Unpatchify {
-                x,
-                out,
-                patch,
-                skip_tokens,
-                batch: s[0],
-                channels: s[1],
-                height: s[2],
-                width: s[3],
-                tokens: plan.shape(x)[1],
-            })
+        Op::Unpatchify { x, patch, frames, skip_tokens, first_channel, out } => {
+            let (s, o) = (plan.shape(x), plan.shape(out));
+            let patches = frames.patches(o, patch).unwrap_or(NO_PATCHES);
+            let (batch, tokens, channels) = (s[0], s[1], s[2] / patches.pixels());
+            Kernel::Unpatchify(Unpatchify { x, out, patches, skip_tokens, channels, first_channel, batch, tokens })
         }
         Op::Conv2d { x, weight, bias, out } => {
             let (s, o) = (plan.shape(x), plan.shape(out));
-            Kernel::Conv2d(Conv2d {
-                x,
-                weight,
-                bias,
-                out,
-                batch: s[0],
-                in_channels: s[1],
-                out_channels: o[1],
-                height: s[2],
-                width: s[3],
-            })
+            let (batch, in_channels, out_channels) = (s[0], s[1], o[1]);
+            let (height, width) = (s[s.len() - 2], s[s.len() - 1]);
+            let frames = s[2..s.len() - 2].iter().product();
+            Kernel::Conv2d(Conv2d { x, weight, bias, out, batch, in_channels, out_channels, frames, height, width })
         }
     }
 }
+
+/// What a Plan that was not checked may be cut into.
+const NO_PATCHES: Patches =
+    Patches { channels: 0, frames: 1, height: 1, width: 1, size: 1, depth: 1, frames_first: false };
 
 fn elementwise(
     plan: &Plan,

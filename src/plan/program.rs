@@ -1,8 +1,8 @@
 //! The lowered form of a Plan: kernels with all their sizes, and where every tensor lies.
 
-pub use uvit_simd::{Activation, Window};
+pub use uvit_simd::{Activation, Patches, Window};
 
-use super::{Arithmetic, Compute, Form, PACK_GROUP, Position, Role, TensorId, Weight, WeightId};
+use super::{Arithmetic, Compute, Form, Modulation, PACK_GROUP, Position, Role, TensorId, Weight, WeightId};
 use std::ops::Range;
 
 /// What a device can do, as far as lowering cares.
@@ -23,10 +23,10 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Elements from one row of a tensor of floats to the next: rows of tokens are filled up, those of images are not.
+    /// Elements from one row of a tensor of floats to the next: rows of tokens are filled up, those of images and clips are not.
     pub fn row_stride(&self, shape: &[usize]) -> usize {
         let dim = *shape.last().unwrap_or(&1);
-        if shape.len() == 4 { dim } else { dim.next_multiple_of(self.row_align) }
+        if shape.len() >= 4 { dim } else { dim.next_multiple_of(self.row_align) }
     }
 
     /// The CPU: dense rows, tensors on a cache line's boundary, and what one allocation may have.
@@ -186,11 +186,13 @@ impl SizeClass {
 #[allow(missing_docs)]
 pub struct LayerNorm {
     pub x: TensorId,
-    pub weight: WeightId,
-    pub bias: WeightId,
+    pub affine: Option<(WeightId, WeightId)>,
+    pub modulation: Option<Modulation>,
     pub eps: f32,
     pub out: TensorId,
     pub rows: usize,
+    /// Rows of an item.
+    pub tokens: usize,
     pub dim: usize,
 }
 
@@ -320,12 +322,9 @@ pub struct PatchEmbed {
     pub position: Option<Position>,
     pub out: TensorId,
     pub at: usize,
-    pub patch: usize,
+    pub patches: Patches,
     pub batch: usize,
     pub images: usize,
-    pub channels: usize,
-    pub height: usize,
-    pub width: usize,
     pub tokens: usize,
     pub dim: usize,
 }
@@ -336,12 +335,13 @@ pub struct PatchEmbed {
 pub struct Unpatchify {
     pub x: TensorId,
     pub out: TensorId,
-    pub patch: usize,
+    /// Of out.
+    pub patches: Patches,
     pub skip_tokens: usize,
-    pub batch: usize,
+    /// Of the tokens' channels, how many there are, and which is the first of out.
     pub channels: usize,
-    pub height: usize,
-    pub width: usize,
+    pub first_channel: usize,
+    pub batch: usize,
     pub tokens: usize,
 }
 
@@ -356,6 +356,7 @@ pub struct Conv2d {
     pub batch: usize,
     pub in_channels: usize,
     pub out_channels: usize,
+    pub frames: usize,
     pub height: usize,
     pub width: usize,
 }
@@ -484,9 +485,12 @@ impl Kernel {
             Kernel::CachedAttention(k) => {
                 format!("{} x {} heads x {} of {} x {}", k.batch, k.heads, k.tokens, k.most, k.head_dim)
             }
-            Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch, k.out_channels, k.height, k.width),
+            Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch * k.frames, k.out_channels, k.height, k.width),
             Kernel::PatchEmbed(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
-            Kernel::Unpatchify(k) => format!("{} x {} x {} x {}", k.batch, k.channels, k.height, k.width),
+            Kernel::Unpatchify(k) => {
+                let p = &k.patches;
+                format!("{} x {} x {} x {}", k.batch * p.frames, p.channels, p.height, p.width)
+            }
             Kernel::Embedding(k) => format!("{} x {}", k.batch * k.count, k.dim),
             Kernel::CopyTokens(k) => format!("{} x {} x {}", k.batch, k.count, k.dim),
             Kernel::ResizedPositions(k) => format!("{} x {} x {} x {}", k.batch, k.to[0], k.to[1], k.dim),
@@ -533,7 +537,7 @@ impl Kernel {
     pub fn reads(&self) -> Vec<TensorId> {
         match self {
             Kernel::Matmul(m) => [Some(m.x), m.x2, m.residual].into_iter().flatten().collect(),
-            Kernel::LayerNorm(k) => vec![k.x],
+            Kernel::LayerNorm(k) => [Some(k.x), k.modulation.map(|m| m.vector)].into_iter().flatten().collect(),
             Kernel::Attention(k) => vec![k.qkv],
             Kernel::WriteCache(k) => vec![k.qkv, k.places],
             Kernel::CachedAttention(k) => vec![k.qkv, k.cache, k.places, k.positions],

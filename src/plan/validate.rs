@@ -17,9 +17,8 @@ impl Op {
             Op::Convolution { weight, bias, .. } => {
                 [Some((weight, Matrix)), bias.map(|bias| (bias, Floats))].into_iter().flatten().collect()
             }
-            Op::LayerNorm { weight, bias, .. }
-            | Op::GroupNorm { weight, bias, .. }
-            | Op::Conv2d { weight, bias, .. } => {
+            Op::LayerNorm { affine, .. } => affine.map_or(Vec::new(), |(w, b)| vec![(w, Floats), (b, Floats)]),
+            Op::GroupNorm { weight, bias, .. } | Op::Conv2d { weight, bias, .. } => {
                 vec![(weight, Floats), (bias, Floats)]
             }
             Op::Embedding { table, position, .. } => with(position, &[(table, Floats)]),
@@ -83,9 +82,8 @@ impl Op {
             Op::Embedding { index, at, .. } => Some(at..at + plan.indexed(index)),
             Op::CopyTokens { count, at, .. } => Some(at..at + count),
             Op::GroupMoments { x, slice, first, .. } => Some(2 * first..2 * (first + plan.shape(x)[1].div_ceil(slice))),
-            Op::PatchEmbed { image, patch, at, .. } => {
-                let s = plan.shape(image);
-                Some(at..at + (s[2] / patch) * (s[3] / patch))
+            Op::PatchEmbed { image, patch, frames, at, .. } => {
+                Some(at..at + frames.patches(plan.shape(image), patch).map_or(0, |patches| patches.count()))
             }
             _ => None,
         }

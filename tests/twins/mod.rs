@@ -3,8 +3,8 @@
 
 use half::f16;
 use uvit_web::plan::{
-    Activation, Arithmetic, Arrangement, Attention, Compute, Kernel, Matmul, Op, Plan, Position, Precision, Role,
-    TensorId, WeightId, WeightUse, Window, lower,
+    Activation, Arithmetic, Arrangement, Attention, Compute, FrameLayout, Frames, Kernel, Matmul, Modulation, Op, Plan,
+    Position, Precision, Role, TensorId, WeightId, WeightUse, Window, lower,
 };
 use uvit_web::runtime::{Device, Loading, Session, State, Term};
 use uvit_web::sampler::TorchGenerator;
@@ -181,6 +181,7 @@ pub fn cases(compute: Compute) -> Vec<Case> {
     elementwise(&mut all);
     tokens(&mut all);
     images(&mut all);
+    clips(&mut all);
     convolutions(&mut all);
     group_norms(&mut all);
     all
@@ -234,7 +235,7 @@ fn quantised(all: &mut Vec<Case>) {
             let x = case.input(&[1, rows, k]);
             let (weight, bias) = (case.floats(&[k], WeightUse::Floats), case.floats(&[k], WeightUse::Floats));
             let normed = case.plan.scratch("", &[1, rows, k]);
-            case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: normed });
+            case.plan.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps: 1e-5, out: normed });
             let up = case.narrow(normed, hidden, stored, rows == 66);
             let activated = case.plan.scratch("", &[1, rows, hidden]);
             let gelu = hidden != 80;
@@ -246,6 +247,16 @@ fn quantised(all: &mut Vec<Case>) {
             case.plan.push(Op::Add { a: residual, b: down, out });
             all.push(case);
         }
+    }
+    for (items, tokens, dim, n) in [(1, 1, 16, 3), (3, 7, 48, 5), (2, 66, 144, 36)] {
+        let mut case = Case::new(format!("w8a8 of a modulated norm [{items}, {tokens}, {dim}] x {n}"));
+        let (x, vector) = (case.input(&[items, tokens, dim]), case.input(&[items, 1, 3 * dim]));
+        let modulation = Modulation { vector, shift: 2 * dim, scale: dim };
+        let normed = case.plan.modulated_norm("", x, modulation, 1e-6);
+        let multiplied = case.narrow(normed, n, ("q8", 0), true);
+        let out = case.output(&[items, tokens, n]);
+        case.plan.push(Op::Activate { activation: Activation::Gelu, x: multiplied, out });
+        all.push(case);
     }
     for (batch, tokens, heads, head_dim) in [(1, 1, 1, 16), (2, 7, 3, 32), (1, 66, 2, 64), (2, 5, 1, 128)] {
         let mut case = Case::new(format!("w8a8 attention [{batch}, {tokens}, {heads} x {head_dim}]"));
@@ -282,7 +293,13 @@ fn quantised_copies(all: &mut Vec<Case>) {
                 _ => {
                     let (weight, bias) =
                         (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
-                    case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: made });
+                    case.plan.push(Op::LayerNorm {
+                        x,
+                        affine: Some((weight, bias)),
+                        modulation: None,
+                        eps: 1e-5,
+                        out: made,
+                    });
                     made
                 }
             };
@@ -311,8 +328,29 @@ fn layer_norms(all: &mut Vec<Case>) {
         let x = case.input(&[1, rows, dim]);
         let (weight, bias) = (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
         let out = case.output(&[1, rows, dim]);
-        case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out });
+        case.plan.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps: 1e-5, out });
         all.push(case);
+    }
+    // Modulated: shift and scale anywhere in vectors that need not hold both alone; with weights and without.
+    for (items, tokens, dim, width, shift, scale) in [
+        (1, 1, 4, 8, 0, 4),
+        (2, 7, 72, 432, 216, 288),
+        (3, 66, 256, 517, 256, 0),
+        (5, 3, 36, 36, 0, 0),
+        (3, 1, 12, 30, 8, 16),
+    ] {
+        for with_weights in [false, true] {
+            let kind = if with_weights { ", affine" } else { "" };
+            let mut case = Case::new(format!("modulated layer_norm [{items}, {tokens}, {dim}]{kind}"));
+            let x = case.input(&[items, tokens, dim]);
+            let vector = case.input(&[items, 1, width]);
+            let affine =
+                with_weights.then(|| (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats)));
+            let out = case.output(&[items, tokens, dim]);
+            let modulation = Some(Modulation { vector, shift, scale });
+            case.plan.push(Op::LayerNorm { x, affine, modulation, eps: 1e-6, out });
+            all.push(case);
+        }
     }
 }
 
@@ -412,17 +450,19 @@ fn tokens(all: &mut Vec<Case>) {
         // Label, two copied tokens, patches; then patches whose positions are of another grid.
         let tokens = 3 + 2 * patches;
         let table = case.floats(&[1, 7 + tokens, dim], WeightUse::Floats);
-        let position = |at: usize| (images != 2).then_some(Position { table, at });
+        let position = |at: usize| (images != 2).then_some(Position::plain(table, at));
         let labels = case.floats(&[3, dim], WeightUse::Floats);
         let weight = case.floats(&[dim, channels, patch, patch], WeightUse::PatchKernel);
         let bias = case.floats(&[dim], WeightUse::Floats);
         let out = case.output(&[batch, tokens, dim]);
         case.plan.push(Op::Embedding { table: labels, index: Some(index), position: position(5), out, at: 0 });
         case.plan.push(Op::CopyTokens { x, from: 1, count: 2, position: position(0), out, at: 1 });
-        case.plan.push(Op::PatchEmbed { image, weight, bias: Some(bias), position: position(7), patch, out, at: 3 });
+        let frames = Frames::NONE;
+        let (bias, position) = (Some(bias), position(7));
+        case.plan.push(Op::PatchEmbed { image, weight, bias, position, patch, frames, out, at: 3 });
         let at = 3 + patches;
-        case.plan.push(Op::PatchEmbed { image, weight, bias: Some(bias), position: None, patch, out, at });
-        let (position, side) = (Position { table, at: 1 }, side / patch);
+        case.plan.push(Op::PatchEmbed { image, weight, bias, position: None, patch, frames, out, at });
+        let (position, side) = (Position::plain(table, 1), side / patch);
         case.plan.push(Op::ResizedPositions { position, from: [2, 3], to: [side, side], out, at });
         all.push(case);
     }
@@ -435,14 +475,15 @@ fn tokens(all: &mut Vec<Case>) {
         let image = case.input(&[batch, channels, side, side]);
         let tokens = 2 + (side / patch) * (side / patch);
         let table = case.floats(&[tokens, dim], WeightUse::Floats);
-        let position = |at: usize| placed.then_some(Position { table, at });
+        let position = |at: usize| placed.then_some(Position::plain(table, at));
         let class = case.floats(&[dim], WeightUse::Floats);
         let weight = case.floats(&[dim, channels, patch, patch], WeightUse::PatchKernel);
         let x = case.input(&[batch, 1, dim]);
         let out = case.output(&[batch, tokens, dim]);
         case.plan.push(Op::CopyTokens { x, from: 0, count: 1, position: None, out, at: 0 });
         case.plan.push(Op::Embedding { table: class, index: None, position: position(1), out, at: 1 });
-        case.plan.push(Op::PatchEmbed { image, weight, bias: None, position: position(2), patch, out, at: 2 });
+        let frames = Frames::NONE;
+        case.plan.push(Op::PatchEmbed { image, weight, bias: None, position: position(2), patch, frames, out, at: 2 });
         all.push(case);
     }
     // Words of a text, all of an item at once.
@@ -456,10 +497,82 @@ fn tokens(all: &mut Vec<Case>) {
         case.plan.push(Op::Embedding {
             table: words,
             index: Some(index),
-            position: Some(Position { table, at: 2 }),
+            position: Some(Position::plain(table, 2)),
             out,
             at: 0,
         });
+        all.push(case);
+    }
+}
+
+/// Clips to tokens and back, in both layouts, with every way in which rows of a table follow tokens.
+fn clips(all: &mut Vec<Case>) {
+    for (clips, copies, channels, [frames, height, width], [depth, patch], dim, layout) in [
+        (1, 1, 1, [1, 3, 3], [1, 3], 4, FrameLayout::ChannelsFirst),
+        (2, 2, 3, [6, 4, 10], [2, 2], 36, FrameLayout::ChannelsFirst),
+        (1, 2, 1, [9, 6, 3], [3, 3], 72, FrameLayout::ChannelsFirst),
+        (1, 2, 5, [3, 6, 9], [1, 3], 36, FrameLayout::FramesFirst),
+        (2, 1, 4, [6, 5, 10], [2, 5], 20, FrameLayout::FramesFirst),
+    ] {
+        let name = format!("{clips} x {copies} clips {channels} x [{frames}, {height}, {width}]");
+        let mut case = Case::new(format!("patches of {name} / [{depth}, {patch}^2], {dim} wide, {layout:?}"));
+        let first = layout == FrameLayout::FramesFirst;
+        let of_clip = |channels| if first { [frames, channels] } else { [channels, frames] };
+        let shape = |n: usize, channels| [n, of_clip(channels)[0], of_clip(channels)[1], height, width];
+        let image = case.input(&shape(clips, channels));
+        let (rows, columns) = (height / patch, width / patch);
+        let (of_frame, all_frames) = (rows * columns, frames / depth);
+        let (batch, patches) = (clips * copies, of_frame * all_frames);
+        let tokens = 1 + 5 * patches;
+        let table = case.floats(&[3 + (columns + 2) * (rows * all_frames + 2), dim], WeightUse::Floats);
+        let kernel = if depth == 1 && first {
+            vec![dim, channels, patch, patch]
+        } else {
+            vec![dim, channels, depth, patch, patch]
+        };
+        let weight = case.floats(&kernel, WeightUse::PatchKernel);
+        let x = case.input(&[batch, patches, dim]);
+        let out = case.output(&[batch, tokens, dim]);
+        let plain = Position::plain(table, 2);
+        // As wide as a row of patches in a wider grid; the same for every frame; one a frame.
+        let crop = Position { width: columns, stride: columns + 2, inner: 1, ..plain };
+        let same = Position { width: of_frame, stride: 0, inner: 1, ..plain };
+        let each = Position { width: of_frame, ..plain };
+        let frames = Frames { patch: depth, layout };
+        let index = case.plan.tensor("", &[batch, patches], Role::Indices);
+        case.indices.push((index, (0..(batch * patches) as u32).map(|i| i * 5 % 3).collect()));
+        let words = case.floats(&[3, dim], WeightUse::Floats);
+        case.plan.push(Op::CopyTokens { x, from: 0, count: 1, position: None, out, at: 0 });
+        for (i, position) in [Some(crop), Some(same), None].into_iter().enumerate() {
+            let at = 1 + i * patches;
+            case.plan.push(Op::PatchEmbed { image, weight, bias: None, position, patch, frames, out, at });
+        }
+        let at = 1 + 3 * patches;
+        case.plan.push(Op::CopyTokens { x, from: 0, count: patches, position: Some(each), out, at });
+        let at = at + patches;
+        case.plan.push(Op::Embedding { table: words, index: Some(index), position: Some(crop), out, at });
+        // From a grid inside of a larger one.
+        let grid = Position { width: 3, stride: 5, inner: 1, ..plain };
+        let (from, to) = ([1, 3], [rows, columns]);
+        case.plan.push(Op::ResizedPositions { position: grid, from, to, out, at: 1 + 2 * patches });
+        all.push(case);
+
+        // Tokens of which a part of the channels is wanted.
+        for (all_channels, first_channel) in [(channels, 0), (2 * channels + 1, channels)] {
+            let mut case = Case::new(format!("unpatchify {name} / [{depth}, {patch}^2] of {all_channels}, {layout:?}"));
+            let x = case.input(&[batch, 2 + patches, depth * patch * patch * all_channels]);
+            let out = case.output(&shape(batch, channels));
+            case.plan.push(Op::Unpatchify { x, patch, frames, skip_tokens: 2, first_channel, out });
+            all.push(case);
+        }
+    }
+    for (batch, from, to, frames, height, width) in [(1, 1, 1, 3, 2, 1), (2, 3, 2, 2, 5, 9), (1, 2, 4, 4, 1, 33)] {
+        let mut case = Case::new(format!("conv2d [{batch}, {from} -> {to}, {frames}, {height}, {width}]"));
+        let x = case.input(&[batch, from, frames, height, width]);
+        let weight = case.floats(&[to, from, 3, 3], WeightUse::Floats);
+        let bias = case.floats(&[to], WeightUse::Floats);
+        let out = case.output(&[batch, to, frames, height, width]);
+        case.plan.push(Op::Conv2d { x, weight, bias, out });
         all.push(case);
     }
 }
@@ -471,7 +584,8 @@ fn images(all: &mut Vec<Case>) {
         let tokens = extras + (side / patch) * (side / patch);
         let x = case.input(&[batch, tokens, patch * patch * channels]);
         let out = case.output(&[batch, channels, side, side]);
-        case.plan.push(Op::Unpatchify { x, patch, skip_tokens: extras, out });
+        let frames = Frames::NONE;
+        case.plan.push(Op::Unpatchify { x, patch, frames, skip_tokens: extras, first_channel: 0, out });
         all.push(case);
     }
     for (batch, from, to, height, width) in [(1, 1, 1, 1, 1), (2, 3, 3, 3, 7), (1, 4, 5, 1, 66), (1, 3, 3, 72, 33)] {
