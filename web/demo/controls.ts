@@ -69,6 +69,8 @@ const TITLES: Record<string, string> = {
   linspace: 'Training steps, both ends',
   leading: 'Training steps, leading',
   trailing: 'Training steps, trailing',
+  respaced: 'Training steps, respaced',
+  strided: 'Training steps, strided',
   fluent3d: 'Fluent 3D',
 };
 
