@@ -28,7 +28,7 @@ fn every_kernel_equals_its_twin_on_every_instruction_set() {
                     }
                 }
                 assert!(wrong.is_empty(), "{level:?} {compute:?} {threads} threads:\n{}", wrong.join("\n"));
-                assert_eq!(pollster::block_on(twins::judge_combine(&cpu)), Ok(7));
+                assert_eq!(pollster::block_on(twins::judge_combine(&cpu)), Ok(8));
             }
         }
     }

@@ -180,9 +180,9 @@ impl Config {
             ports.push(Port { name, kind: PortKind::Output, tensor });
         }
         let sampled = vec![
-            Sampled { input: img, time: t_img, output: img_out },
-            Sampled { input: clip_img, time: t_img, output: clip_img_out },
-            Sampled { input: text, time: t_text, output: text_out },
+            Sampled { input: img, time: t_img, output: img_out, variance: None },
+            Sampled { input: clip_img, time: t_img, output: clip_img_out, variance: None },
+            Sampled { input: text, time: t_text, output: text_out, variance: None },
         ];
         Ok(Recording { plan, ports, sampled })
     }

@@ -117,7 +117,7 @@ impl Config {
         let indices = PortKind::Indices { of: classes };
         ports.extend(label.map(|tensor| Port { name: "y", kind: indices, tensor }));
         ports.push(Port { name: "out", kind: PortKind::Output, tensor: out });
-        Ok(Recording { plan, ports, sampled: vec![Sampled { input: x, time, output: out }] })
+        Ok(Recording { plan, ports, sampled: vec![Sampled { input: x, time, output: out, variance: None }] })
     }
 
     /// See [`super::Network::inner_blocks`].

@@ -105,7 +105,7 @@ impl Config {
             Port { name: "context", kind: PortKind::Floats, tensor: context },
             Port { name: "out", kind: PortKind::Output, tensor: out },
         ];
-        Ok(Recording { plan, ports, sampled: vec![Sampled { input: x, time, output: out }] })
+        Ok(Recording { plan, ports, sampled: vec![Sampled { input: x, time, output: out, variance: None }] })
     }
 
     /// See [`super::Network::inner_blocks`].

@@ -24,7 +24,7 @@ pub use program::{
     SizeClass, Unpatchify, View, Window, WriteCache,
 };
 
-pub use state::{Slot, StateLayout};
+pub use state::{Mix, Slot, StateLayout};
 
 /// A tensor of one Plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -594,7 +594,33 @@ pub async fn judge_combine(device: &Device) -> Result<usize, String> {
     if got[0][1] != 8.1 || got[0][2] != 0.3 {
         return Err(format!("blending gives {:?}", &got[0][..3]));
     }
-    Ok(judged + 2)
+    let mut got = Vec::new();
+    for device in [device, &Device::reference()] {
+        got.push(spread(device).await.map_err(|e| e.to_string())?);
+    }
+    compare("spread", &got[0], &got[1], tolerance(&[]))?;
+    // exp(0.25 - 0.25) is 1: what the noise adds there is the noise.
+    if (got[0][1] - 8.6).abs() > 1e-5 || (got[0][2] - 8.5).abs() > 1e-5 {
+        return Err(format!("spreading gives {:?}", &got[0][..3]));
+    }
+    Ok(judged + 3)
+}
+
+/// `out + exp(0.25 + 0.5 variance) * sum` over an odd number of values.
+async fn spread(device: &Device) -> uvit_web::Result<Vec<f32>> {
+    let mut random = TorchGenerator::new(2);
+    let elements = 77;
+    let tensors: Vec<_> = ["out", "variance", "noise"].map(|name| (name.to_string(), vec![1, 1, 1, elements])).into();
+    let state = State::new(device, &tensors).await?;
+    let mut values = ["out", "variance", "noise"].map(|_| random.randn_f32(elements));
+    (values[0][1], values[1][1], values[2][1]) = (8.1, -0.5, 0.5);
+    (values[0][2], values[1][2], values[2][2]) = (8.5, 1.5, 0.0);
+    for ((name, _), values) in tensors.iter().zip(&values) {
+        state.write(name, values)?;
+    }
+    let noise = Term { tensor: "noise", from: 0, coefficient: 1.0 };
+    state.spread("out", "variance", elements, &[noise], [0.25, 0.5])?;
+    state.read("out").await
 }
 
 /// `out = mask * out + (1 - mask) * sum` over an odd number of values.
