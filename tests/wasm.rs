@@ -193,7 +193,7 @@ fn words_become_the_reference_implementations_ids() {
     for case in cases {
         let text = case["text"].as_str().unwrap();
         let want: Vec<u32> = case["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
-        let ids = tokenizer.encode(text, 77, tokenizer.end()).ids;
+        let ids = tokenizer.encode(text, 77, &tokenizer.end().into()).ids;
         assert_eq!(ids[..want.len()], want, "{text:?}");
         assert!(ids[want.len()..].iter().all(|&id| id == tokenizer.end()), "{text:?}");
     }

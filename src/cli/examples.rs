@@ -88,7 +88,8 @@ impl Texts {
         {
             let Some(part) = parts.iter_mut().find(|part| part.source.component == name) else { continue };
             if name == TEXT_ENCODER {
-                let encode = |text: &String| tokenizer.encode(text, part.network.tokens(), tokenizer.end()).ids;
+                let pad = tokenizer.padding(part.network.pad_token());
+                let encode = |text: &String| tokenizer.encode(text, part.network.tokens(), &pad).ids;
                 texts.ids = prompts.iter().map(encode).collect();
             }
             let (weights, mut made) = (exact(&part.network, &mut part.found)?, Vec::new());

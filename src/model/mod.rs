@@ -215,6 +215,14 @@ impl Network {
         }
     }
 
+    /// What a text encoder's tokenizer fills texts up with, as [`clip_text::Config::pad_token`]; empty for other networks.
+    pub fn pad_token(&self) -> &str {
+        match self {
+            Network::ClipText(config) => &config.pad_token,
+            _ => "",
+        }
+    }
+
     /// What a step leaves out that runs only `outer` blocks at either end: the kernels from the one after the first tensor
     /// to the one that writes the second, by their names. None if there are no blocks between.
     pub fn inner_blocks(&self, outer: usize) -> Option<[String; 2]> {

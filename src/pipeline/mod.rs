@@ -17,6 +17,7 @@ mod fitting;
 mod generation;
 mod guidance;
 mod helpers;
+mod joining;
 mod loader;
 mod modes;
 mod noise;
@@ -42,6 +43,7 @@ pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, W
 pub use fitting::fitting;
 pub use guidance::Guidance;
 pub use helpers::{Answer, Helpers};
+pub use joining::{Joined, Joining};
 pub use loader::{Loader, Needed, files};
 pub use modes::Mode;
 pub use noise::Noise;

@@ -75,6 +75,8 @@ pub fn words_network() -> Network {
 /// Its parameters.
 pub fn words_config() -> clip_text::Config {
     clip_text::Config {
+        hidden_state: 0,
+        pad_token: "<|endoftext|>".into(),
         vocab_size: 30,
         hidden_size: 64,
         intermediate_size: 96,
