@@ -78,7 +78,8 @@ impl Denoiser {
         let alone = parts.len() == 1;
         let own = if alone { batch } else { Batch::plain(parts[0].len()) };
         let mut recording = component.network().record(own)?;
-        let drawn = Drawn::new(&recording, shape.drawn.clone(), batch.images, alone)?;
+        let channels_first = component.network().sample().channels_first;
+        let drawn = Drawn::new(&recording, shape.drawn.clone(), batch.images, alone, channels_first)?;
         let plan = &mut recording.plan;
         let (mut tensors, mut total) = (Vec::new(), 0);
         for port in &drawn.ports {

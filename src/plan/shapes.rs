@@ -1,6 +1,6 @@
 //! What the shapes of every operation must have to do with each other.
 
-use super::{Op, Plan, Position, Role, TensorId, WeightId};
+use super::{Op, Plan, Position, Role, Rows, TensorId, WeightId};
 
 impl Plan {
     /// What is wrong with an operation's shapes, if anything.
@@ -21,13 +21,26 @@ impl Plan {
                 "time is not an input of one number an item",
             )
             .or(check(shape(out).len() == 3 && shape(out)[1] == 1 && last(out) % 2 == 0, "out is not [batch, 1, 2 h]")),
-            Op::Linear { x, skip, weight, bias, out } => {
+            Op::Linear { x, skip, weight, bias, rows: some, out } => {
                 let rows = |id: TensorId| shape(id).split_last().map(|(_, rows)| rows);
                 let k = last(x) + skip.map_or(0, last);
+                let tokens = |r: Rows| {
+                    let (s, o) = (shape(x), shape(out));
+                    let fits = s.len() == 3 && o.len() == 3 && s[0] == o[0] && skip.is_none() && r.count > 0;
+                    fits && r.first + r.count <= s[1] && r.at + r.count <= o[1]
+                };
+                let all = || rows(x) == rows(out) && skip.is_none_or(|s| rows(s) == rows(x));
                 check(wshape(weight) == [last(out), k], "weight is not [out, in]")
                     .or(check(bias.is_none_or(|b| wshape(b) == [last(out)]), "bias is not [out]"))
                     .or(check(matches!(shape(x).len(), 2 | 3), "x is neither tokens nor a vector an item"))
-                    .or(check(rows(x) == rows(out) && skip.is_none_or(|s| rows(s) == rows(x)), "tokens differ"))
+                    .or(check(some.map_or_else(all, tokens), "tokens differ"))
+            }
+            Op::Gate { x, gate, y, out } => {
+                let (s, v) = (shape(x), shape(gate.vector));
+                check(s.len() == 3 && s == shape(y) && s == shape(out), "shapes differ").or(check(
+                    v.len() == 3 && v[..2] == [s[0], 1] && gate.at % 4 == 0 && gate.at + last(x) <= v[2],
+                    "gates are no channels of a vector an item",
+                ))
             }
             Op::Activate { x, out, .. } => check(shape(x) == shape(out), "shapes differ"),
             Op::Affine { x, offset, out, .. } => check(shape(x) == shape(out), "shapes differ").or(check(

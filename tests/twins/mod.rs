@@ -3,8 +3,8 @@
 
 use half::f16;
 use uvit_web::plan::{
-    Activation, Arithmetic, Arrangement, Attention, Compute, FrameLayout, Frames, Kernel, Matmul, Modulation, Op, Plan,
-    Position, Precision, Role, TensorId, WeightId, WeightUse, Window, lower,
+    Activation, Arithmetic, Arrangement, Attention, Compute, FrameLayout, Frames, GateOf, Kernel, Matmul, Modulation,
+    Op, Plan, Position, Precision, Role, Rows, TensorId, WeightId, WeightUse, Window, lower,
 };
 use uvit_web::runtime::{Device, Loading, Session, State, Term};
 use uvit_web::sampler::TorchGenerator;
@@ -109,7 +109,7 @@ impl Case {
         let bias = bias.then(|| self.floats(&[n], WeightUse::Floats));
         shape[last] = n;
         let out = self.plan.scratch("", &shape);
-        self.plan.push(Op::Linear { x, skip: None, weight, bias, out });
+        self.plan.push(Op::Linear { x, skip: None, weight, bias, rows: None, out });
         out
     }
 
@@ -166,6 +166,7 @@ pub fn cases(compute: Compute) -> Vec<Case> {
         Compute::W8A8 => {
             quantised(&mut all);
             quantised_copies(&mut all);
+            gates_and_rows(&mut all);
             return all;
         }
         Compute::F16 => {
@@ -175,6 +176,7 @@ pub fn cases(compute: Compute) -> Vec<Case> {
         _ => {}
     }
     matmuls(&mut all);
+    gates_and_rows(&mut all);
     layer_norms(&mut all);
     attentions(&mut all);
     caches(&mut all);
@@ -209,7 +211,7 @@ fn matmuls(all: &mut Vec<Case>) {
             let bias = (i % 3 != 0).then(|| case.floats(&[n], WeightUse::Floats));
             let shape = [1, rows, n];
             let mut out = case.plan.scratch("", &shape);
-            case.plan.push(Op::Linear { x, skip, weight, bias, out });
+            case.plan.push(Op::Linear { x, skip, weight, bias, rows: None, out });
             if i % 2 == 1 {
                 let activated = case.plan.scratch("", &shape);
                 let kinds = [Activation::Silu, Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh];
@@ -224,6 +226,72 @@ fn matmuls(all: &mut Vec<Case>) {
             all.push(case);
         }
     }
+}
+
+/// Gated residuals, joined to a Linear and alone; Linears of some tokens, which fill a tensor together or have all of it.
+fn gates_and_rows(all: &mut Vec<Case>) {
+    for (i, (batch, tokens, k, n, at)) in
+        [(1, 1, 16, 4, 0), (2, 3, 48, 20, 4), (3, 66, 64, 96, 96), (2, 257, 32, 33, 8), (2, 5, 90, 72, 144)]
+            .into_iter()
+            .enumerate()
+    {
+        let stored = if k % 16 == 0 { STORED[(i + 2) % STORED.len()] } else { STORED[i % 2] };
+        let gates = |case: &mut Case| GateOf { vector: case.input(&[batch, 1, at + n + i]), at };
+        let name = |kind: &str| format!("{kind} [{batch}, {tokens}, {k}] x {n}, gates from {at}, {stored:?}");
+        let shape = [batch, tokens, n];
+        // Once as 8 bits where they may be.
+        for precision in [Precision::Narrow, Precision::Wide] {
+            let mut case = Case::new(name("gated linear"));
+            let x = case.input(&[batch, tokens, k]);
+            let y = case.narrow(x, n, stored, i % 2 == 0);
+            case.plan.weights[0].precision = precision;
+            let (x, gate, out) = (case.input(&shape), gates(&mut case), case.output(&shape));
+            case.plan.push(Op::Gate { x, gate, y, out });
+            all.push(case);
+
+            // The tokens of two tensors in one, some of either left out.
+            let mut case = Case::new(name("linears of some tokens"));
+            let (a, b) = (case.input(&[batch, tokens + 2, k]), case.input(&[batch, 3, k]));
+            let out = case.output(&[batch, tokens + 2, n]);
+            for (x, rows) in
+                [(a, Rows { first: 1, count: tokens, at: 0 }), (b, Rows { first: 0, count: 2, at: tokens })]
+            {
+                let weight = case.matrix(n, k, stored);
+                case.plan.weights[weight.index()].precision = precision;
+                let bias = (i % 2 == 1).then(|| case.floats(&[n], WeightUse::Floats));
+                case.plan.push(Op::Linear { x, skip: None, weight, bias, rows: Some(rows), out });
+            }
+            all.push(case);
+
+            // One tensor's tokens apart again, with what follows.
+            let mut case = Case::new(name("gated linear of some tokens"));
+            let a = case.input(&[batch, tokens + 3, k]);
+            let weight = case.matrix(n, k, stored);
+            case.plan.weights[weight.index()].precision = precision;
+            let y = case.plan.scratch("", &shape);
+            let rows = Some(Rows { first: 2, count: tokens, at: 0 });
+            case.plan.push(Op::Linear { x: a, skip: None, weight, bias: None, rows, out: y });
+            let (x, gate) = (case.input(&shape), gates(&mut case));
+            let gated = case.plan.gated_add("", x, gate, y);
+            let out = case.output(&shape);
+            case.plan.push(Op::Activate { activation: Activation::Silu, x: gated, out });
+            all.push(case);
+        }
+        let mut case = Case::new(name("gate"));
+        let (x, y, gate, out) = (case.input(&shape), case.input(&shape), gates(&mut case), case.output(&shape));
+        case.plan.push(Op::Gate { x, gate, y, out });
+        all.push(case);
+    }
+    // So large that they take several launches, and the rows of an item are cut.
+    let mut case = Case::new("gated linear of some tokens in several launches".into());
+    let (shape, x) = ([3, 351, 644], case.input(&[3, 360, 644]));
+    let weight = case.matrix(644, 644, STORED[2]);
+    let y = case.plan.scratch("", &shape);
+    let rows = Some(Rows { first: 4, count: 351, at: 0 });
+    case.plan.push(Op::Linear { x, skip: None, weight, bias: None, rows, out: y });
+    let (x, vector, out) = (case.input(&shape), case.input(&[3, 1, 1288]), case.output(&shape));
+    case.plan.push(Op::Gate { x, gate: GateOf { vector, at: 644 }, y, out });
+    all.push(case);
 }
 
 /// What quantises its result, and what multiplies that.
@@ -635,7 +703,7 @@ fn convolutions(all: &mut Vec<Case>) {
     let (x, other) = (case.input(&[3, 351, 644]), case.input(&[3, 351, 644]));
     let weight = case.matrix(644, 644, STORED[2]);
     let projected = case.plan.scratch("", &[3, 351, 644]);
-    case.plan.push(Op::Linear { x, skip: None, weight, bias: None, out: projected });
+    case.plan.push(Op::Linear { x, skip: None, weight, bias: None, rows: None, out: projected });
     let out = case.output(&[3, 351, 644]);
     case.plan.push(Op::Add { a: other, b: projected, out });
     all.push(case);
