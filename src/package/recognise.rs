@@ -124,7 +124,8 @@ mod tests {
         let mut params = preset("cifar10_uvit_small").unwrap().network().unwrap().params();
         (params["num_frames"], params["t_patch_size"]) = (16.into(), 4.into());
         let said = look_at(&Network::of("uvit_video", &params).unwrap());
-        let words = "a U-ViT of clips of embed_dim 512, depth 12, patch_size 2, in_chans 3, t_patch_size 4, 1025 tokens";
+        let words =
+            "a U-ViT of clips of embed_dim 512, depth 12, patch_size 2, in_chans 3, t_patch_size 4, 1025 tokens";
         assert!(said.contains(words), "{said}");
     }
 }
