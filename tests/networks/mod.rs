@@ -185,7 +185,12 @@ pub async fn load(device: &Device, compute: Compute, network: Network) -> uvit_w
 
 /// Tensors for all ports of so many items.
 pub fn inputs(network: &Network, items: usize) -> Vec<NamedTensor> {
-    let recording = network.record(Batch::plain(items)).unwrap();
+    inputs_of(network, Batch::plain(items))
+}
+
+/// The same of a batch.
+pub fn inputs_of(network: &Network, batch: Batch) -> Vec<NamedTensor> {
+    let recording = network.record(batch).unwrap();
     let mut generator = TorchGenerator::new(4);
     let ports = recording.ports.iter().filter(|port| port.kind != PortKind::Output);
     let tensor = |port: &uvit_web::model::Port| {
