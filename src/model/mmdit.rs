@@ -6,7 +6,7 @@
 use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording, Sampled};
 use crate::json;
-use crate::plan::{Activation, Frames, GateOf, Modulation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
+use crate::plan::{Activation, Frames, GateOf, Groups, Modulation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
 use crate::{Code, Error, Result};
 
 /// The published constructor's arguments, under its names.
