@@ -68,6 +68,12 @@ pub fn with(mut object: Value, more: Value) -> Value {
     object
 }
 
+/// An object with one more field, unless that is null.
+#[must_use]
+pub fn with_some(written: Value, name: &str, value: Value) -> Value {
+    if value.is_null() { written } else { with(written, object([(name, value)])) }
+}
+
 /// An object whose fields are read one by one; those that nobody reads are ignored.
 pub struct Fields<'a>(&'a Map);
 
@@ -155,20 +161,29 @@ fn at(i: usize, what: &str) -> String {
 }
 
 /// [`Read`] and [`Write`] for a struct of plain values, whose fields lie in an object under their own names: each is required,
-/// or has a default.
+/// or has a default. Those behind `beside` are written only where they are not the default, so that what was written before
+/// there was such a field stays as it is, and so does its hash.
 macro_rules! fields {
-    ($type:ident { $($field:ident $(= $default:expr)?),+ $(,)? }) => {
+    ($type:ident { $($field:ident $(= $default:expr)?),+ $(,)? } $(beside { $($late:ident = $usual:expr),+ $(,)? })?) => {
         impl $crate::json::Read for $type {
             fn read(value: &$crate::json::Value) -> $crate::json::Result<$type> {
                 let fields = $crate::json::Fields::of(value)?;
-                Ok($type { $($field: $crate::json::fields!(@read fields $field $(= $default)?)),+ })
+                Ok($type {
+                    $($field: $crate::json::fields!(@read fields $field $(= $default)?),)+
+                    $($($late: fields.or(stringify!($late), $usual)?,)+)?
+                })
             }
         }
 
         impl $crate::json::Write for $type {
             fn write(&self) -> $crate::json::Value {
                 #[allow(clippy::clone_on_copy)]
-                $crate::json::object([$((stringify!($field), self.$field.clone().into())),+])
+                let written = $crate::json::object([$((stringify!($field), self.$field.clone().into())),+]);
+                $($(
+                    let own = if self.$late == $usual { $crate::json::Value::Null } else { self.$late.clone().into() };
+                    let written = $crate::json::with_some(written, stringify!($late), own);
+                )+)?
+                written
             }
         }
     };

@@ -64,7 +64,7 @@ fn words_become_the_ids_and_the_embeddings_of_pytorch() {
     assert_eq!((tokenizer.start(), tokenizer.end()), (number("bos"), number("eos")));
     let texts = reference["clip_text"]["texts"].as_array().unwrap();
     let encoded = texts.iter().map(|text| {
-        let encoded = tokenizer.encode(text.as_str().unwrap(), number("max_length") as usize, number("pad"));
+        let encoded = tokenizer.encode(text.as_str().unwrap(), number("max_length") as usize, &number("pad").into());
         assert_eq!(encoded.left_out, None);
         encoded.ids
     });

@@ -32,10 +32,12 @@ const KINDS: &[(&str, Judge)] = &[
     ("sampler_dpm_solver_pp", kinds::dpm_solver::judge),
     ("sampler_euler_maruyama", kinds::euler_maruyama::judge),
     ("sampler_vp_dpmpp2m", kinds::vp_dpmpp2m::judge),
+    ("sd3_prompt", kinds::sd3_prompt::judge),
     ("torch_randn", kinds::torch_randn::judge),
     ("unidiffuser", kinds::network::judge),
     ("uvit", kinds::network::judge),
     ("uvit_t2i", kinds::network::judge),
+    ("uvit_video", kinds::network::judge),
 ];
 
 fn main() -> ExitCode {

@@ -62,7 +62,7 @@ pub struct Arguments {
     #[arg(long)]
     sampler: Option<SamplerKind>,
     /// How the sampler's times are spread: time_uniform, log_snr, quadratic, karras, or, where the schedule is one of training
-    /// steps, linspace, leading or trailing; the sampler's own if not given
+    /// steps, linspace, leading, trailing, respaced or strided; the model's or the sampler's own if not given
     #[arg(long)]
     grid: Option<Spacing>,
     /// ddim: 0 is deterministic, 1 draws as much noise as DDPM [default: 0]

@@ -1,6 +1,7 @@
 //! CLIP's text encoder (Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021).
 //! Follows `CLIPTextModel` and `CLIPTextModelWithProjection` of huggingface/transformers
-//! 5.23.0 (`models/clip/modeling_clip.py`), tensor names included.
+//! 5.23.0 (`models/clip/modeling_clip.py`), tensor names included. Stable Diffusion 3 reads two of them, each a layer before its
+//! last one (`hidden_state`), and their projections.
 
 use super::clip::{Act, Layers, output};
 use super::transformer::{unsupported, within};
@@ -8,6 +9,9 @@ use super::{Batch, Port, PortKind, Recording};
 use crate::Result;
 use crate::json;
 use crate::plan::{Activation, Op, Plan, Position, Role, WeightUse};
+
+/// What fills a text up to its length, unless [`Config::pad_token`] is another.
+const END_OF_TEXT: &str = "<|endoftext|>";
 
 /// The published configuration, under its names.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +34,11 @@ pub struct Config {
     pub layer_norm_eps: f64,
     /// Width of `text_embeds`; 0: there is no projection.
     pub projection_dim: usize,
+    /// Which of the layers' results is given as `hidden_state`, without a norm: -1 the last one's, -2 that before it; 0: none.
+    pub hidden_state: i64,
+    /// What the tokenizer fills texts up with: `<|endoftext|>`; or `!`, its first symbol, which then is a token of its own wherever it
+    /// stands in a text.
+    pub pad_token: String,
 }
 
 json::fields!(Config {
@@ -42,6 +51,9 @@ json::fields!(Config {
     hidden_act = Act(Activation::QuickGelu),
     layer_norm_eps = 1e-5,
     projection_dim = 0,
+} beside {
+    hidden_state = 0,
+    pad_token = END_OF_TEXT.to_owned(),
 });
 
 impl Config {
@@ -68,11 +80,18 @@ impl Config {
         if self.projection_dim > 4096 {
             return Err(unsupported(format!("projection_dim is {}, not in 0..=4096", self.projection_dim)));
         }
+        if !(-(self.num_hidden_layers as i64)..=0).contains(&self.hidden_state) {
+            let layers = self.num_hidden_layers;
+            return Err(unsupported(format!("hidden_state is {}, not in -{layers}..=0", self.hidden_state)));
+        }
+        if ![END_OF_TEXT, "!"].contains(&self.pad_token.as_str()) {
+            return Err(unsupported(format!("pad_token is \"{}\", not \"{END_OF_TEXT}\" or \"!\"", self.pad_token)));
+        }
         self.layers().validate()
     }
 
-    /// Records one forward for `batch`: ports `input_ids [items, tokens]`, `last_hidden_state [items, tokens, hidden_size]` and,
-    /// with a projection, `text_embeds [items, tokens, projection_dim]`: of every token, of which a text's own is the first
+    /// Records one forward for `batch`: ports `input_ids [items, tokens]`, `last_hidden_state [items, tokens, hidden_size]`, if it
+    /// is asked for `hidden_state` of the same shape, and, with a projection, `text_embeds [items, tokens, projection_dim]`: of every token, of which a text's own is the first
     /// that ends it.
     ///
     /// # Errors
@@ -90,10 +109,16 @@ impl Config {
         let positions =
             plan.weight(format!("{embeddings}.position_embedding.weight"), &[tokens, dim], WeightUse::Floats);
         let words = plan.scratch("", &[items, tokens, dim]);
-        let position = Some(Position { table: positions, at: 0 });
+        let position = Some(Position::plain(positions, 0));
         plan.push(Op::Embedding { table, index: Some(index), position, out: words, at: 0 });
         let layers = self.layers();
         let x = layers.record(&mut plan, "text_model.encoder", words);
+        if self.hidden_state < 0 {
+            let layer = self.num_hidden_layers as i64 + 1 + self.hidden_state;
+            let found = plan.find(&format!("hidden_states.{layer}"));
+            let hidden = found.ok_or_else(|| crate::Error::internal("a layer has no name"))?;
+            ports.push(output(&mut plan, "hidden_state", hidden));
+        }
         let last = plan.layer_norm("text_model.final_layer_norm", x, layers.eps());
         ports.push(output(&mut plan, "last_hidden_state", last));
         if self.projection_dim > 0 {

@@ -77,7 +77,8 @@ mod tests {
         let last = Sample { channels_first: false, ..first };
         assert_eq!((picture.shape(), first.shape(), last.shape()), (vec![2, 1, 3], vec![2, 3, 1, 3], vec![3, 2, 1, 3]));
         // Two clips; a value says which clip, frame, channel and column it is of.
-        let value = |clip: usize, frame: usize, channel: usize, x: usize| (clip * 1000 + frame * 100 + channel * 10 + x) as f32;
+        let value =
+            |clip: usize, frame: usize, channel: usize, x: usize| (clip * 1000 + frame * 100 + channel * 10 + x) as f32;
         let (mut frames, mut channels) = (Vec::new(), Vec::new());
         for clip in 0..2 {
             frames.extend((0..18).map(|i| value(clip, i / 6, i / 3 % 2, i % 3)));

@@ -57,7 +57,7 @@ json::fields!(Config {
 impl Config {
     fn pictures(&self) -> Pictures {
         let Config { img_size, patch_size, in_chans, .. } = *self;
-        Pictures { img_size, patch_size, in_chans }
+        Pictures { img_size, patch_size, in_chans, frames: None }
     }
 
     fn transformer(&self) -> Transformer {
@@ -67,7 +67,7 @@ impl Config {
 
     /// All tokens of one item: time, text, patches.
     pub fn tokens(&self) -> usize {
-        1 + self.num_clip_token + self.pictures().side().pow(2)
+        1 + self.num_clip_token + self.pictures().count()
     }
 
     /// Records one forward for `batch`: ports `x [images, C, H, W]`, `timesteps [items]`, `context [items, num_clip_token,
@@ -91,7 +91,7 @@ impl Config {
         let text = plan.linear("context_embed", context, None, dim, true);
         let tokens = plan.scratch("tokens", &[items, self.tokens(), dim]);
         let table = plan.weight("pos_embed", &[1, self.tokens(), dim], WeightUse::Floats);
-        let position = |at| Some(Position { table, at });
+        let position = |at| Some(Position::plain(table, at));
         plan.push(Op::CopyTokens { x: token, from: 0, count: 1, position: position(0), out: tokens, at: 0 });
         plan.push(Op::CopyTokens { x: text, from: 0, count: texts, position: position(1), out: tokens, at: 1 });
         let extras = 1 + texts;
@@ -105,7 +105,7 @@ impl Config {
             Port { name: "context", kind: PortKind::Floats, tensor: context },
             Port { name: "out", kind: PortKind::Output, tensor: out },
         ];
-        Ok(Recording { plan, ports, sampled: vec![Sampled { input: x, time, output: out }] })
+        Ok(Recording { plan, ports, sampled: vec![Sampled { input: x, time, output: out, variance: None }] })
     }
 
     /// See [`super::Network::inner_blocks`].

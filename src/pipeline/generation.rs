@@ -116,8 +116,7 @@ impl Pipeline {
                     self.conditions(labels.take(), [known.text.take(), known.negative.take()], guidance_scale, count)?
                 }
             };
-            let of_half =
-                self.draw_clip(&settled, conditions, start.as_ref(), control, &mut progress, helpers).await?;
+            let of_half = self.draw_clip(&settled, conditions, start.as_ref(), control, &mut progress, helpers).await?;
             progress.half += 1;
             if progress.half < progress.halves {
                 known = Known::of(&of_half)?;
@@ -276,6 +275,7 @@ impl Pipeline {
         let Settled { request, count, clip, settings, recipe, cache, .. } = settled;
         let Conditions { mut guidance, drawn } = conditions;
         guidance.rescale = request.guidance_rescale;
+        guidance.channels = self.manifest.sampling.guided_channels;
         let Progress { noise, timings, warnings, workers, half, halves, window } = progress;
         let windows = clip.windows.len();
         let guided = guidance.copies.len() > 1;
@@ -306,7 +306,13 @@ impl Pipeline {
             }),
             noise,
             readback: Readback::None,
-            passes: savings::passes(recipe, settings.time_scale, guided, request.guidance_interval, cache.as_ref()),
+            passes: savings::passes(
+                recipe,
+                [settings.time_scale, settings.time_offset],
+                guided,
+                request.guidance_interval,
+                cache.as_ref(),
+            ),
         };
         let component = self.components.get(DENOISER, control.stopped).await?;
         if self.denoiser.as_ref().is_none_or(|denoiser| *denoiser.shape() != shape) {

@@ -18,6 +18,7 @@ mod fitting;
 mod generation;
 mod guidance;
 mod helpers;
+mod joining;
 mod loader;
 mod modes;
 mod noise;
@@ -44,6 +45,7 @@ pub use device::{ComputeChoice, DeviceChoice, DeviceInfo, LoadOptions, Opened, W
 pub use fitting::fitting;
 pub use guidance::Guidance;
 pub use helpers::{Answer, Helpers};
+pub use joining::{Joined, Joining};
 pub use loader::{Loader, Needed, files};
 pub use modes::Mode;
 pub use noise::Noise;
@@ -191,10 +193,11 @@ impl Pipeline {
     /// The settings of a request, with the manifest's defaults.
     pub fn settings(&self, request: &Request) -> SamplerSettings {
         let defaults = self.manifest.sampling.settings();
+        let sampler = (request.sampler).or(request.preset.map(|_| SamplerKind::DpmppTwoM)).unwrap_or(defaults.sampler);
         SamplerSettings {
-            sampler: (request.sampler).or(request.preset.map(|_| SamplerKind::DpmppTwoM)).unwrap_or(defaults.sampler),
+            sampler,
             steps: (request.steps).or(request.preset.map(Preset::steps)).unwrap_or(defaults.steps),
-            grid: request.grid,
+            grid: request.grid.or(defaults.grid.filter(|_| sampler == defaults.sampler)),
             eta: request.eta,
             churn: request.churn,
             ..defaults

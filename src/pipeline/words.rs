@@ -65,7 +65,7 @@ impl Words {
     ) -> Result<Learnt> {
         let (mut warnings, mut unknown, mut ids) = (Vec::new(), Vec::new(), Vec::new());
         for (i, text) in texts.iter().enumerate().filter(|(i, text)| !texts[..*i].contains(text)) {
-            let encoded = self.tokenizer.encode(text, self.length, self.tokenizer.end());
+            let encoded = self.tokenizer.encode(text, self.length, &self.tokenizer.end().into());
             if let Some(word) = encoded.left_out {
                 let fits = self.length - 2;
                 warnings

@@ -5,4 +5,4 @@ mod symbols;
 mod tokenizer;
 
 pub use symbols::{Spelling, Symbols};
-pub use tokenizer::{Encoded, Tokenizer};
+pub use tokenizer::{Encoded, Padding, Tokenizer};

@@ -8,6 +8,8 @@ pub enum Piece {
     Start,
     /// `<|endoftext|>`.
     End,
+    /// What texts are filled up with, where that may stand in a text.
+    Pad(String),
     /// Anything else.
     Word(String),
 }
@@ -18,7 +20,7 @@ impl Piece {
         match self {
             Piece::Start => START,
             Piece::End => END,
-            Piece::Word(word) => word,
+            Piece::Word(word) | Piece::Pad(word) => word,
         }
     }
 }
@@ -29,20 +31,24 @@ const END: &str = "<|endoftext|>";
 /// Contractions, letters, single numbers, and runs of what is neither these nor white space.
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+";
 
-/// The pieces of a text: special tokens as they are written, words of what lies between in NFC and lower case.
-pub fn pieces(text: &str) -> Vec<Piece> {
+/// The pieces of a text: special tokens as they are written, words of what lies between in NFC and lower case. `pad` is one of the
+/// special tokens, unless it is empty.
+pub fn pieces(text: &str, pad: &str) -> Vec<Piece> {
     let mut all = Vec::new();
     let mut rest = text;
     // The library's search is made for long texts, and 1 kB to load.
     let find = |text: &str, token: &str| text.as_bytes().windows(token.len()).position(|part| part == token.as_bytes());
+    let tokens = [START, END, pad];
+    let tokens = if pad.is_empty() { &tokens[..2] } else { &tokens[..] };
     loop {
-        let next = [START, END].iter().filter_map(|token| Some((find(rest, token)?, *token))).min();
+        let next = tokens.iter().filter_map(|token| Some((find(rest, token)?, *token))).min();
         let (at, token) = next.unwrap_or((rest.len(), ""));
         all.extend(words(&lowered(&composed(&rest[..at]))).into_iter().map(Piece::Word));
         match token {
             "" => return all,
             START => all.push(Piece::Start),
-            _ => all.push(Piece::End),
+            END => all.push(Piece::End),
+            pad => all.push(Piece::Pad(pad.to_owned())),
         }
         rest = &rest[at + token.len()..];
     }

@@ -19,6 +19,21 @@ pub struct Tokenizer {
 /// Bytes of a word that are read, at most: many times what fits, so that a text without spaces takes no long time.
 const LONGEST_WORD: usize = 4096;
 
+/// What fills a text up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Padding {
+    /// Its id.
+    pub id: u32,
+    /// How it is written, if it is a token wherever it stands in a text; else empty.
+    pub written: String,
+}
+
+impl From<u32> for Padding {
+    fn from(id: u32) -> Padding {
+        Padding { id, written: String::new() }
+    }
+}
+
 /// A text as ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
@@ -55,15 +70,26 @@ impl Tokenizer {
         self.start() + 1
     }
 
+    /// What a tokenizer whose `pad_token` is this fills texts up with: the end of a text; or a character of one byte, of which the
+    /// id is that of its symbol within a word. CLIPTokenizer takes such a character for its pad token wherever it is written: of the one
+    /// that Stable Diffusion XL and 3 call `tokenizer_2` that is `!`, id 0.
+    pub fn padding(&self, pad_token: &str) -> Padding {
+        match pad_token.as_bytes() {
+            &[byte] => Padding { id: symbol(byte), written: pad_token.to_owned() },
+            _ => self.end().into(),
+        }
+    }
+
     /// The text as `length` ids: start, at most `length - 2` of the text, end, and as many of `pad` as it takes.
-    pub fn encode(&self, text: &str, length: usize, pad: u32) -> Encoded {
+    pub fn encode(&self, text: &str, length: usize, pad: &Padding) -> Encoded {
         let length = length.max(2);
         let mut ids = vec![self.start()];
         let mut left_out = None;
-        for piece in pieces(text) {
+        for piece in pieces(text, &pad.written) {
             let of_piece = match &piece {
                 Piece::Start => vec![self.start()],
                 Piece::End => vec![self.end()],
+                Piece::Pad(_) => vec![pad.id],
                 Piece::Word(word) => self.word(word),
             };
             ids.extend(of_piece);
@@ -74,14 +100,12 @@ impl Tokenizer {
         }
         ids.truncate(length - 1);
         ids.push(self.end());
-        ids.resize(length, pad);
+        ids.resize(length, pad.id);
         Encoded { ids, left_out }
     }
 
     /// A word's ids: of all pairs that a merge joins, the one of the lowest rank first, wherever it is.
     fn word(&self, word: &str) -> Vec<u32> {
-        let order = in_order();
-        let symbol = |byte: u8| order.iter().position(|&other| other == byte).unwrap_or(0) as u32;
         let mut ids: Vec<u32> = word.bytes().take(LONGEST_WORD).map(symbol).collect();
         if let Some(last) = ids.last_mut() {
             *last += self.symbols.bytes() / 2;
@@ -105,6 +129,11 @@ impl Tokenizer {
     }
 }
 
+/// The symbol of a byte within a word.
+fn symbol(byte: u8) -> u32 {
+    in_order().iter().position(|&other| other == byte).unwrap_or(0) as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -122,7 +151,7 @@ mod tests {
         let tokenizer = Tokenizer::new(MERGES).unwrap();
         let (cat, dog, start, end) = (513, 515, 517, 518);
         assert_eq!((tokenizer.vocabulary(), tokenizer.start(), tokenizer.end()), (519, start, end));
-        let encode = |text: &str| tokenizer.encode(text, 8, PAD).ids;
+        let encode = |text: &str| tokenizer.encode(text, 8, &PAD.into()).ids;
         assert_eq!(encode("a Cat, DOG"), [start, 256 + id(b'a'), cat, 256 + id(b','), dog, end, PAD, PAD]);
         // "c a" is before "a t</w>", which then finds no a.
         assert_eq!(encode("cats"), [start, 512, id(b't'), 256 + id(b's'), end, PAD, PAD, PAD]);
@@ -135,7 +164,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_told() {
         let tokenizer = Tokenizer::new(MERGES).unwrap();
-        let encode = |text: &str, length| tokenizer.encode(text, length, PAD);
+        let encode = |text: &str, length| tokenizer.encode(text, length, &PAD.into());
         assert_eq!(encode("cat dog", 4), Encoded { ids: vec![517, 513, 515, 518], left_out: None });
         assert_eq!(encode("cat dog Ca t", 4), Encoded { ids: vec![517, 513, 515, 518], left_out: Some("ca".into()) });
         let cut = encode("cat dogs", 5);
@@ -143,6 +172,21 @@ mod tests {
         assert_eq!(encode("cat", 0), Encoded { ids: vec![517, 518], left_out: Some("cat".into()) });
         let long = encode(&"dog".repeat(1 << 20), 77);
         assert!(long.ids.len() == 77 && long.left_out.is_some());
+    }
+
+    #[test]
+    fn a_pad_token_of_one_character_is_one_wherever_it_stands() {
+        let tokenizer = Tokenizer::new(MERGES).unwrap();
+        let (cat, dog, start, end) = (513, 515, 517, 518);
+        assert_eq!(tokenizer.padding("<|endoftext|>"), end.into());
+        let pad = tokenizer.padding("!");
+        assert_eq!(pad, Padding { id: 0, written: "!".into() });
+        let encode = |text: &str| tokenizer.encode(text, 8, &pad).ids;
+        assert_eq!(encode("Cat!!dog"), [start, cat, 0, 0, dog, end, 0, 0]);
+        assert_eq!(encode("!<|endoftext|>\u{ff01}")[..4], [start, 0, end, id(0xef)]);
+        let cut = tokenizer.encode("cat!!", 4, &pad);
+        assert_eq!((cut.ids, cut.left_out), (vec![start, cat, 0, end], Some("!".into())));
+        assert_eq!(tokenizer.encode("cat!!", 4, &end.into()).left_out, Some("!!".into()));
     }
 
     #[test]

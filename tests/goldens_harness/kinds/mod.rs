@@ -10,6 +10,7 @@ pub mod euler_maruyama;
 pub mod guidance;
 pub mod img2img_inpaint;
 pub mod network;
+pub mod sd3_prompt;
 pub mod torch_randn;
 pub mod vp_dpmpp2m;
 
