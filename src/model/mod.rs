@@ -215,7 +215,11 @@ impl Network {
 
     /// What it draws for one item.
     pub fn sample(&self) -> Sample {
-        Sample { picture: self.image_shape(), frames: self.frames(), channels_first: true }
+        Sample {
+            picture: self.image_shape(),
+            frames: self.frames(),
+            channels_first: matches!(self, Network::UvitVideo(_)),
+        }
     }
 
     /// The shape of the port that is drawn first, without the batch: `[channels, height, width]`, of clips `[channels, frames,
