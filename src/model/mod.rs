@@ -14,6 +14,7 @@ mod transformer;
 pub mod unidiffuser;
 pub mod uvit;
 pub mod uvit_t2i;
+pub mod uvit_video;
 
 pub use ports::{Port, PortKind, Recording, Sampled};
 pub use sample::Sample;
@@ -60,6 +61,8 @@ pub enum Network {
     Uvit(uvit::Config),
     /// U-ViT for text to image.
     UvitT2i(uvit_t2i::Config),
+    /// U-ViT of clips.
+    UvitVideo(uvit_video::Config),
     /// UniDiffuser's U-ViT.
     UniDiffuser(unidiffuser::Config),
     /// CLIP's text encoder.
@@ -84,9 +87,10 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 11] = [
+const REGISTRY: [(&str, Make); 12] = [
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
+    ("uvit_video", |params| Read::read(params).map(Network::UvitVideo)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
     ("clip_vision", |params| Read::read(params).map(Network::ClipVision)),
@@ -104,6 +108,7 @@ macro_rules! each {
         match $network {
             Network::Uvit($config) => $body,
             Network::UvitT2i($config) => $body,
+            Network::UvitVideo($config) => $body,
             Network::UniDiffuser($config) => $body,
             Network::ClipText($config) => $body,
             Network::ClipVision($config) => $body,
@@ -141,6 +146,7 @@ impl Network {
         match self {
             Network::Uvit(_) => "uvit",
             Network::UvitT2i(_) => "uvit_t2i",
+            Network::UvitVideo(_) => "uvit_video",
             Network::UniDiffuser(_) => "unidiffuser",
             Network::ClipText(_) => "clip_text",
             Network::ClipVision(_) => "clip_vision",
@@ -166,6 +172,7 @@ impl Network {
         match self {
             Network::Uvit(config) => config.record(batch),
             Network::UvitT2i(config) => config.record(batch),
+            Network::UvitVideo(config) => config.record(batch),
             Network::UniDiffuser(config) => config.record(batch),
             Network::ClipText(config) => config.record(batch),
             Network::ClipVision(config) => config.record(batch),
@@ -183,6 +190,7 @@ impl Network {
         let [channels, size] = match self {
             Network::Uvit(config) => [config.in_chans, config.img_size],
             Network::UvitT2i(config) => [config.in_chans, config.img_size],
+            Network::UvitVideo(config) => [config.uvit.in_chans, config.uvit.img_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
             _ => [0, 0],
         };
@@ -191,7 +199,10 @@ impl Network {
 
     /// Frames of a clip; none for networks that draw single pictures.
     pub fn frames(&self) -> Option<usize> {
-        None
+        match self {
+            Network::UvitVideo(config) => Some(config.num_frames),
+            _ => None,
+        }
     }
 
     /// What it draws for one item.
@@ -247,6 +258,7 @@ impl Network {
         match self {
             Network::Uvit(config) => config.inner_blocks(outer),
             Network::UvitT2i(config) => config.inner_blocks(outer),
+            Network::UvitVideo(config) => config.inner_blocks(outer),
             Network::UniDiffuser(config) => config.inner_blocks(outer),
             _ => None,
         }
@@ -256,6 +268,7 @@ impl Network {
     pub fn classes(&self) -> usize {
         match self {
             Network::Uvit(config) => config.num_classes.max(0) as usize,
+            Network::UvitVideo(config) => config.uvit.num_classes.max(0) as usize,
             _ => 0,
         }
     }
