@@ -75,6 +75,7 @@ pub(super) fn manifest(fields: &Fields<'_>, task: Task, components: Named<Compon
         labels: fields.value("labels").map_or(Ok(Vec::new()), labels_or_names)?,
         licences: fields.or("licences", Vec::new())?,
         preview: None,
+        frame_rate: fields.optional("frame_rate")?.or(fields.optional("fps")?),
         components,
         assets: Named::default(),
     })
