@@ -1,18 +1,24 @@
-// out = clip(sum of coefficient * source), or with a mask: mask * out + (1 - mask) * sum. All that samplers ask of a device. Sources and out are ranges of one buffer
-// and out may be among the sources, so the buffer is bound once and each range is a first element. Terms are added in
-// order. One invocation computes one value.
+// out = sum of coefficient * source, clipped or not; with a mask: mask * out + (1 - mask) * sum; with a variance: out + exp(a + b variance) * sum.
+// All that samplers ask of a device. Sources, out, mask and variance are ranges of one buffer and out may be among the sources, so the buffer
+// is bound once and each range is a first element. Terms are added in order. One invocation computes one value.
 //
 // Template: WORKGROUP.
+
+const CLIP = 1u;
+const BLEND = 2u;
+const SPREAD = 3u;
 
 struct Params {
   elements: u32,
   out: u32,
   terms: u32,
-  clip: u32,
-  low: f32,
-  high: f32,
-  masked: u32,
-  mask: u32,
+  // What the sum is for: 0, or one of the above.
+  mix: u32,
+  // CLIP: the bounds. SPREAD: a and b.
+  numbers: vec2f,
+  // The mask or the variance.
+  beside: u32,
+  unused: u32,
   sources: array<vec4u, 2>,
   coefficients: array<vec4f, 2>,
 }
@@ -32,12 +38,17 @@ fn main(@builtin(global_invocation_id) id: vec3u, @builtin(num_workgroups) count
   }
   // A NaN must not be clipped to a number: it is how a broken forward is noticed.
   let is_nan = (bitcast<u32>(sum) & 0x7fffffffu) > 0x7f800000u;
-  if (params.clip != 0u && !is_nan) {
-    sum = clamp(sum, params.low, params.high);
+  if (params.mix == CLIP && !is_nan) {
+    sum = clamp(sum, params.numbers.x, params.numbers.y);
   }
-  if (params.masked != 0u) {
-    let share = memory[params.mask + at];
-    sum = share * memory[params.out + at] + (1.0 - share) * sum;
+  if (params.mix >= BLEND) {
+    let before = memory[params.out + at];
+    let beside = memory[params.beside + at];
+    if (params.mix == BLEND) {
+      sum = beside * before + (1.0 - beside) * sum;
+    } else {
+      sum = before + exp(params.numbers.x + params.numbers.y * beside) * sum;
+    }
   }
   memory[params.out + at] = sum;
 }

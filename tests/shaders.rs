@@ -37,7 +37,7 @@ fn every_variant_is_valid_wgsl() {
 fn every_kernel_equals_its_twin() {
     let Some(gpu) = devices::found(pollster::block_on(Device::gpu())) else { return };
     judge(&gpu, Compute::F32);
-    assert_eq!(pollster::block_on(twins::judge_combine(&gpu)), Ok(7));
+    assert_eq!(pollster::block_on(twins::judge_combine(&gpu)), Ok(8));
 }
 
 #[test]

@@ -40,7 +40,7 @@ async fn every_variant_compiles() {
 async fn every_kernel_equals_its_twin() {
     let gpu = Device::gpu().await.unwrap();
     judge(&gpu, Compute::F32).await;
-    assert_eq!(twins::judge_combine(&gpu).await, Ok(7));
+    assert_eq!(twins::judge_combine(&gpu).await, Ok(8));
 }
 
 #[wasm_bindgen_test]

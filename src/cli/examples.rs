@@ -245,7 +245,7 @@ pub fn walk(
     let elements = drawn.iter().map(|(_, elements)| elements).sum();
     let mut slots: BTreeMap<u8, Vec<f32>> = BTreeMap::new();
     let mut latents = noise.randn_f32(elements);
-    let mut model = Vec::new();
+    let (mut model, mut variance) = (Vec::new(), Vec::new());
     for step in &recipe.steps {
         match step {
             Step::Eval { network_time, .. } => {
@@ -261,8 +261,13 @@ pub fn walk(
                 given.write(session, recording)?;
                 pollster::block_on(session.forward(&|| false))?;
                 model.clear();
-                for (port, _) in &drawn {
+                variance.clear();
+                for (port, elements) in &drawn {
                     model.extend(pollster::block_on(session.read(port.output))?);
+                    match port.variance {
+                        Some(id) => variance.extend(pollster::block_on(session.read(id))?),
+                        None => variance.resize(variance.len() + elements, -1.0),
+                    }
                 }
                 look(session, given)?;
             }
@@ -287,6 +292,14 @@ pub fn walk(
             Step::Noise { out: Slot::Scratch(i) } => drop(slots.insert(*i, noise.randn_f32(elements))),
             Step::Arrive { .. } => {}
             Step::Noise { .. } => latents = noise.randn_f32(elements),
+            Step::Spread { noise: Slot::Scratch(i), log_std, .. } => {
+                let drawn = slots.get(i).ok_or_else(|| Error::internal("an empty slot"))?;
+                let [constant, slope] = log_std.map(|c| c as f32);
+                for ((x, v), z) in latents.iter_mut().zip(&variance).zip(drawn) {
+                    *x += (constant + slope * v).exp() * z;
+                }
+            }
+            Step::Spread { .. } => return Err(Error::internal("noise that is no slot's")),
         }
     }
     // The picture is the first that is drawn.

@@ -2,7 +2,7 @@
 
 use super::{Memory, fast, plain};
 use crate::meter::{Meter, Metered};
-use crate::plan::{Capabilities, Compute, Form, Program, StateLayout, Weight, WeightId};
+use crate::plan::{Capabilities, Compute, Form, Mix, Program, StateLayout, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -216,16 +216,9 @@ impl State {
         Ok(self.block.values.borrow()[slot.offset / 4..][..slot.elements()].to_vec())
     }
 
-    /// `out = clip(sum of coefficient * tensor)`, by the first element of each in the State; with a mask, a mix of that and `out`.
-    pub fn combine(
-        &self,
-        out: usize,
-        elements: usize,
-        terms: &[(usize, f32)],
-        clip: Option<(f32, f32)>,
-        mask: Option<usize>,
-    ) {
-        super::combine(&mut self.block.values.borrow_mut(), out, elements, terms, clip, mask);
+    /// What becomes of `sum of coefficient * tensor`, by the first element of each in the State.
+    pub fn combine(&self, out: usize, elements: usize, terms: &[(usize, f32)], mix: Mix) {
+        super::combine(&mut self.block.values.borrow_mut(), out, elements, terms, mix);
     }
 }
 

@@ -3,7 +3,7 @@
 use super::backend::{Buffer, Dispatch, Slice, Usage};
 use super::device::Device;
 use super::kernels;
-use crate::plan::{Slot, StateLayout};
+use crate::plan::{Mix, Slot, StateLayout};
 use crate::{Error, Result};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ impl State {
     /// `OUT_OF_MEMORY`, `SHADER_FAILED`.
     pub async fn new(device: Rc<Device>, layout: Rc<StateLayout>) -> Result<State> {
         let buffer = device.backend.buffer("state", layout.bytes(), Usage::Storage).await?;
-        let launch = kernels::combine(0, layout.bytes() / 4, &[], None, None);
+        let launch = kernels::combine(0, layout.bytes() / 4, &[], Mix::Replace(None));
         let params = device.backend.buffer("parameters", launch.params.len(), Usage::Uniform).await?;
         device.compile([&launch.variant]).await?;
         let pipeline = device.pipeline(&launch.variant)?;
@@ -68,17 +68,10 @@ impl State {
         read(&self.device, self.slice(slot), slot.row_stride, dim, slot.elements() / dim.max(1)).await
     }
 
-    /// `out = clip(sum of coefficient * tensor)`, by the first element of each in the State; with a mask, a mix of that and `out`.
-    pub fn combine(
-        &self,
-        out: usize,
-        elements: usize,
-        terms: &[(usize, f32)],
-        clip: Option<(f32, f32)>,
-        mask: Option<usize>,
-    ) {
+    /// What becomes of `sum of coefficient * tensor`, by the first element of each in the State.
+    pub fn combine(&self, out: usize, elements: usize, terms: &[(usize, f32)], mix: Mix) {
         let began = Instant::now();
-        let launch = kernels::combine(out, elements, terms, clip, mask);
+        let launch = kernels::combine(out, elements, terms, mix);
         let mut combine = self.combine.borrow_mut();
         combine.set_workgroups(launch.workgroups);
         self.device.backend.write(&self.params, 0, &launch.params);

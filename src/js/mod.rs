@@ -160,7 +160,7 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
         ("sampler", sampling.sampler.as_str().into()),
     ]);
     // What is offered is what compiles with the model's schedule, whatever its usual steps.
-    let settings = SamplerSettings { steps: 10, ..sampling.settings() };
+    let settings = SamplerSettings { steps: 10, grid: None, ..sampling.settings() };
     let samplers =
         SamplerKind::ALL.into_iter().filter(|&sampler| recipe(&SamplerSettings { sampler, ..settings }).is_ok());
     let on_grid = |spacing| SamplerSettings { sampler: SamplerKind::Euler, grid: Some(spacing), ..settings };

@@ -109,7 +109,7 @@ impl Config {
         let positions =
             plan.weight(format!("{embeddings}.position_embedding.weight"), &[tokens, dim], WeightUse::Floats);
         let words = plan.scratch("", &[items, tokens, dim]);
-        let position = Some(Position { table: positions, at: 0 });
+        let position = Some(Position::plain(positions, 0));
         plan.push(Op::Embedding { table, index: Some(index), position, out: words, at: 0 });
         let layers = self.layers();
         let x = layers.record(&mut plan, "text_model.encoder", words);

@@ -58,6 +58,8 @@ pub struct Sampled {
     pub time: TensorId,
     /// The prediction of it.
     pub output: TensorId,
+    /// What the network has learned of the variance of a step, of the prediction's shape: -1 is the lower bound, 1 the upper one.
+    pub variance: Option<TensorId>,
 }
 
 /// A recorded network with its ports.

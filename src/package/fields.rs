@@ -2,7 +2,7 @@
 
 use super::manifest::{BlockCache, Component, Label, Licence, Manifest, Sampling};
 use super::preview::LatentRgb;
-use crate::json::{self, Fields, Read, Value, Write};
+use crate::json::{self, Fields, Map, Read, Value, Write};
 use crate::named::Named;
 
 impl Read for Manifest {
@@ -78,11 +78,14 @@ impl Read for Sampling {
             schedule: fields.required("schedule")?,
             prediction: fields.required("prediction")?,
             time_scale: fields.required("time_scale")?,
+            time_offset: fields.or("time_offset", 0.0)?,
             t_min: fields.required("t_min")?,
             t_max: fields.required("t_max")?,
             sampler: fields.required("sampler")?,
+            grid: fields.optional("grid")?,
             steps: fields.required("steps")?,
             guidance_scale: fields.required("guidance_scale")?,
+            guided_channels: fields.optional("guided_channels")?,
             clip_x0: fields.required("clip_x0")?,
             lower_order_final: fields.required("lower_order_final")?,
             cache: fields.optional("cache")?,
@@ -104,10 +107,21 @@ impl Write for Sampling {
             ("clip_x0", self.clip_x0.into()),
             ("lower_order_final", self.lower_order_final.into()),
         ]);
-        match &self.cache {
-            Some(cache) => json::with(written, json::object([("cache", cache.write())])),
-            None => written,
+        // What is as usual is left out, so that the model hash of those who have no such fields stays.
+        let mut more = Map::new();
+        if self.time_offset != 0.0 {
+            more.insert("time_offset".into(), self.time_offset.into());
         }
+        if let Some(grid) = self.grid {
+            more.insert("grid".into(), grid.write());
+        }
+        if let Some(channels) = self.guided_channels {
+            more.insert("guided_channels".into(), channels.into());
+        }
+        if let Some(cache) = &self.cache {
+            more.insert("cache".into(), cache.write());
+        }
+        json::with(written, more.into())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::decimal::decimal;
 use crate::json::{self, Map, Read, Value};
 use crate::model::Network;
 use crate::named::Named;
-use crate::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, recipe};
+use crate::sampler::{Prediction, SamplerKind, SamplerSettings, Schedule, Spacing, recipe};
 use crate::weights::{Dtype, StoredFile, Variant};
 use crate::{Code, Error, Result};
 
@@ -66,16 +66,22 @@ pub struct Sampling {
     pub prediction: Prediction,
     /// The network is handed this times t.
     pub time_scale: f64,
+    /// Added to that; 0 if nothing is said.
+    pub time_offset: f64,
     /// Where sampling ends.
     pub t_min: f64,
     /// Where sampling starts.
     pub t_max: f64,
     /// Default sampler.
     pub sampler: SamplerKind,
+    /// The grid that it walks, if not its own.
+    pub grid: Option<Spacing>,
     /// Default number of steps.
     pub steps: usize,
     /// Default guidance scale, `uncond + s (cond - uncond)`.
     pub guidance_scale: f64,
+    /// So many of the first channels are guided, the others are the conditional output's; none: all.
+    pub guided_channels: Option<usize>,
     /// Whether x0 estimates are clipped to [-1, 1].
     pub clip_x0: bool,
     /// Whether the last step of multistep solvers is of order 1.
@@ -320,8 +326,12 @@ impl Manifest {
         if let Some(null) = self.null_class.filter(|null| *null as usize >= classes) {
             return Err(bad(format!("null_class is {null}, the network has {classes} classes")));
         }
+        let channels = self.network(DENOISER)?.image_shape()[0];
+        if let Some(guided) = self.sampling.guided_channels.filter(|guided| *guided > channels) {
+            return Err(bad(format!("sampling: guided_channels is {guided}, the network has {channels} channels")));
+        }
         if let Some(preview) = &self.preview {
-            preview.check(self.network(DENOISER)?.image_shape()[0]).map_err(bad)?;
+            preview.check(channels).map_err(bad)?;
         }
         self.sampling.check().map_err(bad)
     }
@@ -363,11 +373,12 @@ impl Sampling {
     pub fn settings(&self) -> SamplerSettings {
         SamplerSettings {
             sampler: self.sampler,
-            grid: None,
+            grid: self.grid,
             steps: self.steps,
             schedule: self.schedule,
             prediction: self.prediction,
             time_scale: self.time_scale,
+            time_offset: self.time_offset,
             clip_x0: self.clip_x0,
             lower_order_final: self.lower_order_final,
             t_min: self.t_min,
@@ -383,6 +394,9 @@ impl Sampling {
         recipe(&self.settings()).map_err(|error| format!("sampling: {}", error.cause))?;
         if !self.guidance_scale.is_finite() {
             return Err(format!("sampling: guidance_scale is {}", decimal(self.guidance_scale)));
+        }
+        if self.guided_channels == Some(0) {
+            return Err("sampling: guided_channels is 0".into());
         }
         self.cache.as_ref().map_or(Ok(()), BlockCache::check)
     }

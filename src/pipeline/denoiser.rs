@@ -82,15 +82,15 @@ impl Denoiser {
         let plan = &mut recording.plan;
         let (mut tensors, mut total) = (Vec::new(), 0);
         for port in &drawn.ports {
-            let [input, output] = [port.port.input, port.port.output];
-            let (mut of_input, mut of_output) = (plan.shape(input).to_vec(), plan.shape(output).to_vec());
-            of_input[0] = if port.copied { batch.items() } else { batch.images };
-            of_output[0] = batch.items();
-            tensors.extend([(port.latents.clone(), of_input), (port.model.clone(), of_output)]);
-            if alone {
-                // The network reads what the solver writes, and the other way round.
-                plan.tensors[input.index()].role = Role::State;
-                plan.tensors[output.index()].role = Role::State;
+            let latents = [(port.port.input, &port.latents)];
+            for (i, (id, name)) in latents.into_iter().chain(port.outputs()).enumerate() {
+                let mut shape = plan.shape(id).to_vec();
+                shape[0] = if i > 0 || port.copied { batch.items() } else { batch.images };
+                tensors.push((name.clone(), shape));
+                if alone {
+                    // The network reads what the solver writes, and the other way round.
+                    plan.tensors[id.index()].role = Role::State;
+                }
             }
             total += batch.images * port.size;
         }
@@ -301,7 +301,9 @@ impl Denoiser {
             let elements = images * port.size;
             let (tensor, begin) = self.place(out, port)?;
             let parts = match guidance.channels.filter(|_| guided && terms.iter().any(|term| term.0 == Slot::Model)) {
-                Some(channels) => guidance::parts(images, port.size, port.channels, channels),
+                Some(channels) => {
+                    guidance::parts(images * port.pictures, port.size / port.pictures, port.channels, channels)
+                }
                 None => vec![(0, elements, guided)],
             };
             for (first, elements_of_part, guided) in parts {
@@ -320,6 +322,30 @@ impl Denoiser {
                     }
                 }
                 self.state.combine_from(tensor, begin + first, elements_of_part, &sum, clip)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// `out += exp(log_std[0] + log_std[1] v) noise`, v being the variance that the first copy says, -1 where the network says none.
+    ///
+    /// # Errors
+    /// `INTERNAL` for a slot that does not exist.
+    pub fn spread(&self, out: Slot, noise: Slot, log_std: [f64; 2]) -> Result<()> {
+        for port in &self.drawn.ports {
+            let elements = self.shape.batch.images * port.size;
+            let ((out, begin), (tensor, from)) = (self.place(out, port)?, self.place(noise, port)?);
+            let noise = |coefficient: f64| Term { tensor, from, coefficient: coefficient as f32 };
+            match &port.variance {
+                Some(variance) if begin == 0 => {
+                    self.state.spread(out, variance, elements, &[noise(1.0)], log_std.map(|c| c as f32))?;
+                }
+                Some(_) => return Err(Error::internal("noise of a learned variance goes to the latents alone")),
+                None => {
+                    let before = Term { tensor: out, from: begin, coefficient: 1.0 };
+                    let sum = [before, noise((log_std[0] - log_std[1]).exp())];
+                    self.state.combine_from(out, begin, elements, &sum, None)?;
+                }
             }
         }
         Ok(())
@@ -419,8 +445,8 @@ impl Denoiser {
             }
             Some(helpers) => {
                 let outputs = self.call(Call { time, items: images * copies, helpers, stopped }).await?;
-                let written = self.drawn.ports.iter().zip(&outputs);
-                written.into_iter().try_for_each(|(port, values)| self.state.write(&port.model, values))
+                let written = self.drawn.ports.iter().flat_map(Port::outputs).zip(&outputs);
+                written.into_iter().try_for_each(|((_, tensor), values)| self.state.write(tensor, values))
             }
         }
     }

@@ -4,7 +4,7 @@
 use super::noise::Noise;
 use super::tensors::{NamedTensor, Values};
 use crate::model::{Recording, Sampled};
-use crate::plan::Plan;
+use crate::plan::{Plan, TensorId};
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -14,11 +14,15 @@ pub(super) struct Port {
     /// The names of the State's tensors: what goes in, of which the first copy's are the latents, and what comes out.
     pub latents: String,
     pub model: String,
+    /// That of the variance, if the network has learned one.
+    pub variance: Option<String>,
     /// Elements of an image.
     pub size: usize,
     /// Of an image.
     pub shape: Vec<usize>,
-    /// Of the output.
+    /// Of the output: pictures in an image (frames, where each has its channels), and channels of one.
+    pub pictures: usize,
+    /// See `pictures`.
     pub channels: usize,
     /// Where it begins in tensors that hold all ports.
     pub first: usize,
@@ -36,8 +40,16 @@ pub(super) struct Drawn {
     range: Range<usize>,
 }
 
-fn of_image(plan: &Plan, id: crate::plan::TensorId) -> usize {
+fn of_image(plan: &Plan, id: TensorId) -> usize {
     plan.shape(id)[1..].iter().product()
+}
+
+impl Port {
+    /// What the network says of it: the prediction, then the variance if there is one.
+    pub fn outputs(&self) -> impl Iterator<Item = (TensorId, &String)> {
+        let variance = self.port.variance.into_iter().zip(&self.variance);
+        [(self.port.output, &self.model)].into_iter().chain(variance)
+    }
 }
 
 impl Drawn {
@@ -48,11 +60,16 @@ impl Drawn {
         let sampled = recording.sampled.get(range.clone()).unwrap_or_default();
         let (mut ports, mut first) = (Vec::with_capacity(sampled.len()), 0);
         for &port in sampled {
-            let [latents, model] = [port.input, port.output].map(|id| plan.tensors[id.index()].name.clone());
-            let (size, channels) = (of_image(plan, port.input), plan.shape(port.output)[1]);
+            let name = |id: TensorId| plan.tensors[id.index()].name.clone();
+            let (latents, model, variance) = (name(port.input), name(port.output), port.variance.map(name));
+            let size = of_image(plan, port.input);
+            let (pictures, channels) = match *plan.shape(port.output) {
+                [_, frames, channels, _, _] => (frames, channels),
+                ref shape => (1, shape[1]),
+            };
             let copied = alone && plan.shape(port.input)[0] != images;
             let shape = plan.shape(port.input)[1..].to_vec();
-            ports.push(Port { port, latents, model, size, shape, channels, first, copied });
+            ports.push(Port { port, latents, model, variance, size, shape, pictures, channels, first, copied });
             first += images * size;
         }
         match ports.is_empty() {

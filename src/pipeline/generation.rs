@@ -260,6 +260,7 @@ impl Pipeline {
         let Settled { request, count, settings, recipe, cache, .. } = settled;
         let Conditions { mut guidance, drawn } = conditions;
         guidance.rescale = request.guidance_rescale;
+        guidance.channels = self.manifest.sampling.guided_channels;
         let Progress { noise, timings, warnings, workers, half, halves } = progress;
         let mask = origin.and_then(Origin::latent_mask);
         let guided = guidance.copies.len() > 1;
@@ -288,7 +289,13 @@ impl Pipeline {
             }),
             noise,
             readback: Readback::None,
-            passes: savings::passes(recipe, settings.time_scale, guided, request.guidance_interval, cache.as_ref()),
+            passes: savings::passes(
+                recipe,
+                [settings.time_scale, settings.time_offset],
+                guided,
+                request.guidance_interval,
+                cache.as_ref(),
+            ),
         };
         let component = self.components.get(DENOISER, control.stopped).await?;
         if self.denoiser.as_ref().is_none_or(|denoiser| *denoiser.shape() != shape) {

@@ -180,10 +180,11 @@ impl Pipeline {
     /// The settings of a request, with the manifest's defaults.
     pub fn settings(&self, request: &Request) -> SamplerSettings {
         let defaults = self.manifest.sampling.settings();
+        let sampler = (request.sampler).or(request.preset.map(|_| SamplerKind::DpmppTwoM)).unwrap_or(defaults.sampler);
         SamplerSettings {
-            sampler: (request.sampler).or(request.preset.map(|_| SamplerKind::DpmppTwoM)).unwrap_or(defaults.sampler),
+            sampler,
             steps: (request.steps).or(request.preset.map(Preset::steps)).unwrap_or(defaults.steps),
-            grid: request.grid,
+            grid: request.grid.or(defaults.grid.filter(|_| sampler == defaults.sampler)),
             eta: request.eta,
             churn: request.churn,
             ..defaults

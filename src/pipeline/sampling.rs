@@ -280,6 +280,7 @@ impl Walk {
                     }
                 }
                 Step::Noise { out } => denoiser.write(*out, &denoiser.drawn.noise(inputs.noise))?,
+                Step::Spread { out, noise, log_std } => denoiser.spread(*out, *noise, *log_std)?,
             }
             if called && matches!(steps.peek(), None | Some(Step::Eval { .. })) {
                 let mut event = StepEvent::new(Stage::Sampling, self.step, expected, self.began);

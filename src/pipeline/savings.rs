@@ -19,13 +19,13 @@ pub struct Pass {
 /// for Free", 2024).
 pub fn passes(
     recipe: &Recipe,
-    time_scale: f64,
+    [time_scale, time_offset]: [f64; 2],
     guided: bool,
     interval: Option<[f64; 2]>,
     cache: Option<&BlockCache>,
 ) -> Vec<Pass> {
     let times = recipe.steps.iter().filter_map(|step| match step {
-        Step::Eval { network_time, .. } => Some(network_time / time_scale),
+        Step::Eval { network_time, .. } => Some((network_time - time_offset) / time_scale),
         _ => None,
     });
     let refreshed = cache.map(|cache| cache.refreshed(recipe.evaluations));
@@ -94,7 +94,7 @@ mod tests {
     fn every_pass_finds_what_it_goes_on_from() {
         let recipe = recipe(&[1.0, 0.8, 0.6, 0.4, 0.2, 0.1]);
         let cache = BlockCache { outer: 1, steps: 6, refresh: vec![0, 3] };
-        let of = |guided, interval, cache| letters(&passes(&recipe, 999.0, guided, interval, cache));
+        let of = |guided, interval, cache| letters(&passes(&recipe, [999.0, 0.0], guided, interval, cache));
         assert_eq!(of(true, None, None), "GGGGGG");
         assert_eq!(of(false, Some([0.3, 0.7]), None), "CCCCCC");
         assert_eq!(of(true, Some([0.3, 0.7]), None), "CCGGCC");

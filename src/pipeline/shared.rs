@@ -3,6 +3,7 @@
 use super::denoiser::Denoiser;
 use super::helpers::Helpers;
 use super::tensors::{NamedTensor, Values};
+use crate::plan::TensorId;
 use crate::{Error, Result};
 use std::ops::Range;
 
@@ -15,7 +16,8 @@ pub(super) struct Call<'a> {
 }
 
 impl Denoiser {
-    /// One forward of the first items on all workers: of every port that is drawn the prediction, zeros for the other items.
+    /// One forward of the first items on all workers: of every port that is drawn its [`outputs`](super::drawn::Port::outputs), zeros for the
+    /// other items.
     pub(super) async fn call(&mut self, call: Call<'_>) -> Result<Vec<Vec<f32>>> {
         let Call { time, items, helpers, stopped } = call;
         let name_of = |id| self.recording.ports.iter().find(|port| port.tensor == id).map_or("", |port| port.name);
@@ -39,7 +41,12 @@ impl Denoiser {
             }
             inputs
         };
-        let outputs: Vec<&'static str> = self.drawn.ports.iter().map(|port| name_of(port.port.output)).collect();
+        // Tensor and elements of an item.
+        let mut outputs: Vec<(TensorId, usize)> = Vec::with_capacity(self.drawn.ports.len());
+        for port in &self.drawn.ports {
+            outputs.extend(port.outputs().map(|(id, _)| (id, port.size)));
+        }
+        let names: Vec<&'static str> = outputs.iter().map(|(id, _)| name_of(*id)).collect();
         let mut pending = Vec::with_capacity(parts.len() - 1);
         for (index, items) in parts[1..].iter().enumerate() {
             let mut tensors: Vec<NamedTensor> = self.given.iter().map(|tensor| rows(tensor, items, all)).collect();
@@ -51,28 +58,28 @@ impl Denoiser {
                     tensors.push(NamedTensor::new(time_port, Values::Times(self.times(p, time, items.clone()))));
                 }
             }
-            pending.push(helpers.forward(index, tensors, outputs.clone()));
+            pending.push(helpers.forward(index, tensors, names.clone()));
         }
         for (port, values) in self.drawn.ports.iter().zip(inputs(&self.parts[0])) {
             self.session.write(port.port.input, &values)?;
         }
         self.run(true, parts[0].len(), stopped).await?;
-        let mut results = Vec::with_capacity(self.drawn.ports.len());
-        for port in &self.drawn.ports {
-            let mut values = self.session.read(port.port.output).await?;
-            values.truncate(parts[0].len() * port.size);
+        let mut results = Vec::with_capacity(outputs.len());
+        for (id, size) in &outputs {
+            let mut values = self.session.read(*id).await?;
+            values.truncate(parts[0].len() * size);
             results.push(values);
         }
         for (answer, items) in pending.into_iter().zip(&parts[1..]) {
-            for ((result, values), port) in results.iter_mut().zip(answer.await?).zip(&self.drawn.ports) {
-                if values.len() != items.len() * port.size {
+            for ((result, values), (_, size)) in results.iter_mut().zip(answer.await?).zip(&outputs) {
+                if values.len() != items.len() * size {
                     return Err(Error::internal(format!("a helper gave {} values for {items:?}", values.len())));
                 }
                 result.extend(values);
             }
         }
-        for (result, port) in results.iter_mut().zip(&self.drawn.ports) {
-            result.resize(all * port.size, 0.0);
+        for (result, (_, size)) in results.iter_mut().zip(&outputs) {
+            result.resize(all * size, 0.0);
         }
         Ok(results)
     }

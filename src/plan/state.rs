@@ -28,6 +28,25 @@ impl Slot {
     }
 }
 
+/// How a combination's sum and what it is written to become one; tensors are places in the State.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mix {
+    /// The sum replaces it, clipped to bounds if there are any.
+    Replace(Option<(f32, f32)>),
+    /// `mask * out + (1 - mask) * sum`.
+    Blend {
+        /// The mask.
+        mask: usize,
+    },
+    /// `out + exp(log_std[0] + log_std[1] variance) * sum`.
+    Spread {
+        /// The variance.
+        variance: usize,
+        /// A constant, and a factor of the variance.
+        log_std: [f32; 2],
+    },
+}
+
 /// Where the tensors of a State lie.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateLayout {

@@ -112,7 +112,7 @@ async fn run(device: &Device, compute: Compute, cases: &Isolated, stored: Stored
     Ok(results)
 }
 
-/// Two tensors, one of them from its second half on, mixed and clipped, then mixed by a mask.
+/// Two tensors, one of them from its second half on, mixed and clipped, then mixed by a mask, and added as strongly as another says.
 async fn combine(device: &Device) -> Result<Vec<f32>> {
     let elements = 67;
     let tensors = [("a", elements), ("b", 2 * elements)].map(|(name, n)| (name.to_string(), vec![1, 1, 1, n]));
@@ -124,5 +124,6 @@ async fn combine(device: &Device) -> Result<Vec<f32>> {
         [("a", 0, 0.75), ("b", elements, -1.25)].map(|(tensor, from, coefficient)| Term { tensor, from, coefficient });
     state.combine("a", elements, &terms, Some((-1.0, 1.0)))?;
     state.blend("a", "b", elements, &terms)?;
+    state.spread("a", "b", elements, &terms[1..], [-0.5, 0.75])?;
     state.read("a").await
 }

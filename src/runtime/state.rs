@@ -3,7 +3,7 @@
 use super::{Device, Kind, each};
 #[cfg(feature = "gpu")]
 use crate::gpu;
-use crate::plan::{Capabilities, StateLayout};
+use crate::plan::{Capabilities, Mix, StateLayout};
 use crate::{Error, Result, cpu};
 use std::rc::Rc;
 
@@ -79,7 +79,7 @@ impl State {
     /// # Errors
     /// `INTERNAL` if a tensor does not exist, is shorter, or has gaps between its rows.
     pub fn combine(&self, out: &str, elements: usize, terms: &[Term<'_>], clip: Option<(f32, f32)>) -> Result<()> {
-        self.mix((out, 0), None, elements, terms, clip)
+        self.mix((out, 0), elements, terms, |_| Ok(Mix::Replace(clip)))
     }
 
     /// [`State::combine`] from an element `first` of `out` on.
@@ -94,7 +94,7 @@ impl State {
         terms: &[Term<'_>],
         clip: Option<(f32, f32)>,
     ) -> Result<()> {
-        self.mix((out, first), None, elements, terms, clip)
+        self.mix((out, first), elements, terms, |_| Ok(Mix::Replace(clip)))
     }
 
     /// `out = mask * out + (1 - mask) * sum of coefficient * tensor` over the first `elements` of `out` and of `mask`.
@@ -102,16 +102,30 @@ impl State {
     /// # Errors
     /// As [`State::combine`].
     pub fn blend(&self, out: &str, mask: &str, elements: usize, terms: &[Term<'_>]) -> Result<()> {
-        self.mix((out, 0), Some(mask), elements, terms, None)
+        self.mix((out, 0), elements, terms, |place| Ok(Mix::Blend { mask: place(mask, 0)? }))
+    }
+
+    /// `out += exp(log_std[0] + log_std[1] variance) * sum of coefficient * tensor` over the first `elements` of `out` and of `variance`.
+    ///
+    /// # Errors
+    /// As [`State::combine`].
+    pub fn spread(
+        &self,
+        out: &str,
+        variance: &str,
+        elements: usize,
+        terms: &[Term<'_>],
+        log_std: [f32; 2],
+    ) -> Result<()> {
+        self.mix((out, 0), elements, terms, |place| Ok(Mix::Spread { variance: place(variance, 0)?, log_std }))
     }
 
     fn mix(
         &self,
         out: (&str, usize),
-        mask: Option<&str>,
         elements: usize,
         terms: &[Term<'_>],
-        clip: Option<(f32, f32)>,
+        how: impl FnOnce(&dyn Fn(&str, usize) -> Result<usize>) -> Result<Mix>,
     ) -> Result<()> {
         let first = |name: &str, from: usize| {
             let slot = self.layout().slot(name)?;
@@ -126,11 +140,8 @@ impl State {
             sources.push((first(term.tensor, term.from)?, term.coefficient));
         }
         let out = first(out.0, out.1)?;
-        let mask = match mask {
-            Some(mask) => Some(first(mask, 0)?),
-            None => None,
-        };
-        each!(&self.0, state => state.combine(out, elements, &sources, clip, mask));
+        let mix = how(&first)?;
+        each!(&self.0, state => state.combine(out, elements, &sources, mix));
         Ok(())
     }
 }

@@ -39,6 +39,11 @@ impl Builder {
         self.steps.push(Step::Noise { out });
     }
 
+    /// `out += exp(log_std[0] + log_std[1] v) noise`, v being the network's.
+    pub(super) fn spread(&mut self, out: Slot, noise: Slot, log_std: [f64; 2]) {
+        self.steps.push(Step::Spread { out, noise, log_std });
+    }
+
     /// The latents have arrived at this level: the end of an update.
     pub(super) fn arrive(&mut self, level: &NoiseLevel) {
         self.steps.push(Step::Arrive { alpha_t: level.alpha_t, sigma_t: level.sigma_t });
@@ -71,15 +76,19 @@ impl Builder {
                         return Err(Error::internal(format!("A combination has {} terms", terms.len())));
                     }
                     for term in terms {
-                        if let Slot::Scratch(i) = term.slot
-                            && !written[i as usize]
-                        {
-                            return Err(Error::internal(format!("Scratch slot {i} is read before it is written")));
-                        }
+                        check_written(&written, term.slot)?;
                     }
                     mark(&mut written, *out);
                 }
                 Step::Noise { out } => mark(&mut written, *out),
+                Step::Spread { out, noise, log_std } => {
+                    if !log_std.iter().all(|c| holdable(*c)) {
+                        return Err(degenerate(evaluations.saturating_sub(1)));
+                    }
+                    for slot in [*out, *noise] {
+                        check_written(&written, slot)?;
+                    }
+                }
                 Step::Arrive { .. } => {}
             }
         }
@@ -95,6 +104,15 @@ impl Builder {
 fn mark(written: &mut [bool; 256], out: Slot) {
     if let Slot::Scratch(i) = out {
         written[i as usize] = true;
+    }
+}
+
+fn check_written(written: &[bool; 256], slot: Slot) -> Result<()> {
+    match slot {
+        Slot::Scratch(i) if !written[i as usize] => {
+            Err(Error::internal(format!("Scratch slot {i} is read before it is written")))
+        }
+        _ => Ok(()),
     }
 }
 

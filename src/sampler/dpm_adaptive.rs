@@ -7,6 +7,7 @@ use super::dpm::{Algorithm, SolverType, Update};
 use super::dpm_singlestep::{START, arrival, between, ratios, update};
 use super::grid::Point;
 use super::schedule::Curve;
+use super::settings::later;
 use super::{Prediction, Recipe, Schedule, Slot, Step};
 use crate::error::{Code, Error, Result};
 
@@ -43,6 +44,8 @@ pub struct Adaptive {
     order: usize,
     tolerances: Tolerances,
     time_scale: f64,
+    /// The network's times are so much later.
+    pub(super) time_offset: f64,
     t_min: f64,
     t: f64,
     h: f64,
@@ -103,7 +106,18 @@ impl DpmAdaptive {
             evaluations: 0,
             init_noise_sigma: 1.0,
             start: [start.alpha_t, start.sigma_t],
-            adaptive: Some(Adaptive { update, curve, order, tolerances, time_scale, t_min, t, h, began }),
+            adaptive: Some(Adaptive {
+                update,
+                curve,
+                order,
+                tolerances,
+                time_scale,
+                time_offset: 0.0,
+                t_min,
+                t,
+                h,
+                began,
+            }),
         })
     }
 }
@@ -120,7 +134,9 @@ impl Adaptive {
         let mut steps = Builder::default();
         update(&mut steps, &self.update, &from, &inner, &to.level);
         steps.combine(LOW, &arrival(&self.update, &from, &inner[..inner.len() - 1], &to.level), None);
-        Some(steps.steps())
+        let mut steps = steps.steps();
+        later(&mut steps, self.time_offset);
+        Some(steps)
     }
 
     /// What [`Adaptive::error`] compares: the update of the lower order, and that of the last accepted step.

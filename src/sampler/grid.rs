@@ -60,11 +60,15 @@ pub enum Spacing {
     Leading,
     /// Training steps, down from the last, which leaves out the cleanest; discrete schedules only.
     Trailing,
+    /// Training steps, evenly from the last to the first, and then without noise, as DiT's code respaces them; discrete schedules only.
+    Respaced,
+    /// Training steps, multiples of a stride down to the first, and then without noise, as DDIM's authors do; discrete schedules only.
+    Strided,
 }
 
 impl Spacing {
     /// All of them.
-    pub const ALL: [Spacing; 7] = [
+    pub const ALL: [Spacing; 9] = [
         Spacing::TimeUniform,
         Spacing::LogSnr,
         Spacing::Quadratic,
@@ -72,6 +76,8 @@ impl Spacing {
         Spacing::Linspace,
         Spacing::Leading,
         Spacing::Trailing,
+        Spacing::Respaced,
+        Spacing::Strided,
     ];
 
     /// The stable name, as in JSON.
@@ -84,6 +90,8 @@ impl Spacing {
             Spacing::Linspace => "linspace",
             Spacing::Leading => "leading",
             Spacing::Trailing => "trailing",
+            Spacing::Respaced => "respaced",
+            Spacing::Strided => "strided",
         }
     }
 
@@ -91,10 +99,16 @@ impl Spacing {
     pub fn of_training_steps(self) -> Option<TimestepSpacing> {
         match self {
             Spacing::Linspace => Some(TimestepSpacing::Linspace),
-            Spacing::Leading => Some(TimestepSpacing::Leading),
+            Spacing::Leading | Spacing::Strided => Some(TimestepSpacing::Leading),
             Spacing::Trailing => Some(TimestepSpacing::Trailing),
+            Spacing::Respaced => Some(TimestepSpacing::Respaced),
             _ => None,
         }
+    }
+
+    /// Whether what follows the last visited training step is the picture itself, as OpenAI's code has it, whatever the solver.
+    pub fn ends_without_noise(self) -> bool {
+        matches!(self, Spacing::Respaced | Spacing::Strided)
     }
 
     /// `intervals + 1` times from `t_max` down to `t_min`, for those that need no training steps (else evenly).

@@ -1,8 +1,8 @@
 //! Noise schedules, solvers and guidance, in f64 on the host.
 //!
 //! A solver is compiled, before any device is touched, into a [`Recipe`]: a flat list of [`Step`]s over a few
-//! named [`Slot`]s. Devices only know two things of sampling: run the network on the latents, and write a linear
-//! combination of slots (optionally clipped) into a slot. Nothing here knows networks or devices.
+//! named [`Slot`]s. Devices only know three things of sampling: run the network on the latents, write a linear
+//! combination of slots (optionally clipped) into a slot, and add noise as strong as the network says. Nothing here knows networks or devices.
 //!
 //! [`recipe`] is the way in for users' [`SamplerSettings`]. Each solver also has forms of its own (diffusers'
 //! schedulers) in its module: [`dpm_singlestep`], [`dpm_multistep`], [`unipc`], [`ddim`], [`euler_maruyama`]. All share [`schedule`]
@@ -11,6 +11,7 @@
 
 mod builder;
 pub mod ddim;
+pub mod ddpm;
 pub mod deis;
 pub mod dpm;
 pub mod dpm_adaptive;
@@ -82,6 +83,16 @@ pub enum Step {
     Noise {
         /// What is written.
         out: Slot,
+    },
+    /// `out += exp(log_std[0] + log_std[1] v) noise`, value by value: v is what the network says of the variance, which is never guided,
+    /// and -1 everywhere if it says nothing.
+    Spread {
+        /// What is written.
+        out: Slot,
+        /// Standard normal.
+        noise: Slot,
+        /// The logarithm of the deviation where v is 0, and what v adds.
+        log_std: [f64; 2],
     },
     /// The end of an update: `Latents` are x_t = `alpha_t` x_0 + `sigma_t` noise. Inpainting puts back what it keeps here.
     Arrive {

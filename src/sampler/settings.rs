@@ -12,7 +12,7 @@ use super::grid::{ContinuousGrid, Point};
 use super::timesteps::TimestepSpacing;
 use super::training_grid::{FinalSigma, TrainingGrid};
 use super::unipc::{self, BhType};
-use super::{Prediction, Recipe, Schedule, Spacing, ddim, deis, dpm_multistep, heun, lcm, pndm};
+use super::{Prediction, Recipe, Schedule, Spacing, Step, ddim, ddpm, deis, dpm_multistep, heun, lcm, pndm};
 use crate::decimal::decimal;
 use crate::error::{Code, Error, Result};
 use crate::json::{self, Value};
@@ -44,7 +44,7 @@ pub enum SamplerKind {
     Heun,
     /// DDIM.
     Ddim,
-    /// DDPM, respaced, with the small fixed variance.
+    /// DDPM: with the variance that the network has learned, or the small fixed one.
     Ddpm,
     /// PNDM, begun as Stable Diffusion does.
     Plms,
@@ -166,6 +166,8 @@ pub struct SamplerSettings {
     pub prediction: Prediction,
     /// The network is handed this times t: 999 for continuous schedules, 1000 for discrete ones.
     pub time_scale: f64,
+    /// Added to that: -1 for networks that count training steps from 0, as DiT does.
+    pub time_offset: f64,
     /// Clip the x_0 estimates to \[-1, 1\]; for models of pixels.
     pub clip_x0: bool,
     /// dpmpp_2m, dpmpp_3m, dpmpp_2m_sde and unipc: the last step is of order 1, the one before it at most of order 2.
@@ -210,7 +212,7 @@ impl SamplerSettings {
         let mut points = match (self.schedule, spacing.of_training_steps()) {
             (Schedule::RectifiedFlow { shift }, _) => self.flow(spacing, shift)?,
             (_, None) => self.continuous(spacing).points()?,
-            (_, Some(steps)) => self.training_points(steps)?,
+            (_, Some(steps)) => self.training_points(spacing, steps)?,
         };
         points.drain(..self.skip);
         Ok(points)
@@ -226,13 +228,15 @@ impl SamplerSettings {
         FlowMatchEuler { use_karras_sigmas, time_scale: self.time_scale, ..flow }.points()
     }
 
-    /// As diffusers does it with Stable Diffusion's settings, but the network counts training steps from 1.
-    fn training_points(&self, timestep_spacing: TimestepSpacing) -> Result<Vec<Point>> {
+    /// As diffusers does it with Stable Diffusion's settings, but the network counts training steps from 1, and [`Spacing::ends_without_noise`].
+    fn training_points(&self, spacing: Spacing, timestep_spacing: TimestepSpacing) -> Result<Vec<Point>> {
         let mut grid = TrainingGrid::new(self.schedule, self.steps);
         grid.timestep_spacing = timestep_spacing;
-        grid.steps_offset = usize::from(timestep_spacing == TimestepSpacing::Leading);
+        grid.steps_offset = usize::from(spacing == Spacing::Leading);
         let mut points = match self.sampler {
+            // It has no limit without noise.
             SamplerKind::Deis => TrainingGrid { final_sigmas_type: FinalSigma::SigmaMin, ..grid }.points(),
+            _ if spacing.ends_without_noise() => grid.ddim_points(),
             SamplerKind::Ddim | SamplerKind::Plms | SamplerKind::Pndm => {
                 TrainingGrid { final_sigmas_type: FinalSigma::SigmaMin, ..grid }.ddim_points()
             }
@@ -261,6 +265,30 @@ pub const MAX_STEPS: usize = 1000;
 
 /// Compiles settings into the steps to execute, or says which setting is wrong.
 pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
+    let offset = settings.time_offset;
+    if !offset.is_finite() {
+        let cause = format!("time_offset is {}", decimal(offset));
+        return Err(Error::new(Code::InvalidArgument, cause, "Give a finite number"));
+    }
+    let mut recipe = compile(settings)?;
+    later(&mut recipe.steps, offset);
+    if let Some(adaptive) = &mut recipe.adaptive {
+        adaptive.time_offset = offset;
+    }
+    Ok(recipe)
+}
+
+/// Hands the network later times.
+pub(super) fn later(steps: &mut [Step], by: f64) {
+    for step in steps {
+        if let Step::Eval { network_time, .. } = step {
+            *network_time += by;
+        }
+    }
+}
+
+/// With times from 0.
+fn compile(settings: &SamplerSettings) -> Result<Recipe> {
     let SamplerSettings { sampler, steps, skip, schedule, prediction, .. } = *settings;
     let SamplerSettings { time_scale, clip_x0, t_min, t_max, eta, churn, .. } = *settings;
     let refuse = |cause: String, remedy: &str| Err(Error::new(Code::InvalidArgument, cause, remedy));
@@ -352,7 +380,8 @@ pub fn recipe(settings: &SamplerSettings) -> Result<Recipe> {
         SamplerKind::UniPc => unipc::compile(&points, &x0, 2, BhType::Bh2, lower),
         SamplerKind::Deis => deis::compile(&points, prediction, clip, 3, lower),
         SamplerKind::Euler => euler::compile(&points, prediction, bound, Churn::new(churn), 1.0),
-        SamplerKind::EulerAncestral | SamplerKind::Ddpm => ddim::over(&points, prediction, bound, 1.0, 1.0),
+        SamplerKind::EulerAncestral => ddim::over(&points, prediction, bound, 1.0, 1.0),
+        SamplerKind::Ddpm => ddpm::compile(&points, prediction, clip),
         SamplerKind::Heun => heun::compile(&points, &update(Algorithm::DpmSolver), 1.0),
         SamplerKind::Ddim => ddim::over(&points, prediction, bound, eta, 1.0),
         SamplerKind::Plms => pndm::compile(&points, &[], prediction),
@@ -384,6 +413,7 @@ mod tests {
         schedule: Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 },
         prediction: Prediction::X0,
         time_scale: 999.0,
+        time_offset: 0.0,
         clip_x0: true,
         lower_order_final: true,
         t_min: 0.001,
@@ -453,6 +483,35 @@ mod tests {
     }
 
     #[test]
+    fn networks_that_count_training_steps_from_0_are_handed_those() {
+        let schedule = Schedule::Linear { beta_start: 0.0001, beta_end: 0.02, train_steps: 1000 };
+        let dit = SamplerSettings { steps: 4, schedule, time_scale: 1000.0, time_offset: -1.0, ..EMOJI };
+        let times = |steps: &[Step]| -> Vec<f64> {
+            let times = steps.iter().filter_map(|step| match step {
+                Step::Eval { network_time, .. } => Some(*network_time),
+                _ => None,
+            });
+            times.collect()
+        };
+        for sampler in [SamplerKind::Ddpm, SamplerKind::Ddim, SamplerKind::DpmppTwoM, SamplerKind::Plms] {
+            for (grid, wanted) in
+                [(Spacing::Respaced, [999.0, 666.0, 333.0, 0.0]), (Spacing::Strided, [750.0, 500.0, 250.0, 0.0])]
+            {
+                let recipe = recipe(&SamplerSettings { sampler, grid: Some(grid), ..dit }).unwrap();
+                let mut visited = times(&recipe.steps);
+                visited.dedup();
+                assert_eq!(visited, wanted, "{sampler:?}");
+                let last = recipe.steps.last();
+                assert_eq!(last, Some(&Step::Arrive { alpha_t: 1.0, sigma_t: 0.0 }), "{sampler:?} ends at the picture");
+            }
+        }
+        let evenly = times(&recipe(&SamplerSettings { sampler: SamplerKind::Ddim, ..dit }).unwrap().steps);
+        assert!((evenly[0] - 999.0).abs() < 1e-9 && (evenly[1] - 749.25).abs() < 1e-9, "{evenly:?}");
+        let adaptive = recipe(&SamplerSettings { sampler: SamplerKind::DpmAdaptive, ..dit }).unwrap().adaptive.unwrap();
+        assert_eq!(times(&adaptive.attempt().unwrap())[0], 999.0);
+    }
+
+    #[test]
     fn rectified_flow_runs_where_it_has_a_meaning() {
         let schedule = Schedule::RectifiedFlow { shift: 3.0 };
         let flow = SamplerSettings { schedule, prediction: Prediction::Flow, time_scale: 1000.0, ..EMOJI };
@@ -514,6 +573,7 @@ mod tests {
             SamplerSettings { t_max: 1.5, ..EMOJI },
             SamplerSettings { time_scale: f64::INFINITY, ..EMOJI },
             SamplerSettings { time_scale: 0.0, ..EMOJI },
+            SamplerSettings { time_offset: f64::NAN, ..EMOJI },
             SamplerSettings { eta: 0.5, ..EMOJI },
             SamplerSettings { sampler: SamplerKind::Ddim, eta: -0.1, ..EMOJI },
             SamplerSettings { eta: f64::NAN, ..EMOJI },
@@ -589,7 +649,7 @@ mod tests {
                                 } = sum.clamp(low, high);
                             }
                             Step::Arrive { .. } => {}
-                            Step::Noise { .. } => panic!("eta is 0"),
+                            Step::Noise { .. } | Step::Spread { .. } => panic!("eta is 0"),
                         }
                     }
                     let off = latents - on_the_way(settings.t_min);

@@ -1,6 +1,7 @@
 //! The training steps that diffusers' schedulers visit, for each `timestep_spacing` (diffusers 0.42.1, `set_timesteps`
-//! of scheduling_ddim.py and scheduling_dpmsolver_multistep.py; arXiv:2305.08891, table 2). Halves are rounded to even and the
-//! sums are taken in NumPy's order, so that a time that falls between two steps goes the same way.
+//! of scheduling_ddim.py and scheduling_dpmsolver_multistep.py; arXiv:2305.08891, table 2), and those of OpenAI's respacing
+//! (facebookresearch/DiT@ed81ce2229091fd4ecc9a223645f95cf379d582b diffusion/respace.py `space_timesteps`). Halves are rounded to even and the
+//! sums are taken in their order, so that a time that falls between two steps goes the same way.
 
 use crate::error::{Code, Error, Result};
 
@@ -13,6 +14,8 @@ pub enum TimestepSpacing {
     Leading,
     /// Down from the last training step: leaves out the cleanest steps.
     Trailing,
+    /// As `Linspace`, but every time is the sum of the strides up to it: of an odd number of steps the middle one may be another.
+    Respaced,
 }
 
 impl TimestepSpacing {
@@ -26,6 +29,7 @@ impl TimestepSpacing {
                 (0..steps).rev().map(|i| i * stride + steps_offset).collect()
             }
             TimestepSpacing::Trailing => trailing(train_steps, steps),
+            TimestepSpacing::Respaced => respaced(train_steps, steps),
         };
         match times.iter().find(|t| **t >= train_steps) {
             Some(t) => Err(Error::new(
@@ -48,6 +52,7 @@ impl TimestepSpacing {
                 (0..=steps).rev().map(|i| i * stride + steps_offset).collect()
             }
             TimestepSpacing::Trailing => trailing(train_steps, steps),
+            TimestepSpacing::Respaced => respaced(train_steps, steps + 1),
         };
         times.truncate(steps);
         Ok(times)
@@ -80,6 +85,17 @@ fn linspace(train_steps: usize, points: usize) -> Vec<usize> {
     (0..points).rev().map(|i| (i as f64 * stride).round_ties_even() as usize).collect()
 }
 
+/// As [`linspace`], stride added to stride.
+fn respaced(train_steps: usize, points: usize) -> Vec<usize> {
+    let stride = (train_steps - 1) as f64 / (points.max(2) - 1) as f64;
+    let (mut at, mut times) = (0.0f64, vec![0; points]);
+    for time in times.iter_mut().rev() {
+        *time = at.round_ties_even() as usize;
+        at += stride;
+    }
+    times
+}
+
 /// round(train_steps - i train_steps / steps) - 1.
 fn trailing(train_steps: usize, steps: usize) -> Vec<usize> {
     let first = train_steps as f64;
@@ -99,6 +115,11 @@ mod tests {
         assert_eq!(ddim(TimestepSpacing::Trailing, 4), [999, 749, 499, 249]);
         assert_eq!(ddim(TimestepSpacing::Linspace, 4), [999, 666, 333, 0]);
         assert_eq!(ddim(TimestepSpacing::Linspace, 1), [0]);
+        let respaced = |steps| TimestepSpacing::Respaced.ddim(1000, steps, 0).unwrap();
+        assert_eq!(respaced(8), [999, 856, 714, 571, 428, 285, 143, 0]);
+        assert_eq!((respaced(1), respaced(1000)[..2].to_vec()), (vec![0], vec![999, 998]));
+        // Twenty sums of 49.95 fall short of a half.
+        assert_eq!((respaced(21)[10], ddim(TimestepSpacing::Linspace, 21)[10]), (499, 500));
         assert_eq!(TimestepSpacing::Linspace.multistep(1000, 3, 0).unwrap(), [999, 666, 333]);
         assert_eq!(TimestepSpacing::Leading.multistep(1000, 3, 0).unwrap(), [750, 500, 250]);
         assert_eq!(TimestepSpacing::Trailing.multistep(1000, 1, 0).unwrap(), [999]);

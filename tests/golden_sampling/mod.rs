@@ -48,6 +48,7 @@ pub async fn draw_by(device: &Device, sampler: SamplerKind, start: Option<&[f32]
         t_max: 1.0,
         eta: 0.0,
         churn: 0.0,
+        time_offset: 0.0,
         skip: 0,
     };
     let labels = |labels: [u32; 2]| vec![NamedTensor::new("y", Values::Indices(labels.to_vec()))];

@@ -165,6 +165,11 @@ impl Walk<'_> {
                     (*out, backend.combine(&read, *clip)?)
                 }
                 Step::Arrive { .. } => continue,
+                // The toy network has learned no variance.
+                Step::Spread { out, noise, log_std } => {
+                    let terms = [(1.0, &**self.read(*out)?), ((log_std[0] - log_std[1]).exp(), &**self.read(*noise)?)];
+                    (*out, backend.combine(&terms, None)?)
+                }
                 Step::Noise { out } => {
                     let drawn = self.noise.get(self.trace.draws);
                     let values = drawn.ok_or_else(|| "more noise is drawn than the reference drew".to_owned())?;

@@ -1,6 +1,7 @@
 //! `shaders/combine.wgsl`; twin: `src/cpu/combine.rs`.
 
 use super::{Launch, Variant, folded};
+use crate::plan::Mix;
 
 const WORKGROUP: usize = 64;
 
@@ -13,11 +14,10 @@ struct Params {
     elements: u32,
     out: u32,
     terms: u32,
-    clip: u32,
-    low: f32,
-    high: f32,
-    masked: u32,
-    mask: u32,
+    mix: u32,
+    numbers: [f32; 2],
+    beside: u32,
+    unused: u32,
     sources: [u32; MAX_COMBINE_TERMS],
     coefficients: [f32; MAX_COMBINE_TERMS],
 }
@@ -29,26 +29,24 @@ pub(super) fn variant() -> Variant {
 /// Where that buffer is bound.
 pub const COMBINED: u32 = 1;
 
-/// `out = clip(sum of coefficient * source)` on ranges of one buffer, given by their first element; with a mask,
-/// `mask * out + (1 - mask) * sum`.
-pub fn combine(
-    out: usize,
-    elements: usize,
-    terms: &[(usize, f32)],
-    clip: Option<(f32, f32)>,
-    mask: Option<usize>,
-) -> Launch {
+/// What becomes of `sum of coefficient * source`, on ranges of one buffer, given by their first element.
+pub fn combine(out: usize, elements: usize, terms: &[(usize, f32)], mix: Mix) -> Launch {
     assert!(terms.len() <= MAX_COMBINE_TERMS, "a combination of {} terms", terms.len());
-    let (low, high) = clip.unwrap_or_default();
+    // As the shader numbers them.
+    let (mix, numbers, beside) = match mix {
+        Mix::Replace(None) => (0, [0.0; 2], 0),
+        Mix::Replace(Some((low, high))) => (1, [low, high], 0),
+        Mix::Blend { mask } => (2, [0.0; 2], mask),
+        Mix::Spread { variance, log_std } => (3, log_std, variance),
+    };
     let mut params = Params {
         elements: elements as u32,
         out: out as u32,
         terms: terms.len() as u32,
-        clip: u32::from(clip.is_some()),
-        low,
-        high,
-        masked: u32::from(mask.is_some()),
-        mask: mask.unwrap_or_default() as u32,
+        mix,
+        numbers,
+        beside: beside as u32,
+        unused: 0,
         sources: [0; MAX_COMBINE_TERMS],
         coefficients: [0.0; MAX_COMBINE_TERMS],
     };

@@ -56,6 +56,7 @@ pub fn judge(case: &Case, report: &mut Report) {
             grid: None,
             eta: 0.0,
             churn: 0.0,
+            time_offset: 0.0,
             skip: 0,
         };
         options.number("eps", 0.001)?;

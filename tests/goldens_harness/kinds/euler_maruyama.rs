@@ -36,6 +36,7 @@ fn compile(run: &Run) -> Result<(f64, Recipe), Stop> {
         grid: None,
         eta: 0.0,
         churn: 0.0,
+        time_offset: 0.0,
         skip: 0,
     };
     schedule.finish()?;

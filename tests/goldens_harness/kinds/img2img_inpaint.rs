@@ -53,6 +53,7 @@ fn judge_run(run: &Run, device: &Device, checks: &mut Checks) -> Result<(), Stop
         t_max: if schedule == Schedule::VpCosine { 0.9946 } else { 1.0 },
         eta: 0.0,
         churn: 0.0,
+        time_offset: 0.0,
         skip: steps - ((steps as f64 * strength) as usize).min(steps),
     };
     options.finish()?;

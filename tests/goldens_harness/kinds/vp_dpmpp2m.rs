@@ -59,6 +59,7 @@ fn settings(run: &Run) -> Result<(f64, SamplerSettings), Stop> {
         grid: None,
         eta: 0.0,
         churn: 0.0,
+        time_offset: 0.0,
         skip: 0,
     };
     schedule.finish()?;
