@@ -82,6 +82,7 @@ fn judge_run(run: &Run, device: &Device, checks: &mut Checks) -> Result<(), Stop
         eta: 0.0,
         churn: 0.0,
         skip: 0,
+        time_offset: 0.0,
     };
     if from_picture {
         settings.skip = settings.skipped(strength);
