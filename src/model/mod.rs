@@ -7,6 +7,7 @@ pub mod caption_decoder;
 pub mod clip;
 pub mod clip_text;
 pub mod clip_vision;
+pub mod mmdit;
 mod ports;
 pub mod prefix_encoder;
 mod sample;
@@ -62,6 +63,8 @@ pub enum Network {
     UvitT2i(uvit_t2i::Config),
     /// UniDiffuser's U-ViT.
     UniDiffuser(unidiffuser::Config),
+    /// Stable Diffusion 3's transformer.
+    Mmdit(mmdit::Config),
     /// CLIP's text encoder.
     ClipText(clip_text::Config),
     /// CLIP's image encoder.
@@ -84,10 +87,11 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 11] = [
+const REGISTRY: [(&str, Make); 12] = [
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
+    ("mmdit", |params| Read::read(params).map(Network::Mmdit)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
     ("clip_vision", |params| Read::read(params).map(Network::ClipVision)),
     ("autoencoder_kl_decoder", |params| autoencoder_kl::Config::of(params).map(Network::AutoencoderKlDecoder)),
@@ -105,6 +109,7 @@ macro_rules! each {
             Network::Uvit($config) => $body,
             Network::UvitT2i($config) => $body,
             Network::UniDiffuser($config) => $body,
+            Network::Mmdit($config) => $body,
             Network::ClipText($config) => $body,
             Network::ClipVision($config) => $body,
             Network::AutoencoderKlDecoder($config) | Network::AutoencoderKlEncoder($config) => $body,
@@ -142,6 +147,7 @@ impl Network {
             Network::Uvit(_) => "uvit",
             Network::UvitT2i(_) => "uvit_t2i",
             Network::UniDiffuser(_) => "unidiffuser",
+            Network::Mmdit(_) => "mmdit",
             Network::ClipText(_) => "clip_text",
             Network::ClipVision(_) => "clip_vision",
             Network::AutoencoderKlDecoder(_) => "autoencoder_kl_decoder",
@@ -167,6 +173,7 @@ impl Network {
             Network::Uvit(config) => config.record(batch),
             Network::UvitT2i(config) => config.record(batch),
             Network::UniDiffuser(config) => config.record(batch),
+            Network::Mmdit(config) => config.record(batch),
             Network::ClipText(config) => config.record(batch),
             Network::ClipVision(config) => config.record(batch),
             Network::AutoencoderKlDecoder(config) => config.decoder(batch),
@@ -184,6 +191,7 @@ impl Network {
             Network::Uvit(config) => [config.in_chans, config.img_size],
             Network::UvitT2i(config) => [config.in_chans, config.img_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
+            Network::Mmdit(config) => [config.in_channels, config.sample_size],
             _ => [0, 0],
         };
         [channels, size, size]
@@ -229,6 +237,7 @@ impl Network {
         match self {
             Network::UvitT2i(_) => Some("context"),
             Network::UniDiffuser(_) => Some("text"),
+            Network::Mmdit(_) => Some("context_in"),
             _ => None,
         }
     }
