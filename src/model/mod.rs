@@ -90,7 +90,7 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 12] = [
+const REGISTRY: &[(&str, Make)] = &[
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("uvit_video", |params| Read::read(params).map(Network::UvitVideo)),
@@ -133,10 +133,10 @@ impl Network {
     /// another type.
     pub fn of(architecture: &str, params: &Value) -> Result<Network> {
         let Some((_, make)) = REGISTRY.iter().find(|(name, _)| *name == architecture) else {
-            let known = REGISTRY.map(|(name, _)| name).join(", ");
+            let known: Vec<&str> = REGISTRY.iter().map(|(name, _)| *name).collect();
             return Err(Error::new(
                 Code::UnsupportedModel,
-                format!("the architecture is \"{architecture}\", this build knows {known}"),
+                format!("the architecture is \"{architecture}\", this build knows {}", known.join(", ")),
                 "Use a version of uvit-web that knows this architecture",
             ));
         };
