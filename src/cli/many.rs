@@ -71,6 +71,10 @@ pub fn run(a: &Arguments) -> Result<()> {
         let cause = format!("this model draws latents of {channels} x {height} x {width}, which are no picture");
         return Err(invalid(cause, "Give --out FILE.npy or FILE.safetensors for the floats"));
     }
+    if network.frames().is_some() {
+        let cause = "--out-npz takes pictures, and this model draws clips".into();
+        return Err(invalid(cause, "Give --out FILE.npy, FILE.safetensors, an APNG, a GIF or a folder"));
+    }
     let asked = request(a, None, &manifest)?;
     if !asked.gives_pictures(&manifest) {
         return Err(invalid("--out-npz takes pictures, and only texts come out".into(), "Give --out FILE.txt"));
@@ -93,6 +97,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     settings["seed"] = seed.into();
     settings["label"] = a.label.as_deref().into();
     settings["prompt"] = a.prompt.as_deref().into();
+    settings["prompt2"] = a.prompt_2.as_deref().into();
     settings["negativePrompt"] = a.negative_prompt.as_deref().into();
     settings["sampling"] = format!("{resolved:?}").into();
     settings["guidanceScale"] = format!("{:?}", request.guidance_scale).into();
