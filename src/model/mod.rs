@@ -10,6 +10,7 @@ pub mod clip_text;
 pub mod clip_vision;
 pub mod dit;
 pub mod latte;
+pub mod mmdit;
 mod ports;
 pub mod prefix_encoder;
 mod sample;
@@ -72,6 +73,8 @@ pub enum Network {
     Latte(latte::Config),
     /// UniDiffuser's U-ViT.
     UniDiffuser(unidiffuser::Config),
+    /// Stable Diffusion 3's transformer.
+    Mmdit(mmdit::Config),
     /// CLIP's text encoder.
     ClipText(clip_text::Config),
     /// CLIP's image encoder.
@@ -94,13 +97,14 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 14] = [
+const REGISTRY: &[(&str, Make)] = &[
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("uvit_video", |params| Read::read(params).map(Network::UvitVideo)),
     ("dit", |params| Read::read(params).map(Network::Dit)),
     ("latte", |params| Read::read(params).map(Network::Latte)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
+    ("mmdit", |params| Read::read(params).map(Network::Mmdit)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
     ("clip_vision", |params| Read::read(params).map(Network::ClipVision)),
     ("autoencoder_kl_decoder", |params| autoencoder_kl::Config::of(params).map(Network::AutoencoderKlDecoder)),
@@ -121,6 +125,7 @@ macro_rules! each {
             Network::Dit($config) => $body,
             Network::Latte($config) => $body,
             Network::UniDiffuser($config) => $body,
+            Network::Mmdit($config) => $body,
             Network::ClipText($config) => $body,
             Network::ClipVision($config) => $body,
             Network::AutoencoderKlDecoder($config) | Network::AutoencoderKlEncoder($config) => $body,
@@ -139,10 +144,10 @@ impl Network {
     /// another type.
     pub fn of(architecture: &str, params: &Value) -> Result<Network> {
         let Some((_, make)) = REGISTRY.iter().find(|(name, _)| *name == architecture) else {
-            let known = REGISTRY.map(|(name, _)| name).join(", ");
+            let known: Vec<&str> = REGISTRY.iter().map(|(name, _)| *name).collect();
             return Err(Error::new(
                 Code::UnsupportedModel,
-                format!("the architecture is \"{architecture}\", this build knows {known}"),
+                format!("the architecture is \"{architecture}\", this build knows {}", known.join(", ")),
                 "Use a version of uvit-web that knows this architecture",
             ));
         };
@@ -161,6 +166,7 @@ impl Network {
             Network::Dit(_) => "dit",
             Network::Latte(_) => "latte",
             Network::UniDiffuser(_) => "unidiffuser",
+            Network::Mmdit(_) => "mmdit",
             Network::ClipText(_) => "clip_text",
             Network::ClipVision(_) => "clip_vision",
             Network::AutoencoderKlDecoder(_) => "autoencoder_kl_decoder",
@@ -189,6 +195,7 @@ impl Network {
             Network::Dit(config) => config.record(batch),
             Network::Latte(config) => config.record(batch),
             Network::UniDiffuser(config) => config.record(batch),
+            Network::Mmdit(config) => config.record(batch),
             Network::ClipText(config) => config.record(batch),
             Network::ClipVision(config) => config.record(batch),
             Network::AutoencoderKlDecoder(config) => config.decoder(batch),
@@ -209,6 +216,7 @@ impl Network {
             Network::Dit(config) => [config.in_channels, config.input_size],
             Network::Latte(config) => [config.dit.in_channels, config.dit.input_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
+            Network::Mmdit(config) => [config.in_channels, config.sample_size],
             _ => [0, 0],
         };
         [channels, size, size]
@@ -262,6 +270,7 @@ impl Network {
         match self {
             Network::UvitT2i(_) => Some("context"),
             Network::UniDiffuser(_) => Some("text"),
+            Network::Mmdit(_) => Some("context_in"),
             _ => None,
         }
     }

@@ -54,7 +54,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             .filter(|&id| plan.shape(id).split_last().unwrap().1 == &shape[..shape.len() - 1])
             .collect();
         let n = WIDTHS[second % WIDTHS.len()];
-        let out = match kind % 12 {
+        let out = match kind % 13 {
             0 => plan.linear(&format!("linear {at}"), x, None, n, second % 2 == 0),
             1 => plan.linear(&format!("linear {at}"), x, Some(beside[second % beside.len()]), n, second % 2 == 0),
             // One matrix for several Linears.
@@ -63,8 +63,22 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             4 => activate(&mut plan, x, [Activation::Silu, Activation::GeluTanh][second % 2]),
             5 | 6 => plan.add("", x, like[second % like.len()]),
             10 if shape.len() == 3 => {
-                let gate = GateOf { vector: inputs[3].0, at: second % ((48 - dim) / 4 + 1) * 4 };
+                // Small: what follows should not grow.
+                let vector = plan.affine(inputs[3].0, 0.25, 0.0);
+                let gate = GateOf { vector, at: second % ((48 - dim) / 4 + 1) * 4 };
                 plan.gated_add("", x, gate, like[second % like.len()])
+            }
+            12 if shape.len() == 3 && dim == 48 => {
+                let out = plan.scratch("", &shape);
+                plan.head_norm(
+                    ["queries", "keys"].map(|of| format!("{of} {at}")).each_ref().map(String::as_str),
+                    x,
+                    [1, 2, 4][second % 3],
+                    1e-6,
+                    out,
+                    0,
+                );
+                out
             }
             11 if shape.len() == 3 => some_tokens(&mut plan, at, x, n, second),
             7 if second.is_multiple_of(2) => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
@@ -259,6 +273,9 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             Op::Activate { activation, x, .. } => {
                 cpu::elementwise(&values[&x], None, activation, (1.0, 0.0), &mut result)
             }
+            Op::Affine { x, scale, offset, .. } => {
+                cpu::elementwise(&values[&x], None, Activation::None, (scale, offset), &mut result)
+            }
             Op::Add { a, b, .. } => {
                 cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, (1.0, 0.0), &mut result);
             }
@@ -269,6 +286,16 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                     let of_vector = vector.len() / shape[0];
                     let gate = vector[i / of_item * of_vector + gate.at + i % dim];
                     *value = values[&x][i] + gate * values[&y][i];
+                }
+            }
+            Op::HeadNorm { qkv, weights, heads, .. } => {
+                let head_dim = dim(qkv) / 3 / heads;
+                for (i, (x, out)) in values[&qkv].chunks(head_dim).zip(result.chunks_mut(head_dim)).enumerate() {
+                    let mean = x.iter().map(|v| v * v).sum::<f32>() / head_dim as f32;
+                    let weight = weights.get(i / heads % 3).map(|&w| weight(w));
+                    for (c, (v, out)) in x.iter().zip(out).enumerate() {
+                        *out = weight.as_ref().map_or(*v, |weight| v / (mean + 1e-6).sqrt() * weight[c]);
+                    }
                 }
             }
             Op::LayerNorm { x, affine, modulation, eps, .. } => {
