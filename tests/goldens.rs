@@ -24,9 +24,11 @@ const KINDS: &[(&str, Judge)] = &[
     ("clip_text", kinds::network::judge),
     ("clip_vision", kinds::network::judge),
     ("clip_tokenizer", kinds::clip_tokenizer::judge),
+    ("dit", kinds::network::judge),
     ("end_to_end", kinds::end_to_end::judge),
     ("guidance", kinds::guidance::judge),
     ("img2img_inpaint", kinds::img2img_inpaint::judge),
+    ("latte", kinds::network::judge),
     ("sampler_diffusers", kinds::diffusers::judge),
     ("sampler_dpm_solver", kinds::dpm_solver::judge),
     ("sampler_dpm_solver_pp", kinds::dpm_solver::judge),
@@ -37,6 +39,7 @@ const KINDS: &[(&str, Judge)] = &[
     ("unidiffuser", kinds::network::judge),
     ("uvit", kinds::network::judge),
     ("uvit_t2i", kinds::network::judge),
+    ("uvit_video", kinds::network::judge),
 ];
 
 fn main() -> ExitCode {

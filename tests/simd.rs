@@ -87,8 +87,17 @@ fn a_nan_or_an_infinity_is_seen_in_every_output() {
             }
         }
         // Queries, keys and values of one head.
-        let shape =
-            AttentionShape { batch: 1, tokens: 13, heads: 1, head_dim: 12, causal: false, first: 0, queries: 13 };
+        let shape = AttentionShape {
+            batch: 1,
+            tokens: 13,
+            groups: 1,
+            strided: false,
+            heads: 1,
+            head_dim: 12,
+            causal: false,
+            first: 0,
+            queries: 13,
+        };
         for part in 0..3 {
             let mut qkv = random.randn_f32(13 * 36);
             qkv[4 * 36 + 12 * part + 11] = bad;
@@ -110,7 +119,7 @@ fn operands_that_do_not_fit_each_other_are_refused() {
     let (x, w, scales) = (vec![1.0; 3 * 40], vec![1i8; 5 * 40], vec![1.0; 5]);
     let floats: Vec<f32> = w.iter().map(|&v| f32::from(v)).collect();
     let matrix = F32Matrix::new(level, &floats, 5, 40);
-    let finish = Finish { bias: None, activation: Activation::None, residual: None, coarse: false };
+    let finish = Finish { bias: None, activation: Activation::None, gate: None, residual: None, coarse: false };
     let f32 = |level: Level, finish: Finish, out: usize| {
         f32_matmul(level, &threads, (&x, 40), (&[], 0), &matrix, finish, &mut vec![0.0; out]);
     };
@@ -179,7 +188,7 @@ fn measure_the_f32_matmul() {
     let mut random = TorchGenerator::new(1);
     let (x, w) = (random.randn_f32(rows * k), random.randn_f32(n * k));
     let mut out = vec![0.0; rows * n];
-    let plain = Finish { bias: None, activation: Activation::None, residual: None, coarse: false };
+    let plain = Finish { bias: None, activation: Activation::None, gate: None, residual: None, coarse: false };
     let best = |f: &mut dyn FnMut()| {
         (0..40).fold(f64::INFINITY, |best, _| {
             let began = std::time::Instant::now();

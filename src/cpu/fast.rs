@@ -1,14 +1,17 @@
 //! Programs on the fast kernels of [`uvit_simd`]: what users run on the CPU.
 
 use super::memory::Blocks;
-use super::{copy_tokens, embedding, group_scales, image_tokens, resized_positions, unpatchify, write_cache};
+use super::plain::attention_shape;
+use super::{
+    copy_tokens, elementwise_gated, embedding, group_scales, image_tokens, resized_positions, unpatchify, write_cache,
+};
 use crate::plan::{
-    Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, TensorId, Weight, WeightId, weight_limit,
+    Arithmetic, Conv2d, Form, Kernel, Matmul, Part, PatchEmbed, Position, TensorId, Weight, WeightId, weight_limit,
 };
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
-    AttentionShape, CachedShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape,
-    Pixels, Quantized, Threads, f32_convolution, f32_matmul, int_convolution, int_matmul,
+    CachedShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Pixels,
+    Quantized, Threads, f32_convolution, f32_matmul, int_convolution, int_matmul,
 };
 
 /// A weight as its kernel reads it.
@@ -111,14 +114,15 @@ impl Launcher<'_> {
         match kernel {
             Kernel::Matmul(m) => {
                 let bias = m.bias.map(|id| self.floats(id)).transpose()?;
-                let [out, x, x2, residual] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual])?;
+                let gates = m.gate.map(|gate| gate.vector);
+                let [out, x, x2, residual, gates] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual, gates])?;
+                let residual = m.residual.map(|_| &*residual);
                 let coarse = m.arithmetic == Arithmetic::Int { bits: 8 };
-                let finish =
-                    Finish { bias, activation: m.activation, residual: m.residual.map(|_| &*residual), coarse };
-                let own = m.first * m.n..(m.first + m.rows) * m.n;
-                let finish = Finish { residual: finish.residual.map(|residual| &residual[own.clone()]), ..finish };
-                let out = &mut out[own];
+                let finish = Finish { bias, activation: m.activation, gate: None, residual: None, coarse };
                 if let Some(window) = &m.window {
+                    let own = m.first * m.n..(m.first + m.rows) * m.n;
+                    let finish = Finish { residual: residual.map(|residual| &residual[own.clone()]), ..finish };
+                    let out = &mut out[own];
                     match (&self.weights[m.weight.index()], m.arithmetic) {
                         (Packed::F32(w), Arithmetic::F32) => {
                             let zeros = &mut scratch.pixels;
@@ -138,23 +142,31 @@ impl Launcher<'_> {
                     }
                     return Ok(());
                 }
-                match (&self.weights[m.weight.index()], m.arithmetic) {
-                    (Packed::F32(w), Arithmetic::F32) => {
-                        let (x, x2) = (&x[m.first * m.k..], &x2[m.first * m.k2..]);
-                        f32_matmul(level, threads, (x, m.k), (x2, m.k2), w, finish, out);
+                let Matmul { k, k2, n, tokens, .. } = *m;
+                for Part { item, x: from, out: to, rows } in m.parts() {
+                    let own = to * n..(to + rows) * n;
+                    let finish = Finish {
+                        gate: m.gate.map(|gate| &gates[item * gate.channels + gate.at..][..n]),
+                        residual: residual.map(|residual| &residual[own.clone()]),
+                        ..finish
+                    };
+                    let (x, x2, out) = (&x[from * k..], &x2[from * k2..], &mut out[own]);
+                    match (&self.weights[m.weight.index()], m.arithmetic) {
+                        (Packed::F32(w), Arithmetic::F32) => {
+                            f32_matmul(level, threads, (x, k), (x2, k2), w, finish, out);
+                        }
+                        (Packed::Int(w), Arithmetic::Int { bits }) => {
+                            let inputs = Inputs { x, k, x2, k2, items: rows / tokens, tokens };
+                            scratch.quantized.fill(level, threads, inputs, bits);
+                            int_matmul(level, threads, &scratch.quantized, w, finish, out);
+                        }
+                        _ => return Err(Error::internal("a matrix was loaded for another arithmetic")),
                     }
-                    (Packed::Int(w), Arithmetic::Int { bits }) => {
-                        let (items, tokens) = (m.rows / m.tokens, m.tokens);
-                        let inputs = Inputs { x, k: m.k, x2, k2: m.k2, items, tokens };
-                        scratch.quantized.fill(level, threads, inputs, bits);
-                        int_matmul(level, threads, &scratch.quantized, w, finish, out);
-                    }
-                    _ => return Err(Error::internal("a matrix was loaded for another arithmetic")),
                 }
             }
             Kernel::LayerNorm(k) => {
-                let [out, x, vector, _] =
-                    memory.tensors_or_empty([k.out, k.x], [k.modulation.map(|m| m.vector), None])?;
+                let [out, x, vector, ..] =
+                    memory.tensors_or_empty([k.out, k.x], [k.modulation.map(|m| m.vector), None, None])?;
                 let affine = match k.affine {
                     Some((weight, bias)) => Some((self.floats(weight)?.values(), self.floats(bias)?.values())),
                     None => None,
@@ -164,9 +176,8 @@ impl Launcher<'_> {
             }
             Kernel::Attention(k) => {
                 let [out, qkv] = memory.tensors([k.out, k.qkv])?;
-                let Attention { batch, tokens, heads, head_dim, causal, arithmetic, first, queries, .. } = *k;
-                let shape = AttentionShape { batch, tokens, heads, head_dim, causal, first, queries };
-                match arithmetic {
+                let shape = attention_shape(k);
+                match k.arithmetic {
                     Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => {
                         uvit_simd::attention(level, threads, qkv, out, &shape)
                     }
@@ -190,8 +201,12 @@ impl Launcher<'_> {
                 write_cache(qkv, places, out, k.dim);
             }
             Kernel::Elementwise(k) => {
-                let [out, a, b, _] = memory.tensors_or_empty([k.out, k.a], [k.b, None])?;
-                uvit_simd::elementwise(level, a, b, k.activation, k.scale, k.offset, out);
+                let gates = k.gate.map(|gate| gate.vector);
+                let [out, a, b, gates, ..] = memory.tensors_or_empty([k.out, k.a], [k.b, gates, None])?;
+                match k.gate {
+                    Some(_) => elementwise_gated(a, b, gates, k, out),
+                    None => uvit_simd::elementwise(level, a, b, k.activation, k.scale, k.offset, out),
+                }
             }
             Kernel::Conv2d(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;

@@ -1,12 +1,15 @@
 //! Networks: configuration, tensor names, and the Plan that each records. One file a network; nothing here knows
 //! devices, stored dtypes or time.
 
+mod adaln;
 pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
 pub mod caption_decoder;
 pub mod clip;
 pub mod clip_text;
 pub mod clip_vision;
+pub mod dit;
+pub mod latte;
 mod ports;
 pub mod prefix_encoder;
 mod sample;
@@ -14,6 +17,7 @@ mod transformer;
 pub mod unidiffuser;
 pub mod uvit;
 pub mod uvit_t2i;
+pub mod uvit_video;
 
 pub use ports::{Port, PortKind, Recording, Sampled};
 pub use sample::Sample;
@@ -60,6 +64,12 @@ pub enum Network {
     Uvit(uvit::Config),
     /// U-ViT for text to image.
     UvitT2i(uvit_t2i::Config),
+    /// U-ViT of clips.
+    UvitVideo(uvit_video::Config),
+    /// DiT.
+    Dit(dit::Config),
+    /// Latte, a DiT of clips.
+    Latte(latte::Config),
     /// UniDiffuser's U-ViT.
     UniDiffuser(unidiffuser::Config),
     /// CLIP's text encoder.
@@ -84,9 +94,12 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 11] = [
+const REGISTRY: [(&str, Make); 14] = [
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
+    ("uvit_video", |params| Read::read(params).map(Network::UvitVideo)),
+    ("dit", |params| Read::read(params).map(Network::Dit)),
+    ("latte", |params| Read::read(params).map(Network::Latte)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
     ("clip_vision", |params| Read::read(params).map(Network::ClipVision)),
@@ -104,6 +117,9 @@ macro_rules! each {
         match $network {
             Network::Uvit($config) => $body,
             Network::UvitT2i($config) => $body,
+            Network::UvitVideo($config) => $body,
+            Network::Dit($config) => $body,
+            Network::Latte($config) => $body,
             Network::UniDiffuser($config) => $body,
             Network::ClipText($config) => $body,
             Network::ClipVision($config) => $body,
@@ -141,6 +157,9 @@ impl Network {
         match self {
             Network::Uvit(_) => "uvit",
             Network::UvitT2i(_) => "uvit_t2i",
+            Network::UvitVideo(_) => "uvit_video",
+            Network::Dit(_) => "dit",
+            Network::Latte(_) => "latte",
             Network::UniDiffuser(_) => "unidiffuser",
             Network::ClipText(_) => "clip_text",
             Network::ClipVision(_) => "clip_vision",
@@ -166,6 +185,9 @@ impl Network {
         match self {
             Network::Uvit(config) => config.record(batch),
             Network::UvitT2i(config) => config.record(batch),
+            Network::UvitVideo(config) => config.record(batch),
+            Network::Dit(config) => config.record(batch),
+            Network::Latte(config) => config.record(batch),
             Network::UniDiffuser(config) => config.record(batch),
             Network::ClipText(config) => config.record(batch),
             Network::ClipVision(config) => config.record(batch),
@@ -183,6 +205,9 @@ impl Network {
         let [channels, size] = match self {
             Network::Uvit(config) => [config.in_chans, config.img_size],
             Network::UvitT2i(config) => [config.in_chans, config.img_size],
+            Network::UvitVideo(config) => [config.uvit.in_chans, config.uvit.img_size],
+            Network::Dit(config) => [config.in_channels, config.input_size],
+            Network::Latte(config) => [config.dit.in_channels, config.dit.input_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
             _ => [0, 0],
         };
@@ -191,12 +216,20 @@ impl Network {
 
     /// Frames of a clip; none for networks that draw single pictures.
     pub fn frames(&self) -> Option<usize> {
-        None
+        match self {
+            Network::UvitVideo(config) => Some(config.num_frames),
+            Network::Latte(config) => Some(config.num_frames),
+            _ => None,
+        }
     }
 
     /// What it draws for one item.
     pub fn sample(&self) -> Sample {
-        Sample { picture: self.image_shape(), frames: self.frames(), channels_first: true }
+        Sample {
+            picture: self.image_shape(),
+            frames: self.frames(),
+            channels_first: !matches!(self, Network::Latte(_)),
+        }
     }
 
     /// The shape of the port that is drawn first, without the batch: `[channels, height, width]`, of clips `[channels, frames,
@@ -247,6 +280,7 @@ impl Network {
         match self {
             Network::Uvit(config) => config.inner_blocks(outer),
             Network::UvitT2i(config) => config.inner_blocks(outer),
+            Network::UvitVideo(config) => config.inner_blocks(outer),
             Network::UniDiffuser(config) => config.inner_blocks(outer),
             _ => None,
         }
@@ -256,6 +290,9 @@ impl Network {
     pub fn classes(&self) -> usize {
         match self {
             Network::Uvit(config) => config.num_classes.max(0) as usize,
+            Network::UvitVideo(config) => config.uvit.num_classes.max(0) as usize,
+            Network::Dit(config) => config.num_classes + 1,
+            Network::Latte(config) => config.classes(),
             _ => 0,
         }
     }

@@ -2,7 +2,7 @@
 //! `libs/uvit.py` of baofff/U-ViT at ce551708dc9cde9818d2af7d84dfadfeb7bd9034, tensor names included.
 
 use crate::decimal::{decimal, exponential};
-use crate::plan::{Activation, Frames, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
+use crate::plan::{Activation, FrameLayout, Frames, Groups, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
 use crate::{Code, Error, Result};
 
 /// LayerNorm's epsilon in every U-ViT.
@@ -29,12 +29,14 @@ pub(super) struct Transformer {
     pub norms: Norms,
 }
 
-/// The sizes of pictures.
+/// The sizes of pictures, or of clips.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pictures {
     pub img_size: usize,
     pub patch_size: usize,
     pub in_chans: usize,
+    /// Frames of clips `[channels, frames, height, width]`, and how many of them a patch has; none of pictures.
+    pub frames: Option<[usize; 2]>,
 }
 
 /// Checks a parameter of a configuration.
@@ -53,14 +55,25 @@ impl Pictures {
     /// Far beyond any published model; what fits can neither overflow 32-bit sizes nor take long to record or to test, which
     /// happens before anybody knows whether the weights exist.
     pub fn validate(&self) -> Result<()> {
-        within("img_size", self.img_size, 4096)?;
+        self.validate_as("img_size", "in_chans")
+    }
+
+    /// The same, where a configuration has other names for height and width, and for channels.
+    pub fn validate_as(&self, size: &str, channels: &str) -> Result<()> {
+        within(size, self.img_size, 4096)?;
         within("patch_size", self.patch_size, 256)?;
-        within("in_chans", self.in_chans, 64)?;
+        within(channels, self.in_chans, 64)?;
         if !self.img_size.is_multiple_of(self.patch_size) {
             let Pictures { img_size, patch_size, .. } = self;
-            return Err(unsupported(format!("img_size {img_size} is no multiple of patch_size {patch_size}")));
+            return Err(unsupported(format!("{size} {img_size} is no multiple of patch_size {patch_size}")));
         }
-        let patch = self.patch_size * self.patch_size * self.in_chans;
+        let [frames, depth] = self.frames.unwrap_or([1, 1]);
+        within("num_frames", frames, 4096)?;
+        within("t_patch_size", depth, 64)?;
+        if !frames.is_multiple_of(depth) {
+            return Err(unsupported(format!("num_frames {frames} is no multiple of t_patch_size {depth}")));
+        }
+        let patch = self.patch_size * self.patch_size * depth * self.in_chans;
         if patch > 1 << 14 {
             return Err(unsupported(format!("a patch has {patch} values, at most 16384 are supported")));
         }
@@ -72,35 +85,46 @@ impl Pictures {
         self.img_size / self.patch_size
     }
 
+    /// Patches of a picture, or of a clip.
+    pub fn count(&self) -> usize {
+        self.side().pow(2) * self.frames.map_or(1, |[frames, depth]| frames / depth)
+    }
+
+    /// The shape of so many of them.
+    pub fn shape(&self, items: usize) -> Vec<usize> {
+        let [channels, size] = [self.in_chans, self.img_size];
+        match self.frames {
+            None => vec![items, channels, size, size],
+            Some([frames, _]) => vec![items, channels, frames, size, size],
+        }
+    }
+
+    /// How they are cut into patches along the frames.
+    fn cut(&self) -> Frames {
+        self.frames.map_or(Frames::NONE, |[_, patch]| Frames { patch, layout: FrameLayout::ChannelsFirst })
+    }
+
     /// Records patches as tokens `at ..` of `out`, with the positions of the table's rows from `position` on.
     pub fn embed(&self, plan: &mut Plan, image: TensorId, position: Option<Position>, out: TensorId, at: usize) {
-        let d = plan.shape(out)[2];
-        let p = self.patch_size;
-        let weight = plan.weight("patch_embed.proj.weight", &[d, self.in_chans, p, p], WeightUse::PatchKernel);
+        let (d, p, frames) = (plan.shape(out)[2], self.patch_size, self.cut());
+        // Like a picture whose sides are those of a patch.
+        let kernel = Pictures { img_size: p, frames: self.frames.map(|[_, depth]| [depth, depth]), ..*self }.shape(d);
+        let weight = plan.weight("patch_embed.proj.weight", &kernel, WeightUse::PatchKernel);
         let bias = plan.weight("patch_embed.proj.bias", &[d], WeightUse::Floats);
-        plan.push(Op::PatchEmbed {
-            image,
-            weight,
-            bias: Some(bias),
-            position,
-            patch: p,
-            frames: Frames::NONE,
-            out,
-            at,
-        });
+        plan.push(Op::PatchEmbed { image, weight, bias: Some(bias), position, patch: p, frames, out, at });
     }
 
     /// Records `decoder_pred` on the tokens of `x`, of which the first `extras` are no patches, and unpatchify.
     pub fn predict(&self, plan: &mut Plan, x: TensorId, extras: usize, out: TensorId) {
-        let p = self.patch_size;
-        let x = plan.linear("decoder_pred", x, None, p * p * self.in_chans, true);
-        plan.push(Op::Unpatchify { x, patch: p, frames: Frames::NONE, skip_tokens: extras, first_channel: 0, out });
+        let (p, frames) = (self.patch_size, self.cut());
+        let x = plan.linear("decoder_pred", x, None, frames.patch * p * p * self.in_chans, true);
+        plan.push(Op::Unpatchify { x, patch: p, frames, skip_tokens: extras, first_channel: 0, out });
     }
 
     /// Records [`Pictures::predict`] and, with `conv`, the last convolution; returns the tensor `out`.
     pub fn predict_and_smooth(&self, plan: &mut Plan, x: TensorId, extras: usize, conv: bool) -> TensorId {
-        let (items, c) = (plan.shape(x)[0], self.in_chans);
-        let shape = [items, c, self.img_size, self.img_size];
+        let c = self.in_chans;
+        let shape = self.shape(plan.shape(x)[0]);
         if !conv {
             let out = plan.tensor("out", &shape, Role::Output);
             self.predict(plan, x, extras, out);
@@ -132,34 +156,46 @@ pub(super) fn time_token(plan: &mut Plan, name: &str, time: TensorId, dim: usize
     token
 }
 
-impl Transformer {
-    /// As [`Pictures::validate`], for sequences of so many tokens.
-    pub fn validate(&self, tokens: usize) -> Result<()> {
-        within("embed_dim", self.embed_dim, 4096)?;
-        within("depth", self.depth, 128)?;
-        within("num_heads", self.num_heads, 1024)?;
-        let Transformer { embed_dim, num_heads, mlp_ratio, .. } = self;
-        if !embed_dim.is_multiple_of(*num_heads) {
-            return Err(unsupported(format!("embed_dim {embed_dim} is no multiple of num_heads {num_heads}")));
+/// The sizes that blocks of attention and an MLP have everywhere.
+pub(super) struct Blocks<'a> {
+    /// What the configuration calls the width.
+    pub width: &'a str,
+    pub dim: usize,
+    pub depth: usize,
+    pub num_heads: usize,
+    pub mlp_ratio: f64,
+    /// Matrices `[dim, dim]` of a block, those of the MLP aside.
+    pub squares: f64,
+}
+
+impl Blocks<'_> {
+    /// As [`Pictures::validate`], for so many tokens an item, of which each attends to `seen`.
+    pub fn validate(&self, tokens: usize, seen: usize) -> Result<()> {
+        let Blocks { width, dim, depth, num_heads, mlp_ratio, squares } = *self;
+        within(width, dim, 4096)?;
+        within("depth", depth, 129)?;
+        within("num_heads", num_heads, 1024)?;
+        if !dim.is_multiple_of(num_heads) {
+            return Err(unsupported(format!("{width} {dim} is no multiple of num_heads {num_heads}")));
         }
-        let head_dim = embed_dim / num_heads;
+        let head_dim = dim / num_heads;
         if !head_dim.is_multiple_of(4) || head_dim > 128 {
             return Err(unsupported(format!("the head dim {head_dim} is no multiple of 4 up to 128")));
         }
-        let hidden = *embed_dim as f64 * mlp_ratio;
+        let hidden = dim as f64 * mlp_ratio;
         if !(1.0..16385.0).contains(&hidden) {
             return Err(unsupported(format!(
                 "mlp_ratio {} makes the MLP {} wide, not 1 to 16384",
-                decimal(*mlp_ratio),
+                decimal(mlp_ratio),
                 decimal(hidden)
             )));
         }
         if tokens > 1 << 16 {
             return Err(unsupported(format!("an image has {tokens} tokens, at most 65536 are supported")));
         }
-        let (d, tokens, blocks) = (*embed_dim as f64, tokens as f64, (self.depth | 1) as f64);
-        let parameters = blocks * d * (6.0 * d + 2.0 * hidden);
-        let work = tokens * (parameters + 2.0 * blocks * tokens * d);
+        let (d, tokens, blocks) = (dim as f64, tokens as f64, depth as f64);
+        let parameters = blocks * d * (squares * d + 2.0 * hidden);
+        let work = tokens * (parameters + 2.0 * blocks * seen as f64 * d);
         let limits = [("parameters", parameters, 8e9, "8e9"), ("multiply-adds an image", work, 4e13, "4e13")];
         for (what, found, most, shown) in limits {
             if found > most {
@@ -170,6 +206,15 @@ impl Transformer {
             }
         }
         Ok(())
+    }
+}
+
+impl Transformer {
+    /// As [`Pictures::validate`], for sequences of so many tokens.
+    pub fn validate(&self, tokens: usize) -> Result<()> {
+        let Transformer { embed_dim: dim, depth, num_heads, mlp_ratio, .. } = *self;
+        let blocks = Blocks { width: "embed_dim", dim, depth: depth | 1, num_heads, mlp_ratio, squares: 6.0 };
+        within("depth", depth, 128).and(blocks.validate(tokens, tokens))
     }
 
     /// Records all blocks and the last norm; returns the tensor `norm`.
@@ -232,7 +277,7 @@ impl Transformer {
         let qkv = plan.linear(&format!("{name}.attn.qkv"), x, None, 3 * self.embed_dim, self.qkv_bias);
         let shape = plan.shape(x).to_vec();
         let attended = plan.scratch("", &shape);
-        plan.push(Op::Attention { qkv, heads: self.num_heads, causal: false, out: attended });
+        plan.push(Op::Attention { qkv, heads: self.num_heads, causal: false, groups: Groups::Item, out: attended });
         let projected = plan.linear(&format!("{name}.attn.proj"), attended, None, self.embed_dim, true);
         plan.tensors[projected.0].name = format!("{name}.attn");
         projected

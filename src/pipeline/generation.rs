@@ -116,8 +116,7 @@ impl Pipeline {
                     self.conditions(labels.take(), [known.text.take(), known.negative.take()], guidance_scale, count)?
                 }
             };
-            let of_half =
-                self.draw_clip(&settled, conditions, start.as_ref(), control, &mut progress, helpers).await?;
+            let of_half = self.draw_clip(&settled, conditions, start.as_ref(), control, &mut progress, helpers).await?;
             progress.half += 1;
             if progress.half < progress.halves {
                 known = Known::of(&of_half)?;

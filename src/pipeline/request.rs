@@ -192,7 +192,8 @@ impl Read for Request {
             seed_stride: None,
             count: fields.optional("count")?,
             frames: fields.optional("frames")?,
-            overlap: fields.optional("overlap")?,
+            // As results of one window have it.
+            overlap: fields.optional("overlap")?.filter(|overlap| *overlap > 0),
             sampler: fields.named("sampler")?,
             grid: fields.named("grid")?,
             eta: fields.or("eta", 0.0)?,

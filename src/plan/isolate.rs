@@ -3,8 +3,8 @@
 
 use super::lower::INT_ATTENTION_TOKENS;
 use super::{
-    Activation, Arithmetic, FrameLayout, Frames, Kernel, Matmul, Modulation, Op, Patches, Plan, Position, Program,
-    Role, SizeClass, TensorId, WeightId, WeightUse, Window,
+    Activation, Arithmetic, FrameLayout, Frames, Gate, GateOf, Groups, Kernel, Matmul, Modulation, Op, Patches, Plan,
+    Position, Program, Role, Rows, SizeClass, Span, TensorId, WeightId, WeightUse, Window,
 };
 
 /// A kernel whatever its tensors and weights, and whether what it reads first and what it writes is quantised.
@@ -99,14 +99,27 @@ fn of_launch(kernel: &Kernel) -> Kernel {
                 (m.rows, m.tokens) = (m.rows.min(MOST_ROWS), m.rows.min(MOST_ROWS));
             }
             m.first = 0;
+            m.span = m.span.map(|_| some_tokens(m));
         }
         Kernel::Attention(k) => {
             k.tokens = k.tokens.min(MOST_TOKENS);
+            k.groups = k.groups.min(MOST_TOKENS.div_ceil(k.tokens));
             (k.first, k.queries) = (0, k.tokens);
         }
         _ => {}
     }
     kernel
+}
+
+/// A matmul's own tokens among others: of out, where nothing joins it that needs all of them.
+fn some_tokens(m: &Matmul) -> Span {
+    let others = usize::from(m.residual.is_none());
+    Span { x_at: 1, x_tokens: m.tokens + 2, out_at: others, out_tokens: m.tokens + others }
+}
+
+/// Channels of a vector that has others in front.
+fn gate_behind_others(gate: Option<Gate>, dim: usize) -> Option<Gate> {
+    gate.map(|gate| Gate { at: 4, channels: 4 + dim, ..gate })
 }
 
 /// The same windows over a small image, odd where it can be, of that class of sizes; and how many images.
@@ -151,6 +164,8 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             m.tokens = m.tokens.min(tokens);
             (m.first, m.rows) = (0, m.tokens * usize::div_ceil(least, m.tokens).max(2));
             (m.k, m.k2, m.n) = (width(m.k), width(m.k2), width(m.n));
+            m.gate = gate_behind_others(m.gate, m.n);
+            m.span = m.span.map(|_| some_tokens(m));
         }
         Kernel::LayerNorm(k) => {
             (k.rows, k.tokens, k.dim) = (15, 5, width(k.dim));
@@ -162,6 +177,7 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             // So few that no other arithmetic is chosen.
             let most = if k.arithmetic == (Arithmetic::Int { bits: 7 }) { INT_ATTENTION_TOKENS + 1 } else { 13 };
             (k.batch, k.tokens, k.heads) = (2, k.tokens.min(most), k.heads.min(2));
+            k.groups = k.groups.min(3);
             (k.first, k.queries) = (0, k.tokens);
         }
         Kernel::WriteCache(k) => {
@@ -172,7 +188,10 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             (k.batch, k.tokens, k.heads) = (2, k.tokens.min(3), k.heads.min(2));
             (k.most, k.rows) = (13, 27);
         }
-        Kernel::Elementwise(k) => (k.rows, k.dim) = (6, width(k.dim)),
+        Kernel::Elementwise(k) => {
+            (k.rows, k.tokens, k.dim) = (6, 3, width(k.dim));
+            k.gate = gate_behind_others(k.gate, k.dim);
+        }
         Kernel::Embedding(k) => {
             k.count = k.count.min(3);
             (k.batch, k.tokens, k.at, k.dim) = (2, k.count + 1, 1, width(k.dim));
@@ -220,6 +239,7 @@ fn anonymous(kernel: &Kernel) -> Kernel {
         Kernel::Matmul(m) => {
             (m.x, m.out, m.weight) = (t, t, w);
             (m.x2, m.residual, m.bias) = (m.x2.map(|_| t), m.residual.map(|_| t), m.bias.map(|_| w));
+            m.gate = m.gate.map(|gate| Gate { vector: t, ..gate });
         }
         Kernel::LayerNorm(k) => {
             (k.x, k.out, k.affine) = (t, t, k.affine.map(|_| (w, w)));
@@ -228,7 +248,9 @@ fn anonymous(kernel: &Kernel) -> Kernel {
         Kernel::Attention(k) => (k.qkv, k.out, k.first, k.queries) = (t, t, 0, k.tokens),
         Kernel::WriteCache(k) => (k.qkv, k.places, k.out) = (t, t, t),
         Kernel::CachedAttention(k) => (k.qkv, k.cache, k.places, k.positions, k.out) = (t, t, t, t, t),
-        Kernel::Elementwise(k) => (k.a, k.b, k.out) = (t, k.b.map(|_| t), t),
+        Kernel::Elementwise(k) => {
+            (k.a, k.b, k.out, k.gate) = (t, k.b.map(|_| t), t, k.gate.map(|gate| Gate { vector: t, ..gate }));
+        }
         Kernel::Embedding(k) => {
             (k.table, k.index, k.position, k.out) = (w, k.index.map(|_| t), position(k.position), t);
             (k.first, k.rows) = (0, 1);
@@ -312,6 +334,11 @@ impl Isolated {
         })
     }
 
+    /// Gates of so many items.
+    fn gate(&mut self, gate: Gate, items: usize) -> GateOf {
+        GateOf { vector: self.input(&[items, 1, gate.channels]), at: gate.at }
+    }
+
     /// `x W^T + b` as one of the Program's.
     fn linear(&mut self, program: &Program, m: &Matmul, x: TensorId, skip: Option<TensorId>) -> TensorId {
         let name = format!("w{}", self.plan.weights.len());
@@ -325,11 +352,20 @@ impl Isolated {
         out
     }
 
+    /// The same of some tokens.
+    fn linear_rows(&mut self, program: &Program, m: &Matmul, x: TensorId, out: TensorId, rows: Rows) {
+        let name = format!("w{}", self.plan.weights.len());
+        self.originals.push(m.weight);
+        self.originals.extend(m.bias);
+        self.plan.linear_rows(&name, x, rows.first, rows.count, out, rows.at, m.bias.is_some());
+        self.plan.allow(&name, program.weights[m.weight.0].precision);
+    }
+
     /// Records a kernel; its result is quantised by whoever makes it, and read by one of its readers, where it is so in the
     /// Program.
     fn add(&mut self, program: &Program, kernel: &Kernel, packed: [bool; 2]) -> TensorId {
         let out = match *kernel {
-            Kernel::Matmul(ref m) => self.matmul(program, m, packed[0]),
+            Kernel::Matmul(ref m) => self.matmul(program, m, packed),
             Kernel::LayerNorm(ref k) => {
                 let items = k.rows / k.tokens;
                 let x = self.input(&[items, k.tokens, k.dim]);
@@ -347,9 +383,11 @@ impl Isolated {
             }
             Kernel::Attention(ref k) => {
                 let dim = k.heads * k.head_dim;
-                let qkv = self.input(&[k.batch, k.tokens, 3 * dim]);
-                let out = self.plan.scratch("", &[k.batch, k.tokens, dim]);
-                self.plan.push(Op::Attention { qkv, heads: k.heads, causal: k.causal, out });
+                let (tokens, all) = (k.tokens, k.groups * k.tokens);
+                let qkv = self.input(&[k.batch, all, 3 * dim]);
+                let out = self.plan.scratch("", &[k.batch, all, dim]);
+                let groups = if k.strided { Groups::Strided { tokens } } else { Groups::Consecutive { tokens } };
+                self.plan.push(Op::Attention { qkv, heads: k.heads, causal: k.causal, groups, out });
                 out
             }
             Kernel::WriteCache(ref k) => {
@@ -373,13 +411,20 @@ impl Isolated {
                 // An offset is for images too, whose rows nothing fills up.
                 let image = k.offset != 0.0 && !k.dim.is_multiple_of(4);
                 let shape = if image { vec![1, 1, k.rows, k.dim] } else { vec![1, k.rows, k.dim] };
-                let x = self.input(&shape);
-                if (k.scale, k.offset) != (1.0, 0.0) {
+                if let Some(gate) = k.gate {
+                    let shape = [k.rows / k.tokens, k.tokens, k.dim];
+                    let (y, x) = (self.input(&shape), self.input(&shape));
+                    let gate = self.gate(gate, shape[0]);
+                    self.plan.gated_add("", x, gate, y)
+                } else if (k.scale, k.offset) != (1.0, 0.0) {
+                    let x = self.input(&shape);
                     self.plan.affine(x, k.scale, k.offset)
                 } else if k.activation == Activation::None && k.b.is_none() {
                     // A copy, which lowering makes where an operand is quantised for its reader alone, or read twice.
+                    let x = self.input(&shape);
                     if packed[1] { x } else { self.plan.add("", x, x) }
                 } else {
+                    let x = self.input(&shape);
                     let out = self.plan.scratch("", &shape);
                     let b = k.b.map(|_| self.input(&shape));
                     self.plan.push(match (k.activation, b) {
@@ -473,17 +518,32 @@ impl Isolated {
         out
     }
 
-    fn matmul(&mut self, program: &Program, m: &Matmul, packed: bool) -> TensorId {
+    fn matmul(&mut self, program: &Program, m: &Matmul, packed: [bool; 2]) -> TensorId {
         let items = m.rows / m.tokens;
-        let mut x = self.input(&[items, m.window.map_or(m.tokens, |w| w.height * w.width), m.k]);
-        if packed {
+        let tokens = m.window.map_or(m.tokens, |w| w.height * w.width);
+        let mut x = self.input(&[items, m.span.map_or(tokens, |span| span.x_tokens), m.k]);
+        if packed[0] {
             let [weight, bias] = [0; 2].map(|_| self.weight(&[m.k], WeightUse::Floats, m.weight));
-            let normed = self.plan.scratch("", &[items, m.tokens, m.k]);
+            let shape = self.plan.shape(x).to_vec();
+            let normed = self.plan.scratch("", &shape);
             self.plan.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps: 1e-5, out: normed });
             x = normed;
         }
         let skip = m.x2.map(|_| self.input(&[items, m.tokens, m.k2]));
-        let mut out = self.linear(program, m, x, skip);
+        let mut out = match m.span {
+            // Its maker alone quantises a result.
+            Some(span) if span.out_at == 0 || packed[1] => {
+                let out = self.plan.scratch("", &[items, m.tokens, m.n]);
+                self.linear_rows(program, m, x, out, Rows { first: span.x_at, count: m.tokens, at: 0 });
+                out
+            }
+            Some(span) => {
+                let out = self.first_token(items, span.out_tokens, m.n);
+                self.linear_rows(program, m, x, out, Rows { first: span.x_at, count: m.tokens, at: 1 });
+                out
+            }
+            None => self.linear(program, m, x, skip),
+        };
         if m.activation != Activation::None {
             let next = self.plan.scratch("", &[items, m.tokens, m.n]);
             self.plan.push(Op::Activate { activation: m.activation, x: out, out: next });
@@ -492,7 +552,13 @@ impl Isolated {
         match m.residual {
             Some(_) => {
                 let residual = self.input(&[items, m.tokens, m.n]);
-                self.plan.add("", residual, out)
+                match m.gate {
+                    Some(gate) => {
+                        let gate = self.gate(gate, items);
+                        self.plan.gated_add("", residual, gate, out)
+                    }
+                    None => self.plan.add("", residual, out),
+                }
             }
             None => out,
         }

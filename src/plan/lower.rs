@@ -2,7 +2,7 @@
 
 use super::arena::{Interval, place};
 use super::program::*;
-use super::{Arithmetic, Compute, Form, Op, PACK_GROUP, Plan, Role, Tensor, TensorId};
+use super::{Arithmetic, Compute, Form, GateOf, Groups, Op, PACK_GROUP, Plan, Role, Tensor, TensorId};
 use crate::{Code, Error, Result};
 
 /// Lowers a Plan. Tensors named in `keep` stay readable after the run, which costs fusion and memory: for tests.
@@ -98,7 +98,7 @@ fn too_large(what: &str, bytes: u64, capabilities: &Capabilities) -> Error {
 }
 
 /// Walks the operations; an activation or addition that alone consumes a Linear's or convolution's result joins its kernel,
-/// an activation that of a GroupNorm's.
+/// a gated one a Linear's, an activation a GroupNorm's.
 fn fuse(
     plan: &Plan,
     kept: &dyn Fn(TensorId) -> bool,
@@ -134,27 +134,46 @@ fn fuse(
         match plan.ops[i] {
             Op::TimestepEmbedding { time, out } => time_embeddings.push((time, out)),
             Op::Linear { .. } | Op::Convolution { .. } => {
-                let (x, skip, window, weight, bias, mut out) = match plan.ops[i] {
-                    Op::Linear { x, skip, weight, bias, out } => (x, skip, None, weight, bias, out),
-                    Op::Convolution { x, window, weight, bias, out } => (x, None, Some(window), weight, bias, out),
+                let (x, skip, window, weight, bias, some, mut out) = match plan.ops[i] {
+                    Op::Linear { x, skip, weight, bias, rows, out } => (x, skip, None, weight, bias, rows, out),
+                    Op::Convolution { x, window, weight, bias, out } => {
+                        (x, None, Some(window), weight, bias, None, out)
+                    }
                     _ => continue,
                 };
-                let mut activation = Activation::None;
-                let mut residual = None;
+                let (mut activation, mut gate, mut residual) = (Activation::None, None, None);
+                // What follows a tensor that several fill is not theirs.
+                let whole = some.is_none_or(|some| some.count == plan.shape(out)[1]);
                 match sole_reader(out) {
-                    Some((j, &Op::Activate { activation: kind, out: next, .. })) if moves(i, j, None) => {
+                    Some((j, &Op::Activate { activation: kind, out: next, .. })) if whole && moves(i, j, None) => {
                         (activation, out, done[j]) = (kind, next, true);
                     }
                     _ => {}
                 }
-                if let Some((j, &Op::Add { a, b, out: next })) = sole_reader(out) {
-                    let other = if a == out { b } else { a };
-                    if other != out && moves(i, j, Some(other)) {
-                        (residual, out, done[j]) = (Some(other), next, true);
+                match sole_reader(out) {
+                    Some((j, &Op::Add { a, b, out: next })) if whole => {
+                        let other = if a == out { b } else { a };
+                        if other != out && moves(i, j, Some(other)) {
+                            (residual, out, done[j]) = (Some(other), next, true);
+                        }
                     }
+                    Some((j, &Op::Gate { x: other, gate: of, y, out: next })) if whole && window.is_none() => {
+                        let reads = [other, of.vector];
+                        if y == out && reads.iter().all(|&read| read != out && moves(i, j, Some(read))) {
+                            (gate, residual, out, done[j]) = (Some(gate_of(plan, of)), Some(other), next, true);
+                        }
+                    }
+                    _ => {}
                 }
                 let (shape, of_out) = (plan.shape(x), plan.shape(out));
-                let rows = of_out[..of_out.len() - 1].iter().product();
+                let tokens = some.map_or_else(|| of_out[1..of_out.len() - 1].iter().product(), |some| some.count);
+                let rows = of_out[0] * tokens;
+                let span = some.map(|some| Span {
+                    x_at: some.first,
+                    x_tokens: shape[1],
+                    out_at: some.at,
+                    out_tokens: of_out[1],
+                });
                 let arithmetic = match forms[weight.0] {
                     Form::Matrix(arithmetic) => arithmetic,
                     Form::Floats | Form::PatchKernel => Arithmetic::F32,
@@ -165,16 +184,18 @@ fn fuse(
                     weight,
                     bias,
                     activation,
+                    gate,
                     residual,
                     out,
                     rows,
-                    tokens: of_out[1..of_out.len() - 1].iter().product(),
+                    tokens,
                     k: shape[shape.len() - 1],
                     k2: skip.map_or(0, |s| plan.shape(s)[plan.shape(s).len() - 1]),
                     n: plan.weights[weight.0].shape[0],
                     arithmetic,
                     size: SizeClass::of(rows),
                     window,
+                    span,
                     first: 0,
                 }));
             }
@@ -346,10 +367,12 @@ fn unalias(kernels: Vec<Kernel>, views: &mut Vec<View>) -> Vec<Kernel> {
     for mut kernel in kernels {
         let mut seen: Vec<TensorId> = Vec::new();
         let operands = match &mut kernel {
-            Kernel::Matmul(m) => [Some(&mut m.x), m.x2.as_mut(), m.residual.as_mut()],
-            Kernel::Elementwise(k) => [Some(&mut k.a), k.b.as_mut(), None],
-            Kernel::LayerNorm(k) => [Some(&mut k.x), k.modulation.as_mut().map(|m| &mut m.vector), None],
-            _ => [None, None, None],
+            Kernel::Matmul(m) => {
+                [Some(&mut m.x), m.x2.as_mut(), m.residual.as_mut(), m.gate.as_mut().map(|g| &mut g.vector)]
+            }
+            Kernel::Elementwise(k) => [Some(&mut k.a), k.b.as_mut(), k.gate.as_mut().map(|g| &mut g.vector), None],
+            Kernel::LayerNorm(k) => [Some(&mut k.x), k.modulation.as_mut().map(|m| &mut m.vector), None, None],
+            _ => [None, None, None, None],
         };
         for operand in operands.into_iter().flatten() {
             if seen.contains(operand) {
@@ -369,8 +392,7 @@ fn unalias(kernels: Vec<Kernel>, views: &mut Vec<View>) -> Vec<Kernel> {
 fn copy(from: TensorId, view: View, views: &mut Vec<View>) -> (TensorId, Kernel) {
     let (rows, dim, out) = (view.rows(), view.dim(), TensorId(views.len()));
     views.push(View { name: String::new(), role: Role::Scratch, ..view });
-    let (scale, offset, activation) = (1.0, 0.0, Activation::None);
-    (out, Kernel::Elementwise(Elementwise { a: from, b: None, activation, scale, offset, out, rows, dim }))
+    (out, elementwise_of(from, None, Activation::None, (1.0, 0.0), out, (rows, dim)))
 }
 
 /// From so many tokens on, attention is worth integers where coarse ones are allowed.
@@ -396,6 +418,13 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
         Op::Activate { activation, x, out } => elementwise(plan, x, None, activation, (1.0, 0.0), out),
         Op::Affine { x, scale, offset, out } => elementwise(plan, x, None, Activation::None, (scale, offset), out),
         Op::Add { a, b, out } => elementwise(plan, a, Some(b), Activation::None, (1.0, 0.0), out),
+        Op::Gate { x, gate, y, out } => {
+            let mut kernel = elementwise(plan, y, Some(x), Activation::None, (1.0, 0.0), out);
+            if let Kernel::Elementwise(k) = &mut kernel {
+                (k.gate, k.tokens) = (Some(gate_of(plan, gate)), plan.shape(x)[1]);
+            }
+            kernel
+        }
         Op::GroupMoments { x, slice, first, out } => {
             let (s, o) = (plan.shape(x), plan.shape(out));
             let (batch, tokens, dim) = (s[0], s[1], s[2]);
@@ -411,24 +440,30 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let tokens = rows / plan.shape(x)[0];
             Kernel::LayerNorm(LayerNorm { x, affine, modulation, eps, out, rows, tokens, dim })
         }
-        Op::Attention { qkv, heads, causal, out } => {
+        Op::Attention { qkv, heads, causal, groups, out } => {
             let s = plan.shape(out);
-            let head_dim = s[2] / heads;
+            let (batch, head_dim) = (s[0], s[2] / heads);
+            let (tokens, strided) = match groups {
+                Groups::Item => (s[1], false),
+                Groups::Consecutive { tokens } => (tokens, false),
+                Groups::Strided { tokens } => (tokens, true),
+            };
             // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
             let arithmetic = match compute {
-                Compute::Fast if s[1] >= INT_ATTENTION_TOKENS && head_dim <= MOST_INT_HEAD_DIM => {
+                Compute::Fast if tokens >= INT_ATTENTION_TOKENS && head_dim <= MOST_INT_HEAD_DIM => {
                     Arithmetic::Int { bits: 7 }
                 }
                 Compute::Quality | Compute::Fast if head_dim <= MOST_INT_HEAD_DIM => Arithmetic::Int { bits: 12 },
                 _ => Arithmetic::F32,
             };
-            let (batch, tokens) = (s[0], s[1]);
             let (first, queries) = (0, tokens);
             Kernel::Attention(Attention {
                 qkv,
                 out,
                 batch,
                 tokens,
+                groups: s[1] / tokens,
+                strided,
                 heads,
                 head_dim,
                 causal,
@@ -523,11 +558,26 @@ fn elementwise(
     a: TensorId,
     b: Option<TensorId>,
     activation: Activation,
-    (scale, offset): (f32, f32),
+    affine: (f32, f32),
     out: TensorId,
 ) -> Kernel {
-    let (rows, dim) = rows_of(plan, out);
-    Kernel::Elementwise(Elementwise { a, b, activation, scale, offset, out, rows, dim })
+    elementwise_of(a, b, activation, affine, out, rows_of(plan, out))
+}
+
+fn elementwise_of(
+    a: TensorId,
+    b: Option<TensorId>,
+    activation: Activation,
+    (scale, offset): (f32, f32),
+    out: TensorId,
+    (rows, dim): (usize, usize),
+) -> Kernel {
+    let (gate, tokens) = (None, rows);
+    Kernel::Elementwise(Elementwise { a, b, activation, scale, offset, gate, out, rows, tokens, dim })
+}
+
+fn gate_of(plan: &Plan, GateOf { vector, at }: GateOf) -> Gate {
+    Gate { vector, at, channels: plan.shape(vector)[2] }
 }
 
 /// Rows of a tensor and what each holds.

@@ -19,9 +19,9 @@ pub use cost::Cost;
 pub use isolate::{Isolated, Kind, isolate};
 pub use lower::lower;
 pub use program::{
-    Activation, Attention, CachedAttention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, GroupMoments,
-    GroupNorm, GroupScales, ImageTokens, Kernel, LayerNorm, Matmul, PatchEmbed, Patches, Place, Program,
-    ResizedPositions, SizeClass, Unpatchify, View, Window, WriteCache,
+    Activation, Attention, CachedAttention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, Gate,
+    GroupMoments, GroupNorm, GroupScales, ImageTokens, Kernel, LayerNorm, Matmul, Part, PatchEmbed, Patches, Place,
+    Program, ResizedPositions, SizeClass, Span, Unpatchify, View, Window, WriteCache,
 };
 
 pub use state::{Mix, Slot, StateLayout};
@@ -237,6 +237,42 @@ impl Frames {
     }
 }
 
+/// Channels `at ..` of a vector `[batch, 1, channels]`, a multiple of 4: as many as the tokens have that they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateOf {
+    /// The vectors.
+    pub vector: TensorId,
+    /// The first channel.
+    pub at: usize,
+}
+
+/// Tokens `first .. first + count` of every item of what is read, and the token of the result that the first of them becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Rows {
+    pub first: usize,
+    pub count: usize,
+    pub at: usize,
+}
+
+/// Which tokens of an item attend to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Groups {
+    /// All of them.
+    #[default]
+    Item,
+    /// So many that follow each other, such as those of a clip's frame.
+    Consecutive {
+        /// Of a group.
+        tokens: usize,
+    },
+    /// So many that lie as far apart as there are groups, such as those of one place in all frames of a clip.
+    Strided {
+        /// Of a group.
+        tokens: usize,
+    },
+}
+
 /// What a conditioning vector makes of normalised tokens (adaptive layer norm: Peebles and Xie, "Scalable Diffusion Models with
 /// Transformers", 2023, section 3.2): `LN(x) (1 + scale) + shift`, the same for all tokens of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,14 +308,25 @@ pub enum Op {
     /// `out[b] = [cos(t f_0) .. cos(t f_{h-1}), sin(t f_0) .. ]`, `f_i = 10000^(-i/h)`, h = dim / 2 (DDPM; U-ViT
     /// libs/timm.py). `time` `[batch]`, out `[batch, 1, dim]`. Always computed by the host in f64.
     TimestepEmbedding { time: TensorId, out: TensorId },
-    /// `out = x W^T + bias`; with `skip` the input is `cat(x, skip)` along the last axis.
-    Linear { x: TensorId, skip: Option<TensorId>, weight: WeightId, bias: Option<WeightId>, out: TensorId },
+    /// `out = x W^T + bias`; with `skip` the input is `cat(x, skip)` along the last axis. With `rows`, only of some tokens, which
+    /// become some of `out`'s; then there is no skip.
+    Linear {
+        x: TensorId,
+        skip: Option<TensorId>,
+        weight: WeightId,
+        bias: Option<WeightId>,
+        rows: Option<Rows>,
+        out: TensorId,
+    },
     /// A function of every value.
     Activate { activation: Activation, x: TensorId, out: TensorId },
     /// `scale x + offset` of every value.
     Affine { x: TensorId, scale: f32, offset: f32, out: TensorId },
     /// `a + b`, equal shapes.
     Add { a: TensorId, b: TensorId, out: TensorId },
+    /// `out = x + gate y`: x, y and out `[batch, tokens, dim]`, one gate a channel for all tokens of an item (adaLN-Zero: Peebles and
+    /// Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).
+    Gate { x: TensorId, gate: GateOf, y: TensorId, out: TensorId },
     /// `(x - mean) / sqrt(var + eps)` over the last axis, biased variance; with `affine` weights then `.. weight + bias`, then
     /// the modulation. One of them there is.
     LayerNorm {
@@ -289,9 +336,9 @@ pub enum Op {
         eps: f32,
         out: TensorId,
     },
-    /// Per head `softmax(q k^T / sqrt(head_dim)) v`; `qkv [batch, tokens, 3 dim]` holds q, k, v, each `heads` x
-    /// `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
-    Attention { qkv: TensorId, heads: usize, causal: bool, out: TensorId },
+    /// Per head `softmax(q k^T / sqrt(head_dim)) v` among the tokens of a group; `qkv [batch, tokens, 3 dim]` holds q, k, v, each
+    /// `heads` x `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
+    Attention { qkv: TensorId, heads: usize, causal: bool, groups: Groups, out: TensorId },
     /// The rows `places` `[batch, tokens]` of `out`, a cache `[1, rows, 2 dim]`, become the keys and values of `qkv [batch, tokens, 3
     /// dim]`; the others stay as they are. No two tokens have one place.
     WriteCache { qkv: TensorId, places: TensorId, out: TensorId },
@@ -364,6 +411,7 @@ impl Op {
             Op::Activate { x, .. } | Op::Affine { x, .. } | Op::GroupMoments { x, .. } => vec![x],
             Op::GroupNorm { x, moments, .. } => vec![x, moments.tensor],
             Op::Add { a, b, .. } => vec![a, b],
+            Op::Gate { x, gate, y, .. } => vec![x, gate.vector, y],
             Op::Attention { qkv, .. } => vec![qkv],
             Op::WriteCache { qkv, places, .. } => vec![qkv, places],
             Op::CachedAttention { qkv, cache, places, positions, .. } => vec![qkv, cache, places, positions],
@@ -383,6 +431,7 @@ impl Op {
             | Op::Linear { out, .. }
             | Op::Activate { out, .. }
             | Op::Add { out, .. }
+            | Op::Gate { out, .. }
             | Op::LayerNorm { out, .. }
             | Op::Attention { out, .. }
             | Op::WriteCache { out, .. }
@@ -501,8 +550,26 @@ impl Plan {
         let weight = self.weight(format!("{name}.weight"), &[out_features, in_features], WeightUse::Matrix);
         let bias = bias.then(|| self.weight(format!("{name}.bias"), &[out_features], WeightUse::Floats));
         let out = self.scratch(name, &shape);
-        self.push(Op::Linear { x, skip, weight, bias, out });
+        self.push(Op::Linear { x, skip, weight, bias, rows: None, out });
         out
+    }
+
+    /// [`Plan::linear`] of the tokens `first .. first + count` of every item of `x`, which become those from `at` on of `out`.
+    pub fn linear_rows(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        first: usize,
+        count: usize,
+        out: TensorId,
+        at: usize,
+        bias: bool,
+    ) {
+        let last = |shape: &[usize]| shape[shape.len() - 1];
+        let (k, n) = (last(self.shape(x)), last(self.shape(out)));
+        let weight = self.weight(format!("{name}.weight"), &[n, k], WeightUse::Matrix);
+        let bias = bias.then(|| self.weight(format!("{name}.bias"), &[n], WeightUse::Floats));
+        self.push(Op::Linear { x, skip: None, weight, bias, rows: Some(Rows { first, count, at }), out });
     }
 
     /// [`Plan::linear`] whose matrix is published as `[in, out]`.
@@ -616,6 +683,14 @@ impl Plan {
         let shape = self.shape(a).to_vec();
         let out = self.scratch(name, &shape);
         self.push(Op::Add { a, b, out });
+        out
+    }
+
+    /// Records `x + gate y`.
+    pub fn gated_add(&mut self, name: impl Into<String>, x: TensorId, gate: GateOf, y: TensorId) -> TensorId {
+        let shape = self.shape(x).to_vec();
+        let out = self.scratch(name, &shape);
+        self.push(Op::Gate { x, gate, y, out });
         out
     }
 

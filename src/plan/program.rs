@@ -112,7 +112,7 @@ impl View {
     }
 }
 
-/// `out = activation(cat(x, x2) W^T + bias) + residual`; with a window, x is what it sees.
+/// `out = gate activation(cat(x, x2) W^T + bias) + residual`; with a window, x is what it sees.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matmul {
     /// `[rows, k]`.
@@ -125,6 +125,8 @@ pub struct Matmul {
     pub bias: Option<WeightId>,
     /// Applied before the residual.
     pub activation: Activation,
+    /// Of every item, where there is a residual; 1 without.
+    pub gate: Option<Gate>,
     /// `[rows, n]`.
     pub residual: Option<TensorId>,
     /// `[rows, n]`.
@@ -145,14 +147,71 @@ pub struct Matmul {
     pub size: SizeClass,
     /// Where the rows of x come from, for a 3x3 convolution.
     pub window: Option<Window>,
+    /// Where rows lie that are not all those of x and out.
+    pub span: Option<Span>,
     /// The first row of out, where it takes several launches.
     pub first: usize,
+}
+
+/// Channels `at ..` of vectors `[items, 1, channels]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Gate {
+    pub vector: TensorId,
+    pub at: usize,
+    pub channels: usize,
+}
+
+/// Which tokens of an item a matmul reads and writes: as many as it has, from these on, of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Span {
+    pub x_at: usize,
+    pub x_tokens: usize,
+    pub out_at: usize,
+    pub out_tokens: usize,
+}
+
+/// Rows of a matmul that follow each other in x as well as in out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Whose they are, where there are gates.
+    pub item: usize,
+    /// The first one's row of x.
+    pub x: usize,
+    /// Its row of out, and of the residual.
+    pub out: usize,
+    /// How many.
+    pub rows: usize,
 }
 
 impl Matmul {
     /// Columns of the weight.
     pub fn columns(&self) -> usize {
         if self.window.is_some() { 9 * self.k } else { self.k + self.k2 }
+    }
+
+    /// The launch's rows in parts: all of them, or item by item where items have gates or lie apart.
+    pub fn parts(&self) -> impl Iterator<Item = Part> {
+        let Matmul { tokens, gate, span, first, rows, .. } = *self;
+        let mut row = first;
+        std::iter::from_fn(move || {
+            let left = first + rows - row;
+            if left == 0 {
+                return None;
+            }
+            let mut part = Part { item: 0, x: row, out: row, rows: left };
+            if gate.is_some() || span.is_some() {
+                let token = row % tokens;
+                (part.item, part.rows) = (row / tokens, left.min(tokens - token));
+                if let Some(s) = span {
+                    part.x = part.item * s.x_tokens + s.x_at + token;
+                    part.out = part.item * s.out_tokens + s.out_at + token;
+                }
+            }
+            row += part.rows;
+            Some(part)
+        })
     }
 }
 
@@ -203,7 +262,12 @@ pub struct Attention {
     pub qkv: TensorId,
     pub out: TensorId,
     pub batch: usize,
+    /// Of a group.
     pub tokens: usize,
+    /// Of an item.
+    pub groups: usize,
+    /// Whether a group's tokens lie `groups` apart; else they follow each other.
+    pub strided: bool,
     pub heads: usize,
     pub head_dim: usize,
     pub causal: bool,
@@ -248,7 +312,7 @@ pub struct CachedAttention {
     pub rows: usize,
 }
 
-/// `out = activation(scale a + offset) + b`: what could not be fused; a copy, or a quantised one, where a kernel needs it.
+/// `out = gate activation(scale a + offset) + b`: what could not be fused; a copy, or a quantised one, where a kernel needs it.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct Elementwise {
@@ -257,8 +321,12 @@ pub struct Elementwise {
     pub activation: Activation,
     pub scale: f32,
     pub offset: f32,
+    /// Of every item, where there is a b; 1 without.
+    pub gate: Option<Gate>,
     pub out: TensorId,
     pub rows: usize,
+    /// Rows of an item, where there are gates.
+    pub tokens: usize,
     pub dim: usize,
 }
 
@@ -478,9 +546,12 @@ impl Kernel {
             Kernel::Matmul(m) => format!("{} x {} x {}", m.rows, m.k, m.n),
             Kernel::LayerNorm(k) => format!("{} x {}", k.rows, k.dim),
             Kernel::Attention(k) if k.queries < k.tokens => {
-                format!("{} x {} heads x {} of {} x {}", k.batch, k.heads, k.queries, k.tokens, k.head_dim)
+                let groups = k.batch * k.groups;
+                format!("{groups} x {} heads x {} of {} x {}", k.heads, k.queries, k.tokens, k.head_dim)
             }
-            Kernel::Attention(k) => format!("{} x {} heads x {} x {}", k.batch, k.heads, k.tokens, k.head_dim),
+            Kernel::Attention(k) => {
+                format!("{} x {} heads x {} x {}", k.batch * k.groups, k.heads, k.tokens, k.head_dim)
+            }
             Kernel::WriteCache(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
             Kernel::CachedAttention(k) => {
                 format!("{} x {} heads x {} of {} x {}", k.batch, k.heads, k.tokens, k.most, k.head_dim)
@@ -536,12 +607,14 @@ impl Kernel {
     /// The tensors that it reads.
     pub fn reads(&self) -> Vec<TensorId> {
         match self {
-            Kernel::Matmul(m) => [Some(m.x), m.x2, m.residual].into_iter().flatten().collect(),
+            Kernel::Matmul(m) => {
+                [Some(m.x), m.x2, m.residual, m.gate.map(|g| g.vector)].into_iter().flatten().collect()
+            }
             Kernel::LayerNorm(k) => [Some(k.x), k.modulation.map(|m| m.vector)].into_iter().flatten().collect(),
             Kernel::Attention(k) => vec![k.qkv],
             Kernel::WriteCache(k) => vec![k.qkv, k.places],
             Kernel::CachedAttention(k) => vec![k.qkv, k.cache, k.places, k.positions],
-            Kernel::Elementwise(k) => [Some(k.a), k.b].into_iter().flatten().collect(),
+            Kernel::Elementwise(k) => [Some(k.a), k.b, k.gate.map(|g| g.vector)].into_iter().flatten().collect(),
             Kernel::Embedding(k) => k.index.into_iter().collect(),
             Kernel::CopyTokens(k) => vec![k.x],
             Kernel::ResizedPositions(_) => Vec::new(),

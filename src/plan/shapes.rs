@@ -1,6 +1,6 @@
 //! What the shapes of every operation must have to do with each other.
 
-use super::{Op, Plan, Position, Role, TensorId, WeightId};
+use super::{Groups, Op, Plan, Position, Role, Rows, TensorId, WeightId};
 
 impl Plan {
     /// What is wrong with an operation's shapes, if anything.
@@ -21,13 +21,26 @@ impl Plan {
                 "time is not an input of one number an item",
             )
             .or(check(shape(out).len() == 3 && shape(out)[1] == 1 && last(out) % 2 == 0, "out is not [batch, 1, 2 h]")),
-            Op::Linear { x, skip, weight, bias, out } => {
+            Op::Linear { x, skip, weight, bias, rows: some, out } => {
                 let rows = |id: TensorId| shape(id).split_last().map(|(_, rows)| rows);
                 let k = last(x) + skip.map_or(0, last);
+                let tokens = |r: Rows| {
+                    let (s, o) = (shape(x), shape(out));
+                    let fits = s.len() == 3 && o.len() == 3 && s[0] == o[0] && skip.is_none() && r.count > 0;
+                    fits && r.first + r.count <= s[1] && r.at + r.count <= o[1]
+                };
+                let all = || rows(x) == rows(out) && skip.is_none_or(|s| rows(s) == rows(x));
                 check(wshape(weight) == [last(out), k], "weight is not [out, in]")
                     .or(check(bias.is_none_or(|b| wshape(b) == [last(out)]), "bias is not [out]"))
                     .or(check(matches!(shape(x).len(), 2 | 3), "x is neither tokens nor a vector an item"))
-                    .or(check(rows(x) == rows(out) && skip.is_none_or(|s| rows(s) == rows(x)), "tokens differ"))
+                    .or(check(some.map_or_else(all, tokens), "tokens differ"))
+            }
+            Op::Gate { x, gate, y, out } => {
+                let (s, v) = (shape(x), shape(gate.vector));
+                check(s.len() == 3 && s == shape(y) && s == shape(out), "shapes differ").or(check(
+                    v.len() == 3 && v[..2] == [s[0], 1] && gate.at % 4 == 0 && gate.at + last(x) <= v[2],
+                    "gates are no channels of a vector an item",
+                ))
             }
             Op::Activate { x, out, .. } => check(shape(x) == shape(out), "shapes differ"),
             Op::Affine { x, offset, out, .. } => check(shape(x) == shape(out), "shapes differ").or(check(
@@ -53,12 +66,19 @@ impl Plan {
                 modulation.is_none_or(|m| (last(x) | m.shift | m.scale) % 4 == 0),
                 "shift and scale are no whole vec4s",
             )),
-            Op::Attention { qkv, heads, out, .. } => {
+            Op::Attention { qkv, heads, groups, out, .. } => {
                 let dim = last(out);
                 let head_dim = dim.checked_div(heads).unwrap_or(0);
                 let fits = shape(out).len() == 3 && shape(qkv) == [shape(out)[0], shape(out)[1], 3 * dim];
+                let whole = match groups {
+                    Groups::Item => true,
+                    Groups::Consecutive { tokens } | Groups::Strided { tokens } => {
+                        tokens > 0 && fits && shape(out)[1].is_multiple_of(tokens)
+                    }
+                };
                 check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
                     .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
+                    .or(check(whole, "an item is no whole number of groups"))
             }
             Op::WriteCache { qkv, places, out } => {
                 let (s, o) = (shape(qkv), shape(out));

@@ -34,6 +34,7 @@ impl Op {
             | Op::ImageTokens { .. }
             | Op::GroupMoments { .. }
             | Op::Add { .. }
+            | Op::Gate { .. }
             | Op::Attention { .. }
             | Op::WriteCache { .. }
             | Op::CachedAttention { .. }
@@ -58,6 +59,7 @@ impl Op {
             Op::Linear { .. } => "linear",
             Op::Activate { .. } => "activation",
             Op::Add { .. } => "add",
+            Op::Gate { .. } => "gated addition",
             Op::LayerNorm { .. } => "layer norm",
             Op::Attention { .. } => "attention",
             Op::WriteCache { .. } => "write to a cache",
@@ -81,6 +83,7 @@ impl Op {
         match *self {
             Op::Embedding { index, at, .. } => Some(at..at + plan.indexed(index)),
             Op::CopyTokens { count, at, .. } => Some(at..at + count),
+            Op::Linear { rows: Some(rows), .. } => Some(rows.at..rows.at + rows.count),
             Op::GroupMoments { x, slice, first, .. } => Some(2 * first..2 * (first + plan.shape(x)[1].div_ceil(slice))),
             Op::PatchEmbed { image, patch, frames, at, .. } => {
                 Some(at..at + frames.patches(plan.shape(image), patch).map_or(0, |patches| patches.count()))
@@ -262,7 +265,7 @@ mod tests {
             let x = tokens(plan);
             let weight = plan.weight("a", &[16, 16], WeightUse::Floats);
             let out = plan.scratch("", &[2, 3, 16]);
-            plan.push(Op::Linear { x, skip: None, weight, bias: None, out });
+            plan.push(Op::Linear { x, skip: None, weight, bias: None, rows: None, out });
         });
         // Both at once are two weights that are published once.
         let mut plan = Plan::default();

@@ -35,7 +35,7 @@ pub fn patch_embed(
             }
         }
         let span = s.at * s.dim..(s.at + count) * s.dim;
-        let finish = Finish { bias, activation: Activation::None, residual: position, coarse: false };
+        let finish = Finish { bias, activation: Activation::None, gate: None, residual: position, coarse: false };
         let out = &mut out[item * s.tokens * s.dim..][span];
         f32_matmul(level, threads, (pixels, features), (&[], 0), w, finish, out);
     }

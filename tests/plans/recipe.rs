@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use uvit_web::cpu;
 use uvit_web::plan::{
-    Activation, Embedding, Modulation, Op, Plan, Position, Precision, Role, TensorId, Weight, WeightId, WeightUse,
+    Activation, Embedding, GateOf, Groups, Modulation, Op, Plan, Position, Precision, Role, Rows, TensorId, Weight,
+    WeightId, WeightUse,
 };
 use uvit_web::sampler::TorchGenerator;
+use uvit_web::simd::AttentionShape;
 use uvit_web::weights::Dtype;
 use uvit_web::weights::{Tensor, random};
 
@@ -52,7 +54,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             .filter(|&id| plan.shape(id).split_last().unwrap().1 == &shape[..shape.len() - 1])
             .collect();
         let n = WIDTHS[second % WIDTHS.len()];
-        let out = match kind % 10 {
+        let out = match kind % 12 {
             0 => plan.linear(&format!("linear {at}"), x, None, n, second % 2 == 0),
             1 => plan.linear(&format!("linear {at}"), x, Some(beside[second % beside.len()]), n, second % 2 == 0),
             // One matrix for several Linears.
@@ -60,6 +62,11 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             3 => activate(&mut plan, x, [Activation::Gelu, Activation::QuickGelu][second % 2]),
             4 => activate(&mut plan, x, [Activation::Silu, Activation::GeluTanh][second % 2]),
             5 | 6 => plan.add("", x, like[second % like.len()]),
+            10 if shape.len() == 3 => {
+                let gate = GateOf { vector: inputs[3].0, at: second % ((48 - dim) / 4 + 1) * 4 };
+                plan.gated_add("", x, gate, like[second % like.len()])
+            }
+            11 if shape.len() == 3 => some_tokens(&mut plan, at, x, n, second),
             7 if second.is_multiple_of(2) => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
             7 => modulated(&mut plan, x, &pool, at, second),
             8 if shape.len() == 3 => {
@@ -131,6 +138,18 @@ pub fn tensors(plan: &Plan) -> Vec<Tensor> {
     plan.weights.iter().map(of).collect()
 }
 
+/// Some of the tokens of x: both ends of it in one tensor, which may have some twice, or its end alone.
+fn some_tokens(plan: &mut Plan, at: usize, x: TensorId, n: usize, second: usize) -> TensorId {
+    let (batch, tokens) = (plan.shape(x)[0], plan.shape(x)[1]);
+    let (count, both) = (tokens.div_ceil(2), second % 2 == 0);
+    let out = plan.scratch("", &[batch, if both { 2 * count } else { count }, n]);
+    plan.linear_rows(&format!("end {at}"), x, tokens - count, count, out, 0, second % 3 == 0);
+    if both {
+        plan.linear_rows(&format!("begin {at}"), x, 0, count, out, count, second % 3 != 0);
+    }
+    out
+}
+
 fn activate(plan: &mut Plan, x: TensorId, activation: Activation) -> TensorId {
     let shape = plan.shape(x).to_vec();
     let out = plan.scratch("", &shape);
@@ -159,7 +178,11 @@ fn modulated(plan: &mut Plan, x: TensorId, pool: &[TensorId], at: usize, second:
 
 fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], second: usize) -> TensorId {
     let out = plan.scratch("", shape);
-    plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, out });
+    // Items of the inputs have three tokens or one.
+    let tokens = if second / 8 % 2 == 0 { 1 } else { shape[1] };
+    let groups =
+        [Groups::Item, Groups::Consecutive { tokens }, Groups::Strided { tokens }, Groups::Item][second / 2 % 4];
+    plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, groups, out });
     out
 }
 
@@ -184,6 +207,25 @@ fn cached(
     out
 }
 
+fn attention_shape(shape: &[usize], heads: usize, causal: bool, groups: Groups) -> AttentionShape {
+    let (tokens, strided) = match groups {
+        Groups::Item => (shape[1], false),
+        Groups::Consecutive { tokens } => (tokens, false),
+        Groups::Strided { tokens } => (tokens, true),
+    };
+    AttentionShape {
+        batch: shape[0],
+        tokens,
+        groups: shape[1] / tokens,
+        strided,
+        heads,
+        head_dim: shape[2] / heads,
+        causal,
+        first: 0,
+        queries: tokens,
+    }
+}
+
 /// What every operation writes, in f32, one after the other and each into memory of its own.
 pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
     let Recorded { plan, inputs, indices, tensors, .. } = recorded;
@@ -198,10 +240,14 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
         let mut result = values.remove(&op.writes()).unwrap_or_else(|| vec![0.0; shape.iter().product()]);
         let dim = |id: TensorId| plan.shape(id)[plan.shape(id).len() - 1];
         match *op {
-            Op::Linear { x, skip, weight: w, bias, out } => {
+            Op::Linear { x, skip, weight: w, bias, rows, out } => {
                 let (w, bias) = (weight(w), bias.map(weight));
                 let (k, k2, n) = (dim(x), skip.map_or(0, dim), dim(out));
+                let (of_x, of_out) = rows.map_or((1, 1), |_| (plan.shape(x)[1], shape[1]));
                 for (r, row) in result.chunks_mut(n).enumerate() {
+                    let Rows { first, count, at } = rows.unwrap_or(Rows { first: 0, count: 1, at: 0 });
+                    let Some(token) = (r % of_out).checked_sub(at).filter(|&token| token < count) else { continue };
+                    let r = r / of_out * of_x + first + token;
                     let second = skip.map_or(&[][..], |skip| &values[&skip][r * k2..][..k2]);
                     let input = [&values[&x][r * k..][..k], second].concat();
                     for (c, value) in row.iter_mut().enumerate() {
@@ -216,6 +262,15 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             Op::Add { a, b, .. } => {
                 cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, (1.0, 0.0), &mut result);
             }
+            Op::Gate { x, gate, y, .. } => {
+                let (dim, of_item) = (dim(x), shape[1..].iter().product::<usize>());
+                let vector = &values[&gate.vector];
+                for (i, value) in result.iter_mut().enumerate() {
+                    let of_vector = vector.len() / shape[0];
+                    let gate = vector[i / of_item * of_vector + gate.at + i % dim];
+                    *value = values[&x][i] + gate * values[&y][i];
+                }
+            }
             Op::LayerNorm { x, affine, modulation, eps, .. } => {
                 let affine = affine.map(|(w, bias)| (weight(w), weight(bias)));
                 let affine = affine.as_ref().map(|(w, bias)| (w.as_slice(), bias.as_slice()));
@@ -226,20 +281,10 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             // Read alone by cached attention, which is causal attention to what is written.
             Op::WriteCache { .. } => continue,
             Op::CachedAttention { qkv, heads, .. } => {
-                let all = 0..shape[1];
-                cpu::attention(&values[&qkv], &mut result, shape[0], shape[1], all, heads, shape[2] / heads, true);
+                cpu::attention(&values[&qkv], &mut result, &attention_shape(shape, heads, true, Groups::Item));
             }
-            Op::Attention { qkv, heads, causal, .. } => {
-                cpu::attention(
-                    &values[&qkv],
-                    &mut result,
-                    shape[0],
-                    shape[1],
-                    0..shape[1],
-                    heads,
-                    shape[2] / heads,
-                    causal,
-                );
+            Op::Attention { qkv, heads, causal, groups, .. } => {
+                cpu::attention(&values[&qkv], &mut result, &attention_shape(shape, heads, causal, groups));
             }
             Op::Embedding { table, index, position, at, .. } => {
                 let count = index.and_then(|index| plan.shape(index).get(1)).copied().unwrap_or(1);

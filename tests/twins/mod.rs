@@ -3,8 +3,8 @@
 
 use half::f16;
 use uvit_web::plan::{
-    Activation, Arithmetic, Arrangement, Attention, Compute, FrameLayout, Frames, Kernel, Matmul, Modulation, Op, Plan,
-    Position, Precision, Role, TensorId, WeightId, WeightUse, Window, lower,
+    Activation, Arithmetic, Arrangement, Attention, Compute, FrameLayout, Frames, GateOf, Groups, Kernel, Matmul,
+    Modulation, Op, Plan, Position, Precision, Role, Rows, TensorId, WeightId, WeightUse, Window, lower,
 };
 use uvit_web::runtime::{Device, Loading, Session, State, Term};
 use uvit_web::sampler::TorchGenerator;
@@ -109,7 +109,7 @@ impl Case {
         let bias = bias.then(|| self.floats(&[n], WeightUse::Floats));
         shape[last] = n;
         let out = self.plan.scratch("", &shape);
-        self.plan.push(Op::Linear { x, skip: None, weight, bias, out });
+        self.plan.push(Op::Linear { x, skip: None, weight, bias, rows: None, out });
         out
     }
 
@@ -166,6 +166,7 @@ pub fn cases(compute: Compute) -> Vec<Case> {
         Compute::W8A8 => {
             quantised(&mut all);
             quantised_copies(&mut all);
+            gates_and_rows(&mut all);
             return all;
         }
         Compute::F16 => {
@@ -175,6 +176,7 @@ pub fn cases(compute: Compute) -> Vec<Case> {
         _ => {}
     }
     matmuls(&mut all);
+    gates_and_rows(&mut all);
     layer_norms(&mut all);
     attentions(&mut all);
     caches(&mut all);
@@ -209,7 +211,7 @@ fn matmuls(all: &mut Vec<Case>) {
             let bias = (i % 3 != 0).then(|| case.floats(&[n], WeightUse::Floats));
             let shape = [1, rows, n];
             let mut out = case.plan.scratch("", &shape);
-            case.plan.push(Op::Linear { x, skip, weight, bias, out });
+            case.plan.push(Op::Linear { x, skip, weight, bias, rows: None, out });
             if i % 2 == 1 {
                 let activated = case.plan.scratch("", &shape);
                 let kinds = [Activation::Silu, Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh];
@@ -224,6 +226,72 @@ fn matmuls(all: &mut Vec<Case>) {
             all.push(case);
         }
     }
+}
+
+/// Gated residuals, joined to a Linear and alone; Linears of some tokens, which fill a tensor together or have all of it.
+fn gates_and_rows(all: &mut Vec<Case>) {
+    for (i, (batch, tokens, k, n, at)) in
+        [(1, 1, 16, 4, 0), (2, 3, 48, 20, 4), (3, 66, 64, 96, 96), (2, 257, 32, 33, 8), (2, 5, 90, 72, 144)]
+            .into_iter()
+            .enumerate()
+    {
+        let stored = if k % 16 == 0 { STORED[(i + 2) % STORED.len()] } else { STORED[i % 2] };
+        let gates = |case: &mut Case| GateOf { vector: case.input(&[batch, 1, at + n + i]), at };
+        let name = |kind: &str| format!("{kind} [{batch}, {tokens}, {k}] x {n}, gates from {at}, {stored:?}");
+        let shape = [batch, tokens, n];
+        // Once as 8 bits where they may be.
+        for precision in [Precision::Narrow, Precision::Wide] {
+            let mut case = Case::new(name("gated linear"));
+            let x = case.input(&[batch, tokens, k]);
+            let y = case.narrow(x, n, stored, i % 2 == 0);
+            case.plan.weights[0].precision = precision;
+            let (x, gate, out) = (case.input(&shape), gates(&mut case), case.output(&shape));
+            case.plan.push(Op::Gate { x, gate, y, out });
+            all.push(case);
+
+            // The tokens of two tensors in one, some of either left out.
+            let mut case = Case::new(name("linears of some tokens"));
+            let (a, b) = (case.input(&[batch, tokens + 2, k]), case.input(&[batch, 3, k]));
+            let out = case.output(&[batch, tokens + 2, n]);
+            for (x, rows) in
+                [(a, Rows { first: 1, count: tokens, at: 0 }), (b, Rows { first: 0, count: 2, at: tokens })]
+            {
+                let weight = case.matrix(n, k, stored);
+                case.plan.weights[weight.index()].precision = precision;
+                let bias = (i % 2 == 1).then(|| case.floats(&[n], WeightUse::Floats));
+                case.plan.push(Op::Linear { x, skip: None, weight, bias, rows: Some(rows), out });
+            }
+            all.push(case);
+
+            // One tensor's tokens apart again, with what follows.
+            let mut case = Case::new(name("gated linear of some tokens"));
+            let a = case.input(&[batch, tokens + 3, k]);
+            let weight = case.matrix(n, k, stored);
+            case.plan.weights[weight.index()].precision = precision;
+            let y = case.plan.scratch("", &shape);
+            let rows = Some(Rows { first: 2, count: tokens, at: 0 });
+            case.plan.push(Op::Linear { x: a, skip: None, weight, bias: None, rows, out: y });
+            let (x, gate) = (case.input(&shape), gates(&mut case));
+            let gated = case.plan.gated_add("", x, gate, y);
+            let out = case.output(&shape);
+            case.plan.push(Op::Activate { activation: Activation::Silu, x: gated, out });
+            all.push(case);
+        }
+        let mut case = Case::new(name("gate"));
+        let (x, y, gate, out) = (case.input(&shape), case.input(&shape), gates(&mut case), case.output(&shape));
+        case.plan.push(Op::Gate { x, gate, y, out });
+        all.push(case);
+    }
+    // So large that they take several launches, and the rows of an item are cut.
+    let mut case = Case::new("gated linear of some tokens in several launches".into());
+    let (shape, x) = ([3, 351, 644], case.input(&[3, 360, 644]));
+    let weight = case.matrix(644, 644, STORED[2]);
+    let y = case.plan.scratch("", &shape);
+    let rows = Some(Rows { first: 4, count: 351, at: 0 });
+    case.plan.push(Op::Linear { x, skip: None, weight, bias: None, rows, out: y });
+    let (x, vector, out) = (case.input(&shape), case.input(&[3, 1, 1288]), case.output(&shape));
+    case.plan.push(Op::Gate { x, gate: GateOf { vector, at: 644 }, y, out });
+    all.push(case);
 }
 
 /// What quantises its result, and what multiplies that.
@@ -263,7 +331,7 @@ fn quantised(all: &mut Vec<Case>) {
         let dim = heads * head_dim;
         let qkv = case.input(&[batch, tokens, 3 * dim]);
         let attended = case.plan.scratch("", &[batch, tokens, dim]);
-        case.plan.push(Op::Attention { qkv, heads, causal: tokens == 7, out: attended });
+        case.plan.push(Op::Attention { qkv, heads, causal: tokens == 7, groups: Groups::Item, out: attended });
         let projected = case.narrow(attended, dim, ("q8", 0), true);
         let residual = case.input(&[batch, tokens, dim]);
         let out = case.output(&[batch, tokens, dim]);
@@ -311,11 +379,22 @@ fn quantised_copies(all: &mut Vec<Case>) {
             all.push(case);
         }
     }
+    for strided in [false, true] {
+        let tokens = if strided { 5 } else { 9 };
+        let mut case = Case::new(format!("w8a8 attention of groups, strided {strided}"));
+        let qkv = case.input(&[2, 45, 96]);
+        let attended = case.plan.scratch("", &[2, 45, 32]);
+        let groups = if strided { Groups::Strided { tokens } } else { Groups::Consecutive { tokens } };
+        case.plan.push(Op::Attention { qkv, heads: 2, causal: false, groups, out: attended });
+        let out = case.narrow(attended, 9, ("q8", 0), true);
+        (case.plan.tensors[out.index()].role, case.out) = (Role::Output, Some(out));
+        all.push(case);
+    }
     // Heads too small for a whole group.
     let mut case = Case::new("w8a8 attention of small heads".into());
     let qkv = case.input(&[2, 7, 96]);
     let attended = case.plan.scratch("", &[2, 7, 32]);
-    case.plan.push(Op::Attention { qkv, heads: 4, causal: false, out: attended });
+    case.plan.push(Op::Attention { qkv, heads: 4, causal: false, groups: Groups::Item, out: attended });
     let projected = case.narrow(attended, 9, ("q8", 0), true);
     let out = case.output(&[2, 7, 9]);
     case.plan.push(Op::Activate { activation: Activation::Gelu, x: projected, out });
@@ -371,7 +450,29 @@ fn attentions(all: &mut Vec<Case>) {
             let dim = heads * head_dim;
             let qkv = case.input(&[batch, tokens, 3 * dim]);
             let out = case.output(&[batch, tokens, dim]);
-            case.plan.push(Op::Attention { qkv, heads, causal, out });
+            case.plan.push(Op::Attention { qkv, heads, causal, groups: Groups::Item, out });
+            all.push(case);
+        }
+    }
+    // Within runs of neighbours, and among tokens that lie apart; the last ones are many, of few tokens and of several launches.
+    for (batch, groups, tokens, heads, head_dim) in [
+        (1, 1, 5, 1, 4),
+        (2, 3, 1, 2, 8),
+        (1, 5, 7, 3, 12),
+        (2, 4, 66, 2, 16),
+        (1, 2, 135, 1, 72),
+        (2, 257, 16, 2, 4),
+        (1, 3, 1200, 1, 64),
+    ] {
+        for strided in [false, true] {
+            let causal = tokens == 7;
+            let kind = if strided { "strided" } else { "consecutive" };
+            let mut case = Case::new(format!("{kind} attention [{batch}, {groups} x {tokens}, {heads} x {head_dim}]"));
+            let (all_tokens, dim) = (groups * tokens, heads * head_dim);
+            let qkv = case.input(&[batch, all_tokens, 3 * dim]);
+            let out = case.output(&[batch, all_tokens, dim]);
+            let groups = if strided { Groups::Strided { tokens } } else { Groups::Consecutive { tokens } };
+            case.plan.push(Op::Attention { qkv, heads, causal, groups, out });
             all.push(case);
         }
     }
@@ -635,7 +736,7 @@ fn convolutions(all: &mut Vec<Case>) {
     let (x, other) = (case.input(&[3, 351, 644]), case.input(&[3, 351, 644]));
     let weight = case.matrix(644, 644, STORED[2]);
     let projected = case.plan.scratch("", &[3, 351, 644]);
-    case.plan.push(Op::Linear { x, skip: None, weight, bias: None, out: projected });
+    case.plan.push(Op::Linear { x, skip: None, weight, bias: None, rows: None, out: projected });
     let out = case.output(&[3, 351, 644]);
     case.plan.push(Op::Add { a: other, b: projected, out });
     all.push(case);

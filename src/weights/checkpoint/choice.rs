@@ -73,7 +73,7 @@ pub fn choose(
         return Err(missing(file, expected, best, average));
     }
     let misshapen = |set: &Set| {
-        expected.iter().find(|(name, shape)| !fits(&file.tensors[set.found[name]].shape, shape)).map(
+        expected.iter().find(|(name, shape)| !spelling.fits(name, &file.tensors[set.found[name]].shape, shape)).map(
             |&(name, shape)| {
                 let tensor = &file.tensors[set.found[name]];
                 let cause = format!("tensor {} is {:?}, the network needs {shape:?}", tensor.full_name(), tensor.shape);
@@ -103,11 +103,6 @@ pub fn choose(
     strangers(file, chosen, &all, expected, alone, spelling)?;
     let names = chosen.found.iter().map(|(&name, &i)| (name.to_owned(), i)).collect();
     Ok((names, report(file, chosen, &all, expected.len())))
-}
-
-/// Whether a tensor has the network's shape. A convolution of one pixel is a Linear.
-fn fits(shape: &[usize], wanted: &[usize]) -> bool {
-    shape == wanted || wanted.len() == 2 && shape.strip_prefix(wanted) == Some(&[1, 1])
 }
 
 /// The sets that the wish leaves, and whether they are averages that nobody asked for by name.

@@ -3,21 +3,25 @@
 
 mod choice;
 mod dtype;
+mod found;
 mod index;
 mod kind;
+mod made;
 mod names;
 #[cfg(feature = "cli")]
 mod opcodes;
 #[cfg(feature = "cli")]
 mod pickle;
 mod sets;
+mod spellings;
 mod stranger;
 #[cfg(feature = "cli")]
 mod torch;
 
 pub use choice::{Taken, Weights};
+pub use found::{Found, find, find_part, is_whole};
 pub use index::files;
-pub use names::{diffusers_autoencoder_name, official_autoencoder_name};
+pub use spellings::{diffusers_autoencoder_name, official_autoencoder_name};
 pub use stranger::looks_like;
 
 use super::load::check_names;
@@ -189,32 +193,6 @@ impl File {
     }
 }
 
-/// A network's weights in a file: found, of the right shapes and dtypes, and not yet read.
-pub struct Found {
-    file: File,
-    /// Positions by the network's names: of tensors that the file keeps apart, one below the other, several.
-    places: BTreeMap<String, Vec<usize>>,
-    /// What was taken and what else there was; none if the file holds these weights alone under their own names.
-    pub report: Option<String>,
-}
-
-impl Source for Found {
-    fn values(&mut self, name: &str) -> Result<Vec<f32>> {
-        let mut all = Vec::new();
-        for name in joined(name) {
-            let places = self.places.get(&name);
-            let places = places.ok_or_else(|| Error::internal(format!("tensor {name} is none of the network's")))?;
-            for &at in places {
-                let values = self.file.values(at)?;
-                finite(&name, &values)?;
-                // Most are one tensor, which may be large.
-                all = if all.is_empty() { values } else { [all, values].concat() };
-            }
-        }
-        Ok(all)
-    }
-}
-
 /// Shapes by name.
 pub type Shapes = BTreeMap<String, Vec<usize>>;
 
@@ -225,11 +203,12 @@ pub type Shapes = BTreeMap<String, Vec<usize>>;
 /// `IO`, `BAD_CHECKPOINT`.
 pub fn shapes(path: &Path) -> Result<Vec<Shapes>> {
     let file = File::open(path)?;
-    // Every U-ViT has this one.
-    const ONE: &str = "patch_embed.proj.weight";
+    // Each of these networks has one of them.
+    const ONE: [&str; 3] = ["patch_embed.proj.weight", "x_embedder.proj.weight", "pos_embed.proj.weight"];
     let mut starts: Vec<(&str, &str)> = Vec::new();
     for tensor in &file.tensors {
-        let prefix = tensor.name.strip_suffix(ONE).filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+        let prefix = ONE.into_iter().find_map(|one| tensor.name.strip_suffix(one));
+        let prefix = prefix.filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
         for start in [Some(""), prefix].into_iter().flatten().map(|prefix| (tensor.dict.as_str(), prefix)) {
             if !starts.contains(&start) {
                 starts.push(start);
@@ -252,87 +231,6 @@ pub fn read(path: &Path) -> Result<Checkpoint> {
     let mut file = File::open(path)?;
     let names = choice::without_network(&file)?;
     names.into_iter().map(|(name, i)| Ok((name, (file.tensors[i].shape.clone(), file.values(i)?)))).collect()
-}
-
-/// Finds a network's weights in a file and checks all but the values, which are checked as they are read. The file is one of
-/// this network alone.
-///
-/// # Errors
-/// `IO`, `BAD_CHECKPOINT`, `TENSOR_MISSING`, `TENSOR_UNEXPECTED`, `TENSOR_SHAPE`; `INVALID_ARGUMENT` if the file has no such
-/// `weights`.
-pub fn find(path: &Path, network: &Network, weights: &Weights) -> Result<Found> {
-    find_in(path, network, weights, true)
-}
-
-/// As [`find`], in a file that may hold other networks beside: half of an autoencoder, the text encoder of a CLIP model.
-/// Tensors are strangers only where the network's own are, as `decoder.up.9` is among `decoder.up.0` to `3`.
-///
-/// # Errors
-/// Those of [`find`].
-pub fn find_part(path: &Path, network: &Network, weights: &Weights) -> Result<Found> {
-    find_in(path, network, weights, false)
-}
-
-fn find_in(path: &Path, network: &Network, weights: &Weights, alone: bool) -> Result<Found> {
-    let mut file = File::open(path)?;
-    let plan = network.record(Batch::plain(1))?.plan;
-    let sources: Vec<(String, Vec<usize>)> = plan.published().flat_map(|weight| weight.sources()).collect();
-    let (spelling, spelled) = spell(&file, network, &sources);
-    let mut parts: Vec<(&str, Vec<usize>)> = Vec::new();
-    for (names, (_, shape)) in spelled.iter().zip(&sources) {
-        let mut shape = shape.clone();
-        shape[0] /= names.len();
-        parts.extend(names.iter().map(|name| (name.as_str(), shape.clone())));
-    }
-    let expected: Vec<(&str, &[usize])> = parts.iter().map(|(name, shape)| (*name, shape.as_slice())).collect();
-    let (mut found, report) = choice::choose(&file, &expected, weights, alone, &spelling)?;
-    let mut places: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (names, (own, _)) in spelled.iter().zip(&sources) {
-        let all = names.iter().filter_map(|name| found.remove(name)).collect();
-        places.insert(own.clone(), all);
-    }
-    let mut taken: Vec<(&Place, &str)> = Vec::new();
-    for &i in places.values().flatten() {
-        if !file.tensors[i].dtype.is_float() {
-            return Err(file.no_float(i));
-        }
-        file.check(i)?;
-    }
-    for (name, &i) in places.iter().flat_map(|(name, all)| all.iter().map(move |i| (name, i))) {
-        let place = &file.tensors[i].place;
-        if let Some((_, other)) = taken.iter().find(|(other, _)| other.overlaps(place)) {
-            let cause = format!("tensors {other} and {name} lie in one storage");
-            return Err(bad(
-                path,
-                cause,
-                "Save clones of the tensors: {name: t.clone() for name, t in state_dict.items()}",
-            ));
-        }
-        taken.push((place, name));
-    }
-    Ok(Found { file, places, report })
-}
-
-/// The names that a network's tensors have in a file, several of one tensor where the file keeps its parts apart: of its spellings
-/// the one that finds the most.
-fn spell(file: &File, network: &Network, sources: &[(String, Vec<usize>)]) -> (names::Spelling, Vec<Vec<String>>) {
-    let there = |name: &&String| {
-        let is = |tensor: &Listed| {
-            tensor.name.strip_suffix(name.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('.'))
-        };
-        file.tensors.iter().any(is)
-    };
-    let mut best: Option<(usize, names::Spelling, Vec<Vec<String>>)> = None;
-    for spelling in names::Spelling::of(network) {
-        let names: Vec<Vec<String>> = sources.iter().map(|(name, _)| joined(&spelling.spell(name))).collect();
-        // A tensor counts once, in however many parts it lies.
-        let found = names.iter().filter(|parts| parts.iter().all(|name| there(&name))).count();
-        // The first of those that find as many, which is the network's own.
-        if best.as_ref().is_none_or(|(most, ..)| found > *most) {
-            best = Some((found, spelling, names));
-        }
-    }
-    best.map_or_else(Default::default, |(_, spelling, names)| (spelling, names))
 }
 
 /// Reads a network's weights from a file and checks them.
