@@ -26,6 +26,7 @@ const KINDS: &[(&str, Judge)] = &[
     ("clip_tokenizer", kinds::clip_tokenizer::judge),
     ("dit", kinds::network::judge),
     ("end_to_end", kinds::end_to_end::judge),
+    ("end_to_end_dit", kinds::end_to_end_dit::judge),
     ("guidance", kinds::guidance::judge),
     ("img2img_inpaint", kinds::img2img_inpaint::judge),
     ("latte", kinds::network::judge),
