@@ -124,6 +124,64 @@ fn a_tiled_autoencoder_has_no_seams() {
     }
 }
 
+/// Of any size that there are positions for, pictures that are not square too; and an item stands for itself.
+#[test]
+fn two_streams_take_pictures_of_any_size() {
+    #[cfg(feature = "gpu")]
+    let gpu = devices::found(pollster::block_on(Device::gpu()));
+    #[cfg(not(feature = "gpu"))]
+    let gpu = None;
+    let devices = [Some(Device::reference()), Some(Device::cpu(Threads::new(3))), gpu];
+    let named = |tensors: &[NamedTensor], name: &str, shape: &[usize], items: std::ops::Range<usize>| {
+        let found = tensors.iter().find(|tensor| tensor.name == name).unwrap();
+        let of_item = |len: usize| items.start * len / 3..items.end * len / 3;
+        let values = match &found.values {
+            Values::Floats(values) => Values::Floats(values[of_item(values.len())].to_vec()),
+            Values::Times(times) => Values::Times(times[of_item(times.len())].to_vec()),
+            Values::Indices(_) => panic!("no indices"),
+        };
+        NamedTensor { name: name.into(), shape: Some([&[items.len()], shape].concat()), values }
+    };
+    for (qk_norm, [height, width]) in
+        [("", [2, 2]), ("rms_norm", [6, 16]), ("", [10, 4]), ("rms_norm", [14, 10]), ("rms_norm", [2, 16])]
+    {
+        let network = networks::streams_network(qk_norm);
+        let batch = Batch { size: Some([height, width]), ..Batch::plain(3) };
+        let all = networks::inputs_of(&network, batch);
+        let given = |items: std::ops::Range<usize>| {
+            [("x", vec![4, height, width]), ("timesteps", vec![]), ("context_in", vec![7, 20]), ("pooled", vec![28])]
+                .map(|(name, shape)| named(&all, name, &shape, items.clone()))
+        };
+        let mut want: Vec<f32> = Vec::new();
+        for device in devices.iter().flatten() {
+            let mut component = pollster::block_on(load(device, Compute::F32, network.clone())).unwrap();
+            let mut run = |given: &[NamedTensor]| {
+                let results = pollster::block_on(component.forward(given, &|| false)).unwrap();
+                let Values::Floats(values) = &results[0].values else { panic!("floats come out") };
+                values.clone()
+            };
+            let got = run(&given(0..3));
+            for item in 0..3 {
+                let alone = run(&given(item..item + 1));
+                assert!(got[item * alone.len()..][..alone.len()] == alone, "item {item} on {}", device.name());
+            }
+            if want.is_empty() {
+                want = got.clone();
+            }
+            let most = want.iter().fold(0f32, |most, v| most.max(v.abs()));
+            let off = got.iter().zip(&want).fold(0f32, |off, (a, b)| off.max((a - b).abs())) / most;
+            assert!(off < 2e-5, "{height} x {width}, \"{qk_norm}\" on {}: {off:e}", device.name());
+        }
+    }
+    // Eight rows and columns of positions, for patches of two.
+    for size in [[18, 2], [4, 3], [0, 4]] {
+        let batch = Batch { size: Some(size), ..Batch::plain(1) };
+        let error = networks::streams_network("").record(batch).unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument);
+        assert!(error.remedy.contains("multiples of 2 up to 16"), "{error}");
+    }
+}
+
 /// CLIP's table of words is larger than a binding may be.
 #[test]
 fn a_table_beyond_a_binding_is_read_in_parts() {

@@ -7,6 +7,7 @@ pub mod caption_decoder;
 pub mod clip;
 pub mod clip_text;
 pub mod clip_vision;
+pub mod mmdit;
 mod ports;
 pub mod prefix_encoder;
 mod sample;
@@ -65,6 +66,8 @@ pub enum Network {
     UvitVideo(uvit_video::Config),
     /// UniDiffuser's U-ViT.
     UniDiffuser(unidiffuser::Config),
+    /// Stable Diffusion 3's transformer.
+    Mmdit(mmdit::Config),
     /// CLIP's text encoder.
     ClipText(clip_text::Config),
     /// CLIP's image encoder.
@@ -87,11 +90,12 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 12] = [
+const REGISTRY: &[(&str, Make)] = &[
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("uvit_video", |params| Read::read(params).map(Network::UvitVideo)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
+    ("mmdit", |params| Read::read(params).map(Network::Mmdit)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
     ("clip_vision", |params| Read::read(params).map(Network::ClipVision)),
     ("autoencoder_kl_decoder", |params| autoencoder_kl::Config::of(params).map(Network::AutoencoderKlDecoder)),
@@ -110,6 +114,7 @@ macro_rules! each {
             Network::UvitT2i($config) => $body,
             Network::UvitVideo($config) => $body,
             Network::UniDiffuser($config) => $body,
+            Network::Mmdit($config) => $body,
             Network::ClipText($config) => $body,
             Network::ClipVision($config) => $body,
             Network::AutoencoderKlDecoder($config) | Network::AutoencoderKlEncoder($config) => $body,
@@ -128,10 +133,10 @@ impl Network {
     /// another type.
     pub fn of(architecture: &str, params: &Value) -> Result<Network> {
         let Some((_, make)) = REGISTRY.iter().find(|(name, _)| *name == architecture) else {
-            let known = REGISTRY.map(|(name, _)| name).join(", ");
+            let known: Vec<&str> = REGISTRY.iter().map(|(name, _)| *name).collect();
             return Err(Error::new(
                 Code::UnsupportedModel,
-                format!("the architecture is \"{architecture}\", this build knows {known}"),
+                format!("the architecture is \"{architecture}\", this build knows {}", known.join(", ")),
                 "Use a version of uvit-web that knows this architecture",
             ));
         };
@@ -148,6 +153,7 @@ impl Network {
             Network::UvitT2i(_) => "uvit_t2i",
             Network::UvitVideo(_) => "uvit_video",
             Network::UniDiffuser(_) => "unidiffuser",
+            Network::Mmdit(_) => "mmdit",
             Network::ClipText(_) => "clip_text",
             Network::ClipVision(_) => "clip_vision",
             Network::AutoencoderKlDecoder(_) => "autoencoder_kl_decoder",
@@ -174,6 +180,7 @@ impl Network {
             Network::UvitT2i(config) => config.record(batch),
             Network::UvitVideo(config) => config.record(batch),
             Network::UniDiffuser(config) => config.record(batch),
+            Network::Mmdit(config) => config.record(batch),
             Network::ClipText(config) => config.record(batch),
             Network::ClipVision(config) => config.record(batch),
             Network::AutoencoderKlDecoder(config) => config.decoder(batch),
@@ -192,6 +199,7 @@ impl Network {
             Network::UvitT2i(config) => [config.in_chans, config.img_size],
             Network::UvitVideo(config) => [config.uvit.in_chans, config.uvit.img_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
+            Network::Mmdit(config) => [config.in_channels, config.sample_size],
             _ => [0, 0],
         };
         [channels, size, size]
@@ -244,6 +252,7 @@ impl Network {
         match self {
             Network::UvitT2i(_) => Some("context"),
             Network::UniDiffuser(_) => Some("text"),
+            Network::Mmdit(_) => Some("context_in"),
             _ => None,
         }
     }

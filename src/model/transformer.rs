@@ -2,7 +2,7 @@
 //! `libs/uvit.py` of baofff/U-ViT at ce551708dc9cde9818d2af7d84dfadfeb7bd9034, tensor names included.
 
 use crate::decimal::{decimal, exponential};
-use crate::plan::{Activation, FrameLayout, Frames, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
+use crate::plan::{Activation, FrameLayout, Frames, Groups, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
 use crate::{Code, Error, Result};
 
 /// LayerNorm's epsilon in every U-ViT.
@@ -251,7 +251,7 @@ impl Transformer {
         let qkv = plan.linear(&format!("{name}.attn.qkv"), x, None, 3 * self.embed_dim, self.qkv_bias);
         let shape = plan.shape(x).to_vec();
         let attended = plan.scratch("", &shape);
-        plan.push(Op::Attention { qkv, heads: self.num_heads, causal: false, out: attended });
+        plan.push(Op::Attention { qkv, heads: self.num_heads, causal: false, groups: Groups::Item, out: attended });
         let projected = plan.linear(&format!("{name}.attn.proj"), attended, None, self.embed_dim, true);
         plan.tensors[projected.0].name = format!("{name}.attn");
         projected

@@ -336,12 +336,12 @@ impl Manifest {
         if let Some(null) = self.null_class.filter(|null| *null as usize >= classes) {
             return Err(bad(format!("null_class is {null}, the network has {classes} classes")));
         }
-        if let Some(rate) = self.frame_rate.filter(|rate| !(*rate > 0.0 && *rate <= 1000.0)) {
-            return Err(bad(format!("frame_rate is {}, not above 0 and at most 1000", decimal(rate))));
-        }
         let channels = self.network(DENOISER)?.image_shape()[0];
         if let Some(guided) = self.sampling.guided_channels.filter(|guided| *guided > channels) {
             return Err(bad(format!("sampling: guided_channels is {guided}, the network has {channels} channels")));
+        }
+        if let Some(rate) = self.frame_rate.filter(|rate| !(*rate > 0.0 && *rate <= 1000.0)) {
+            return Err(bad(format!("frame_rate is {}, not above 0 and at most 1000", decimal(rate))));
         }
         if let Some(preview) = &self.preview {
             preview.check(channels).map_err(bad)?;

@@ -3,11 +3,11 @@
 
 use super::conditions::Conditions;
 use super::encoding::Start;
-use super::generation::{Drawn, Progress, Settled, floats};
+use super::generation::{Drawn, Progress, Settled};
 use super::helpers::Helpers;
 use super::request::Request;
 use super::sampling::Control;
-use super::tensors::{NamedTensor, Values};
+use super::tensors::{NamedTensor, Values, floats};
 use super::{Pipeline, invalid};
 use crate::model::Sample;
 use crate::{Error, Result};

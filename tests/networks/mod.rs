@@ -1,7 +1,7 @@
 //! Several networks on one device: the same test natively and in the browser, on every kind of device.
 
 use uvit_web::model::{
-    Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip, clip_text, clip_vision, prefix_encoder,
+    Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip, clip_text, clip_vision, mmdit, prefix_encoder,
     unidiffuser, uvit, uvit_t2i, uvit_video,
 };
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
@@ -85,6 +85,27 @@ pub fn text_network() -> Network {
         num_clip_token: 7,
         conv: true,
         skip: true,
+    })
+}
+
+/// Stable Diffusion 3's transformer: two blocks, of which the first attends twice, with RMS norm of heads or without; 25 patches and
+/// seven words.
+pub fn streams_network(qk_norm: &str) -> Network {
+    Network::Mmdit(mmdit::Config {
+        sample_size: 10,
+        patch_size: 2,
+        in_channels: 4,
+        out_channels: 4,
+        num_layers: 2,
+        attention_head_dim: 16,
+        num_attention_heads: 3,
+        joint_attention_dim: 20,
+        caption_projection_dim: 48,
+        pooled_projection_dim: 28,
+        pos_embed_max_size: 8,
+        qk_norm: qk_norm.into(),
+        dual_attention_layers: vec![0],
+        context_tokens: 7,
     })
 }
 
@@ -185,7 +206,12 @@ pub async fn load(device: &Device, compute: Compute, network: Network) -> uvit_w
 
 /// Tensors for all ports of so many items.
 pub fn inputs(network: &Network, items: usize) -> Vec<NamedTensor> {
-    let recording = network.record(Batch::plain(items)).unwrap();
+    inputs_of(network, Batch::plain(items))
+}
+
+/// The same of a batch.
+pub fn inputs_of(network: &Network, batch: Batch) -> Vec<NamedTensor> {
+    let recording = network.record(batch).unwrap();
     let mut generator = TorchGenerator::new(4);
     let ports = recording.ports.iter().filter(|port| port.kind != PortKind::Output);
     let tensor = |port: &uvit_web::model::Port| {
@@ -261,7 +287,10 @@ pub async fn come_and_go(device: &Device, compute: Compute) {
     let mut clips = load(device, compute, clip_network()).await.unwrap();
     let of_clips = forward(&mut clips).await;
     assert!(forward(&mut captions).await == of_captions && forward(&mut clips).await == of_clips);
-    drop((a, b, words, prefix, seeing, captions, clips));
+    let mut streams = load(device, compute, streams_network("rms_norm")).await.unwrap();
+    let of_streams = forward(&mut streams).await;
+    assert!(forward(&mut clips).await == of_clips && forward(&mut streams).await == of_streams);
+    drop((a, b, words, prefix, seeing, captions, clips, streams));
     assert_eq!(device.memory().bytes, start);
 }
 

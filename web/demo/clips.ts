@@ -10,12 +10,12 @@ export interface Clip {
 
 /** The clips of a result; none of a model of pictures. */
 export function clipsOf({ clips, frameRate }: GenerateResult): Clip[] {
-  return (clips ?? []).map((frames) => ({ frames, frameRate: frameRate ?? 8 }));
+  return clips.map((frames) => ({ frames, frameRate }));
 }
 
 /** The clips that a step's preview estimates. */
-export function estimatesOf({ clips }: Step, { frameRate }: PipelineInfo): Clip[] {
-  return (clips ?? []).map((frames) => ({ frames, frameRate: frameRate ?? 8 }));
+export function estimatesOf({ clips = [] }: Step, { frameRate }: PipelineInfo): Clip[] {
+  return clips.map((frames) => ({ frames, frameRate }));
 }
 
 /** The frame that stands for a clip where there is room for one. */
@@ -26,26 +26,4 @@ export function middleOf({ frames }: Clip): ImageData {
 /** `16 frames, 2.0 s`. */
 export function lengthOf(frames: number, frameRate: number): string {
   return `${frames} frames, ${(frames / frameRate).toFixed(1)} s`;
-}
-
-declare module '../src/types.js' {
-  interface PipelineInfo {
-    frames?: number;
-    frameRate?: number;
-  }
-  interface GenerateOptions {
-    frames?: number;
-    overlap?: number;
-    firstFrames?: ImageBitmapSource[] | Float32Array;
-  }
-  interface GenerateResult {
-    clips?: ImageData[][];
-    frames?: number;
-    frameRate?: number;
-  }
-  interface Step {
-    clips?: ImageData[][];
-    window?: number;
-    windows?: number;
-  }
 }

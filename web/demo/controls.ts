@@ -216,7 +216,7 @@ export function fillControls(info: PipelineInfo): string | undefined {
   for (const option of compute.options) option.disabled = !isFor(option.value, info.device);
   byId('cache-field', HTMLElement).hidden = !info.cache;
 
-  const moving = (info.frames ?? 1) > 1;
+  const moving = info.frames > 0;
   showWords(info.prompts, moving);
   fillFrames(info);
   const wanted = asked.get('label');
@@ -278,10 +278,10 @@ export function prompted(): boolean {
 }
 
 /** How long clips may be: as the model draws them, or in several windows, each of which knows the end of the one before. */
-function fillFrames({ frames: own = 1, frameRate = 8 }: PipelineInfo): void {
-  framesField.hidden = own === 1;
-  const fresh = own - Math.max(1, Math.round(own / 4));
-  const lengths = own === 1 ? [1] : WINDOWS.map((windows) => own + (windows - 1) * fresh);
+function fillFrames({ frames: own, frameRate }: PipelineInfo): void {
+  framesField.hidden = own === 0;
+  const fresh = own - Math.max(1, Math.floor(own / 4));
+  const lengths = own === 0 ? [] : WINDOWS.map((windows) => own + (windows - 1) * fresh);
   const wanted = Number(asked.get('frames') ?? own);
   if (wanted > own && Number.isInteger(wanted) && !lengths.includes(wanted)) lengths.push(wanted);
   lengths.sort((a, b) => a - b);
@@ -324,7 +324,7 @@ export function written(address: URLSearchParams, values: Record<string, string>
     device: 'auto',
     compute: 'auto',
     dtype: '',
-    frames: known?.frames ?? 1,
+    frames: known?.frames || '',
     seed: '',
     count: 1,
     negative: '',

@@ -30,8 +30,8 @@ export function startFirst(onError: (thrown: unknown) => void): void {
 
 /** What the model decides: whether clips may begin with a frame, and how large it is. */
 export function fillFirst({ frames, initImageShape, imageSize }: PipelineInfo): void {
-  const channels = initImageShape.at(-3);
-  const wanted = (frames ?? 1) > 1 && (channels === 1 || channels === 3) ? imageSize : 0;
+  const [channels] = initImageShape;
+  const wanted = frames > 0 && (channels === 1 || channels === 3) ? imageSize : 0;
   if (wanted !== size) forget();
   size = wanted;
   section.disabled = section.hidden = size === 0;

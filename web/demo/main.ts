@@ -241,7 +241,7 @@ async function draw(mode?: Mode): Promise<void> {
   const given = { picture: panes.pictureInPane(), words: prompt.value };
   const active = pipeline;
   const { info } = active;
-  const staged = info.imageSize !== info.latentShape.at(-1);
+  const staged = info.imageSize !== info.latentShape[1];
   const address = asAddress();
   const mine = new AbortController();
   current = mine;
@@ -318,7 +318,7 @@ function showDrawings(drawings: Drawing[]): void {
   showPictures(drawings, offer, (words) => showStatus(words, { aloud: true }));
 }
 
-function nameOf({ step, steps, window = 1, windows = 1 }: Step): string {
+function nameOf({ step, steps, window, windows }: Step): string {
   return `Step ${step} of ${steps}${windows > 1 ? `, part ${window} of ${windows}` : ''}: an estimate`;
 }
 
@@ -366,7 +366,7 @@ function fail(what: string, thrown: unknown): void {
 
 function showEmpty(): void {
   finished = undefined;
-  const moving = pipeline ? (pipeline.info.frames ?? 1) > 1 : chosenModel().clips !== undefined;
+  const moving = pipeline ? pipeline.info.frames > 0 : chosenModel().clips !== undefined;
   clearFilm(moving);
   offerPlayer(moving);
   if (prompted()) panes.showPane();

@@ -108,15 +108,15 @@ export function startOrigin(onError: (thrown: unknown) => void, onDrop: (file: F
 }
 
 /** What the model decides: whether there are pictures to start from, and how large they are. */
-export function fillOrigin({ initImageShape, latentShape, imageSize, frames = 1 }: PipelineInfo): void {
-  const [channels, height = 0] = initImageShape.slice(-3);
+export function fillOrigin({ initImageShape, latentShape, imageSize, frames }: PipelineInfo): void {
+  const [channels, height] = initImageShape;
   droppable = channels === 1 || channels === 3;
   // A clip is no picture to start from, and a picture no clip: it may be its first frame.
-  size = droppable && frames === 1 ? height : 0;
+  size = droppable && frames === 0 ? height : 0;
   // What is disabled cannot be in the way of what is sent: there is no brush for pictures of no size.
   section.disabled = section.hidden = size === 0;
   gallery.classList.toggle('startless', !droppable);
-  gallery.classList.toggle('latents', imageSize !== latentShape.at(-1));
+  gallery.classList.toggle('latents', imageSize !== latentShape[1]);
   if (picture.width === size) return;
   editor.hidden = true;
   for (const canvas of [picture, mask]) canvas.width = canvas.height = size;

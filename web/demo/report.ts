@@ -72,7 +72,7 @@ export function showLoading({ phase, loadedBytes, totalBytes }: LoadProgress): v
 
 /** A step of a stage; `staged` where sampling is not all, which `doing` is a word for. */
 export function showStep(event: Step, staged: boolean, doing: string): void {
-  const { stage, step, steps, elapsedMs, window = 1, windows = 1 } = event;
+  const { stage, step, steps, elapsedMs, window, windows } = event;
   const which = steps > 1 ? `picture ${Math.min(step + 1, steps)} of ${steps}` : 'the picture';
   const texts = {
     text: 'Reading the words',
@@ -85,8 +85,7 @@ export function showStep(event: Step, staged: boolean, doing: string): void {
   const aloud = stage === 'sampling' ? doing : step === 0 && texts[stage];
   if (aloud && aloud !== announce.textContent) announce.textContent = aloud;
   const [from, to] = staged ? PARTS[stage] : [0, 1];
-  const done = (window - 1 + step / steps) / windows;
-  showStatus(texts[stage], { done: from + (to - from) * (stage === 'sampling' ? done : step / steps) });
+  showStatus(texts[stage], { done: from + ((to - from) * step) / steps });
   if (stage !== 'sampling') return;
   const each = elapsedMs / step;
   const left = ((steps - step) * each) / 1000;
@@ -146,9 +145,8 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
   };
   const rows: Row[] = [
     ...(settings.mode ? ([['mode', 'Made', title(MODES[settings.mode].done)]] as Row[]) : []),
-    ...((result.frames ?? 1) > 1
-      ? ([['clip', 'Clip', lengthOf(result.frames ?? 1, result.frameRate ?? 8)]] as Row[])
-      : []),
+    ...(result.clips.length > 0 ? ([['clip', 'Clip', lengthOf(result.frames, result.frameRate)]] as Row[]) : []),
+    ...(settings.firstFrames > 0 ? ([['first', 'Begins with', 'The frame that was given']] as Row[]) : []),
     ['step', 'Time per step', milliseconds(mean)],
     ...stages.filter(([key]) => ran[key]),
     ['total', 'In all', `${(timings.totalMs / 1000).toFixed(2)} s, ${settings.steps} steps`],
