@@ -24,6 +24,8 @@ struct Row(Task, &'static str, &'static [&'static str], &'static [&'static str],
 
 /// From ids to the text's features.
 pub const TEXT_ENCODER: &str = "text_encoder";
+/// Another one, whose features lie beside the first one's.
+pub const TEXT_ENCODER_2: &str = "text_encoder_2";
 /// From these to what the denoiser takes, where it takes something else.
 pub const TEXT_PROJECTOR: &str = "text_projector";
 /// From latents to pictures.
