@@ -7,7 +7,7 @@
  */
 
 import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 const FILE = 'THIRD_PARTY_LICENSES.md';
@@ -92,13 +92,26 @@ function crates(target, features) {
   return [...seen].map((id) => packages.get(id));
 }
 
-/** The npm packages of the lock file: all of them tools, since the package has no dependencies. */
+/** The npm packages of the lock file, with whether they are shipped: those that the package's sources import are built into it. */
 function npmPackages() {
   if (!existsSync('web/package-lock.json')) return [];
-  const lock = JSON.parse(readFileSync('web/package-lock.json', 'utf8'));
-  return Object.entries(lock.packages)
+  const { packages } = JSON.parse(readFileSync('web/package-lock.json', 'utf8'));
+  const shipped = new Set();
+  const visit = (name) => {
+    if (shipped.has(name)) return;
+    shipped.add(name);
+    for (const other of Object.keys(packages[`node_modules/${name}`].dependencies ?? {})) visit(other);
+  };
+  for (const file of readdirSync('web/src', { recursive: true }).filter((name) => name.endsWith('.ts'))) {
+    const imports = readFileSync(`web/src/${file}`, 'utf8').matchAll(/^(?:import|export) [^;]*?from '([^.'][^']*)'/gm);
+    for (const [, name] of imports) visit(name);
+  }
+  return Object.entries(packages)
     .filter(([path]) => path !== '')
-    .map(([path, { version, license }]) => ({ name: path.replace(/^.*node_modules\//, ''), version, license }));
+    .map(([path, { version, license }]) => {
+      const name = path.replace(/^.*node_modules\//, '');
+      return { name, version, license, shipped: shipped.has(name) };
+    });
 }
 
 const wasm = crates('wasm32-unknown-unknown', ['--no-default-features', '--features', 'gpu']);
@@ -107,7 +120,7 @@ const npm = npmPackages();
 
 const refused = [
   ...[...wasm, ...native].filter(({ license }) => !allowed(license ?? 'none', ALLOWED)),
-  ...npm.filter(({ license }) => !allowed(license ?? 'none', ALLOWED_IN_TOOLS)),
+  ...npm.filter(({ license, shipped }) => !allowed(license ?? 'none', shipped ? ALLOWED : ALLOWED_IN_TOOLS)),
 ].map(({ name, version, license }) => `${name} ${version}: ${license ?? 'names no licence'}`);
 if (refused.length > 0) {
   console.error(`licences that scripts/licences.mjs does not allow:\n  ${[...new Set(refused)].join('\n  ')}`);
@@ -127,13 +140,17 @@ embedded models learned from has licences of its own: \`web/models/*/manifest.js
 
 ${table(wasm)}
 
+## In the npm package, in what saves GIFs
+
+${table(npm.filter(({ shipped }) => shipped))}
+
 ## In the native tool \`uvit\` (Linux)
 
 ${table(native)}
 
 ## To build and test the web package (not shipped)
 
-${table(npm)}
+${table(npm.filter(({ shipped }) => !shipped))}
 `;
 
 if (!process.argv.includes('--check')) {

@@ -1,4 +1,4 @@
-// 3x3 convolution, padding 1. One invocation computes four neighbouring values of a row. weight [out, in, 3, 3].
+// 3x3 convolution of images, or of every frame of clips, padding 1. One invocation computes four neighbouring values of a row. weight [out, in, 3, 3].
 //
 // Template: WORKGROUP.
 
@@ -7,6 +7,10 @@ struct Params {
   out_channels: u32,
   height: u32,
   width: u32,
+  frames: u32,
+  unused_0: u32,
+  unused_1: u32,
+  unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -24,6 +28,8 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     return;
   }
   let pixels = params.height * params.width;
+  let frame = id.z % params.frames;
+  let item = id.z / params.frames;
   let last = params.width - 1u;
   // The rows of the window that lie in the image: first .. end of the 3.
   let first = select(0u, 1u, row == 0u);
@@ -32,7 +38,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   let outside = vec4u(column) + vec4u(0u, 1u, 2u, 3u) > vec4u(last);
   var sum = vec4f(bias[id.y]);
   for (var c = 0u; c < params.in_channels; c = c + 1u) {
-    let plane = (id.z * params.in_channels + c) * pixels;
+    let plane = ((item * params.in_channels + c) * params.frames + frame) * pixels;
     let w_at = (id.y * params.in_channels + c) * 9u;
     for (var dy = first; dy < end; dy = dy + 1u) {
       let line = plane + (row + dy - 1u) * params.width;
@@ -44,7 +50,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
       sum = sum + weight[w] * vec4f(left, middle.xyz) + weight[w + 1u] * middle + weight[w + 2u] * vec4f(middle.yzw, right);
     }
   }
-  let to = (id.z * params.out_channels + id.y) * pixels + row * params.width + column;
+  let to = ((item * params.out_channels + id.y) * params.frames + frame) * pixels + row * params.width + column;
   for (var i = 0u; i < min(4u, params.width - column); i = i + 1u) {
     out[to + i] = sum[i];
   }

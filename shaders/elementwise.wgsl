@@ -1,6 +1,6 @@
-// out = activation(scale a + offset) + b. One invocation computes one vec4, or with PACKED a group of 16 values of a row.
+// out = gate activation(scale a + offset) + b. One invocation computes one vec4, or with PACKED a group of 16 values of a row.
 //
-// Template: OPERANDS 1 | 2, ACTIVATION (lib/activation.wgsl), PACKED 0 | 1 (rows of out quantised), WORKGROUP.
+// Template: OPERANDS 1 | 2, GATE 0 | 1 (with OPERANDS 2), ACTIVATION (lib/activation.wgsl), PACKED 0 | 1 (rows of out quantised), WORKGROUP.
 //#include "lib/activation.wgsl"
 
 struct Params {
@@ -8,6 +8,12 @@ struct Params {
   groups: u32,  // of a row
   scale: f32,
   offset: f32,
+//#if GATE == 1
+  row4: u32,     // vec4s of a row
+  tokens: u32,   // rows of an item
+  gate_at: u32,  // vec4 column of the first gate
+  gates4: u32,   // vec4 columns of an item's vector of gates
+//#end
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -22,13 +28,22 @@ struct Params {
 //#if OPERANDS == 2
 @group(0) @binding(3) var<storage, read_write> b: array<vec4f>;
 //#end
+//#if GATE == 1
+@group(0) @binding(4) var<storage, read_write> gates: array<vec4f>;
+//#end
 
 fn value(at: u32) -> vec4f {
 //#if OPERANDS == 1
   return activate(params.scale * a[at] + params.offset);
 //#end
 //#if OPERANDS == 2
+//#if GATE == 0
   return activate(params.scale * a[at] + params.offset) + b[at];
+//#end
+//#if GATE == 1
+  let gate = at / params.row4 / params.tokens * params.gates4 + params.gate_at + at % params.row4;
+  return activate(params.scale * a[at] + params.offset) * gates[gate] + b[at];
+//#end
 //#end
 }
 

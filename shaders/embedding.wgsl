@@ -9,9 +9,10 @@ struct Params {
   dim4: u32,
   at: u32,
   rows: u32,
-  position_at: u32,
   count: u32,
   first: u32,
+  unused: u32,
+  position: vec4u,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -21,6 +22,7 @@ struct Params {
 //#end
 //#if POSITION == 1
 @group(0) @binding(3) var<storage, read> position: array<vec4f>;
+//#include "lib/position.wgsl"
 //#end
 @group(0) @binding(4) var<storage, read_write> out: array<vec4f>;
 
@@ -42,7 +44,7 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   }
   var value = table[row * params.dim4 + id.x];
 //#if POSITION == 1
-  value = value + position[(params.position_at + i) * params.dim4 + id.x];
+  value = value + position[position_row(params.position, i) * params.dim4 + id.x];
 //#end
   out[(id.y / params.count * params.tokens + params.at + i) * params.dim4 + id.x] = value;
 }

@@ -1,4 +1,4 @@
-// out = activation(x W^T + bias) + residual in integers of 8 bits, with sums in f32: every 16 inputs are one dot product of
+// out = gate activation(x W^T + bias) + residual in integers of 8 bits, with sums in f32: every 16 inputs are one dot product of
 // four words each. x lies as lib/pack.wgsl stores it, and so does out if PACKED.
 //
 // One invocation computes ROWS rows x COLUMNS vec4 columns in registers: no workgroup memory, no barriers. W lies in 4 x 4
@@ -7,8 +7,10 @@
 //   q4  vec2u, word 0 outputs 0 (low nibbles) and 1, word 1 outputs 2 and 3, two's complement.
 // Scales (of q4 divided by 16): one vec4 a block row, or with GROUPED one a block row and group.
 //
+// With SPAN rows are some tokens of every item of x, and become some of out's.
+//
 // Template: WEIGHTS q8 | q4, GROUPED 0 | 1, BIAS 0 | 1, ACTIVATION (lib/activation.wgsl), RESIDUAL 0 | 1,
-// PACKED 0 | 1 (then COLUMNS is 4 and RESIDUAL 0), ROWS, COLUMNS, WORKGROUP.
+// GATE 0 | 1 (with RESIDUAL), SPAN 0 | 1, PACKED 0 | 1 (then COLUMNS is 4 and RESIDUAL 0), ROWS, COLUMNS, WORKGROUP.
 //#include "lib/activation.wgsl"
 
 struct Params {
@@ -17,9 +19,13 @@ struct Params {
   k16: u32,      // groups of 16 columns of x
   group16: u32,  // of those, how many a scale of W holds for
   groups: u32,   // scales a row of W
-  unused_0: u32,
-  unused_1: u32,
-  unused_2: u32,
+  tokens: u32,      // rows of an item
+  gate_at: u32,     // vec4 column of the first gate
+  gates4: u32,      // vec4 columns of an item's vector of gates
+  x_at: u32,        // with SPAN: the first token of an item of x, of how many
+  x_tokens: u32,
+  out_at: u32,      // and of out
+  out_tokens: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -37,12 +43,34 @@ struct Params {
 //#if RESIDUAL == 1
 @group(0) @binding(5) var<storage, read_write> residual: array<vec4f>;
 //#end
+//#if GATE == 1
+@group(0) @binding(8) var<storage, read_write> gates: array<vec4f>;
+//#end
 //#if PACKED == 0
 @group(0) @binding(6) var<storage, read_write> out: array<vec4f>;
 //#end
 //#if PACKED == 1
 @group(0) @binding(6) var<storage, read_write> out: array<u32>;
 //#include "lib/pack.wgsl"
+//#end
+
+//#if SPAN == 1
+fn row_of_x(row: u32) -> u32 {
+  return row / params.tokens * params.x_tokens + params.x_at + row % params.tokens;
+}
+
+fn row_of_out(row: u32) -> u32 {
+  return row / params.tokens * params.out_tokens + params.out_at + row % params.tokens;
+}
+//#end
+//#if SPAN == 0
+fn row_of_x(row: u32) -> u32 {
+  return row;
+}
+
+fn row_of_out(row: u32) -> u32 {
+  return row;
+}
 //#end
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)
@@ -58,7 +86,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
   let w_at_{c} = column_{c} * 4u * params.k16;
 //#end
 //#for r in 0..ROWS
-  let x_at_{r} = min(row + {r}u, params.rows - 1u) * stride;
+  let x_at_{r} = row_of_x(min(row + {r}u, params.rows - 1u)) * stride;
 //#for c in 0..COLUMNS
   var sum_{r}_{c} = vec4f();
 //#end
@@ -123,8 +151,11 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
     );
 //#if PACKED == 0
     if (column + {c}u < params.n4) {
-      let at = (row + {r}u) * params.n4 + column_{c};
+      let at = row_of_out(row + {r}u) * params.n4 + column_{c};
       out[at] = value_{c}
+//#if GATE == 1
+        * gates[(row + {r}u) / params.tokens * params.gates4 + params.gate_at + column_{c}]
+//#end
 //#if RESIDUAL == 1
         + residual[at]
 //#end
@@ -133,7 +164,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_index
 //#end
 //#end
 //#if PACKED == 1
-    store_group(row + {r}u, column / 4u, params.n4 / 4u, value_0, value_1, value_2, value_3);
+    store_group(row_of_out(row + {r}u), column / 4u, params.n4 / 4u, value_0, value_1, value_2, value_3);
 //#end
   }
 //#end

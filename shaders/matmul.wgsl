@@ -1,5 +1,6 @@
-// out = activation(cat(x, x2) W^T + bias) + residual; with WINDOW a 3x3 convolution: x are the pixels of images, row by row,
-// and a row of the input is what the window of a pixel of out sees, one of its 9 places after the other.
+// out = gate activation(cat(x, x2) W^T + bias) + residual; with WINDOW a 3x3 convolution: x are the pixels of images, row by row,
+// and a row of the input is what the window of a pixel of out sees, one of its 9 places after the other. With SPAN rows are
+// some tokens of every item of x, and become some of out's.
 //
 // One invocation computes ROWS rows x COLUMNS vec4 columns in registers. Rows come in GROUPS of LANES, the last may be smaller:
 // with SHARED each of LANES neighbours loads one row of a group for all, so LANES is at most the smallest subgroup. Without
@@ -15,7 +16,7 @@
 // With HALF, operands and the sums of four products are f16 (FLOAT4, MATRIX), all other sums f32.
 //
 // Template: WEIGHTS f32 | f16 | q8 | q4, GROUPED 0 | 1, SOURCES 1 | 2, WINDOW 0 | 1 (with SOURCES 1), BIAS 0 | 1, ACTIVATION (lib/activation.wgsl),
-// RESIDUAL 0 | 1, ROWS, GROUPS, LANES, LANES_g (of group g), SHARED 0 | 1, TILED 0 | 1, TILE (if TILED, with LANES 1),
+// RESIDUAL 0 | 1, GATE 0 | 1 (with RESIDUAL), SPAN 0 | 1 (with SOURCES 1), ITEMS 1 if either is, ROWS, GROUPS, LANES, LANES_g (of group g), SHARED 0 | 1, TILED 0 | 1, TILE (if TILED, with LANES 1),
 // HALF 0 | 1, FLOAT4 vec4f | vec4<f16>, MATRIX mat4x4f | mat4x4<f16>, COLUMNS, WORKGROUP.
 //#include "lib/activation.wgsl"
 
@@ -36,6 +37,16 @@ struct Params {
   stride: u32,     // from window to window
   padding: u32,    // rows and columns before the image
   doubled: u32,    // 1: every row and column of the image counts twice
+  unused: u32,
+//#end
+//#if ITEMS == 1
+  tokens: u32,      // rows of an item
+  gate_at: u32,     // vec4 column of the first gate
+  gates4: u32,      // vec4 columns of an item's vector of gates
+  x_at: u32,        // with SPAN: the first token of an item of x, of how many
+  x_tokens: u32,
+  out_at: u32,      // and of out
+  out_tokens: u32,
   unused: u32,
 //#end
 }
@@ -66,11 +77,24 @@ struct Params {
 //#if SOURCES == 2
 @group(0) @binding(7) var<storage, read_write> x_1: array<vec4f>;
 //#end
+//#if GATE == 1
+@group(0) @binding(8) var<storage, read_write> gates: array<vec4f>;
+//#end
 
 //#if TILED == 1
 var<workgroup> x_tile: array<{FLOAT4}, {TILE} * {ROWS} * 4>;
 // Neighbours' columns side by side, so that they read from different banks.
 var<workgroup> w_tile: array<{FLOAT4}, {TILE} * {COLUMNS} * 16>;
+//#end
+
+//#if SPAN == 1
+fn row_of_x(row: u32) -> u32 {
+  return row / params.tokens * params.x_tokens + params.x_at + row % params.tokens;
+}
+
+fn row_of_out(row: u32) -> u32 {
+  return row / params.tokens * params.out_tokens + params.out_at + row % params.tokens;
+}
 //#end
 
 //#if WINDOW == 1
@@ -171,7 +195,12 @@ fn main(
         let k = start + i % 4u;
         let of_row = min(first_row + i / 4u, params.rows - 1u);
 //#if WINDOW == 0
+//#if SPAN == 0
         let x_from = (params.first + of_row) * k4 + min(k, k4 - 1u);
+//#end
+//#if SPAN == 1
+        let x_from = row_of_x(params.first + of_row) * k4 + min(k, k4 - 1u);
+//#end
         x_tile[i] = {FLOAT4}(select(vec4f(), x_{s}[x_from], k < k4));
 //#end
 //#if WINDOW == 1
@@ -246,7 +275,12 @@ fn main(
 //#if TILED == 0
 //#for g in 0..GROUPS
 //#if WINDOW == 0
+//#if SPAN == 0
     let x_at_{g} = (params.first + min(row + {g}u * {LANES}u + lane, params.rows - 1u)) * k4;
+//#end
+//#if SPAN == 1
+    let x_at_{g} = row_of_x(params.first + min(row + {g}u * {LANES}u + lane, params.rows - 1u)) * k4;
+//#end
 //#end
 //#if WINDOW == 1
     let place_{g} = seen(corner_{g}, tap);
@@ -362,7 +396,12 @@ fn main(
 //#for g in 0..GROUPS
 //#for l in 0..LANES_{g}
     if (row + {g}u * {LANES}u + {l}u < params.rows) {
+//#if SPAN == 0
       let at = (params.first + row + {g}u * {LANES}u + {l}u) * params.n4 + column_{c};
+//#end
+//#if SPAN == 1
+      let at = row_of_out(params.first + row + {g}u * {LANES}u + {l}u) * params.n4 + column_{c};
+//#end
       let value = activate(
         sum_{g}_{l}_{c}
 //#if WEIGHTS == q8
@@ -374,7 +413,13 @@ fn main(
         + offset
 //#end
       );
+//#if GATE == 1
+      let item = (params.first + row + {g}u * {LANES}u + {l}u) / params.tokens;
+//#end
       out[at] = value
+//#if GATE == 1
+        * gates[item * params.gates4 + params.gate_at + column_{c}]
+//#end
 //#if RESIDUAL == 1
         + residual[at]
 //#end

@@ -4,7 +4,6 @@
 // Template: WORKGROUP.
 
 struct Params {
-  table_at: u32,
   from_rows: u32,
   from_columns: u32,
   rows: u32,
@@ -13,21 +12,20 @@ struct Params {
   at: u32,
   dim4: u32,
   batch: u32,
-  unused_0: u32,
-  unused_1: u32,
-  unused_2: u32,
+  position: vec4u,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> table: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+//#include "lib/position.wgsl"
 
 fn source(at: u32, size: u32, from_size: u32) -> f32 {
   return max((f32(at) + 0.5) * (f32(from_size) / f32(size)) - 0.5, 0.0);
 }
 
 fn row_of(y: u32, x: u32, column: u32) -> vec4f {
-  return table[(params.table_at + y * params.from_columns + x) * params.dim4 + column];
+  return table[position_row(params.position, y * params.from_columns + x) * params.dim4 + column];
 }
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)

@@ -25,6 +25,7 @@ const KINDS: &[(&str, Judge)] = &[
     ("clip_vision", kinds::network::judge),
     ("clip_tokenizer", kinds::clip_tokenizer::judge),
     ("end_to_end", kinds::end_to_end::judge),
+    ("end_to_end_sd3", kinds::end_to_end_sd3::judge),
     ("guidance", kinds::guidance::judge),
     ("img2img_inpaint", kinds::img2img_inpaint::judge),
     ("sampler_diffusers", kinds::diffusers::judge),

@@ -110,7 +110,7 @@ fn operands_that_do_not_fit_each_other_are_refused() {
     let (x, w, scales) = (vec![1.0; 3 * 40], vec![1i8; 5 * 40], vec![1.0; 5]);
     let floats: Vec<f32> = w.iter().map(|&v| f32::from(v)).collect();
     let matrix = F32Matrix::new(level, &floats, 5, 40);
-    let finish = Finish { bias: None, activation: Activation::None, residual: None, coarse: false };
+    let finish = Finish { bias: None, activation: Activation::None, gate: None, residual: None, coarse: false };
     let f32 = |level: Level, finish: Finish, out: usize| {
         f32_matmul(level, &threads, (&x, 40), (&[], 0), &matrix, finish, &mut vec![0.0; out]);
     };
@@ -132,7 +132,7 @@ fn operands_that_do_not_fit_each_other_are_refused() {
     assert!(!panics(&|| int(8, 8, 3)) && !panics(&|| int(12, 12, 3)));
     assert!(panics(&|| int(8, 12, 3)) && panics(&|| int(12, 8, 3)));
     assert!(panics(&|| int(8, 8, 4)) && panics(&|| int(12, 12, 2)));
-    let shape = Conv2dShape { batch: 1, in_channels: 2, out_channels: 3, height: 4, width: 5 };
+    let shape = Conv2dShape { batch: 1, in_channels: 2, out_channels: 3, frames: 1, height: 4, width: 5 };
     let conv = |x: usize, out: usize| {
         let (x, weight, mut out) = (vec![0.0; x], vec![0.0; 54], vec![0.0; out]);
         conv2d(level, &threads, &x, &weight, &[0.0; 3], &mut out, &mut Lines::default(), &shape);
@@ -179,7 +179,7 @@ fn measure_the_f32_matmul() {
     let mut random = TorchGenerator::new(1);
     let (x, w) = (random.randn_f32(rows * k), random.randn_f32(n * k));
     let mut out = vec![0.0; rows * n];
-    let plain = Finish { bias: None, activation: Activation::None, residual: None, coarse: false };
+    let plain = Finish { bias: None, activation: Activation::None, gate: None, residual: None, coarse: false };
     let best = |f: &mut dyn FnMut()| {
         (0..40).fold(f64::INFINITY, |best, _| {
             let began = std::time::Instant::now();

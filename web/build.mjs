@@ -7,7 +7,7 @@ import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
-import { minifySync } from 'vite';
+import { build, minifySync } from 'vite';
 import { withPlaces } from './order.mjs';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
@@ -40,9 +40,28 @@ for (const file of readdirSync(`${here}dist`)) {
   if (!built.includes(file)) rmSync(`${here}dist/${file}`, { recursive: true });
 }
 node('typescript/bin/tsc', ['--project', here]);
+await bundled('clips', 'gif', 'modern-gif and modern-palette, MIT licence, Copyright (c) 2021-present wxm');
 for (const variant of built) buildCore(variant);
 for (const file of ['LICENSE-MIT', 'LICENSE-APACHE', 'THIRD_PARTY_LICENSES.md']) {
   copyFileSync(`${here}../${file}`, `${here}dist/${file}`);
+}
+
+/** A module with the library that it imports inside it: whoever installs the package needs no other, nor a bundler. */
+async function bundled(folder, name, notice) {
+  const outDir = `${here}dist/${folder}`;
+  await build({
+    configFile: false,
+    logLevel: 'error',
+    root: here,
+    build: {
+      lib: { entry: `${outDir}/${name}.js`, formats: ['es'], fileName: name },
+      rolldownOptions: { external: [/^\.\.?\//], output: { banner: `/*! With ${notice}. */` } },
+      outDir,
+      emptyOutDir: false,
+      copyPublicDir: false,
+      target: 'es2022',
+    },
+  });
 }
 
 function buildCore(variant) {

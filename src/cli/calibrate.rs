@@ -225,7 +225,7 @@ impl Products {
             }
         }
         let level = Level::detect();
-        let plain = Finish { bias: None, activation: Activation::None, residual: None, coarse: false };
+        let plain = Finish { bias: None, activation: Activation::None, gate: None, residual: None, coarse: false };
         let mut sums = self.sums.as_mut_slice();
         for first in (0..n).step_by(ROWS) {
             let (count, wide) = (ROWS.min(n - first), n - first);

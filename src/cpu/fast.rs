@@ -1,9 +1,12 @@
 //! Programs on the fast kernels of [`uvit_simd`]: what users run on the CPU.
 
 use super::memory::Blocks;
-use super::{copy_tokens, embedding, group_scales, image_tokens, resized_positions, unpatchify, write_cache};
+use super::{
+    copy_tokens, elementwise_gated, embedding, group_scales, image_tokens, resized_positions, unpatchify, write_cache,
+};
 use crate::plan::{
-    Arithmetic, Attention, Conv2d, Form, Kernel, PatchEmbed, Position, TensorId, Weight, WeightId, weight_limit,
+    Arithmetic, Attention, Conv2d, Form, Kernel, Matmul, Part, PatchEmbed, Position, TensorId, Weight, WeightId,
+    weight_limit,
 };
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
@@ -26,6 +29,7 @@ pub(super) enum Packed {
 pub(super) struct Scratch {
     quantized: Quantized,
     pixels: Lines<f32>,
+    positions: Vec<f32>,
     windows: Pixels,
     /// Whose pixels these are.
     windows_of: Option<TensorId>,
@@ -100,9 +104,9 @@ impl Launcher<'_> {
         }
     }
 
-    /// A table from the first token's row on.
-    fn positions(&self, position: Option<Position>, dim: usize) -> Result<Option<&[f32]>> {
-        position.map(|p| Ok(&self.floats(p.table)?.values()[p.at * dim..])).transpose()
+    /// A table of positions.
+    fn positions(&self, position: Option<Position>) -> Result<Option<&[f32]>> {
+        position.map(|p| Ok(self.floats(p.table)?.values())).transpose()
     }
 
     pub(super) fn launch(&self, memory: &mut Blocks<'_>, scratch: &mut Scratch, kernel: &Kernel) -> Result<()> {
@@ -110,14 +114,15 @@ impl Launcher<'_> {
         match kernel {
             Kernel::Matmul(m) => {
                 let bias = m.bias.map(|id| self.floats(id)).transpose()?;
-                let [out, x, x2, residual] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual])?;
+                let gates = m.gate.map(|gate| gate.vector);
+                let [out, x, x2, residual, gates] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual, gates])?;
+                let residual = m.residual.map(|_| &*residual);
                 let coarse = m.arithmetic == Arithmetic::Int { bits: 8 };
-                let finish =
-                    Finish { bias, activation: m.activation, residual: m.residual.map(|_| &*residual), coarse };
-                let own = m.first * m.n..(m.first + m.rows) * m.n;
-                let finish = Finish { residual: finish.residual.map(|residual| &residual[own.clone()]), ..finish };
-                let out = &mut out[own];
+                let finish = Finish { bias, activation: m.activation, gate: None, residual: None, coarse };
                 if let Some(window) = &m.window {
+                    let own = m.first * m.n..(m.first + m.rows) * m.n;
+                    let finish = Finish { residual: residual.map(|residual| &residual[own.clone()]), ..finish };
+                    let out = &mut out[own];
                     match (&self.weights[m.weight.index()], m.arithmetic) {
                         (Packed::F32(w), Arithmetic::F32) => {
                             let zeros = &mut scratch.pixels;
@@ -137,24 +142,37 @@ impl Launcher<'_> {
                     }
                     return Ok(());
                 }
-                match (&self.weights[m.weight.index()], m.arithmetic) {
-                    (Packed::F32(w), Arithmetic::F32) => {
-                        let (x, x2) = (&x[m.first * m.k..], &x2[m.first * m.k2..]);
-                        f32_matmul(level, threads, (x, m.k), (x2, m.k2), w, finish, out);
+                let Matmul { k, k2, n, tokens, .. } = *m;
+                for Part { item, x: from, out: to, rows } in m.parts() {
+                    let own = to * n..(to + rows) * n;
+                    let finish = Finish {
+                        gate: m.gate.map(|gate| &gates[item * gate.channels + gate.at..][..n]),
+                        residual: residual.map(|residual| &residual[own.clone()]),
+                        ..finish
+                    };
+                    let (x, x2, out) = (&x[from * k..], &x2[from * k2..], &mut out[own]);
+                    match (&self.weights[m.weight.index()], m.arithmetic) {
+                        (Packed::F32(w), Arithmetic::F32) => {
+                            f32_matmul(level, threads, (x, k), (x2, k2), w, finish, out);
+                        }
+                        (Packed::Int(w), Arithmetic::Int { bits }) => {
+                            let inputs = Inputs { x, k, x2, k2, items: rows / tokens, tokens };
+                            scratch.quantized.fill(level, threads, inputs, bits);
+                            int_matmul(level, threads, &scratch.quantized, w, finish, out);
+                        }
+                        _ => return Err(Error::internal("a matrix was loaded for another arithmetic")),
                     }
-                    (Packed::Int(w), Arithmetic::Int { bits }) => {
-                        let (items, tokens) = (m.rows / m.tokens, m.tokens);
-                        let inputs = Inputs { x, k: m.k, x2, k2: m.k2, items, tokens };
-                        scratch.quantized.fill(level, threads, inputs, bits);
-                        int_matmul(level, threads, &scratch.quantized, w, finish, out);
-                    }
-                    _ => return Err(Error::internal("a matrix was loaded for another arithmetic")),
                 }
             }
             Kernel::LayerNorm(k) => {
-                let [out, x] = memory.tensors([k.out, k.x])?;
-                let (weight, bias) = (self.floats(k.weight)?, self.floats(k.bias)?);
-                uvit_simd::layer_norm(level, threads, x, weight, bias, k.eps, out, k.dim);
+                let [out, x, vector, ..] =
+                    memory.tensors_or_empty([k.out, k.x], [k.modulation.map(|m| m.vector), None, None])?;
+                let affine = match k.affine {
+                    Some((weight, bias)) => Some((self.floats(weight)?.values(), self.floats(bias)?.values())),
+                    None => None,
+                };
+                let modulation = k.modulation.map(|m| (&*vector, m.shift, m.scale));
+                uvit_simd::layer_norm(level, threads, x, affine, modulation, k.eps, out, k.tokens, k.dim);
             }
             Kernel::Attention(k) => {
                 let [out, qkv] = memory.tensors([k.out, k.qkv])?;
@@ -184,14 +202,18 @@ impl Launcher<'_> {
                 write_cache(qkv, places, out, k.dim);
             }
             Kernel::Elementwise(k) => {
-                let [out, a, b, _] = memory.tensors_or_empty([k.out, k.a], [k.b, None])?;
-                uvit_simd::elementwise(level, a, b, k.activation, k.scale, k.offset, out);
+                let gates = k.gate.map(|gate| gate.vector);
+                let [out, a, b, gates, ..] = memory.tensors_or_empty([k.out, k.a], [k.b, gates, None])?;
+                match k.gate {
+                    Some(_) => elementwise_gated(a, b, gates, k, out),
+                    None => uvit_simd::elementwise(level, a, b, k.activation, k.scale, k.offset, out),
+                }
             }
             Kernel::Conv2d(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
                 let (weight, bias) = (self.floats(k.weight)?.values(), self.floats(k.bias)?.values());
-                let Conv2d { batch, in_channels, out_channels, height, width, .. } = *k;
-                let shape = Conv2dShape { batch, in_channels, out_channels, height, width };
+                let Conv2d { batch, in_channels, out_channels, frames, height, width, .. } = *k;
+                let shape = Conv2dShape { batch, in_channels, out_channels, frames, height, width };
                 uvit_simd::conv2d(level, threads, x, weight, bias, out, &mut scratch.pixels, &shape);
             }
             Kernel::PatchEmbed(k) => {
@@ -200,11 +222,17 @@ impl Launcher<'_> {
                     return Err(Error::internal("a patch kernel is not packed as a matrix"));
                 };
                 let bias = k.bias.map(|bias| self.floats(bias)).transpose()?;
-                let position = self.positions(k.position, k.dim)?;
-                let patches = (k.height / k.patch) * (k.width / k.patch);
-                let position = position.map(|position| &position[..patches * k.dim]);
-                let PatchEmbed { at, patch, batch, images, channels, height, width, tokens, dim, .. } = *k;
-                let shape = PatchShape { at, patch, batch, images, channels, height, width, tokens, dim };
+                // Every item takes the same rows, which may lie anywhere in the table: a matrix of their own.
+                scratch.positions.clear();
+                if let Some(position) = k.position {
+                    let table = self.floats(position.table)?.values();
+                    for patch in 0..k.patches.count() {
+                        scratch.positions.extend_from_slice(&table[position.row(patch) * k.dim..][..k.dim]);
+                    }
+                }
+                let position = k.position.map(|_| scratch.positions.as_slice());
+                let PatchEmbed { patches, at, batch, images, tokens, dim, .. } = *k;
+                let shape = PatchShape { patches, at, batch, images, tokens, dim };
                 uvit_simd::patch_embed(level, threads, image, w, bias, position, out, &mut scratch.pixels, &shape);
             }
             Kernel::GroupMoments(k) => {
@@ -228,17 +256,16 @@ impl Launcher<'_> {
             }
             Kernel::Embedding(k) => {
                 let (out, index) = memory.indexed(k.out, k.index)?;
-                let (table, position) = (self.floats(k.table)?.values(), self.positions(k.position, k.dim)?);
-                let table = &table[k.first * k.dim..][..k.rows * k.dim];
-                embedding(table, k.first, index, position, out, k.at, k.count, k.batch, k.tokens, k.dim);
+                let (table, position) = (self.floats(k.table)?.values(), self.positions(k.position)?);
+                embedding(&table[k.first * k.dim..][..k.rows * k.dim], index, position, out, k);
             }
             Kernel::CopyTokens(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;
-                copy_tokens(x, self.positions(k.position, k.dim)?, out, k);
+                copy_tokens(x, self.positions(k.position)?, out, k);
             }
             Kernel::ResizedPositions(k) => {
                 let [out] = memory.tensors([k.out])?;
-                resized_positions(&self.floats(k.position.table)?.values()[k.position.at * k.dim..], out, k);
+                resized_positions(self.floats(k.position.table)?.values(), out, k);
             }
             Kernel::Unpatchify(k) => {
                 let [out, x] = memory.tensors([k.out, k.x])?;

@@ -5,8 +5,8 @@ use super::{activate, windows};
 use crate::plan::{Activation, INT_CHUNK, PACK_GROUP, Window};
 use uvit_simd::taps_of_chunk;
 
-/// `out = activation(cat(x, x2) W^T + bias) + residual`: x `[rows, k]`, x2 `[rows, k2]`, `W[n] = scales[n] w[n]` with
-/// w `[n, k + k2]`, bias `[n]`, residual and out `[rows, n]`.
+/// `out = gate activation(cat(x, x2) W^T + bias) + residual`: x `[rows, k]`, x2 `[rows, k2]`, `W[n] = scales[n] w[n]` with
+/// w `[n, k + k2]`, bias and gate `[n]`, residual and out `[rows, n]`.
 ///
 /// A token becomes `least + scale q`, q from 0 to `2^bits - 1`; then
 /// `x W^T = scale scales (sum of q w) + least scales (sum of w)`, the first sum in chunks of at most [`INT_CHUNK`] inputs.
@@ -22,6 +22,7 @@ pub fn int_matmul(
     bits: u32,
     bias: Option<&[f32]>,
     activation: Activation,
+    gate: Option<&[f32]>,
     residual: Option<&[f32]>,
     out: &mut [f32],
     rows: usize,
@@ -65,7 +66,9 @@ pub fn int_matmul(
                     }
                     value = if chunk == 0 { part } else { part + value };
                 }
-                out[r * n + c] = activate(activation, value) + residual.map_or(0.0, |residual| residual[r * n + c]);
+                let value = activate(activation, value);
+                let value = gate.map_or(value, |gate| gate[c] * value);
+                out[r * n + c] = value + residual.map_or(0.0, |residual| residual[r * n + c]);
             }
         }
     }
@@ -117,8 +120,8 @@ pub fn int_convolution(
     }
 }
 
-/// `out = activation(x W^T + bias) + residual`: x `[rows, k]`, w `[n, k]` with a scale for every `group` columns (0: a row),
-/// bias `[n]`, residual and out `[rows, n]`. Of a token every [`PACK_GROUP`] values become `scale q` with the largest as 127.
+/// `out = gate activation(x W^T + bias) + residual`: x `[rows, k]`, w `[n, k]` with a scale for every `group` columns (0: a row),
+/// bias and gate `[n]`, residual and out `[rows, n]`. Of a token every [`PACK_GROUP`] values become `scale q` with the largest as 127.
 /// The twin of `shaders/int_matmul.wgsl`, where the values come quantised (`shaders/lib/pack.wgsl`).
 pub fn w8a8_matmul(
     x: &[f32],
@@ -128,6 +131,7 @@ pub fn w8a8_matmul(
     group: usize,
     bias: Option<&[f32]>,
     activation: Activation,
+    gate: Option<&[f32]>,
     residual: Option<&[f32]>,
     out: &mut [f32],
     rows: usize,
@@ -144,6 +148,7 @@ pub fn w8a8_matmul(
                 value += products as f32 * scale * scales[c * groups + i * PACK_GROUP / group];
             }
             let value = activate(activation, value + bias.map_or(0.0, |bias| bias[c]));
+            let value = gate.map_or(value, |gate| gate[c] * value);
             out[r * n + c] = value + residual.map_or(0.0, |residual| residual[r * n + c]);
         }
     }

@@ -1,4 +1,4 @@
-//! `out = activation(cat(x, x2) W^T + bias) + residual`, the twin of `shaders/matmul.wgsl`.
+//! `out = gate activation(cat(x, x2) W^T + bias) + residual`, the twin of `shaders/matmul.wgsl`.
 
 use super::activate;
 use crate::plan::Activation;
@@ -18,7 +18,7 @@ pub fn panels(w: &[f32], n: usize, k: usize) -> Vec<f32> {
     out
 }
 
-/// x `[rows, k]`, x2 `[rows, k2]`, w the [`panels`] of `[n, k + k2]`, bias `[n]`, residual and out `[rows, n]`.
+/// x `[rows, k]`, x2 `[rows, k2]`, w the [`panels`] of `[n, k + k2]`, bias and gate `[n]`, residual and out `[rows, n]`.
 pub fn matmul(
     x: &[f32],
     k: usize,
@@ -27,6 +27,7 @@ pub fn matmul(
     w: &[f32],
     bias: Option<&[f32]>,
     activation: Activation,
+    gate: Option<&[f32]>,
     residual: Option<&[f32]>,
     out: &mut [f32],
     rows: usize,
@@ -38,6 +39,7 @@ pub fn matmul(
         let mut store = |r: usize, sums: &[f32; COLUMNS]| {
             for c in c0..n.min(c0 + COLUMNS) {
                 let value = activate(activation, sums[c - c0] + bias.map_or(0.0, |b| b[c]));
+                let value = gate.map_or(value, |gate| gate[c] * value);
                 out[r * n + c] = value + residual.map_or(0.0, |residual| residual[r * n + c]);
             }
         };

@@ -226,29 +226,22 @@ impl Blocks<'_> {
         })
     }
 
-    /// [`Blocks::tensors`] where the last two may be absent, and then are empty.
+    /// [`Blocks::tensors`] where the last three may be absent, and then are empty.
     ///
     /// # Errors
     /// As [`Blocks::tensors`].
     pub fn tensors_or_empty(
         &mut self,
         [out, x]: [TensorId; 2],
-        more: [Option<TensorId>; 2],
-    ) -> Result<[&mut [f32]; 4]> {
-        Ok(match more {
-            [None, None] => {
-                let [out, x] = self.tensors([out, x])?;
-                [out, x, &mut [], &mut []]
-            }
-            [Some(a), None] => {
-                let [out, x, a] = self.tensors([out, x, a])?;
-                [out, x, a, &mut []]
-            }
-            [None, Some(b)] => {
-                let [out, x, b] = self.tensors([out, x, b])?;
-                [out, x, &mut [], b]
-            }
-            [Some(a), Some(b)] => self.tensors([out, x, a, b])?,
-        })
+        more: [Option<TensorId>; MOST - 2],
+    ) -> Result<[&mut [f32]; MOST]> {
+        let (mut ids, mut count) = ([out, x, x, x, x], 2);
+        for id in more.into_iter().flatten() {
+            ids[count] = id;
+            count += 1;
+        }
+        let mut given = self.up_to_most(&ids[..count])?.into_iter();
+        let mut next = |there: bool| if there { given.next().unwrap_or_default() } else { &mut [] };
+        Ok([next(true), next(true), next(more[0].is_some()), next(more[1].is_some()), next(more[2].is_some())])
     }
 }

@@ -35,7 +35,7 @@ pub use combine::combine;
 pub use conv2d::conv2d;
 pub use copy_tokens::copy_tokens;
 pub use device::{Device, Session, State, Weights};
-pub use elementwise::{activate, elementwise};
+pub use elementwise::{activate, elementwise, elementwise_gated};
 pub use embedding::embedding;
 pub use group_moments::group_moments;
 pub use group_norm::group_norm;

@@ -2,11 +2,11 @@
 
 use super::memory::Blocks;
 use super::{
-    attention, cached_attention, conv2d, copy_tokens, elementwise, embedding, group_moments, group_norm, group_scales,
-    image_tokens, int_attention, int_convolution, int_matmul, layer_norm, matmul, panels, patch_embed,
-    resized_positions, unpatchify, w8a8_matmul, windows, write_cache,
+    attention, cached_attention, conv2d, copy_tokens, elementwise, elementwise_gated, embedding, group_moments,
+    group_norm, group_scales, image_tokens, int_attention, int_convolution, int_matmul, layer_norm, matmul, panels,
+    patch_embed, resized_positions, unpatchify, w8a8_matmul, windows, write_cache,
 };
-use crate::plan::{Arithmetic, Form, Kernel, PACK_GROUP, Position, Weight, WeightId, weight_limit};
+use crate::plan::{Arithmetic, Form, Kernel, Matmul, PACK_GROUP, Part, Position, Weight, WeightId, weight_limit};
 use crate::{Result, weights};
 
 /// A weight as the twins read it.
@@ -60,65 +60,48 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
         Stored::Floats(values) => values.as_slice(),
         Stored::Int(..) | Stored::Groups(..) => &[],
     };
-    let positions =
-        |position: Option<Position>, dim: usize| position.map(|position| &weight(position.table)[position.at * dim..]);
+    let positions = |position: Option<Position>| position.map(|position| weight(position.table));
     match kernel {
         Kernel::Matmul(m) => {
             let bias = m.bias.map(weight);
-            let [out, x, x2, residual] = memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual])?;
+            let [out, x, x2, residual, gates] =
+                memory.tensors_or_empty([m.out, m.x], [m.x2, m.residual, m.gate.map(|gate| gate.vector)])?;
             let residual = m.residual.map(|_| &*residual);
-            let own = m.first * m.n..(m.first + m.rows) * m.n;
-            let (out, residual) = (&mut out[own.clone()], residual.map(|residual| &residual[own]));
             if let Some(window) = &m.window {
+                let own = m.first * m.n..(m.first + m.rows) * m.n;
+                let (out, residual) = (&mut out[own.clone()], residual.map(|residual| &residual[own]));
                 if let (Stored::Int(w, scales), Arithmetic::Int { bits }) = (&weights[m.weight.index()], m.arithmetic) {
                     let (k, activation) = (m.k, m.activation);
                     int_convolution(x, k, window, m.first, w, scales, bits, bias, activation, residual, out, m.n);
                     return Ok(());
                 }
                 let (seen, k) = (windows(x, m.k, window, m.first, m.rows), m.columns());
-                matmul(&seen, k, &[], 0, weight(m.weight), bias, m.activation, residual, out, m.rows, m.n);
+                matmul(&seen, k, &[], 0, weight(m.weight), bias, m.activation, None, residual, out, m.rows, m.n);
                 return Ok(());
             }
-            match (&weights[m.weight.index()], m.arithmetic) {
-                (Stored::Int(w, scales), Arithmetic::Int { bits }) => {
-                    int_matmul(
-                        x,
-                        m.k,
-                        x2,
-                        m.k2,
-                        w,
-                        scales,
-                        bits,
-                        bias,
-                        m.activation,
-                        residual,
-                        out,
-                        m.rows,
-                        m.tokens,
-                        m.n,
-                    );
+            let Matmul { k, k2, n, tokens, activation, .. } = *m;
+            for Part { item, x: from, out: to, rows } in m.parts() {
+                let own = to * n..(to + rows) * n;
+                let (out, residual) = (&mut out[own.clone()], residual.map(|residual| &residual[own]));
+                let gate = m.gate.map(|gate| &gates[item * gate.channels + gate.at..][..n]);
+                let (x, x2) = (&x[from * k..], &x2[from * k2..]);
+                match (&weights[m.weight.index()], m.arithmetic) {
+                    (Stored::Int(w, scales), Arithmetic::Int { bits }) => int_matmul(
+                        x, k, x2, k2, w, scales, bits, bias, activation, gate, residual, out, rows, tokens, n,
+                    ),
+                    (Stored::Groups(w, scales, group), Arithmetic::W8A8) => {
+                        w8a8_matmul(x, k, w, scales, *group, bias, activation, gate, residual, out, rows, n)
+                    }
+                    _ => matmul(x, k, x2, k2, weight(m.weight), bias, activation, gate, residual, out, rows, n),
                 }
-                (Stored::Groups(w, scales, group), Arithmetic::W8A8) => {
-                    w8a8_matmul(x, m.k, w, scales, *group, bias, m.activation, residual, out, m.rows, m.n);
-                }
-                _ => matmul(
-                    &x[m.first * m.k..],
-                    m.k,
-                    &x2[m.first * m.k2..],
-                    m.k2,
-                    weight(m.weight),
-                    bias,
-                    m.activation,
-                    residual,
-                    out,
-                    m.rows,
-                    m.n,
-                ),
             }
         }
         Kernel::LayerNorm(k) => {
-            let [out, x] = memory.tensors([k.out, k.x])?;
-            layer_norm(x, weight(k.weight), weight(k.bias), k.eps, out, k.rows, k.dim);
+            let [out, x, vector, ..] =
+                memory.tensors_or_empty([k.out, k.x], [k.modulation.map(|m| m.vector), None, None])?;
+            let affine = k.affine.map(|(gain, bias)| (weight(gain), weight(bias)));
+            let modulation = k.modulation.map(|m| (&*vector, m.shift, m.scale));
+            layer_norm(x, affine, modulation, k.eps, out, k.tokens, k.dim);
         }
         Kernel::Attention(k) => {
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;
@@ -141,43 +124,30 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
                 memory.tensors([k.out, k.qkv, k.cache, k.places, k.positions])?;
             cached_attention(qkv, cache, places, positions, out, k);
         }
-        Kernel::Elementwise(k) => match k.b {
-            None => {
-                let [out, a] = memory.tensors([k.out, k.a])?;
-                elementwise(a, None, k.activation, (k.scale, k.offset), out);
+        Kernel::Elementwise(k) => {
+            let gates = k.gate.map(|gate| gate.vector);
+            let [out, a, b, gates, ..] = memory.tensors_or_empty([k.out, k.a], [k.b, gates, None])?;
+            match k.gate {
+                Some(_) => elementwise_gated(a, b, gates, k, out),
+                None => elementwise(a, k.b.map(|_| &*b), k.activation, (k.scale, k.offset), out),
             }
-            Some(b) => {
-                let [out, a, b] = memory.tensors([k.out, k.a, b])?;
-                elementwise(a, Some(b), k.activation, (k.scale, k.offset), out);
-            }
-        },
+        }
         Kernel::Embedding(k) => {
             let (out, index) = memory.indexed(k.out, k.index)?;
             let table = &weight(k.table)[k.first * k.dim..][..k.rows * k.dim];
-            embedding(
-                table,
-                k.first,
-                index,
-                positions(k.position, k.dim),
-                out,
-                k.at,
-                k.count,
-                k.batch,
-                k.tokens,
-                k.dim,
-            );
+            embedding(table, index, positions(k.position), out, k);
         }
         Kernel::CopyTokens(k) => {
             let [out, x] = memory.tensors([k.out, k.x])?;
-            copy_tokens(x, positions(k.position, k.dim), out, k);
+            copy_tokens(x, positions(k.position), out, k);
         }
         Kernel::ResizedPositions(k) => {
             let [out] = memory.tensors([k.out])?;
-            resized_positions(&weight(k.position.table)[k.position.at * k.dim..], out, k);
+            resized_positions(weight(k.position.table), out, k);
         }
         Kernel::PatchEmbed(k) => {
             let [out, image] = memory.tensors([k.out, k.image])?;
-            patch_embed(image, weight(k.weight), k.bias.map(weight), positions(k.position, k.dim), out, k);
+            patch_embed(image, weight(k.weight), k.bias.map(weight), positions(k.position), out, k);
         }
         Kernel::Unpatchify(k) => {
             let [out, x] = memory.tensors([k.out, k.x])?;

@@ -2,7 +2,7 @@
 
 use crate::plan::ResizedPositions;
 
-/// table `[from rows x from columns, dim]`, out `[batch, tokens, dim]` from token `at` on, to which positions are added:
+/// table: the whole one, of which `from` rows x `from` columns are a grid, out `[batch, tokens, dim]` from token `at` on, to which positions are added:
 /// bilinear as `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
 pub fn resized_positions(table: &[f32], out: &mut [f32], s: &ResizedPositions) {
     let ([from_rows, from_columns], [rows, columns]) = (s.from, s.to);
@@ -14,7 +14,7 @@ pub fn resized_positions(table: &[f32], out: &mut [f32], s: &ResizedPositions) {
             let (y1, x1) = ((y0 + 1).min(from_rows - 1), (x0 + 1).min(from_columns - 1));
             let (fy, fx) = (y - y0 as f32, x - x0 as f32);
             for d in 0..s.dim {
-                let at = |y: usize, x: usize| table[(y * from_columns + x) * s.dim + d];
+                let at = |y: usize, x: usize| table[s.position.row(y * from_columns + x) * s.dim + d];
                 let upper = (1.0 - fx) * at(y0, x0) + fx * at(y0, x1);
                 let lower = (1.0 - fx) * at(y1, x0) + fx * at(y1, x1);
                 for b in 0..s.batch {

@@ -15,6 +15,7 @@ pub type Variables = Vec<(&'static str, String)>;
 const LIBRARY: &[(&str, &str)] = &[
     ("lib/activation.wgsl", include_str!(concat!(env!("OUT_DIR"), "/shaders/lib/activation.wgsl"))),
     ("lib/pack.wgsl", include_str!(concat!(env!("OUT_DIR"), "/shaders/lib/pack.wgsl"))),
+    ("lib/position.wgsl", include_str!(concat!(env!("OUT_DIR"), "/shaders/lib/position.wgsl"))),
 ];
 
 /// Expands a shader.

@@ -135,7 +135,7 @@ impl Config {
         let index = plan.tensor("tokens", &[items, entry], Role::Indices);
         let x = plan.scratch("", &[items, prefix + entry, self.gpt2.n_embd]);
         let [table, positions] = self.tables(plan);
-        let position = |at: usize| Some(Position { table: positions, at });
+        let position = |at: usize| Some(Position::plain(positions, at));
         plan.push(Op::CopyTokens { x: decoded, from: 0, count: prefix, position: position(0), out: x, at: 0 });
         plan.push(Op::Embedding { table, index: Some(index), position: position(prefix), out: x, at: prefix });
         self.port(&mut recording, "tokens", index, self.gpt2.vocab_size);
@@ -155,7 +155,7 @@ impl Config {
         let places = plan.tensor("places", &[items, prefix], Role::Indices);
         let x = plan.scratch("", &[items, prefix, dim]);
         let [_, table] = self.tables(plan);
-        let position = Some(Position { table, at: 0 });
+        let position = Some(Position::plain(table, 0));
         plan.push(Op::CopyTokens { x: decoded, from: 0, count: prefix, position, out: x, at: 0 });
         let x = self.layers(plan, x, &Seen::Tokens(Some(Cache { rows, places })));
         let last = plan.scratch("", &[items, 1, dim]);

@@ -7,7 +7,7 @@ use super::transformer::{Pictures, within};
 use super::{Batch, Port, PortKind, Recording};
 use crate::Result;
 use crate::json;
-use crate::plan::{Activation, Op, Plan, Position, Role, WeightUse};
+use crate::plan::{Activation, Frames, Op, Plan, Position, Role, WeightUse};
 
 /// Channels of a picture.
 const CHANNELS: usize = 3;
@@ -90,11 +90,19 @@ impl Config {
         let kernel = format!("{embeddings}.patch_embedding.weight");
         let weight = plan.weight(kernel, &[dim, CHANNELS, p, p], WeightUse::PatchKernel);
         let table = plan.weight(format!("{embeddings}.position_embedding.weight"), &[tokens, dim], WeightUse::Floats);
-        let position = |at| Some(Position { table, at });
+        let position = |at| Some(Position::plain(table, at));
         let embedded = plan.scratch("", &[items, tokens, dim]);
         plan.push(Op::Embedding { table: class, index: None, position: position(0), out: embedded, at: 0 });
-        let patches =
-            Op::PatchEmbed { image, weight, bias: None, position: position(1), patch: p, out: embedded, at: 1 };
+        let patches = Op::PatchEmbed {
+            image,
+            weight,
+            bias: None,
+            position: position(1),
+            patch: p,
+            frames: Frames::NONE,
+            out: embedded,
+            at: 1,
+        };
         plan.push(patches);
         let x = plan.layer_norm("vision_model.pre_layrnorm", embedded, layers.eps());
         let last = layers.record(&mut plan, "vision_model.encoder", x);

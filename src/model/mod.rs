@@ -12,12 +12,14 @@ pub mod latte;
 pub mod mmdit;
 mod ports;
 pub mod prefix_encoder;
+mod sample;
 mod transformer;
 pub mod unidiffuser;
 pub mod uvit;
 pub mod uvit_t2i;
 
 pub use ports::{Port, PortKind, Recording, Sampled};
+pub use sample::Sample;
 
 use crate::json::{self, Read, Value, Write};
 use crate::{Code, Error, Result};
@@ -197,7 +199,7 @@ impl Network {
         }
     }
 
-    /// `[channels, height, width]` of one image or latent; zeros for networks that draw none.
+    /// `[channels, height, width]` of one image or latent, or of a clip's frame; zeros for networks that draw none.
     pub fn image_shape(&self) -> [usize; 3] {
         let [channels, size] = match self {
             Network::Uvit(config) => [config.in_chans, config.img_size],
@@ -209,6 +211,22 @@ impl Network {
             _ => [0, 0],
         };
         [channels, size, size]
+    }
+
+    /// Frames of a clip; none for networks that draw single pictures.
+    pub fn frames(&self) -> Option<usize> {
+        None
+    }
+
+    /// What it draws for one item.
+    pub fn sample(&self) -> Sample {
+        Sample { picture: self.image_shape(), frames: self.frames(), channels_first: true }
+    }
+
+    /// The shape of the port that is drawn first, without the batch: `[channels, height, width]`, of clips `[channels, frames,
+    /// height, width]` or `[frames, channels, height, width]`.
+    pub fn sample_shape(&self) -> Vec<usize> {
+        self.sample().shape()
     }
 
     /// Whether [`Batch::tiled`] means anything to it.

@@ -2,7 +2,7 @@
 //! `libs/uvit.py` of baofff/U-ViT at ce551708dc9cde9818d2af7d84dfadfeb7bd9034, tensor names included.
 
 use crate::decimal::{decimal, exponential};
-use crate::plan::{Activation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
+use crate::plan::{Activation, Frames, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
 use crate::{Code, Error, Result};
 
 /// LayerNorm's epsilon in every U-ViT.
@@ -78,14 +78,23 @@ impl Pictures {
         let p = self.patch_size;
         let weight = plan.weight("patch_embed.proj.weight", &[d, self.in_chans, p, p], WeightUse::PatchKernel);
         let bias = plan.weight("patch_embed.proj.bias", &[d], WeightUse::Floats);
-        plan.push(Op::PatchEmbed { image, weight, bias: Some(bias), position, patch: p, out, at });
+        plan.push(Op::PatchEmbed {
+            image,
+            weight,
+            bias: Some(bias),
+            position,
+            patch: p,
+            frames: Frames::NONE,
+            out,
+            at,
+        });
     }
 
     /// Records `decoder_pred` on the tokens of `x`, of which the first `extras` are no patches, and unpatchify.
     pub fn predict(&self, plan: &mut Plan, x: TensorId, extras: usize, out: TensorId) {
         let p = self.patch_size;
         let x = plan.linear("decoder_pred", x, None, p * p * self.in_chans, true);
-        plan.push(Op::Unpatchify { x, patch: p, skip_tokens: extras, out });
+        plan.push(Op::Unpatchify { x, patch: p, frames: Frames::NONE, skip_tokens: extras, first_channel: 0, out });
     }
 
     /// Records [`Pictures::predict`] and, with `conv`, the last convolution; returns the tensor `out`.

@@ -126,7 +126,7 @@ impl Config {
         let [rows, columns] = [height / self.patch_size, width / self.patch_size];
         let own_row = usize::from(data_type.is_some());
         let table = plan.weight("pos_embed", &[1, at_patches - own_row + own_side * own_side, dim], WeightUse::Floats);
-        let position = |at: usize| Position { table, at: if at < 2 { at } else { at - own_row } };
+        let position = |at: usize| Position::plain(table, if at < 2 { at } else { at - own_row });
 
         let tokens = plan.scratch("tokens", &[items, at_patches + rows * columns, dim]);
         let place = |plan: &mut Plan, x: TensorId, count: usize, at: usize| {
@@ -137,7 +137,7 @@ impl Config {
         if let Some(index) = data_type {
             let own = plan.weight("pos_embed_token", &[1, 1, dim], WeightUse::Floats);
             let kinds = plan.weight("token_embedding.weight", &[DATA_TYPES, dim], WeightUse::Floats);
-            let position = Some(Position { table: own, at: 0 });
+            let position = Some(Position::plain(own, 0));
             plan.push(Op::Embedding { table: kinds, index: Some(index), position, out: tokens, at: 2 });
         }
         place(&mut plan, text_tokens, texts, at_text);

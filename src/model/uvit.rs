@@ -97,7 +97,7 @@ impl Config {
         let token = time_token(&mut plan, "time_embed", time, dim, self.mlp_time_embed);
         let tokens = plan.scratch("tokens", &[items, self.tokens(), dim]);
         let table = plan.weight("pos_embed", &[1, self.tokens(), dim], WeightUse::Floats);
-        let position = |at| Some(Position { table, at });
+        let position = |at| Some(Position::plain(table, at));
         let classes = self.num_classes.max(0) as usize;
         if let Some(index) = label {
             let table = plan.weight("label_emb.weight", &[classes, dim], WeightUse::Floats);

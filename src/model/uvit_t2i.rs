@@ -91,7 +91,7 @@ impl Config {
         let text = plan.linear("context_embed", context, None, dim, true);
         let tokens = plan.scratch("tokens", &[items, self.tokens(), dim]);
         let table = plan.weight("pos_embed", &[1, self.tokens(), dim], WeightUse::Floats);
-        let position = |at| Some(Position { table, at });
+        let position = |at| Some(Position::plain(table, at));
         plan.push(Op::CopyTokens { x: token, from: 0, count: 1, position: position(0), out: tokens, at: 0 });
         plan.push(Op::CopyTokens { x: text, from: 0, count: texts, position: position(1), out: tokens, at: 1 });
         let extras = 1 + texts;

@@ -201,7 +201,8 @@ impl Description {
                 }
             }
         }
-        if let Some(encoder) = self.manifest.components.get(TEXT_ENCODER) {
+        let read = |name| self.manifest.components.get(name);
+        if let Some(encoder) = read(TEXT_ENCODER).or(read(TEXT_ENCODER_2)) {
             let Some(path) = &self.tokenizer else {
                 let cause =
                     "a text encoder needs the merges of its tokenizer, and there is no asset tokenizer".to_owned();
@@ -209,6 +210,7 @@ impl Description {
             };
             let merges = published::merges(path, TOKENIZER)?;
             given::check_tokenizer(&merges, encoder)?;
+            read(TEXT_ENCODER_2).map_or(Ok(()), |second| given::check_tokenizer(&merges, second))?;
             self.assets.insert(TOKENIZER, merges);
         }
         if let Some(decoder) = self.manifest.components.get(CAPTION_DECODER) {
@@ -296,6 +298,10 @@ fn beside(sources: &[PartSource], asset: &str) -> Option<PathBuf> {
 fn read_component(name: &str, value: &Value, folder: &Path) -> Result<(Component, PartSource)> {
     let bad = |what: String| invalid(format!("component {name}: {what}"), REMEDY);
     let Some((_, architectures)) = KNOWN.iter().find(|(known, _)| *known == name) else {
+        if name == "text_encoder_3" {
+            let cause = "component text_encoder_3: a T5 is not computed, its tokens are zeros".to_owned();
+            return Err(invalid(cause, "Leave it out: the model draws without it, as diffusers does"));
+        }
         let known = KNOWN.map(|(known, _)| known).join(", ");
         return Err(invalid(format!("there is no component {name:?}"), format!("Those that there are: {known}")));
     };

@@ -43,17 +43,20 @@ impl Kernel {
             }
             Kernel::WriteCache(k) => (0, product(&[4, k.batch, k.tokens, k.dim])),
             Kernel::PatchEmbed(p) => {
-                let image = product(&[p.batch, p.channels, p.height, p.width]);
-                let tokens = product(&[p.batch, p.height / p.patch, p.width / p.patch, p.dim]);
-                let weights = product(&[p.channels, p.patch, p.patch, p.dim]);
+                let image = product(&[p.batch, p.patches.values()]);
+                let tokens = product(&[p.batch, p.patches.count(), p.dim]);
+                let weights = product(&[p.patches.channels, p.patches.pixels(), p.dim]);
                 (image * p.dim as u64, image + weights + 2 * tokens)
             }
             Kernel::Conv2d(c) => {
-                let pixels = product(&[c.batch, c.height, c.width]);
+                let pixels = product(&[c.batch, c.frames, c.height, c.width]);
                 let channels = product(&[c.in_channels, c.out_channels]);
                 (9 * pixels * channels, pixels * (c.in_channels + c.out_channels) as u64 + 9 * channels)
             }
-            Kernel::LayerNorm(k) => (0, product(&[2, k.rows, k.dim])),
+            Kernel::LayerNorm(k) => {
+                let vectors = if k.modulation.is_some() { 2 * (k.rows / k.tokens) } else { 0 };
+                (0, product(&[2 * k.rows + vectors, k.dim]))
+            }
             Kernel::ImageTokens(k) => (0, product(&[2, k.batch, k.pixels, k.channels])),
             Kernel::GroupMoments(k) => (0, product(&[k.batch, k.tokens, k.dim])),
             Kernel::GroupScales(k) => (0, product(&[2, k.batch, k.tokens.div_ceil(k.slice), k.dim])),
@@ -62,7 +65,7 @@ impl Kernel {
             Kernel::Embedding(k) => (0, product(&[3, k.batch, k.count, k.dim])),
             Kernel::CopyTokens(k) => (0, product(&[3, k.batch, k.count, k.dim])),
             Kernel::ResizedPositions(k) => (0, product(&[6, k.batch, k.to[0], k.to[1], k.dim])),
-            Kernel::Unpatchify(k) => (0, product(&[2, k.batch, k.channels, k.height, k.width])),
+            Kernel::Unpatchify(k) => (0, product(&[2, k.batch, k.patches.values()])),
         };
         Cost { multiply_adds, bytes: 4 * floats, launches: 1 }
     }

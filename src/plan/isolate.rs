@@ -3,8 +3,8 @@
 
 use super::lower::INT_ATTENTION_TOKENS;
 use super::{
-    Activation, Arithmetic, Kernel, Matmul, Op, Plan, Position, Program, Role, SizeClass, TensorId, WeightId,
-    WeightUse, Window,
+    Activation, Arithmetic, FrameLayout, Frames, Gate, GateOf, Kernel, Matmul, Modulation, Op, Patches, Plan, Position,
+    Program, Role, Rows, SizeClass, Span, TensorId, WeightId, WeightUse, Window,
 };
 
 /// A kernel whatever its tensors and weights, and whether what it reads first and what it writes is quantised.
@@ -99,6 +99,7 @@ fn of_launch(kernel: &Kernel) -> Kernel {
                 (m.rows, m.tokens) = (m.rows.min(MOST_ROWS), m.rows.min(MOST_ROWS));
             }
             m.first = 0;
+            m.span = m.span.map(|_| some_tokens(m));
         }
         Kernel::Attention(k) => {
             k.tokens = k.tokens.min(MOST_TOKENS);
@@ -107,6 +108,17 @@ fn of_launch(kernel: &Kernel) -> Kernel {
         _ => {}
     }
     kernel
+}
+
+/// A matmul's own tokens among others: of out, where nothing joins it that needs all of them.
+fn some_tokens(m: &Matmul) -> Span {
+    let others = usize::from(m.residual.is_none());
+    Span { x_at: 1, x_tokens: m.tokens + 2, out_at: others, out_tokens: m.tokens + others }
+}
+
+/// Channels of a vector that has others in front.
+fn gate_behind_others(gate: Option<Gate>, dim: usize) -> Option<Gate> {
+    gate.map(|gate| Gate { at: 4, channels: 4 + dim, ..gate })
 }
 
 /// The same windows over a small image, odd where it can be, of that class of sizes; and how many images.
@@ -129,8 +141,12 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
     let mut kernel = kernel.clone();
     let width = |dim: usize| width(dim, widest);
     // A grid of patches, not square and odd where it can be.
-    let grid =
-        |height: usize, width: usize, patch: usize| [(height / patch).min(2) * patch, (width / patch).min(3) * patch];
+    let few = |patches: &mut Patches| {
+        let [frames, rows, columns] = patches.grid();
+        patches.frames = frames.min(2) * patches.depth;
+        (patches.height, patches.width) = (rows.min(2) * patches.size, columns.min(3) * patches.size);
+        patches.count()
+    };
     match &mut kernel {
         Kernel::Matmul(m) if m.window.is_some() => {
             let (window, batch) = m.window.map_or((Window::plain([1, 1]), 1), |w| shrunk_window(&w, m.size));
@@ -147,8 +163,15 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             m.tokens = m.tokens.min(tokens);
             (m.first, m.rows) = (0, m.tokens * usize::div_ceil(least, m.tokens).max(2));
             (m.k, m.k2, m.n) = (width(m.k), width(m.k2), width(m.n));
+            m.gate = gate_behind_others(m.gate, m.n);
+            m.span = m.span.map(|_| some_tokens(m));
         }
-        Kernel::LayerNorm(k) => (k.rows, k.dim) = (11, width(k.dim)),
+        Kernel::LayerNorm(k) => {
+            (k.rows, k.tokens, k.dim) = (15, 5, width(k.dim));
+            if let Some(m) = &mut k.modulation {
+                (m.shift, m.scale) = (2 * k.dim, k.dim);
+            }
+        }
         Kernel::Attention(k) => {
             // So few that no other arithmetic is chosen.
             let most = if k.arithmetic == (Arithmetic::Int { bits: 7 }) { INT_ATTENTION_TOKENS + 1 } else { 13 };
@@ -163,7 +186,10 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             (k.batch, k.tokens, k.heads) = (2, k.tokens.min(3), k.heads.min(2));
             (k.most, k.rows) = (13, 27);
         }
-        Kernel::Elementwise(k) => (k.rows, k.dim) = (6, width(k.dim)),
+        Kernel::Elementwise(k) => {
+            (k.rows, k.tokens, k.dim) = (6, 3, width(k.dim));
+            k.gate = gate_behind_others(k.gate, k.dim);
+        }
         Kernel::Embedding(k) => {
             k.count = k.count.min(3);
             (k.batch, k.tokens, k.at, k.dim) = (2, k.count + 1, 1, width(k.dim));
@@ -179,17 +205,15 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             (k.batch, k.tokens, k.at, k.dim) = (2, 13, 1, width(k.dim));
         }
         Kernel::PatchEmbed(k) => {
-            [k.height, k.width] = grid(k.height, k.width, k.patch);
             (k.images, k.batch, k.dim) = (1, 2, width(k.dim));
-            (k.at, k.tokens) = (1, 1 + (k.height / k.patch) * (k.width / k.patch));
+            (k.at, k.tokens) = (1, 1 + few(&mut k.patches));
         }
         Kernel::Unpatchify(k) => {
-            [k.height, k.width] = grid(k.height, k.width, k.patch);
             (k.batch, k.skip_tokens) = (2, k.skip_tokens.min(1));
-            k.tokens = k.skip_tokens + (k.height / k.patch) * (k.width / k.patch);
+            k.tokens = k.skip_tokens + few(&mut k.patches);
         }
         Kernel::Conv2d(k) => {
-            (k.batch, k.height, k.width) = (2, k.height.min(5), k.width.min(7));
+            (k.batch, k.frames, k.height, k.width) = (2, k.frames.min(3), k.height.min(5), k.width.min(7));
             (k.in_channels, k.out_channels) = (width(k.in_channels), width(k.out_channels));
         }
         Kernel::ImageTokens(k) => (k.batch, k.channels, k.pixels) = (2, width(k.channels), k.pixels.min(11)),
@@ -208,23 +232,29 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
 fn anonymous(kernel: &Kernel) -> Kernel {
     let mut kernel = kernel.clone();
     let (t, w) = (TensorId(0), WeightId(0));
-    let position = |p: Option<Position>| p.map(|_| Position { table: w, at: 0 });
+    let position = |p: Option<Position>| p.map(|p| Position { table: w, at: 0, ..p });
     match &mut kernel {
         Kernel::Matmul(m) => {
             (m.x, m.out, m.weight) = (t, t, w);
             (m.x2, m.residual, m.bias) = (m.x2.map(|_| t), m.residual.map(|_| t), m.bias.map(|_| w));
+            m.gate = m.gate.map(|gate| Gate { vector: t, ..gate });
         }
-        Kernel::LayerNorm(k) => (k.x, k.out, k.weight, k.bias) = (t, t, w, w),
+        Kernel::LayerNorm(k) => {
+            (k.x, k.out, k.affine) = (t, t, k.affine.map(|_| (w, w)));
+            k.modulation = k.modulation.map(|_| Modulation { vector: t, shift: 0, scale: 0 });
+        }
         Kernel::Attention(k) => (k.qkv, k.out, k.first, k.queries) = (t, t, 0, k.tokens),
         Kernel::WriteCache(k) => (k.qkv, k.places, k.out) = (t, t, t),
         Kernel::CachedAttention(k) => (k.qkv, k.cache, k.places, k.positions, k.out) = (t, t, t, t, t),
-        Kernel::Elementwise(k) => (k.a, k.b, k.out) = (t, k.b.map(|_| t), t),
+        Kernel::Elementwise(k) => {
+            (k.a, k.b, k.out, k.gate) = (t, k.b.map(|_| t), t, k.gate.map(|gate| Gate { vector: t, ..gate }));
+        }
         Kernel::Embedding(k) => {
             (k.table, k.index, k.position, k.out) = (w, k.index.map(|_| t), position(k.position), t);
             (k.first, k.rows) = (0, 1);
         }
         Kernel::CopyTokens(k) => (k.x, k.position, k.out) = (t, position(k.position), t),
-        Kernel::ResizedPositions(k) => (k.position, k.out) = (Position { table: w, at: 0 }, t),
+        Kernel::ResizedPositions(k) => (k.position, k.out) = (Position { table: w, at: 0, ..k.position }, t),
         Kernel::PatchEmbed(k) => {
             (k.image, k.weight, k.bias, k.position, k.out) = (t, w, k.bias.map(|_| w), position(k.position), t);
         }
@@ -236,6 +266,13 @@ fn anonymous(kernel: &Kernel) -> Kernel {
         Kernel::GroupNorm(k) => (k.x, k.scales, k.weight, k.bias, k.out) = (t, t, w, w, t),
     }
     kernel
+}
+
+/// Clips as they lie, an image as a clip of one frame: how, and the shape of so many.
+fn as_clip(p: &Patches, clips: usize) -> (Frames, [usize; 5]) {
+    let layout = if p.frames_first { FrameLayout::FramesFirst } else { FrameLayout::ChannelsFirst };
+    let [outer, inner] = if p.frames_first { [p.frames, p.channels] } else { [p.channels, p.frames] };
+    (Frames { patch: p.depth, layout }, [clips, outer, inner, p.height, p.width])
 }
 
 impl Kernel {
@@ -288,8 +325,16 @@ impl Isolated {
         self.plan.weight(format!("w{}", self.plan.weights.len()), shape, usage)
     }
 
-    fn position(&mut self, position: Option<Position>, rows: usize, dim: usize) -> Option<Position> {
-        position.map(|p| Position { table: self.weight(&[rows + 1, dim], WeightUse::Floats, p.table), at: 1 })
+    fn position(&mut self, position: Option<Position>, tokens: usize, dim: usize) -> Option<Position> {
+        position.map(|p| {
+            let p = Position { at: 1, ..p };
+            Position { table: self.weight(&[p.rows(tokens), dim], WeightUse::Floats, p.table), ..p }
+        })
+    }
+
+    /// Gates of so many items.
+    fn gate(&mut self, gate: Gate, items: usize) -> GateOf {
+        GateOf { vector: self.input(&[items, 1, gate.channels]), at: gate.at }
     }
 
     /// `x W^T + b` as one of the Program's.
@@ -305,17 +350,33 @@ impl Isolated {
         out
     }
 
+    /// The same of some tokens.
+    fn linear_rows(&mut self, program: &Program, m: &Matmul, x: TensorId, out: TensorId, rows: Rows) {
+        let name = format!("w{}", self.plan.weights.len());
+        self.originals.push(m.weight);
+        self.originals.extend(m.bias);
+        self.plan.linear_rows(&name, x, rows.first, rows.count, out, rows.at, m.bias.is_some());
+        self.plan.allow(&name, program.weights[m.weight.0].precision);
+    }
+
     /// Records a kernel; its result is quantised by whoever makes it, and read by one of its readers, where it is so in the
     /// Program.
     fn add(&mut self, program: &Program, kernel: &Kernel, packed: [bool; 2]) -> TensorId {
         let out = match *kernel {
-            Kernel::Matmul(ref m) => self.matmul(program, m, packed[0]),
+            Kernel::Matmul(ref m) => self.matmul(program, m, packed),
             Kernel::LayerNorm(ref k) => {
-                let x = self.input(&[1, k.rows, k.dim]);
-                let weight = self.weight(&[k.dim], WeightUse::Floats, k.weight);
-                let bias = self.weight(&[k.dim], WeightUse::Floats, k.bias);
-                let out = self.plan.scratch("", &[1, k.rows, k.dim]);
-                self.plan.push(Op::LayerNorm { x, weight, bias, eps: k.eps, out });
+                let items = k.rows / k.tokens;
+                let x = self.input(&[items, k.tokens, k.dim]);
+                let affine = k.affine.map(|of| {
+                    let mut like = |of| self.weight(&[k.dim], WeightUse::Floats, of);
+                    (like(of.0), like(of.1))
+                });
+                let modulation = k.modulation.map(|m| {
+                    let vector = self.input(&[items, 1, m.shift.max(m.scale) + k.dim]);
+                    Modulation { vector, ..m }
+                });
+                let out = self.plan.scratch("", &[items, k.tokens, k.dim]);
+                self.plan.push(Op::LayerNorm { x, affine, modulation, eps: k.eps, out });
                 out
             }
             Kernel::Attention(ref k) => {
@@ -346,13 +407,20 @@ impl Isolated {
                 // An offset is for images too, whose rows nothing fills up.
                 let image = k.offset != 0.0 && !k.dim.is_multiple_of(4);
                 let shape = if image { vec![1, 1, k.rows, k.dim] } else { vec![1, k.rows, k.dim] };
-                let x = self.input(&shape);
-                if (k.scale, k.offset) != (1.0, 0.0) {
+                if let Some(gate) = k.gate {
+                    let shape = [k.rows / k.tokens, k.tokens, k.dim];
+                    let (y, x) = (self.input(&shape), self.input(&shape));
+                    let gate = self.gate(gate, shape[0]);
+                    self.plan.gated_add("", x, gate, y)
+                } else if (k.scale, k.offset) != (1.0, 0.0) {
+                    let x = self.input(&shape);
                     self.plan.affine(x, k.scale, k.offset)
                 } else if k.activation == Activation::None && k.b.is_none() {
                     // A copy, which lowering makes where an operand is quantised for its reader alone, or read twice.
+                    let x = self.input(&shape);
                     if packed[1] { x } else { self.plan.add("", x, x) }
                 } else {
+                    let x = self.input(&shape);
                     let out = self.plan.scratch("", &shape);
                     let b = k.b.map(|_| self.input(&shape));
                     self.plan.push(match (k.activation, b) {
@@ -389,26 +457,30 @@ impl Isolated {
                 out
             }
             Kernel::PatchEmbed(ref k) => {
-                let image = self.input(&[k.images, k.channels, k.height, k.width]);
-                let shape = [k.dim, k.channels, k.patch, k.patch];
+                let (frames, shape) = as_clip(&k.patches, k.images);
+                let image = self.input(&shape);
+                let (patch, shape) = (k.patches.size, [k.dim, k.patches.channels, frames.patch]);
+                let shape = [shape[0], shape[1], shape[2], patch, patch];
                 let weight = self.weight(&shape, WeightUse::PatchKernel, k.weight);
                 let bias = k.bias.map(|bias| self.weight(&[k.dim], WeightUse::Floats, bias));
                 let position = self.position(k.position, k.tokens - k.at, k.dim);
                 let out = self.first_token(k.batch, k.tokens, k.dim);
-                self.plan.push(Op::PatchEmbed { image, weight, bias, position, patch: k.patch, out, at: k.at });
+                self.plan.push(Op::PatchEmbed { image, weight, bias, position, patch, frames, out, at: k.at });
                 out
             }
             Kernel::Unpatchify(ref k) => {
-                let x = self.input(&[k.batch, k.tokens, k.patch * k.patch * k.channels]);
-                let out = self.plan.scratch("", &[k.batch, k.channels, k.height, k.width]);
-                self.plan.push(Op::Unpatchify { x, patch: k.patch, skip_tokens: k.skip_tokens, out });
+                let x = self.input(&[k.batch, k.tokens, k.patches.pixels() * k.channels]);
+                let (frames, shape) = as_clip(&k.patches, k.batch);
+                let out = self.plan.scratch("", &shape);
+                let (patch, skip_tokens, first_channel) = (k.patches.size, k.skip_tokens, k.first_channel);
+                self.plan.push(Op::Unpatchify { x, patch, frames, skip_tokens, first_channel, out });
                 out
             }
             Kernel::Conv2d(ref k) => {
-                let x = self.input(&[k.batch, k.in_channels, k.height, k.width]);
+                let x = self.input(&[k.batch, k.in_channels, k.frames, k.height, k.width]);
                 let weight = self.weight(&[k.out_channels, k.in_channels, 3, 3], WeightUse::Floats, k.weight);
                 let bias = self.weight(&[k.out_channels], WeightUse::Floats, k.bias);
-                let out = self.plan.scratch("", &[k.batch, k.out_channels, k.height, k.width]);
+                let out = self.plan.scratch("", &[k.batch, k.out_channels, k.frames, k.height, k.width]);
                 self.plan.push(Op::Conv2d { x, weight, bias, out });
                 out
             }
@@ -442,17 +514,32 @@ impl Isolated {
         out
     }
 
-    fn matmul(&mut self, program: &Program, m: &Matmul, packed: bool) -> TensorId {
+    fn matmul(&mut self, program: &Program, m: &Matmul, packed: [bool; 2]) -> TensorId {
         let items = m.rows / m.tokens;
-        let mut x = self.input(&[items, m.window.map_or(m.tokens, |w| w.height * w.width), m.k]);
-        if packed {
+        let tokens = m.window.map_or(m.tokens, |w| w.height * w.width);
+        let mut x = self.input(&[items, m.span.map_or(tokens, |span| span.x_tokens), m.k]);
+        if packed[0] {
             let [weight, bias] = [0; 2].map(|_| self.weight(&[m.k], WeightUse::Floats, m.weight));
-            let normed = self.plan.scratch("", &[items, m.tokens, m.k]);
-            self.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: normed });
+            let shape = self.plan.shape(x).to_vec();
+            let normed = self.plan.scratch("", &shape);
+            self.plan.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps: 1e-5, out: normed });
             x = normed;
         }
         let skip = m.x2.map(|_| self.input(&[items, m.tokens, m.k2]));
-        let mut out = self.linear(program, m, x, skip);
+        let mut out = match m.span {
+            // Its maker alone quantises a result.
+            Some(span) if span.out_at == 0 || packed[1] => {
+                let out = self.plan.scratch("", &[items, m.tokens, m.n]);
+                self.linear_rows(program, m, x, out, Rows { first: span.x_at, count: m.tokens, at: 0 });
+                out
+            }
+            Some(span) => {
+                let out = self.first_token(items, span.out_tokens, m.n);
+                self.linear_rows(program, m, x, out, Rows { first: span.x_at, count: m.tokens, at: 1 });
+                out
+            }
+            None => self.linear(program, m, x, skip),
+        };
         if m.activation != Activation::None {
             let next = self.plan.scratch("", &[items, m.tokens, m.n]);
             self.plan.push(Op::Activate { activation: m.activation, x: out, out: next });
@@ -461,7 +548,13 @@ impl Isolated {
         match m.residual {
             Some(_) => {
                 let residual = self.input(&[items, m.tokens, m.n]);
-                self.plan.add("", residual, out)
+                match m.gate {
+                    Some(gate) => {
+                        let gate = self.gate(gate, items);
+                        self.plan.gated_add("", residual, gate, out)
+                    }
+                    None => self.plan.add("", residual, out),
+                }
             }
             None => out,
         }

@@ -2,7 +2,7 @@
 
 use super::arena::{Interval, place};
 use super::program::*;
-use super::{Arithmetic, Compute, Form, Op, PACK_GROUP, Plan, Role, Tensor, TensorId};
+use super::{Arithmetic, Compute, Form, GateOf, Op, PACK_GROUP, Plan, Role, Tensor, TensorId};
 use crate::{Code, Error, Result};
 
 /// Lowers a Plan. Tensors named in `keep` stay readable after the run, which costs fusion and memory: for tests.
@@ -98,7 +98,7 @@ fn too_large(what: &str, bytes: u64, capabilities: &Capabilities) -> Error {
 }
 
 /// Walks the operations; an activation or addition that alone consumes a Linear's or convolution's result joins its kernel,
-/// an activation that of a GroupNorm's.
+/// a gated one a Linear's, an activation a GroupNorm's.
 fn fuse(
     plan: &Plan,
     kept: &dyn Fn(TensorId) -> bool,
@@ -134,27 +134,46 @@ fn fuse(
         match plan.ops[i] {
             Op::TimestepEmbedding { time, out } => time_embeddings.push((time, out)),
             Op::Linear { .. } | Op::Convolution { .. } => {
-                let (x, skip, window, weight, bias, mut out) = match plan.ops[i] {
-                    Op::Linear { x, skip, weight, bias, out } => (x, skip, None, weight, bias, out),
-                    Op::Convolution { x, window, weight, bias, out } => (x, None, Some(window), weight, bias, out),
+                let (x, skip, window, weight, bias, some, mut out) = match plan.ops[i] {
+                    Op::Linear { x, skip, weight, bias, rows, out } => (x, skip, None, weight, bias, rows, out),
+                    Op::Convolution { x, window, weight, bias, out } => {
+                        (x, None, Some(window), weight, bias, None, out)
+                    }
                     _ => continue,
                 };
-                let mut activation = Activation::None;
-                let mut residual = None;
+                let (mut activation, mut gate, mut residual) = (Activation::None, None, None);
+                // What follows a tensor that several fill is not theirs.
+                let whole = some.is_none_or(|some| some.count == plan.shape(out)[1]);
                 match sole_reader(out) {
-                    Some((j, &Op::Activate { activation: kind, out: next, .. })) if moves(i, j, None) => {
+                    Some((j, &Op::Activate { activation: kind, out: next, .. })) if whole && moves(i, j, None) => {
                         (activation, out, done[j]) = (kind, next, true);
                     }
                     _ => {}
                 }
-                if let Some((j, &Op::Add { a, b, out: next })) = sole_reader(out) {
-                    let other = if a == out { b } else { a };
-                    if other != out && moves(i, j, Some(other)) {
-                        (residual, out, done[j]) = (Some(other), next, true);
+                match sole_reader(out) {
+                    Some((j, &Op::Add { a, b, out: next })) if whole => {
+                        let other = if a == out { b } else { a };
+                        if other != out && moves(i, j, Some(other)) {
+                            (residual, out, done[j]) = (Some(other), next, true);
+                        }
                     }
+                    Some((j, &Op::Gate { x: other, gate: of, y, out: next })) if whole && window.is_none() => {
+                        let reads = [other, of.vector];
+                        if y == out && reads.iter().all(|&read| read != out && moves(i, j, Some(read))) {
+                            (gate, residual, out, done[j]) = (Some(gate_of(plan, of)), Some(other), next, true);
+                        }
+                    }
+                    _ => {}
                 }
                 let (shape, of_out) = (plan.shape(x), plan.shape(out));
-                let rows = of_out[..of_out.len() - 1].iter().product();
+                let tokens = some.map_or_else(|| of_out[1..of_out.len() - 1].iter().product(), |some| some.count);
+                let rows = of_out[0] * tokens;
+                let span = some.map(|some| Span {
+                    x_at: some.first,
+                    x_tokens: shape[1],
+                    out_at: some.at,
+                    out_tokens: of_out[1],
+                });
                 let arithmetic = match forms[weight.0] {
                     Form::Matrix(arithmetic) => arithmetic,
                     Form::Floats | Form::PatchKernel => Arithmetic::F32,
@@ -165,16 +184,18 @@ fn fuse(
                     weight,
                     bias,
                     activation,
+                    gate,
                     residual,
                     out,
                     rows,
-                    tokens: of_out[1..of_out.len() - 1].iter().product(),
+                    tokens,
                     k: shape[shape.len() - 1],
                     k2: skip.map_or(0, |s| plan.shape(s)[plan.shape(s).len() - 1]),
                     n: plan.weights[weight.0].shape[0],
                     arithmetic,
                     size: SizeClass::of(rows),
                     window,
+                    span,
                     first: 0,
                 }));
             }
@@ -346,9 +367,12 @@ fn unalias(kernels: Vec<Kernel>, views: &mut Vec<View>) -> Vec<Kernel> {
     for mut kernel in kernels {
         let mut seen: Vec<TensorId> = Vec::new();
         let operands = match &mut kernel {
-            Kernel::Matmul(m) => [Some(&mut m.x), m.x2.as_mut(), m.residual.as_mut()],
-            Kernel::Elementwise(k) => [Some(&mut k.a), k.b.as_mut(), None],
-            _ => [None, None, None],
+            Kernel::Matmul(m) => {
+                [Some(&mut m.x), m.x2.as_mut(), m.residual.as_mut(), m.gate.as_mut().map(|g| &mut g.vector)]
+            }
+            Kernel::Elementwise(k) => [Some(&mut k.a), k.b.as_mut(), k.gate.as_mut().map(|g| &mut g.vector), None],
+            Kernel::LayerNorm(k) => [Some(&mut k.x), k.modulation.as_mut().map(|m| &mut m.vector), None, None],
+            _ => [None, None, None, None],
         };
         for operand in operands.into_iter().flatten() {
             if seen.contains(operand) {
@@ -368,8 +392,7 @@ fn unalias(kernels: Vec<Kernel>, views: &mut Vec<View>) -> Vec<Kernel> {
 fn copy(from: TensorId, view: View, views: &mut Vec<View>) -> (TensorId, Kernel) {
     let (rows, dim, out) = (view.rows(), view.dim(), TensorId(views.len()));
     views.push(View { name: String::new(), role: Role::Scratch, ..view });
-    let (scale, offset, activation) = (1.0, 0.0, Activation::None);
-    (out, Kernel::Elementwise(Elementwise { a: from, b: None, activation, scale, offset, out, rows, dim }))
+    (out, elementwise_of(from, None, Activation::None, (1.0, 0.0), out, (rows, dim)))
 }
 
 /// From so many tokens on, attention is worth integers where coarse ones are allowed.
@@ -395,6 +418,13 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
         Op::Activate { activation, x, out } => elementwise(plan, x, None, activation, (1.0, 0.0), out),
         Op::Affine { x, scale, offset, out } => elementwise(plan, x, None, Activation::None, (scale, offset), out),
         Op::Add { a, b, out } => elementwise(plan, a, Some(b), Activation::None, (1.0, 0.0), out),
+        Op::Gate { x, gate, y, out } => {
+            let mut kernel = elementwise(plan, y, Some(x), Activation::None, (1.0, 0.0), out);
+            if let Kernel::Elementwise(k) = &mut kernel {
+                (k.gate, k.tokens) = (Some(gate_of(plan, gate)), plan.shape(x)[1]);
+            }
+            kernel
+        }
         Op::GroupMoments { x, slice, first, out } => {
             let (s, o) = (plan.shape(x), plan.shape(out));
             let (batch, tokens, dim) = (s[0], s[1], s[2]);
@@ -405,9 +435,10 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let (batch, channels, pixels) = (s[0], s[1], s[2] * s[3]);
             Kernel::ImageTokens(ImageTokens { image, out, batch, channels, pixels })
         }
-        Op::LayerNorm { x, weight, bias, eps, out } => {
+        Op::LayerNorm { x, affine, modulation, eps, out } => {
             let (rows, dim) = rows_of(plan, x);
-            Kernel::LayerNorm(LayerNorm { x, weight, bias, eps, out, rows, dim })
+            let tokens = rows / plan.shape(x)[0];
+            Kernel::LayerNorm(LayerNorm { x, affine, modulation, eps, out, rows, tokens, dim })
         }
         Op::Attention { qkv, heads, causal, out } => {
             let s = plan.shape(out);
@@ -478,8 +509,10 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let (batch, tokens, dim) = (s[0], s[1], s[2]);
             Kernel::ResizedPositions(ResizedPositions { position, from, to, out, at, batch, tokens, dim })
         }
-        Op::PatchEmbed { image, weight, bias, position, patch, out, at } => {
+        Op::PatchEmbed { image, weight, bias, position, patch, frames, out, at } => {
             let (s, image_shape) = (plan.shape(out), plan.shape(image));
+            let patches = frames.patches(image_shape, patch).unwrap_or(NO_PATCHES);
+            let (batch, images, tokens, dim) = (s[0], image_shape[0], s[1], s[2]);
             Kernel::PatchEmbed(PatchEmbed {
                 image,
                 weight,
@@ -487,57 +520,58 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
                 position,
                 out,
                 at,
-                patch,
-                batch: s[0],
-                images: image_shape[0],
-                channels: image_shape[1],
-                height: image_shape[2],
-                width: image_shape[3],
-                tokens: s[1],
-                dim: s[2],
+                patches,
+                batch,
+                images,
+                tokens,
+                dim,
             })
         }
-        Op::Unpatchify { x, patch, skip_tokens, out } => {
-            let s = plan.shape(out);
-            Kernel::Unpatchify(Unpatchify {
-                x,
-                out,
-                patch,
-                skip_tokens,
-                batch: s[0],
-                channels: s[1],
-                height: s[2],
-                width: s[3],
-                tokens: plan.shape(x)[1],
-            })
+        Op::Unpatchify { x, patch, frames, skip_tokens, first_channel, out } => {
+            let (s, o) = (plan.shape(x), plan.shape(out));
+            let patches = frames.patches(o, patch).unwrap_or(NO_PATCHES);
+            let (batch, tokens, channels) = (s[0], s[1], s[2] / patches.pixels());
+            Kernel::Unpatchify(Unpatchify { x, out, patches, skip_tokens, channels, first_channel, batch, tokens })
         }
         Op::Conv2d { x, weight, bias, out } => {
             let (s, o) = (plan.shape(x), plan.shape(out));
-            Kernel::Conv2d(Conv2d {
-                x,
-                weight,
-                bias,
-                out,
-                batch: s[0],
-                in_channels: s[1],
-                out_channels: o[1],
-                height: s[2],
-                width: s[3],
-            })
+            let (batch, in_channels, out_channels) = (s[0], s[1], o[1]);
+            let (height, width) = (s[s.len() - 2], s[s.len() - 1]);
+            let frames = s[2..s.len() - 2].iter().product();
+            Kernel::Conv2d(Conv2d { x, weight, bias, out, batch, in_channels, out_channels, frames, height, width })
         }
     }
 }
+
+/// What a Plan that was not checked may be cut into.
+const NO_PATCHES: Patches =
+    Patches { channels: 0, frames: 1, height: 1, width: 1, size: 1, depth: 1, frames_first: false };
 
 fn elementwise(
     plan: &Plan,
     a: TensorId,
     b: Option<TensorId>,
     activation: Activation,
-    (scale, offset): (f32, f32),
+    affine: (f32, f32),
     out: TensorId,
 ) -> Kernel {
-    let (rows, dim) = rows_of(plan, out);
-    Kernel::Elementwise(Elementwise { a, b, activation, scale, offset, out, rows, dim })
+    elementwise_of(a, b, activation, affine, out, rows_of(plan, out))
+}
+
+fn elementwise_of(
+    a: TensorId,
+    b: Option<TensorId>,
+    activation: Activation,
+    (scale, offset): (f32, f32),
+    out: TensorId,
+    (rows, dim): (usize, usize),
+) -> Kernel {
+    let (gate, tokens) = (None, rows);
+    Kernel::Elementwise(Elementwise { a, b, activation, scale, offset, gate, out, rows, tokens, dim })
+}
+
+fn gate_of(plan: &Plan, GateOf { vector, at }: GateOf) -> Gate {
+    Gate { vector, at, channels: plan.shape(vector)[2] }
 }
 
 /// Rows of a tensor and what each holds.

@@ -19,9 +19,9 @@ pub use cost::Cost;
 pub use isolate::{Isolated, Kind, isolate};
 pub use lower::lower;
 pub use program::{
-    Activation, Attention, CachedAttention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, GroupMoments,
-    GroupNorm, GroupScales, ImageTokens, Kernel, LayerNorm, Matmul, PatchEmbed, Place, Program, ResizedPositions,
-    SizeClass, Unpatchify, View, Window, WriteCache,
+    Activation, Attention, CachedAttention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, Gate,
+    GroupMoments, GroupNorm, GroupScales, ImageTokens, Kernel, LayerNorm, Matmul, Part, PatchEmbed, Patches, Place,
+    Program, ResizedPositions, SizeClass, Span, Unpatchify, View, Window, WriteCache,
 };
 
 pub use state::{Mix, Slot, StateLayout};
@@ -68,7 +68,7 @@ pub enum Role {
 pub struct Tensor {
     /// The name under which references publish it, e.g. `in_blocks.0`; empty if none does.
     pub name: String,
-    /// Rank 4: image `[batch, channels, height, width]`; rank 3: tokens `[batch, tokens, dim]`; rank 2: `[batch, dim]`.
+    /// Rank 5: clip, as its [`FrameLayout`] says; rank 4: image `[batch, channels, height, width]`; rank 3: tokens `[batch, tokens, dim]`; rank 2: `[batch, dim]`.
     pub shape: Vec<usize>,
     /// Who writes and reads it.
     pub role: Role,
@@ -80,7 +80,8 @@ pub struct Tensor {
 pub enum WeightUse {
     /// The matrix of a Linear, `[out, in]`: any stored dtype, packed by devices.
     Matrix,
-    /// The kernel of a patch embedding, `[out, channels, patch, patch]`, read as `[out, in]` floats.
+    /// The kernel of a patch embedding, `[out, channels, patch, patch]` or, of clips, `[out, channels, frames, patch, patch]`, read
+    /// as `[out, in]` floats.
     PatchKernel,
     /// Anything read element by element as floats.
     Floats,
@@ -163,13 +164,107 @@ pub fn joined(name: &str) -> Vec<String> {
     }
 }
 
-/// Rows of a table `[.., dim]` that are added to tokens, one each.
+/// Rows of a table `[.., dim]` that are added to the tokens that an operation places, one each: those are cut into runs, and token i
+/// of an item takes row `at + i / width * stride + i % width * inner`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The table.
     pub table: WeightId,
     /// The first token's row.
     pub at: usize,
+    /// Tokens of a run.
+    pub width: usize,
+    /// Rows from a run to the next.
+    pub stride: usize,
+    /// Rows from a token of a run to the next.
+    pub inner: usize,
+}
+
+impl Position {
+    /// One row after the other.
+    pub fn plain(table: WeightId, at: usize) -> Position {
+        Position { table, at, width: 1, stride: 1, inner: 0 }
+    }
+
+    /// The row of a token.
+    pub fn row(&self, token: usize) -> usize {
+        self.at + token / self.width * self.stride + token % self.width * self.inner
+    }
+
+    /// How many rows a table must have for so many tokens.
+    fn rows(&self, tokens: usize) -> usize {
+        let ends = [tokens.saturating_sub(1), (tokens / self.width * self.width).saturating_sub(1)];
+        1 + self.row(ends[0]).max(self.row(ends[1]))
+    }
+}
+
+/// How the frames of clips lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameLayout {
+    /// There are none: images `[batch, channels, height, width]`.
+    None,
+    /// `[batch, channels, frames, height, width]`.
+    ChannelsFirst,
+    /// `[batch, frames, channels, height, width]`.
+    FramesFirst,
+}
+
+/// The frames of clips that are cut into patches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frames {
+    /// Frames of a patch.
+    pub patch: usize,
+    /// How they lie.
+    pub layout: FrameLayout,
+}
+
+impl Frames {
+    /// Of images.
+    pub const NONE: Frames = Frames { patch: 1, layout: FrameLayout::None };
+
+    /// Tensors of such a shape in patches of `size` rows and columns; none if they are of another rank, or no whole number of patches.
+    pub fn patches(self, shape: &[usize], size: usize) -> Option<Patches> {
+        let [channels, frames, height, width] = match (self.layout, shape) {
+            (FrameLayout::None, &[_, channels, height, width]) => [channels, 1, height, width],
+            (FrameLayout::ChannelsFirst, &[_, channels, frames, height, width]) => [channels, frames, height, width],
+            (FrameLayout::FramesFirst, &[_, frames, channels, height, width]) => [channels, frames, height, width],
+            _ => return None,
+        };
+        let whole = |n: usize, of: usize| of > 0 && n.is_multiple_of(of);
+        let frames_first = self.layout == FrameLayout::FramesFirst;
+        let patches = Patches { channels, frames, height, width, size, depth: self.patch, frames_first };
+        (whole(frames, self.patch) && whole(height, size) && whole(width, size)).then_some(patches)
+    }
+}
+
+/// Channels `at ..` of a vector `[batch, 1, channels]`, a multiple of 4: as many as the tokens have that they are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GateOf {
+    /// The vectors.
+    pub vector: TensorId,
+    /// The first channel.
+    pub at: usize,
+}
+
+/// Tokens `first .. first + count` of every item of what is read, and the token of the result that the first of them becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Rows {
+    pub first: usize,
+    pub count: usize,
+    pub at: usize,
+}
+
+/// What a conditioning vector makes of normalised tokens (adaptive layer norm: Peebles and Xie, "Scalable Diffusion Models with
+/// Transformers", 2023, section 3.2): `LN(x) (1 + scale) + shift`, the same for all tokens of an item.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Modulation {
+    /// `[batch, 1, n]`.
+    pub vector: TensorId,
+    /// Its channel that the shift begins at, a multiple of 4.
+    pub shift: usize,
+    /// As many for the scale.
+    pub scale: usize,
 }
 
 /// Slices of a GroupNorm's tokens: enough for many invocations, few for whoever joins them.
@@ -195,16 +290,34 @@ pub enum Op {
     /// `out[b] = [cos(t f_0) .. cos(t f_{h-1}), sin(t f_0) .. ]`, `f_i = 10000^(-i/h)`, h = dim / 2 (DDPM; U-ViT
     /// libs/timm.py). `time` `[batch]`, out `[batch, 1, dim]`. Always computed by the host in f64.
     TimestepEmbedding { time: TensorId, out: TensorId },
-    /// `out = x W^T + bias`; with `skip` the input is `cat(x, skip)` along the last axis.
-    Linear { x: TensorId, skip: Option<TensorId>, weight: WeightId, bias: Option<WeightId>, out: TensorId },
+    /// `out = x W^T + bias`; with `skip` the input is `cat(x, skip)` along the last axis. With `rows`, only of some tokens, which
+    /// become some of `out`'s; then there is no skip.
+    Linear {
+        x: TensorId,
+        skip: Option<TensorId>,
+        weight: WeightId,
+        bias: Option<WeightId>,
+        rows: Option<Rows>,
+        out: TensorId,
+    },
     /// A function of every value.
     Activate { activation: Activation, x: TensorId, out: TensorId },
     /// `scale x + offset` of every value.
     Affine { x: TensorId, scale: f32, offset: f32, out: TensorId },
     /// `a + b`, equal shapes.
     Add { a: TensorId, b: TensorId, out: TensorId },
-    /// `(x - mean) / sqrt(var + eps) weight + bias` over the last axis, biased variance.
-    LayerNorm { x: TensorId, weight: WeightId, bias: WeightId, eps: f32, out: TensorId },
+    /// `out = x + gate y`: x, y and out `[batch, tokens, dim]`, one gate a channel for all tokens of an item (adaLN-Zero: Peebles and
+    /// Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.2).
+    Gate { x: TensorId, gate: GateOf, y: TensorId, out: TensorId },
+    /// `(x - mean) / sqrt(var + eps)` over the last axis, biased variance; with `affine` weights then `.. weight + bias`, then
+    /// the modulation. One of them there is.
+    LayerNorm {
+        x: TensorId,
+        affine: Option<(WeightId, WeightId)>,
+        modulation: Option<Modulation>,
+        eps: f32,
+        out: TensorId,
+    },
     /// Per head `softmax(q k^T / sqrt(head_dim)) v`; `qkv [batch, tokens, 3 dim]` holds q, k, v, each `heads` x
     /// `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
     Attention { qkv: TensorId, heads: usize, causal: bool, out: TensorId },
@@ -229,21 +342,24 @@ pub enum Op {
     /// Adds to tokens `at ..` of `out` the positions of a grid of `to` rows and columns, from a table for `from` rows and
     /// columns: bilinear as `torch.nn.functional.interpolate(align_corners=False)`.
     ResizedPositions { position: Position, from: [usize; 2], to: [usize; 2], out: TensorId, at: usize },
-    /// Tokens `at ..` of `out` become the patches of `image`, row-major, through a convolution with kernel = stride =
-    /// `patch`, plus bias and positions. Item b of `out` reads image `b mod images`: guidance runs the same images twice
-    /// with two labels.
+    /// Tokens `at ..` of `out` become the patches of `image`, row-major, those of clips frame after frame, through a convolution with
+    /// kernel = stride = `patch`, plus bias and positions. Item b of `out` reads image `b mod images`: guidance runs the same
+    /// images twice with two labels.
     PatchEmbed {
         image: TensorId,
         weight: WeightId,
         bias: Option<WeightId>,
         position: Option<Position>,
         patch: usize,
+        frames: Frames,
         out: TensorId,
         at: usize,
     },
-    /// `out[b, c, i p + y, j p + x] = tokens[b, skip_tokens + i n + j, (y p + x) C + c]`: the channel is fastest.
-    Unpatchify { x: TensorId, patch: usize, skip_tokens: usize, out: TensorId },
-    /// 3x3 convolution, padding 1, stride 1, `weight [out, in, 3, 3]`.
+    /// `out[b, c, f q + t, i p + y, j p + x] = tokens[b, skip_tokens + (f n + i) n + j, ((t p + y) p + x) C + first_channel + c]`: the
+    /// channel is fastest, and of the tokens' C channels out has those from `first_channel` on.
+    Unpatchify { x: TensorId, patch: usize, frames: Frames, skip_tokens: usize, first_channel: usize, out: TensorId },
+    /// 3x3 convolution, padding 1, stride 1, `weight [out, in, 3, 3]`, of images, or of every frame of clips `[batch, channels,
+    /// frames, height, width]` by itself.
     Conv2d { x: TensorId, weight: WeightId, bias: WeightId, out: TensorId },
     /// Tokens `[batch, height width, channels]` of an image, row by row.
     ImageTokens { image: TensorId, out: TensorId },
@@ -271,11 +387,13 @@ impl Op {
         match *self {
             Op::TimestepEmbedding { time, .. } => vec![time],
             Op::Linear { x, skip, .. } => [Some(x), skip].into_iter().flatten().collect(),
-            Op::Activate { x, .. } | Op::Affine { x, .. } | Op::LayerNorm { x, .. } | Op::GroupMoments { x, .. } => {
-                vec![x]
+            Op::LayerNorm { x, modulation, .. } => {
+                [Some(x), modulation.map(|m| m.vector)].into_iter().flatten().collect()
             }
+            Op::Activate { x, .. } | Op::Affine { x, .. } | Op::GroupMoments { x, .. } => vec![x],
             Op::GroupNorm { x, moments, .. } => vec![x, moments.tensor],
             Op::Add { a, b, .. } => vec![a, b],
+            Op::Gate { x, gate, y, .. } => vec![x, gate.vector, y],
             Op::Attention { qkv, .. } => vec![qkv],
             Op::WriteCache { qkv, places, .. } => vec![qkv, places],
             Op::CachedAttention { qkv, cache, places, positions, .. } => vec![qkv, cache, places, positions],
@@ -295,6 +413,7 @@ impl Op {
             | Op::Linear { out, .. }
             | Op::Activate { out, .. }
             | Op::Add { out, .. }
+            | Op::Gate { out, .. }
             | Op::LayerNorm { out, .. }
             | Op::Attention { out, .. }
             | Op::WriteCache { out, .. }
@@ -413,8 +532,26 @@ impl Plan {
         let weight = self.weight(format!("{name}.weight"), &[out_features, in_features], WeightUse::Matrix);
         let bias = bias.then(|| self.weight(format!("{name}.bias"), &[out_features], WeightUse::Floats));
         let out = self.scratch(name, &shape);
-        self.push(Op::Linear { x, skip, weight, bias, out });
+        self.push(Op::Linear { x, skip, weight, bias, rows: None, out });
         out
+    }
+
+    /// [`Plan::linear`] of the tokens `first .. first + count` of every item of `x`, which become those from `at` on of `out`.
+    pub fn linear_rows(
+        &mut self,
+        name: &str,
+        x: TensorId,
+        first: usize,
+        count: usize,
+        out: TensorId,
+        at: usize,
+        bias: bool,
+    ) {
+        let last = |shape: &[usize]| shape[shape.len() - 1];
+        let (k, n) = (last(self.shape(x)), last(self.shape(out)));
+        let weight = self.weight(format!("{name}.weight"), &[n, k], WeightUse::Matrix);
+        let bias = bias.then(|| self.weight(format!("{name}.bias"), &[n], WeightUse::Floats));
+        self.push(Op::Linear { x, skip: None, weight, bias, rows: Some(Rows { first, count, at }), out });
     }
 
     /// [`Plan::linear`] whose matrix is published as `[in, out]`.
@@ -433,7 +570,15 @@ impl Plan {
         let weight = self.weight(format!("{name}.weight"), &dim, WeightUse::Floats);
         let bias = self.weight(format!("{name}.bias"), &dim, WeightUse::Floats);
         let out = self.scratch(name, &shape);
-        self.push(Op::LayerNorm { x, weight, bias, eps, out });
+        self.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps, out });
+        out
+    }
+
+    /// Records LayerNorm without weights of its own, modulated.
+    pub fn modulated_norm(&mut self, name: &str, x: TensorId, modulation: Modulation, eps: f32) -> TensorId {
+        let shape = self.shape(x).to_vec();
+        let out = self.scratch(name, &shape);
+        self.push(Op::LayerNorm { x, affine: None, modulation: Some(modulation), eps, out });
         out
     }
 
@@ -511,7 +656,7 @@ impl Plan {
     pub fn image(&mut self, name: &str, x: TensorId, [height, width]: [usize; 2], role: Role) -> TensorId {
         let s = self.shape(x).to_vec();
         let out = self.tensor(name, &[s[0], s[2], height, width], role);
-        self.push(Op::Unpatchify { x, patch: 1, skip_tokens: 0, out });
+        self.push(Op::Unpatchify { x, patch: 1, frames: Frames::NONE, skip_tokens: 0, first_channel: 0, out });
         out
     }
 
@@ -520,6 +665,14 @@ impl Plan {
         let shape = self.shape(a).to_vec();
         let out = self.scratch(name, &shape);
         self.push(Op::Add { a, b, out });
+        out
+    }
+
+    /// Records `x + gate y`.
+    pub fn gated_add(&mut self, name: impl Into<String>, x: TensorId, gate: GateOf, y: TensorId) -> TensorId {
+        let shape = self.shape(x).to_vec();
+        let out = self.scratch(name, &shape);
+        self.push(Op::Gate { x, gate, y, out });
         out
     }
 
@@ -532,6 +685,21 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_tables_follow_runs_of_tokens() {
+        let rows = |position: Position| (0..6).map(|token| position.row(token)).collect::<Vec<usize>>();
+        let table = WeightId(0);
+        let plain = Position::plain(table, 3);
+        assert_eq!((rows(plain), plain.rows(6)), (vec![3, 4, 5, 6, 7, 8], 9));
+        // Two columns from the second of a table of five; the same three for every frame; one a frame.
+        let crop = Position { width: 2, stride: 5, inner: 1, ..Position::plain(table, 1) };
+        assert_eq!((rows(crop), crop.rows(6)), (vec![1, 2, 6, 7, 11, 12], 13));
+        let same = Position { width: 3, stride: 0, inner: 1, ..Position::plain(table, 0) };
+        assert_eq!((rows(same), same.rows(6), same.rows(4)), (vec![0, 1, 2, 0, 1, 2], 3, 3));
+        let each = Position { width: 3, ..Position::plain(table, 0) };
+        assert_eq!((rows(each), each.rows(6)), (vec![0, 0, 0, 1, 1, 1], 2));
+    }
 
     #[test]
     fn published_matrices_come_as_they_are_read() {

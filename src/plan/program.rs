@@ -1,8 +1,8 @@
 //! The lowered form of a Plan: kernels with all their sizes, and where every tensor lies.
 
-pub use uvit_simd::{Activation, Window};
+pub use uvit_simd::{Activation, Patches, Window};
 
-use super::{Arithmetic, Compute, Form, PACK_GROUP, Position, Role, TensorId, Weight, WeightId};
+use super::{Arithmetic, Compute, Form, Modulation, PACK_GROUP, Position, Role, TensorId, Weight, WeightId};
 use std::ops::Range;
 
 /// What a device can do, as far as lowering cares.
@@ -23,10 +23,10 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// Elements from one row of a tensor of floats to the next: rows of tokens are filled up, those of images are not.
+    /// Elements from one row of a tensor of floats to the next: rows of tokens are filled up, those of images and clips are not.
     pub fn row_stride(&self, shape: &[usize]) -> usize {
         let dim = *shape.last().unwrap_or(&1);
-        if shape.len() == 4 { dim } else { dim.next_multiple_of(self.row_align) }
+        if shape.len() >= 4 { dim } else { dim.next_multiple_of(self.row_align) }
     }
 
     /// The CPU: dense rows, tensors on a cache line's boundary, and what one allocation may have.
@@ -112,7 +112,7 @@ impl View {
     }
 }
 
-/// `out = activation(cat(x, x2) W^T + bias) + residual`; with a window, x is what it sees.
+/// `out = gate activation(cat(x, x2) W^T + bias) + residual`; with a window, x is what it sees.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matmul {
     /// `[rows, k]`.
@@ -125,6 +125,8 @@ pub struct Matmul {
     pub bias: Option<WeightId>,
     /// Applied before the residual.
     pub activation: Activation,
+    /// Of every item, where there is a residual; 1 without.
+    pub gate: Option<Gate>,
     /// `[rows, n]`.
     pub residual: Option<TensorId>,
     /// `[rows, n]`.
@@ -145,14 +147,71 @@ pub struct Matmul {
     pub size: SizeClass,
     /// Where the rows of x come from, for a 3x3 convolution.
     pub window: Option<Window>,
+    /// Where rows lie that are not all those of x and out.
+    pub span: Option<Span>,
     /// The first row of out, where it takes several launches.
     pub first: usize,
+}
+
+/// Channels `at ..` of vectors `[items, 1, channels]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Gate {
+    pub vector: TensorId,
+    pub at: usize,
+    pub channels: usize,
+}
+
+/// Which tokens of an item a matmul reads and writes: as many as it has, from these on, of so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Span {
+    pub x_at: usize,
+    pub x_tokens: usize,
+    pub out_at: usize,
+    pub out_tokens: usize,
+}
+
+/// Rows of a matmul that follow each other in x as well as in out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Whose they are, where there are gates.
+    pub item: usize,
+    /// The first one's row of x.
+    pub x: usize,
+    /// Its row of out, and of the residual.
+    pub out: usize,
+    /// How many.
+    pub rows: usize,
 }
 
 impl Matmul {
     /// Columns of the weight.
     pub fn columns(&self) -> usize {
         if self.window.is_some() { 9 * self.k } else { self.k + self.k2 }
+    }
+
+    /// The launch's rows in parts: all of them, or item by item where items have gates or lie apart.
+    pub fn parts(&self) -> impl Iterator<Item = Part> {
+        let Matmul { tokens, gate, span, first, rows, .. } = *self;
+        let mut row = first;
+        std::iter::from_fn(move || {
+            let left = first + rows - row;
+            if left == 0 {
+                return None;
+            }
+            let mut part = Part { item: 0, x: row, out: row, rows: left };
+            if gate.is_some() || span.is_some() {
+                let token = row % tokens;
+                (part.item, part.rows) = (row / tokens, left.min(tokens - token));
+                if let Some(s) = span {
+                    part.x = part.item * s.x_tokens + s.x_at + token;
+                    part.out = part.item * s.out_tokens + s.out_at + token;
+                }
+            }
+            row += part.rows;
+            Some(part)
+        })
     }
 }
 
@@ -186,11 +245,13 @@ impl SizeClass {
 #[allow(missing_docs)]
 pub struct LayerNorm {
     pub x: TensorId,
-    pub weight: WeightId,
-    pub bias: WeightId,
+    pub affine: Option<(WeightId, WeightId)>,
+    pub modulation: Option<Modulation>,
     pub eps: f32,
     pub out: TensorId,
     pub rows: usize,
+    /// Rows of an item.
+    pub tokens: usize,
     pub dim: usize,
 }
 
@@ -246,7 +307,7 @@ pub struct CachedAttention {
     pub rows: usize,
 }
 
-/// `out = activation(scale a + offset) + b`: what could not be fused; a copy, or a quantised one, where a kernel needs it.
+/// `out = gate activation(scale a + offset) + b`: what could not be fused; a copy, or a quantised one, where a kernel needs it.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct Elementwise {
@@ -255,8 +316,12 @@ pub struct Elementwise {
     pub activation: Activation,
     pub scale: f32,
     pub offset: f32,
+    /// Of every item, where there is a b; 1 without.
+    pub gate: Option<Gate>,
     pub out: TensorId,
     pub rows: usize,
+    /// Rows of an item, where there are gates.
+    pub tokens: usize,
     pub dim: usize,
 }
 
@@ -320,12 +385,9 @@ pub struct PatchEmbed {
     pub position: Option<Position>,
     pub out: TensorId,
     pub at: usize,
-    pub patch: usize,
+    pub patches: Patches,
     pub batch: usize,
     pub images: usize,
-    pub channels: usize,
-    pub height: usize,
-    pub width: usize,
     pub tokens: usize,
     pub dim: usize,
 }
@@ -336,12 +398,13 @@ pub struct PatchEmbed {
 pub struct Unpatchify {
     pub x: TensorId,
     pub out: TensorId,
-    pub patch: usize,
+    /// Of out.
+    pub patches: Patches,
     pub skip_tokens: usize,
-    pub batch: usize,
+    /// Of the tokens' channels, how many there are, and which is the first of out.
     pub channels: usize,
-    pub height: usize,
-    pub width: usize,
+    pub first_channel: usize,
+    pub batch: usize,
     pub tokens: usize,
 }
 
@@ -356,6 +419,7 @@ pub struct Conv2d {
     pub batch: usize,
     pub in_channels: usize,
     pub out_channels: usize,
+    pub frames: usize,
     pub height: usize,
     pub width: usize,
 }
@@ -484,9 +548,12 @@ impl Kernel {
             Kernel::CachedAttention(k) => {
                 format!("{} x {} heads x {} of {} x {}", k.batch, k.heads, k.tokens, k.most, k.head_dim)
             }
-            Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch, k.out_channels, k.height, k.width),
+            Kernel::Conv2d(k) => format!("{} x {} x {} x {}", k.batch * k.frames, k.out_channels, k.height, k.width),
             Kernel::PatchEmbed(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
-            Kernel::Unpatchify(k) => format!("{} x {} x {} x {}", k.batch, k.channels, k.height, k.width),
+            Kernel::Unpatchify(k) => {
+                let p = &k.patches;
+                format!("{} x {} x {} x {}", k.batch * p.frames, p.channels, p.height, p.width)
+            }
             Kernel::Embedding(k) => format!("{} x {}", k.batch * k.count, k.dim),
             Kernel::CopyTokens(k) => format!("{} x {} x {}", k.batch, k.count, k.dim),
             Kernel::ResizedPositions(k) => format!("{} x {} x {} x {}", k.batch, k.to[0], k.to[1], k.dim),
@@ -532,12 +599,14 @@ impl Kernel {
     /// The tensors that it reads.
     pub fn reads(&self) -> Vec<TensorId> {
         match self {
-            Kernel::Matmul(m) => [Some(m.x), m.x2, m.residual].into_iter().flatten().collect(),
-            Kernel::LayerNorm(k) => vec![k.x],
+            Kernel::Matmul(m) => {
+                [Some(m.x), m.x2, m.residual, m.gate.map(|g| g.vector)].into_iter().flatten().collect()
+            }
+            Kernel::LayerNorm(k) => [Some(k.x), k.modulation.map(|m| m.vector)].into_iter().flatten().collect(),
             Kernel::Attention(k) => vec![k.qkv],
             Kernel::WriteCache(k) => vec![k.qkv, k.places],
             Kernel::CachedAttention(k) => vec![k.qkv, k.cache, k.places, k.positions],
-            Kernel::Elementwise(k) => [Some(k.a), k.b].into_iter().flatten().collect(),
+            Kernel::Elementwise(k) => [Some(k.a), k.b, k.gate.map(|g| g.vector)].into_iter().flatten().collect(),
             Kernel::Embedding(k) => k.index.into_iter().collect(),
             Kernel::CopyTokens(k) => vec![k.x],
             Kernel::ResizedPositions(_) => Vec::new(),

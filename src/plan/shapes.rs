@@ -1,6 +1,6 @@
 //! What the shapes of every operation must have to do with each other.
 
-use super::{Op, Plan, Position, Role, TensorId, WeightId};
+use super::{Op, Plan, Position, Role, Rows, TensorId, WeightId};
 
 impl Plan {
     /// What is wrong with an operation's shapes, if anything.
@@ -12,7 +12,7 @@ impl Plan {
         let positions = |position: Option<Position>, tokens: usize, dim: usize| {
             position.is_none_or(|p| {
                 let rows = wshape(p.table).iter().product::<usize>() / dim.max(1);
-                wshape(p.table).last() == Some(&dim) && p.at + tokens <= rows
+                wshape(p.table).last() == Some(&dim) && p.width > 0 && p.rows(tokens) <= rows
             })
         };
         match *op {
@@ -21,27 +21,51 @@ impl Plan {
                 "time is not an input of one number an item",
             )
             .or(check(shape(out).len() == 3 && shape(out)[1] == 1 && last(out) % 2 == 0, "out is not [batch, 1, 2 h]")),
-            Op::Linear { x, skip, weight, bias, out } => {
+            Op::Linear { x, skip, weight, bias, rows: some, out } => {
                 let rows = |id: TensorId| shape(id).split_last().map(|(_, rows)| rows);
                 let k = last(x) + skip.map_or(0, last);
+                let tokens = |r: Rows| {
+                    let (s, o) = (shape(x), shape(out));
+                    let fits = s.len() == 3 && o.len() == 3 && s[0] == o[0] && skip.is_none() && r.count > 0;
+                    fits && r.first + r.count <= s[1] && r.at + r.count <= o[1]
+                };
+                let all = || rows(x) == rows(out) && skip.is_none_or(|s| rows(s) == rows(x));
                 check(wshape(weight) == [last(out), k], "weight is not [out, in]")
                     .or(check(bias.is_none_or(|b| wshape(b) == [last(out)]), "bias is not [out]"))
                     .or(check(matches!(shape(x).len(), 2 | 3), "x is neither tokens nor a vector an item"))
-                    .or(check(rows(x) == rows(out) && skip.is_none_or(|s| rows(s) == rows(x)), "tokens differ"))
+                    .or(check(some.map_or_else(all, tokens), "tokens differ"))
+            }
+            Op::Gate { x, gate, y, out } => {
+                let (s, v) = (shape(x), shape(gate.vector));
+                check(s.len() == 3 && s == shape(y) && s == shape(out), "shapes differ").or(check(
+                    v.len() == 3 && v[..2] == [s[0], 1] && gate.at % 4 == 0 && gate.at + last(x) <= v[2],
+                    "gates are no channels of a vector an item",
+                ))
             }
             Op::Activate { x, out, .. } => check(shape(x) == shape(out), "shapes differ"),
             Op::Affine { x, offset, out, .. } => check(shape(x) == shape(out), "shapes differ").or(check(
-                offset == 0.0 || shape(x).len() == 4 || last(x) % 4 == 0,
+                offset == 0.0 || shape(x).len() >= 4 || last(x) % 4 == 0,
                 "the zeros that fill up rows would not stay zeros",
             )),
             Op::Add { a, b, out } => check(shape(a) == shape(b) && shape(a) == shape(out), "shapes differ"),
-            Op::LayerNorm { x, weight, bias, out, .. } => check(
+            Op::LayerNorm { x, affine, modulation, out, .. } => check(
                 shape(x) == shape(out)
                     && matches!(shape(x).len(), 2 | 3)
-                    && wshape(weight) == [last(x)]
-                    && wshape(bias) == [last(x)],
+                    && affine.is_none_or(|(weight, bias)| wshape(weight) == [last(x)] && wshape(bias) == [last(x)]),
                 "shapes differ",
-            ),
+            )
+            .or(check(affine.is_some() || modulation.is_some(), "neither weights nor a modulation follow the norm"))
+            .or(check(
+                modulation.is_none_or(|m| {
+                    let s = shape(m.vector);
+                    s.len() == 3 && s[0] == shape(x)[0] && s[1] == 1 && m.shift.max(m.scale) + last(x) <= s[2]
+                }),
+                "shift and scale are not of an item's vector",
+            ))
+            .or(check(
+                modulation.is_none_or(|m| (last(x) | m.shift | m.scale) % 4 == 0),
+                "shift and scale are no whole vec4s",
+            )),
             Op::Attention { qkv, heads, out, .. } => {
                 let dim = last(out);
                 let head_dim = dim.checked_div(heads).unwrap_or(0);
@@ -93,30 +117,31 @@ impl Plan {
                 check(o.len() == 3 && !from.contains(&0) && at + to[0] * to[1] <= o[1], "tokens do not fit")
                     .or(check(positions(Some(position), from[0] * from[1], last(out)), "there are too few positions"))
             }
-            Op::PatchEmbed { image, weight, bias, position, patch, out, at } => {
+            Op::PatchEmbed { image, weight, bias, position, patch, frames, out, at } => {
                 let (s, o) = (shape(image), shape(out));
-                if s.len() != 4 || o.len() != 3 || patch == 0 {
-                    return Some("not an image, tokens and patches");
-                }
-                let patches = (s[2] / patch) * (s[3] / patch);
-                check(wshape(weight) == [o[2], s[1], patch, patch], "weight is not [dim, channels, p, p]")
+                let (3, Some(p)) = (o.len(), frames.patches(s, patch)) else {
+                    return Some("not tokens and an image of whole patches");
+                };
+                let of_image = wshape(weight) == [o[2], p.channels, patch, patch] && p.depth == 1;
+                let of_clip = wshape(weight) == [o[2], p.channels, p.depth, patch, patch];
+                check(of_image || of_clip, "weight is neither [dim, channels, p, p] nor [dim, channels, q, p, p]")
                     .or(check(bias.is_none_or(|b| wshape(b) == [o[2]]), "bias is not [dim]"))
-                    .or(check(at + patches <= o[1] && o[0] % s[0] == 0, "patches do not fit"))
-                    .or(check(s[2] % patch == 0 && s[3] % patch == 0, "the image is no whole number of patches"))
-                    .or(check(positions(position, patches, o[2]), "there are too few positions"))
+                    .or(check(at + p.count() <= o[1] && o[0] % s[0] == 0, "patches do not fit"))
+                    .or(check(positions(position, p.count(), o[2]), "there are too few positions"))
             }
-            Op::Unpatchify { x, patch, skip_tokens, out } => {
+            Op::Unpatchify { x, patch, frames, skip_tokens, first_channel, out } => {
                 let (s, o) = (shape(x), shape(out));
-                if s.len() != 3 || o.len() != 4 || patch == 0 {
-                    return Some("not tokens, an image and patches");
-                }
-                check(s[0] == o[0] && s[2] == patch * patch * o[1], "tokens are not p p C wide")
-                    .or(check(o[2] % patch == 0 && o[3] % patch == 0, "the image is no whole number of patches"))
-                    .or(check(s[1] == skip_tokens + (o[2] / patch) * (o[3] / patch), "token count differs"))
+                let (3, Some(p)) = (s.len(), frames.patches(o, patch)) else {
+                    return Some("not tokens and an image of whole patches");
+                };
+                let channels = s[2] / p.pixels();
+                check(s[0] == o[0] && s[2] == p.pixels() * channels, "tokens are not q p p C wide")
+                    .or(check(first_channel + p.channels <= channels, "tokens have fewer channels"))
+                    .or(check(s[1] == skip_tokens + p.count(), "token count differs"))
             }
             Op::Conv2d { x, weight, bias, out } => {
                 let (s, o) = (shape(x), shape(out));
-                let images = s.len() == 4 && o.len() == 4 && s[0] == o[0] && s[2..] == o[2..];
+                let images = matches!(s.len(), 4 | 5) && s.len() == o.len() && s[0] == o[0] && s[2..] == o[2..];
                 check(images && wshape(weight) == [o[1], s[1], 3, 3], "weight is not [out, in, 3, 3]")
                     .or(check(images && wshape(bias) == [o[1]], "bias is not [out]"))
             }

@@ -17,9 +17,8 @@ impl Op {
             Op::Convolution { weight, bias, .. } => {
                 [Some((weight, Matrix)), bias.map(|bias| (bias, Floats))].into_iter().flatten().collect()
             }
-            Op::LayerNorm { weight, bias, .. }
-            | Op::GroupNorm { weight, bias, .. }
-            | Op::Conv2d { weight, bias, .. } => {
+            Op::LayerNorm { affine, .. } => affine.map_or(Vec::new(), |(w, b)| vec![(w, Floats), (b, Floats)]),
+            Op::GroupNorm { weight, bias, .. } | Op::Conv2d { weight, bias, .. } => {
                 vec![(weight, Floats), (bias, Floats)]
             }
             Op::Embedding { table, position, .. } => with(position, &[(table, Floats)]),
@@ -35,6 +34,7 @@ impl Op {
             | Op::ImageTokens { .. }
             | Op::GroupMoments { .. }
             | Op::Add { .. }
+            | Op::Gate { .. }
             | Op::Attention { .. }
             | Op::WriteCache { .. }
             | Op::CachedAttention { .. }
@@ -59,6 +59,7 @@ impl Op {
             Op::Linear { .. } => "linear",
             Op::Activate { .. } => "activation",
             Op::Add { .. } => "add",
+            Op::Gate { .. } => "gated addition",
             Op::LayerNorm { .. } => "layer norm",
             Op::Attention { .. } => "attention",
             Op::WriteCache { .. } => "write to a cache",
@@ -82,10 +83,10 @@ impl Op {
         match *self {
             Op::Embedding { index, at, .. } => Some(at..at + plan.indexed(index)),
             Op::CopyTokens { count, at, .. } => Some(at..at + count),
+            Op::Linear { rows: Some(rows), .. } => Some(rows.at..rows.at + rows.count),
             Op::GroupMoments { x, slice, first, .. } => Some(2 * first..2 * (first + plan.shape(x)[1].div_ceil(slice))),
-            Op::PatchEmbed { image, patch, at, .. } => {
-                let s = plan.shape(image);
-                Some(at..at + (s[2] / patch) * (s[3] / patch))
+            Op::PatchEmbed { image, patch, frames, at, .. } => {
+                Some(at..at + frames.patches(plan.shape(image), patch).map_or(0, |patches| patches.count()))
             }
             _ => None,
         }
@@ -264,7 +265,7 @@ mod tests {
             let x = tokens(plan);
             let weight = plan.weight("a", &[16, 16], WeightUse::Floats);
             let out = plan.scratch("", &[2, 3, 16]);
-            plan.push(Op::Linear { x, skip: None, weight, bias: None, out });
+            plan.push(Op::Linear { x, skip: None, weight, bias: None, rows: None, out });
         });
         // Both at once are two weights that are published once.
         let mut plan = Plan::default();

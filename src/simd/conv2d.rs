@@ -8,8 +8,8 @@ use crate::Conv2dShape;
 /// Columns to the right of a row and its border that a vector may read.
 const SLACK: usize = 16;
 
-/// x `[batch, in, height, width]`, weight `[out, in, 3, 3]`, bias `[out]`, out `[batch, out, height, width]`; `padded` is
-/// scratch.
+/// x `[batch, in, frames, height, width]`, weight `[out, in, 3, 3]`, bias `[out]`, out `[batch, out, frames, height, width]`;
+/// `padded` is scratch.
 pub fn conv2d(
     level: Level,
     threads: &Threads,
@@ -21,39 +21,47 @@ pub fn conv2d(
     s: &Conv2dShape,
 ) {
     let (size, stride) = (s.height * s.width, s.width + 2 + SLACK);
-    let item_size = s.in_channels * (s.height + 2) * stride;
-    assert!(size > 0 && x.len() >= s.batch * s.in_channels * size && out.len() >= s.batch * s.out_channels * size);
-    padded.resize(s.batch * item_size);
+    let (plane_size, planes) = ((s.height + 2) * stride, s.batch * s.frames);
+    assert!(size > 0 && x.len() >= planes * s.in_channels * size && out.len() >= planes * s.out_channels * size);
+    padded.resize(planes * s.in_channels * plane_size);
     padded.fill(0.0);
-    for (plane, padded) in x.chunks_exact(size).zip(padded.chunks_exact_mut((s.height + 2) * stride)) {
+    for (plane, padded) in x.chunks_exact(size).zip(padded.chunks_exact_mut(plane_size)) {
         for (row, padded) in plane.chunks_exact(s.width).zip(padded.chunks_exact_mut(stride).skip(1)) {
             padded[1..=s.width].copy_from_slice(row);
         }
     }
     let (padded, out) = (&*padded, Shared::of(out));
-    threads.each(s.batch * s.out_channels, |plane| {
-        let (item, o) = (plane / s.out_channels, plane % s.out_channels);
+    threads.each(planes * s.out_channels, |plane| {
+        let (frame, o) = (plane % s.frames, plane / s.frames % s.out_channels);
+        let first = plane / s.frames / s.out_channels * s.in_channels * s.frames + frame;
         // SAFETY: planes belong to one thread each.
         let out = unsafe { std::slice::from_raw_parts_mut(out.at(plane * size), size) };
         let weight = &weight[o * s.in_channels * 9..][..s.in_channels * 9];
-        plane_of(level, &padded[item * item_size..][..item_size], stride, weight, bias[o], out, s.width);
+        let seen = &padded[first * plane_size..][..((s.in_channels - 1) * s.frames + 1) * plane_size];
+        plane_of(level, seen, [s.frames * plane_size, stride], weight, bias[o], out, s.width);
     });
 }
 
 kernels! {
-    fn plane_of(padded: &[f32], stride: usize, weight: &[f32], bias: f32, out: &mut [f32], width: usize) = plane_with;
+    fn plane_of(padded: &[f32], strides: [usize; 2], weight: &[f32], bias: f32, out: &mut [f32], width: usize) = plane_with;
 }
 
 #[inline(always)]
-unsafe fn plane_with<I: Isa>(padded: &[f32], stride: usize, weight: &[f32], bias: f32, out: &mut [f32], width: usize) {
-    let height = out.len() / width;
+unsafe fn plane_with<I: Isa>(
+    padded: &[f32],
+    [of_channel, stride]: [usize; 2],
+    weight: &[f32],
+    bias: f32,
+    out: &mut [f32],
+    width: usize,
+) {
     for (row, out) in out.chunks_exact_mut(width).enumerate() {
         for column in (0..width).step_by(I::LANES) {
             // SAFETY: a padded row is SLACK longer than what its vectors need; the caller's target features are those of I.
             unsafe {
                 let mut sum = I::splat(bias);
                 for (channel, kernel) in weight.as_chunks::<9>().0.iter().enumerate() {
-                    let from = padded.as_ptr().add((channel * (height + 2) + row) * stride + column);
+                    let from = padded.as_ptr().add(channel * of_channel + row * stride + column);
                     for (i, &w) in kernel.iter().enumerate() {
                         sum = I::madd(I::splat(w), I::load(from.add(i / 3 * stride + i % 3)), sum);
                     }

@@ -101,13 +101,15 @@ pub struct CachedShape {
     pub most: usize,
 }
 
-/// x `[batch, in_channels, height, width]`, out `[batch, out_channels, height, width]`.
+/// x `[batch, in_channels, frames, height, width]`, out `[batch, out_channels, frames, height, width]`.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct Conv2dShape {
     pub batch: usize,
     pub in_channels: usize,
     pub out_channels: usize,
+    /// Each by itself.
+    pub frames: usize,
     pub height: usize,
     pub width: usize,
 }
@@ -184,17 +186,67 @@ impl Window {
     }
 }
 
-/// image `[images, channels, height, width]` to tokens `at ..` of `[batch, tokens, dim]`; item b reads image b mod images.
+/// A clip, or an image, which is a clip of one frame, cut into patches: frame after frame, row after row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Patches {
+    /// Channels of the clip.
+    pub channels: usize,
+    /// Frames of the clip.
+    pub frames: usize,
+    /// Rows of a frame.
+    pub height: usize,
+    /// Columns of a frame.
+    pub width: usize,
+    /// Rows and columns of a patch.
+    pub size: usize,
+    /// Frames of a patch.
+    pub depth: usize,
+    /// Whether it lies as `[frames, channels, height, width]`, not as `[channels, frames, height, width]`.
+    pub frames_first: bool,
+}
+
+impl Patches {
+    /// How many patches there are along frames, rows and columns.
+    pub fn grid(&self) -> [usize; 3] {
+        [self.frames / self.depth, self.height / self.size, self.width / self.size]
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.grid().iter().product()
+    }
+
+    /// Values of a channel of a patch.
+    pub fn pixels(&self) -> usize {
+        self.depth * self.size * self.size
+    }
+
+    /// Values of the clip.
+    pub fn values(&self) -> usize {
+        self.channels * self.frames * self.height * self.width
+    }
+
+    /// Values from a channel to the next, and from a frame to the next.
+    pub fn strides(&self) -> [usize; 2] {
+        let planes = if self.frames_first { [1, self.channels] } else { [self.frames, 1] };
+        planes.map(|planes| planes * self.height * self.width)
+    }
+
+    /// The frame, row and column where a patch begins.
+    pub fn corner(&self, patch: usize) -> [usize; 3] {
+        let [_, rows, columns] = self.grid();
+        [patch / columns / rows * self.depth, patch / columns % rows * self.size, patch % columns * self.size]
+    }
+}
+
+/// Clips to tokens `at ..` of `[batch, tokens, dim]`; item b reads clip b mod images.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct PatchShape {
+    pub patches: Patches,
     pub at: usize,
-    pub patch: usize,
     pub batch: usize,
     pub images: usize,
-    pub channels: usize,
-    pub height: usize,
-    pub width: usize,
     pub tokens: usize,
     pub dim: usize,
 }

@@ -1,4 +1,4 @@
-//! `out = activation(cat(x, x2) W^T + bias) + residual` in register tiles of [`ROWS`] rows and one panel of columns.
+//! `out = gate activation(cat(x, x2) W^T + bias) + residual` in register tiles of [`ROWS`] rows and one panel of columns.
 //!
 //! In integers ([`int_matmul`]) a token's sum is `S = sum of q w`, exact in i32 over at most [`INT_CHUNK`] inputs, and
 //! `x W^T = scale_x scale_w S + min_x scale_w (sum of w)`. Where the dot product takes bytes, the second one below 128, 12
@@ -21,8 +21,10 @@ use std::ops::Range;
 pub struct Finish<'a> {
     /// `[n]`.
     pub bias: Option<&'a Floats>,
-    /// Applied before the residual.
+    /// Applied before gate and residual.
     pub activation: Activation,
+    /// `[n]`, where there is a residual.
+    pub gate: Option<&'a [f32]>,
     /// `[rows, n]`.
     pub residual: Option<&'a [f32]>,
     /// Whether the activation may be off by 2e-4, for what is rounded to 8 bits next.
@@ -30,15 +32,17 @@ pub struct Finish<'a> {
 }
 
 impl Finish<'_> {
-    /// Whether all sums come first: an activation runs over whole rows of them.
+    /// Whether all sums come first: an activation runs over whole rows of them, and so do gates.
     #[inline(always)]
     fn is_late(&self) -> bool {
-        self.activation != Activation::None
+        self.activation != Activation::None || self.gate.is_some()
     }
 
     /// Whether bias and residual are as large as the result.
     fn fits(&self, rows: usize, n: usize) -> bool {
-        self.bias.is_none_or(|bias| bias.values().len() == n) && self.residual.is_none_or(|r| r.len() >= rows * n)
+        self.bias.is_none_or(|bias| bias.values().len() == n)
+            && self.gate.is_none_or(|gate| gate.len() == n && self.residual.is_some())
+            && self.residual.is_none_or(|r| r.len() >= rows * n)
     }
 
     /// The activation of `len` values, a multiple of `LANES`.
@@ -619,7 +623,7 @@ impl Columns<'_> {
         self.finish.residual.map_or(std::ptr::null(), |residual| unsafe { residual.as_ptr().add(at) })
     }
 
-    /// Activation and residual for a few rows of a group of panels, whose sums lie in `out`.
+    /// Activation, gate and residual for a few rows of a group of panels, whose sums lie in `out`.
     #[cfg_attr(target_arch = "wasm32", inline(never))]
     #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
     unsafe fn finish<I: Isa>(&self, first: usize, rows: usize, group: &Range<usize>) {
@@ -637,10 +641,12 @@ impl Columns<'_> {
                     finish.activate_all::<I>(lanes.as_mut_ptr(), I::LANES);
                     std::ptr::copy_nonoverlapping(lanes.as_ptr(), out.at(row.end - rest), rest);
                 }
-                if let Some(residual) = finish.residual {
-                    for i in row {
-                        *out.at(i) += residual[i];
-                    }
+                let Some(residual) = finish.residual else { continue };
+                let (residual, sums) = (&residual[row.clone()], out.at(row.start));
+                let sums = std::slice::from_raw_parts_mut(sums, residual.len()).iter_mut().zip(residual);
+                match finish.gate {
+                    Some(gate) => sums.zip(&gate[columns.clone()]).for_each(|((v, r), g)| *v = *v * g + r),
+                    None => sums.for_each(|(v, r)| *v += r),
                 }
             }
         }

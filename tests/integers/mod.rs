@@ -24,8 +24,13 @@ pub fn ints(
     let mut quantized = Quantized::default();
     quantized.fill(level, &threads, Inputs { x, k, x2: &[], k2: 0, items, tokens }, bits);
     let bias = Floats::new(bias);
-    let finish =
-        Finish { bias: Some(&bias), activation: Activation::None, residual: Some(&x[..rows * n]), coarse: false };
+    let finish = Finish {
+        bias: Some(&bias),
+        activation: Activation::None,
+        gate: None,
+        residual: Some(&x[..rows * n]),
+        coarse: false,
+    };
     let mut out = vec![0.0; rows * n];
     int_matmul(level, &threads, &quantized, &matrix, finish, &mut out);
     out
@@ -62,7 +67,8 @@ pub fn convolutions_have_the_bits_of_the_twin() {
                 let mut pixels = Pixels::default();
                 pixels.fill(level, &threads, &x, k, items, window.height * window.width, bits);
                 let floats = Floats::new(&bias);
-                let finish = Finish { bias: Some(&floats), activation: none, residual: given, coarse: false };
+                let finish =
+                    Finish { bias: Some(&floats), activation: none, gate: None, residual: given, coarse: false };
                 let mut got = vec![0.0; rows * n];
                 int_convolution(level, &threads, &pixels, &window, first, &matrix, finish, &mut got);
                 let off = got.iter().zip(&want).position(|(a, b)| a.to_bits() != b.to_bits());
@@ -89,7 +95,23 @@ pub fn same_bits_as_the_twin() {
             let mut want = vec![0.0; rows * n];
             let residual = Some(&x[..rows * n]);
             let none = Activation::None;
-            cpu::int_matmul(&x, k, &[], 0, &w, &scales, bits, Some(&bias), none, residual, &mut want, rows, tokens, n);
+            cpu::int_matmul(
+                &x,
+                k,
+                &[],
+                0,
+                &w,
+                &scales,
+                bits,
+                Some(&bias),
+                none,
+                None,
+                residual,
+                &mut want,
+                rows,
+                tokens,
+                n,
+            );
             for level in Level::all() {
                 let got = ints(level, &x, &w, &scales, &bias, [items, tokens], k, bits);
                 let same = got.iter().zip(&want).all(|(a, b)| a.to_bits() == b.to_bits());

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 use uvit_web::cpu;
-use uvit_web::plan::{Activation, Op, Plan, Position, Precision, Role, TensorId, Weight, WeightId, WeightUse};
+use uvit_web::plan::{
+    Activation, Embedding, GateOf, Modulation, Op, Plan, Position, Precision, Role, Rows, TensorId, Weight, WeightId,
+    WeightUse,
+};
 use uvit_web::sampler::TorchGenerator;
 use uvit_web::weights::Dtype;
 use uvit_web::weights::{Tensor, random};
@@ -50,7 +53,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             .filter(|&id| plan.shape(id).split_last().unwrap().1 == &shape[..shape.len() - 1])
             .collect();
         let n = WIDTHS[second % WIDTHS.len()];
-        let out = match kind % 10 {
+        let out = match kind % 12 {
             0 => plan.linear(&format!("linear {at}"), x, None, n, second % 2 == 0),
             1 => plan.linear(&format!("linear {at}"), x, Some(beside[second % beside.len()]), n, second % 2 == 0),
             // One matrix for several Linears.
@@ -58,7 +61,13 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             3 => activate(&mut plan, x, [Activation::Gelu, Activation::QuickGelu][second % 2]),
             4 => activate(&mut plan, x, [Activation::Silu, Activation::GeluTanh][second % 2]),
             5 | 6 => plan.add("", x, like[second % like.len()]),
-            7 => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
+            10 if shape.len() == 3 => {
+                let gate = GateOf { vector: inputs[3].0, at: second % ((48 - dim) / 4 + 1) * 4 };
+                plan.gated_add("", x, gate, like[second % like.len()])
+            }
+            11 if shape.len() == 3 => some_tokens(&mut plan, at, x, n, second),
+            7 if second.is_multiple_of(2) => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
+            7 => modulated(&mut plan, x, &pool, at, second),
             8 if shape.len() == 3 => {
                 let qkv = plan.linear(&format!("qkv {at}"), x, None, 48, false);
                 cached(&mut plan, qkv, at, &[shape[0], shape[1], 16], second, &mut indices)
@@ -103,7 +112,7 @@ pub fn tied(precision: Precision, items: std::ops::Range<usize>) -> Recorded {
     let position = plan.weight("wpe.weight", &[1, dim], WeightUse::Floats);
     let learnt = plan.weight("class", &[dim], WeightUse::Floats);
     let tokens = plan.scratch("", &[batch, 2, dim]);
-    let position = Some(Position { table: position, at: 0 });
+    let position = Some(Position::plain(position, 0));
     plan.push(Op::Embedding { table, index: Some(index), position, out: tokens, at: 0 });
     plan.push(Op::Embedding { table: learnt, index: None, position, out: tokens, at: 1 });
     let normed = plan.layer_norm("norm", tokens, 1e-5);
@@ -128,10 +137,41 @@ pub fn tensors(plan: &Plan) -> Vec<Tensor> {
     plan.weights.iter().map(of).collect()
 }
 
+/// Some of the tokens of x: both ends of it in one tensor, which may have some twice, or its end alone.
+fn some_tokens(plan: &mut Plan, at: usize, x: TensorId, n: usize, second: usize) -> TensorId {
+    let (batch, tokens) = (plan.shape(x)[0], plan.shape(x)[1]);
+    let (count, both) = (tokens.div_ceil(2), second % 2 == 0);
+    let out = plan.scratch("", &[batch, if both { 2 * count } else { count }, n]);
+    plan.linear_rows(&format!("end {at}"), x, tokens - count, count, out, 0, second % 3 == 0);
+    if both {
+        plan.linear_rows(&format!("begin {at}"), x, 0, count, out, count, second % 3 != 0);
+    }
+    out
+}
+
 fn activate(plan: &mut Plan, x: TensorId, activation: Activation) -> TensorId {
     let shape = plan.shape(x).to_vec();
     let out = plan.scratch("", &shape);
     plan.push(Op::Activate { activation, x, out });
+    out
+}
+
+/// A norm that is modulated by what there is of vectors, perhaps by what it normalises.
+fn modulated(plan: &mut Plan, x: TensorId, pool: &[TensorId], at: usize, second: usize) -> TensorId {
+    let shape = plan.shape(x).to_vec();
+    let dim = shape[shape.len() - 1];
+    let is_vector = |id: &TensorId| matches!(plan.shape(*id), [_, 1, n] if *n >= dim);
+    let vectors: Vec<TensorId> = pool.iter().copied().filter(is_vector).collect();
+    let vector = vectors[second % vectors.len()];
+    let gap = (plan.shape(vector)[2] - dim) / 4 * 4;
+    let modulation = Modulation { vector, shift: [0, gap][second / 2 % 2], scale: [gap, 0][second / 2 % 2] };
+    if second.is_multiple_of(3) {
+        return plan.modulated_norm("", x, modulation, 1e-5);
+    }
+    let out = plan.layer_norm(&format!("norm {at}"), x, 1e-5);
+    if let Some(Op::LayerNorm { modulation: of, .. }) = plan.ops.last_mut() {
+        *of = Some(modulation);
+    }
     out
 }
 
@@ -176,10 +216,14 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
         let mut result = values.remove(&op.writes()).unwrap_or_else(|| vec![0.0; shape.iter().product()]);
         let dim = |id: TensorId| plan.shape(id)[plan.shape(id).len() - 1];
         match *op {
-            Op::Linear { x, skip, weight: w, bias, out } => {
+            Op::Linear { x, skip, weight: w, bias, rows, out } => {
                 let (w, bias) = (weight(w), bias.map(weight));
                 let (k, k2, n) = (dim(x), skip.map_or(0, dim), dim(out));
+                let (of_x, of_out) = rows.map_or((1, 1), |_| (plan.shape(x)[1], shape[1]));
                 for (r, row) in result.chunks_mut(n).enumerate() {
+                    let Rows { first, count, at } = rows.unwrap_or(Rows { first: 0, count: 1, at: 0 });
+                    let Some(token) = (r % of_out).checked_sub(at).filter(|&token| token < count) else { continue };
+                    let r = r / of_out * of_x + first + token;
                     let second = skip.map_or(&[][..], |skip| &values[&skip][r * k2..][..k2]);
                     let input = [&values[&x][r * k..][..k], second].concat();
                     for (c, value) in row.iter_mut().enumerate() {
@@ -194,9 +238,21 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             Op::Add { a, b, .. } => {
                 cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, (1.0, 0.0), &mut result);
             }
-            Op::LayerNorm { x, weight: w, bias, eps, .. } => {
-                let rows = result.len() / dim(x);
-                cpu::layer_norm(&values[&x], &weight(w), &weight(bias), eps, &mut result, rows, dim(x));
+            Op::Gate { x, gate, y, .. } => {
+                let (dim, of_item) = (dim(x), shape[1..].iter().product::<usize>());
+                let vector = &values[&gate.vector];
+                for (i, value) in result.iter_mut().enumerate() {
+                    let of_vector = vector.len() / shape[0];
+                    let gate = vector[i / of_item * of_vector + gate.at + i % dim];
+                    *value = values[&x][i] + gate * values[&y][i];
+                }
+            }
+            Op::LayerNorm { x, affine, modulation, eps, .. } => {
+                let affine = affine.map(|(w, bias)| (weight(w), weight(bias)));
+                let affine = affine.as_ref().map(|(w, bias)| (w.as_slice(), bias.as_slice()));
+                let modulation = modulation.map(|m| (values[&m.vector].as_slice(), m.shift, m.scale));
+                let tokens = shape[1..shape.len() - 1].iter().product();
+                cpu::layer_norm(&values[&x], affine, modulation, eps, &mut result, tokens, dim(x));
             }
             // Read alone by cached attention, which is causal attention to what is written.
             Op::WriteCache { .. } => continue,
@@ -219,19 +275,13 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             Op::Embedding { table, index, position, at, .. } => {
                 let count = index.and_then(|index| plan.shape(index).get(1)).copied().unwrap_or(1);
                 let [batch, tokens, dim] = *shape else { panic!("tokens") };
-                let (table, position) = (weight(table), position.map(|p| weight(p.table)));
-                cpu::embedding(
-                    &table,
-                    0,
-                    index.map(|index| values[&index].as_slice()),
-                    position.as_deref(),
-                    &mut result,
-                    at,
-                    count,
-                    batch,
-                    tokens,
-                    dim,
-                );
+                let (rows, positions) = (weight(table), position.map(|p| weight(p.table)));
+                let (first, out) = (0, op.writes());
+                let of_table = rows.len() / dim;
+                let kernel =
+                    Embedding { table, first, rows: of_table, index, position, out, at, count, batch, tokens, dim };
+                let index = index.map(|index| values[&index].as_slice());
+                cpu::embedding(&rows, index, positions.as_deref(), &mut result, &kernel);
             }
             ref other => panic!("{other:?} is not recorded here"),
         }

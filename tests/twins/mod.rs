@@ -3,8 +3,8 @@
 
 use half::f16;
 use uvit_web::plan::{
-    Activation, Arithmetic, Arrangement, Attention, Compute, Kernel, Matmul, Op, Plan, Position, Precision, Role,
-    TensorId, WeightId, WeightUse, Window, lower,
+    Activation, Arithmetic, Arrangement, Attention, Compute, FrameLayout, Frames, GateOf, Kernel, Matmul, Modulation,
+    Op, Plan, Position, Precision, Role, Rows, TensorId, WeightId, WeightUse, Window, lower,
 };
 use uvit_web::runtime::{Device, Loading, Session, State, Term};
 use uvit_web::sampler::TorchGenerator;
@@ -109,7 +109,7 @@ impl Case {
         let bias = bias.then(|| self.floats(&[n], WeightUse::Floats));
         shape[last] = n;
         let out = self.plan.scratch("", &shape);
-        self.plan.push(Op::Linear { x, skip: None, weight, bias, out });
+        self.plan.push(Op::Linear { x, skip: None, weight, bias, rows: None, out });
         out
     }
 
@@ -166,6 +166,7 @@ pub fn cases(compute: Compute) -> Vec<Case> {
         Compute::W8A8 => {
             quantised(&mut all);
             quantised_copies(&mut all);
+            gates_and_rows(&mut all);
             return all;
         }
         Compute::F16 => {
@@ -175,12 +176,14 @@ pub fn cases(compute: Compute) -> Vec<Case> {
         _ => {}
     }
     matmuls(&mut all);
+    gates_and_rows(&mut all);
     layer_norms(&mut all);
     attentions(&mut all);
     caches(&mut all);
     elementwise(&mut all);
     tokens(&mut all);
     images(&mut all);
+    clips(&mut all);
     convolutions(&mut all);
     group_norms(&mut all);
     all
@@ -208,7 +211,7 @@ fn matmuls(all: &mut Vec<Case>) {
             let bias = (i % 3 != 0).then(|| case.floats(&[n], WeightUse::Floats));
             let shape = [1, rows, n];
             let mut out = case.plan.scratch("", &shape);
-            case.plan.push(Op::Linear { x, skip, weight, bias, out });
+            case.plan.push(Op::Linear { x, skip, weight, bias, rows: None, out });
             if i % 2 == 1 {
                 let activated = case.plan.scratch("", &shape);
                 let kinds = [Activation::Silu, Activation::Gelu, Activation::QuickGelu, Activation::GeluTanh];
@@ -225,6 +228,72 @@ fn matmuls(all: &mut Vec<Case>) {
     }
 }
 
+/// Gated residuals, joined to a Linear and alone; Linears of some tokens, which fill a tensor together or have all of it.
+fn gates_and_rows(all: &mut Vec<Case>) {
+    for (i, (batch, tokens, k, n, at)) in
+        [(1, 1, 16, 4, 0), (2, 3, 48, 20, 4), (3, 66, 64, 96, 96), (2, 257, 32, 33, 8), (2, 5, 90, 72, 144)]
+            .into_iter()
+            .enumerate()
+    {
+        let stored = if k % 16 == 0 { STORED[(i + 2) % STORED.len()] } else { STORED[i % 2] };
+        let gates = |case: &mut Case| GateOf { vector: case.input(&[batch, 1, at + n + i]), at };
+        let name = |kind: &str| format!("{kind} [{batch}, {tokens}, {k}] x {n}, gates from {at}, {stored:?}");
+        let shape = [batch, tokens, n];
+        // Once as 8 bits where they may be.
+        for precision in [Precision::Narrow, Precision::Wide] {
+            let mut case = Case::new(name("gated linear"));
+            let x = case.input(&[batch, tokens, k]);
+            let y = case.narrow(x, n, stored, i % 2 == 0);
+            case.plan.weights[0].precision = precision;
+            let (x, gate, out) = (case.input(&shape), gates(&mut case), case.output(&shape));
+            case.plan.push(Op::Gate { x, gate, y, out });
+            all.push(case);
+
+            // The tokens of two tensors in one, some of either left out.
+            let mut case = Case::new(name("linears of some tokens"));
+            let (a, b) = (case.input(&[batch, tokens + 2, k]), case.input(&[batch, 3, k]));
+            let out = case.output(&[batch, tokens + 2, n]);
+            for (x, rows) in
+                [(a, Rows { first: 1, count: tokens, at: 0 }), (b, Rows { first: 0, count: 2, at: tokens })]
+            {
+                let weight = case.matrix(n, k, stored);
+                case.plan.weights[weight.index()].precision = precision;
+                let bias = (i % 2 == 1).then(|| case.floats(&[n], WeightUse::Floats));
+                case.plan.push(Op::Linear { x, skip: None, weight, bias, rows: Some(rows), out });
+            }
+            all.push(case);
+
+            // One tensor's tokens apart again, with what follows.
+            let mut case = Case::new(name("gated linear of some tokens"));
+            let a = case.input(&[batch, tokens + 3, k]);
+            let weight = case.matrix(n, k, stored);
+            case.plan.weights[weight.index()].precision = precision;
+            let y = case.plan.scratch("", &shape);
+            let rows = Some(Rows { first: 2, count: tokens, at: 0 });
+            case.plan.push(Op::Linear { x: a, skip: None, weight, bias: None, rows, out: y });
+            let (x, gate) = (case.input(&shape), gates(&mut case));
+            let gated = case.plan.gated_add("", x, gate, y);
+            let out = case.output(&shape);
+            case.plan.push(Op::Activate { activation: Activation::Silu, x: gated, out });
+            all.push(case);
+        }
+        let mut case = Case::new(name("gate"));
+        let (x, y, gate, out) = (case.input(&shape), case.input(&shape), gates(&mut case), case.output(&shape));
+        case.plan.push(Op::Gate { x, gate, y, out });
+        all.push(case);
+    }
+    // So large that they take several launches, and the rows of an item are cut.
+    let mut case = Case::new("gated linear of some tokens in several launches".into());
+    let (shape, x) = ([3, 351, 644], case.input(&[3, 360, 644]));
+    let weight = case.matrix(644, 644, STORED[2]);
+    let y = case.plan.scratch("", &shape);
+    let rows = Some(Rows { first: 4, count: 351, at: 0 });
+    case.plan.push(Op::Linear { x, skip: None, weight, bias: None, rows, out: y });
+    let (x, vector, out) = (case.input(&shape), case.input(&[3, 1, 1288]), case.output(&shape));
+    case.plan.push(Op::Gate { x, gate: GateOf { vector, at: 644 }, y, out });
+    all.push(case);
+}
+
 /// What quantises its result, and what multiplies that.
 fn quantised(all: &mut Vec<Case>) {
     // rows, features, hidden features, outputs; and with attention heads x head dim
@@ -234,7 +303,7 @@ fn quantised(all: &mut Vec<Case>) {
             let x = case.input(&[1, rows, k]);
             let (weight, bias) = (case.floats(&[k], WeightUse::Floats), case.floats(&[k], WeightUse::Floats));
             let normed = case.plan.scratch("", &[1, rows, k]);
-            case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: normed });
+            case.plan.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps: 1e-5, out: normed });
             let up = case.narrow(normed, hidden, stored, rows == 66);
             let activated = case.plan.scratch("", &[1, rows, hidden]);
             let gelu = hidden != 80;
@@ -246,6 +315,16 @@ fn quantised(all: &mut Vec<Case>) {
             case.plan.push(Op::Add { a: residual, b: down, out });
             all.push(case);
         }
+    }
+    for (items, tokens, dim, n) in [(1, 1, 16, 3), (3, 7, 48, 5), (2, 66, 144, 36)] {
+        let mut case = Case::new(format!("w8a8 of a modulated norm [{items}, {tokens}, {dim}] x {n}"));
+        let (x, vector) = (case.input(&[items, tokens, dim]), case.input(&[items, 1, 3 * dim]));
+        let modulation = Modulation { vector, shift: 2 * dim, scale: dim };
+        let normed = case.plan.modulated_norm("", x, modulation, 1e-6);
+        let multiplied = case.narrow(normed, n, ("q8", 0), true);
+        let out = case.output(&[items, tokens, n]);
+        case.plan.push(Op::Activate { activation: Activation::Gelu, x: multiplied, out });
+        all.push(case);
     }
     for (batch, tokens, heads, head_dim) in [(1, 1, 1, 16), (2, 7, 3, 32), (1, 66, 2, 64), (2, 5, 1, 128)] {
         let mut case = Case::new(format!("w8a8 attention [{batch}, {tokens}, {heads} x {head_dim}]"));
@@ -282,7 +361,13 @@ fn quantised_copies(all: &mut Vec<Case>) {
                 _ => {
                     let (weight, bias) =
                         (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
-                    case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out: made });
+                    case.plan.push(Op::LayerNorm {
+                        x,
+                        affine: Some((weight, bias)),
+                        modulation: None,
+                        eps: 1e-5,
+                        out: made,
+                    });
                     made
                 }
             };
@@ -311,8 +396,29 @@ fn layer_norms(all: &mut Vec<Case>) {
         let x = case.input(&[1, rows, dim]);
         let (weight, bias) = (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats));
         let out = case.output(&[1, rows, dim]);
-        case.plan.push(Op::LayerNorm { x, weight, bias, eps: 1e-5, out });
+        case.plan.push(Op::LayerNorm { x, affine: Some((weight, bias)), modulation: None, eps: 1e-5, out });
         all.push(case);
+    }
+    // Modulated: shift and scale anywhere in vectors that need not hold both alone; with weights and without.
+    for (items, tokens, dim, width, shift, scale) in [
+        (1, 1, 4, 8, 0, 4),
+        (2, 7, 72, 432, 216, 288),
+        (3, 66, 256, 517, 256, 0),
+        (5, 3, 36, 36, 0, 0),
+        (3, 1, 12, 30, 8, 16),
+    ] {
+        for with_weights in [false, true] {
+            let kind = if with_weights { ", affine" } else { "" };
+            let mut case = Case::new(format!("modulated layer_norm [{items}, {tokens}, {dim}]{kind}"));
+            let x = case.input(&[items, tokens, dim]);
+            let vector = case.input(&[items, 1, width]);
+            let affine =
+                with_weights.then(|| (case.floats(&[dim], WeightUse::Floats), case.floats(&[dim], WeightUse::Floats)));
+            let out = case.output(&[items, tokens, dim]);
+            let modulation = Some(Modulation { vector, shift, scale });
+            case.plan.push(Op::LayerNorm { x, affine, modulation, eps: 1e-6, out });
+            all.push(case);
+        }
     }
 }
 
@@ -412,17 +518,19 @@ fn tokens(all: &mut Vec<Case>) {
         // Label, two copied tokens, patches; then patches whose positions are of another grid.
         let tokens = 3 + 2 * patches;
         let table = case.floats(&[1, 7 + tokens, dim], WeightUse::Floats);
-        let position = |at: usize| (images != 2).then_some(Position { table, at });
+        let position = |at: usize| (images != 2).then_some(Position::plain(table, at));
         let labels = case.floats(&[3, dim], WeightUse::Floats);
         let weight = case.floats(&[dim, channels, patch, patch], WeightUse::PatchKernel);
         let bias = case.floats(&[dim], WeightUse::Floats);
         let out = case.output(&[batch, tokens, dim]);
         case.plan.push(Op::Embedding { table: labels, index: Some(index), position: position(5), out, at: 0 });
         case.plan.push(Op::CopyTokens { x, from: 1, count: 2, position: position(0), out, at: 1 });
-        case.plan.push(Op::PatchEmbed { image, weight, bias: Some(bias), position: position(7), patch, out, at: 3 });
+        let frames = Frames::NONE;
+        let (bias, position) = (Some(bias), position(7));
+        case.plan.push(Op::PatchEmbed { image, weight, bias, position, patch, frames, out, at: 3 });
         let at = 3 + patches;
-        case.plan.push(Op::PatchEmbed { image, weight, bias: Some(bias), position: None, patch, out, at });
-        let (position, side) = (Position { table, at: 1 }, side / patch);
+        case.plan.push(Op::PatchEmbed { image, weight, bias, position: None, patch, frames, out, at });
+        let (position, side) = (Position::plain(table, 1), side / patch);
         case.plan.push(Op::ResizedPositions { position, from: [2, 3], to: [side, side], out, at });
         all.push(case);
     }
@@ -435,14 +543,15 @@ fn tokens(all: &mut Vec<Case>) {
         let image = case.input(&[batch, channels, side, side]);
         let tokens = 2 + (side / patch) * (side / patch);
         let table = case.floats(&[tokens, dim], WeightUse::Floats);
-        let position = |at: usize| placed.then_some(Position { table, at });
+        let position = |at: usize| placed.then_some(Position::plain(table, at));
         let class = case.floats(&[dim], WeightUse::Floats);
         let weight = case.floats(&[dim, channels, patch, patch], WeightUse::PatchKernel);
         let x = case.input(&[batch, 1, dim]);
         let out = case.output(&[batch, tokens, dim]);
         case.plan.push(Op::CopyTokens { x, from: 0, count: 1, position: None, out, at: 0 });
         case.plan.push(Op::Embedding { table: class, index: None, position: position(1), out, at: 1 });
-        case.plan.push(Op::PatchEmbed { image, weight, bias: None, position: position(2), patch, out, at: 2 });
+        let frames = Frames::NONE;
+        case.plan.push(Op::PatchEmbed { image, weight, bias: None, position: position(2), patch, frames, out, at: 2 });
         all.push(case);
     }
     // Words of a text, all of an item at once.
@@ -456,10 +565,82 @@ fn tokens(all: &mut Vec<Case>) {
         case.plan.push(Op::Embedding {
             table: words,
             index: Some(index),
-            position: Some(Position { table, at: 2 }),
+            position: Some(Position::plain(table, 2)),
             out,
             at: 0,
         });
+        all.push(case);
+    }
+}
+
+/// Clips to tokens and back, in both layouts, with every way in which rows of a table follow tokens.
+fn clips(all: &mut Vec<Case>) {
+    for (clips, copies, channels, [frames, height, width], [depth, patch], dim, layout) in [
+        (1, 1, 1, [1, 3, 3], [1, 3], 4, FrameLayout::ChannelsFirst),
+        (2, 2, 3, [6, 4, 10], [2, 2], 36, FrameLayout::ChannelsFirst),
+        (1, 2, 1, [9, 6, 3], [3, 3], 72, FrameLayout::ChannelsFirst),
+        (1, 2, 5, [3, 6, 9], [1, 3], 36, FrameLayout::FramesFirst),
+        (2, 1, 4, [6, 5, 10], [2, 5], 20, FrameLayout::FramesFirst),
+    ] {
+        let name = format!("{clips} x {copies} clips {channels} x [{frames}, {height}, {width}]");
+        let mut case = Case::new(format!("patches of {name} / [{depth}, {patch}^2], {dim} wide, {layout:?}"));
+        let first = layout == FrameLayout::FramesFirst;
+        let of_clip = |channels| if first { [frames, channels] } else { [channels, frames] };
+        let shape = |n: usize, channels| [n, of_clip(channels)[0], of_clip(channels)[1], height, width];
+        let image = case.input(&shape(clips, channels));
+        let (rows, columns) = (height / patch, width / patch);
+        let (of_frame, all_frames) = (rows * columns, frames / depth);
+        let (batch, patches) = (clips * copies, of_frame * all_frames);
+        let tokens = 1 + 5 * patches;
+        let table = case.floats(&[3 + (columns + 2) * (rows * all_frames + 2), dim], WeightUse::Floats);
+        let kernel = if depth == 1 && first {
+            vec![dim, channels, patch, patch]
+        } else {
+            vec![dim, channels, depth, patch, patch]
+        };
+        let weight = case.floats(&kernel, WeightUse::PatchKernel);
+        let x = case.input(&[batch, patches, dim]);
+        let out = case.output(&[batch, tokens, dim]);
+        let plain = Position::plain(table, 2);
+        // As wide as a row of patches in a wider grid; the same for every frame; one a frame.
+        let crop = Position { width: columns, stride: columns + 2, inner: 1, ..plain };
+        let same = Position { width: of_frame, stride: 0, inner: 1, ..plain };
+        let each = Position { width: of_frame, ..plain };
+        let frames = Frames { patch: depth, layout };
+        let index = case.plan.tensor("", &[batch, patches], Role::Indices);
+        case.indices.push((index, (0..(batch * patches) as u32).map(|i| i * 5 % 3).collect()));
+        let words = case.floats(&[3, dim], WeightUse::Floats);
+        case.plan.push(Op::CopyTokens { x, from: 0, count: 1, position: None, out, at: 0 });
+        for (i, position) in [Some(crop), Some(same), None].into_iter().enumerate() {
+            let at = 1 + i * patches;
+            case.plan.push(Op::PatchEmbed { image, weight, bias: None, position, patch, frames, out, at });
+        }
+        let at = 1 + 3 * patches;
+        case.plan.push(Op::CopyTokens { x, from: 0, count: patches, position: Some(each), out, at });
+        let at = at + patches;
+        case.plan.push(Op::Embedding { table: words, index: Some(index), position: Some(crop), out, at });
+        // From a grid inside of a larger one.
+        let grid = Position { width: 3, stride: 5, inner: 1, ..plain };
+        let (from, to) = ([1, 3], [rows, columns]);
+        case.plan.push(Op::ResizedPositions { position: grid, from, to, out, at: 1 + 2 * patches });
+        all.push(case);
+
+        // Tokens of which a part of the channels is wanted.
+        for (all_channels, first_channel) in [(channels, 0), (2 * channels + 1, channels)] {
+            let mut case = Case::new(format!("unpatchify {name} / [{depth}, {patch}^2] of {all_channels}, {layout:?}"));
+            let x = case.input(&[batch, 2 + patches, depth * patch * patch * all_channels]);
+            let out = case.output(&shape(batch, channels));
+            case.plan.push(Op::Unpatchify { x, patch, frames, skip_tokens: 2, first_channel, out });
+            all.push(case);
+        }
+    }
+    for (batch, from, to, frames, height, width) in [(1, 1, 1, 3, 2, 1), (2, 3, 2, 2, 5, 9), (1, 2, 4, 4, 1, 33)] {
+        let mut case = Case::new(format!("conv2d [{batch}, {from} -> {to}, {frames}, {height}, {width}]"));
+        let x = case.input(&[batch, from, frames, height, width]);
+        let weight = case.floats(&[to, from, 3, 3], WeightUse::Floats);
+        let bias = case.floats(&[to], WeightUse::Floats);
+        let out = case.output(&[batch, to, frames, height, width]);
+        case.plan.push(Op::Conv2d { x, weight, bias, out });
         all.push(case);
     }
 }
@@ -471,7 +652,8 @@ fn images(all: &mut Vec<Case>) {
         let tokens = extras + (side / patch) * (side / patch);
         let x = case.input(&[batch, tokens, patch * patch * channels]);
         let out = case.output(&[batch, channels, side, side]);
-        case.plan.push(Op::Unpatchify { x, patch, skip_tokens: extras, out });
+        let frames = Frames::NONE;
+        case.plan.push(Op::Unpatchify { x, patch, frames, skip_tokens: extras, first_channel: 0, out });
         all.push(case);
     }
     for (batch, from, to, height, width) in [(1, 1, 1, 1, 1), (2, 3, 3, 3, 7), (1, 4, 5, 1, 66), (1, 3, 3, 72, 33)] {
@@ -521,7 +703,7 @@ fn convolutions(all: &mut Vec<Case>) {
     let (x, other) = (case.input(&[3, 351, 644]), case.input(&[3, 351, 644]));
     let weight = case.matrix(644, 644, STORED[2]);
     let projected = case.plan.scratch("", &[3, 351, 644]);
-    case.plan.push(Op::Linear { x, skip: None, weight, bias: None, out: projected });
+    case.plan.push(Op::Linear { x, skip: None, weight, bias: None, rows: None, out: projected });
     let out = case.output(&[3, 351, 644]);
     case.plan.push(Op::Add { a: other, b: projected, out });
     all.push(case);

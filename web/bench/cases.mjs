@@ -12,8 +12,8 @@ export const DEVICES = ['cpu', 'webgpu'];
 export const COMPUTES = ['auto', 'fast', 'quality', 'f32'];
 export const PEERS = ['litert', 'ort', 'uvit-web'];
 
-/** The model whose pictures are worth timing from end to end. */
-const PIPELINE_MODEL = 'emoji';
+/** The models whose pictures, or clips, are worth timing from end to end. */
+const PIPELINE_MODELS = ['emoji', 'clips'];
 /** Steps of a pipeline run; on the peers' side as many forwards with batch 2: with the label, and without one. */
 export const STEPS = 25;
 /** A guided step calls the denoiser with two; a prompt comes with a negative one; latents are decoded one by one. */
@@ -31,7 +31,7 @@ const OURS = {
 export function listCases(models, wanted) {
   const all = models.flatMap(({ name, component }) => [
     ...(wanted.forwards ? BATCHES[component].flatMap((batch) => forwards(name, component, batch, wanted)) : []),
-    ...(wanted.pipeline && name === PIPELINE_MODEL ? pipelines(name, component, wanted) : []),
+    ...(wanted.pipeline && PIPELINE_MODELS.includes(name) ? pipelines(name, component, wanted) : []),
   ]);
   const allows = (list, value) => list.length === 0 || list.includes(value);
   return all.filter(
@@ -46,9 +46,7 @@ export function listCases(models, wanted) {
 function forwards(model, component, batch, wanted) {
   const base = { kind: 'forward', model, component, batch };
   return [
-    ...COMPUTES.flatMap((compute) =>
-      ['litert', 'ort'].map((runtime) => onCpu(base, compute, wanted.threads ?? 1, runtime, OURS[compute].peerDtype)),
-    ),
+    ...onCpuBesidePeers(base, wanted),
     ...threadsAgainstOne(base, wanted, true),
     ...['litert', 'ort'].map((runtime) => onWebgpu(base, runtime)),
   ];
@@ -57,10 +55,16 @@ function forwards(model, component, batch, wanted) {
 function pipelines(model, component, wanted) {
   const base = { kind: 'pipeline', model, component, batch: 2 };
   return [
-    ...COMPUTES.map((compute) => onCpu(base, compute, wanted.threads ?? 1, 'litert', 'f32')),
+    ...onCpuBesidePeers(base, wanted),
     ...(wanted.threads === undefined ? [withTwoWorkers(onCpu(base, 'quality', 1, 'litert', 'f32'))] : []),
     ...threadsAgainstOne(base, wanted, false),
   ];
+}
+
+function onCpuBesidePeers(base, wanted) {
+  return COMPUTES.flatMap((compute) =>
+    ['litert', 'ort'].map((runtime) => onCpu(base, compute, wanted.threads ?? 1, runtime, OURS[compute].peerDtype)),
+  );
 }
 
 function onCpu(base, compute, threads, runtime, dtype) {

@@ -6,7 +6,8 @@ autoencoder, a text encoder.
 
 For each NAME it writes into OUT
 
-    NAME.json                the architecture, under the published names; of what is no U-ViT also which component it is
+    NAME.json                the architecture and its parameters, under the published names; of what is no U-ViT also which
+                             component it is
     NAME.safetensors         the weights in f32, under the published names
     NAME.denoiser.safetensors  of what is no U-ViT: a tiny one, without which uvit-web has no model
     NAME.io.safetensors      inputs and PyTorch's output: x1, t1, y1, out1 (batch 1), x2, t2, y2, out2 (batch 2)
@@ -25,7 +26,7 @@ import pathlib
 import warnings
 
 import torch
-from networks import AutoencoderDecoder, ClipText, OrtAttention, UViT, channels_last_group_norm, form
+from networks import AutoencoderDecoder, ClipText, OrtAttention, UViT, UViTVideo, channels_last_group_norm, form
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -42,6 +43,13 @@ UVITS = {
     "uvit_bias": dict(
         img_size=32, patch_size=2, in_chans=3, embed_dim=384, depth=8, num_heads=6, num_classes=10,
         mlp_ratio=4, mlp_time_embed=True, qkv_bias=True, conv=False,
+    ),
+}
+CLIPS = {
+    # The embedded model of clips.
+    "clips": dict(
+        COMMON, img_size=32, num_frames=16, patch_size=4, t_patch_size=4, in_chans=3, embed_dim=192, depth=6, num_heads=4,
+        num_classes=9,
     ),
 }
 DECODER = dict(
@@ -61,7 +69,7 @@ TEXT_ENCODERS = {
         max_position_embeddings=77, hidden_act="quick_gelu",
     ),
 }
-MODELS = [*UVITS, *DECODERS, *TEXT_ENCODERS]
+MODELS = [*UVITS, *CLIPS, *DECODERS, *TEXT_ENCODERS]
 
 
 def network(name):
@@ -70,6 +78,8 @@ def network(name):
         return AutoencoderDecoder(DECODERS[name]), "decoder", "autoencoder_kl_decoder"
     if name in TEXT_ENCODERS:
         return ClipText(TEXT_ENCODERS[name]), "text_encoder", "clip_text"
+    if name in CLIPS:
+        return UViTVideo(CLIPS[name]), "denoiser", "uvit_video"
     return UViT(UVITS[name]), "denoiser", "uvit"
 
 
@@ -127,7 +137,7 @@ def write_reference(model, stem):
         io |= {f"{key}{batch}": value.contiguous() for key, value in {**inputs, "out": out}.items()}
     save_file(io, f"{stem}.io.safetensors")
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, f"{stem}.safetensors")
-    described = {"name": stem.name, **model.config}
+    described = {"name": stem.name, "architecture": model.architecture, **model.config}
     if model.component != "denoiser":
         kind = {"component": model.component, "architecture": model.architecture}
         described = {"name": stem.name, **kind, "params": model.config, "denoiser": write_denoiser(model, stem)}

@@ -124,19 +124,21 @@ class UViT(nn.Module):
         self.config = config
         dim, chans, patch = config["embed_dim"], config["in_chans"], config["patch_size"]
         self.side = config["img_size"] // patch
+        self.frames = config.get("t_patch_size", 1)  # of a patch
+        self.slabs = config.get("num_frames", 1) // self.frames
         self.patch_embed = PatchEmbed(chans, dim, patch)
         if config["mlp_time_embed"]:
             self.time_embed = nn.Sequential(nn.Linear(dim, 4 * dim), nn.SiLU(), nn.Linear(4 * dim, dim))
         else:
             self.time_embed = nn.Identity()
         self.label_emb = nn.Embedding(config["num_classes"], dim)
-        self.pos_embed = nn.Parameter(torch.zeros(1, 2 + self.side**2, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 2 + self.slabs * self.side**2, dim))
         half = config["depth"] // 2
         self.in_blocks = nn.ModuleList(Block(config, skip=False) for _ in range(half))
         self.mid_block = Block(config, skip=False)
         self.out_blocks = nn.ModuleList(Block(config, skip=True) for _ in range(half))
         self.norm = nn.LayerNorm(dim)
-        self.decoder_pred = nn.Linear(dim, patch**2 * chans)
+        self.decoder_pred = nn.Linear(dim, self.frames * patch**2 * chans)
         self.final_layer = nn.Conv2d(chans, chans, 3, padding=1) if config["conv"] else nn.Identity()
         frequencies = torch.exp(-math.log(10000) * torch.arange(dim // 2) / (dim // 2))
         self.register_buffer("frequencies", frequencies, persistent=False)
@@ -161,13 +163,59 @@ class UViT(nn.Module):
         grid = patches.reshape(-1, self.side, self.side, patch, patch, chans)
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, chans, size, size)
 
+    def picture_shape(self):
+        return self.config["in_chans"], self.config["img_size"], self.config["img_size"]
+
     def random_inputs(self, batch):
-        size = self.config["img_size"]
         return {
-            "x": torch.randn(batch, self.config["in_chans"], size, size),
+            "x": torch.randn(batch, *self.picture_shape()),
             "t": torch.rand(batch) * LARGEST_TIME,
             "y": torch.randint(0, self.config["num_classes"], (batch,), dtype=torch.int32),
         }
+
+
+# --- the same on clips, with patches of several frames
+
+
+class ClipPatchEmbed(nn.Module):
+    """A Conv3d whose kernel is its stride, as the Conv2d that it is over the frames of a patch one below the other: runtimes
+    have fast kernels for that."""
+
+    def __init__(self, chans, dim, patch, frames):
+        super().__init__()
+        self.proj = nn.Conv3d(chans, dim, kernel_size=(frames, patch, patch), stride=(frames, patch, patch))
+
+    def forward(self, x):
+        chans, size, (frames, patch, _) = x.shape[1], x.shape[-1], self.proj.kernel_size
+        slabs = x.shape[2] // frames
+        x = x.reshape(-1, chans, slabs, frames, size, size).transpose(1, 2).reshape(-1, chans * frames, size, size)
+        x = F.conv2d(x, self.proj.weight.flatten(1, 2), self.proj.bias, stride=patch)
+        return x.flatten(2).transpose(1, 2).reshape(-1, slabs * (size // patch) ** 2, x.shape[1])
+
+
+class UViTVideo(UViT):
+    """x [n, chans, frames, size, size], t [n] from 0 to 999, y [n] -> [n, chans, frames, size, size]"""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.patch_embed = ClipPatchEmbed(
+            config["in_chans"], config["embed_dim"], config["patch_size"], config["t_patch_size"]
+        )
+
+    def picture_shape(self):
+        chans, *size = super().picture_shape()
+        return chans, self.config["num_frames"], *size
+
+    def forward(self, x, t, y):
+        """The last convolution smooths every frame by itself."""
+        chans, frames, *size = self.picture_shape()
+        return super().forward(x, t, y).reshape(-1, frames, chans, *size).transpose(1, 2)
+
+    def unpatchify(self, patches):
+        """[n, tokens, (frame, row, column, channel) of a patch] -> [n frames, channel, size, size]"""
+        patch, chans, size = self.config["patch_size"], self.config["in_chans"], self.config["img_size"]
+        grid = patches.reshape(-1, self.side, self.side, self.frames, patch, patch * chans)
+        return grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, size, size, chans).permute(0, 3, 1, 2)
 
 
 # --- the decoder of latent diffusion's autoencoder (arXiv:2112.10752), with diffusers' names

@@ -24,15 +24,19 @@ export interface Given {
  * of them later does not matter.
  */
 export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<Given> {
-  const { image: seen, initImage, mask, startLatents, context, nullContext, count = 1 } = options;
+  const { image: seen, initImage, firstFrames, mask, startLatents, context, nullContext, count = 1 } = options;
   const [channels] = info.initImageShape;
-  const [image, latent] = [info.initImageShape, info.latentShape].map(([c, h, w]) => c * h * w) as [number, number];
+  const [frame, ofLatent] = [info.initImageShape, info.latentShape].map(([c, h, w]) => c * h * w) as [number, number];
+  const moves = info.frames > 0;
+  const frames = moves ? (options.frames ?? info.frames) : 1;
+  const [image, latent] = [frames * frame, frames * ofLatent];
   // UniDiffuser draws more than a picture: the core knows how much noise that takes.
-  const noise = info.architecture === 'unidiffuser' ? undefined : [count * latent];
+  const noise = info.architecture === 'unidiffuser' ? undefined : [count * ofLatent * (info.frames || 1)];
   // Other channels than these lie in a space of the model's own.
   const toImage = channels === 3 ? toPlanes : channels === 1 ? toGrey : undefined;
   const alone = toImage ? '' : ', of latents: this model has no encoder for pictures';
-  const several = `[${info.initImageShape.join(', ')}], for all pictures or one for each${alone}`;
+  const shape = (moves ? [frames, ...info.initImageShape] : info.initImageShape).join(', ');
+  const several = `[${shape}], for all ${moves ? 'clips' : 'pictures'} or one for each${alone}`;
   const lengths = [...new Set([image, count * image, latent, count * latent])];
   // A mask is as large as what it is for.
   const ofLatents = initImage instanceof Float32Array && ![image, count * image].includes(initImage.length);
@@ -55,12 +59,32 @@ export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<
       'white',
     ),
     read('startLatents', startLatents, noise, '[count, channels, height, width]'),
-    read('initImage', initImage, lengths, several, toImage && (({ data }) => toImage(data, -1)), 'white', height),
+    read(
+      'initImage',
+      initImage,
+      lengths,
+      several,
+      toImage && (({ data }) => toImage(data, -1)),
+      'white',
+      height,
+      moves ? [frames, frames] : undefined,
+    ),
+    // As many as there are: the core's matter.
+    read(
+      'firstFrames',
+      firstFrames,
+      undefined,
+      `[frames, ${info.initImageShape.join(', ')}]${alone}`,
+      toImage && (({ data }) => toImage(data, -1)),
+      'white',
+      height,
+      [1, Number.MAX_SAFE_INTEGER],
+    ),
     read(
       'mask',
       mask,
-      [height * width],
-      `[${height}, ${width}], from 0 to 1`,
+      moves ? [height * width, frames * height * width] : [height * width],
+      `[${height}, ${width}]${moves ? ` or [${frames}, ${height}, ${width}]` : ''}, from 0 to 1`,
       ({ data }) => toGrey(data, 0),
       'black',
       height,
@@ -68,12 +92,13 @@ export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<
     // How long they are to be is the network's matter.
     read('context', context, undefined, embedding),
     read('nullContext', nullContext, undefined, embedding),
-  ]).then(([floats, start, init, painted, text, noText]) => ({
+  ]).then(([floats, start, init, first, painted, text, noText]) => ({
     arrays: {
       ...(floats && { image: floats }),
       ...(whole && { imageRgba: new Uint8Array(whole.data.buffer) }),
       ...(start && { startLatents: start }),
       ...(init && { initImage: init }),
+      ...(first && { firstFrames: first }),
       ...(painted && { mask: painted }),
       ...(text && { context: text }),
       ...(noText && { nullContext: noText }),
@@ -83,19 +108,31 @@ export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<
 
   async function read(
     name: string,
-    given: ImageBitmapSource | Float32Array | undefined,
+    given: ImageBitmapSource | ImageBitmapSource[] | Float32Array | undefined,
     lengths: number[] | null | undefined,
     shape: string,
     convert?: (picture: ImageData) => Float32Array | undefined,
     ground = '',
     square?: number,
+    /** What is given is a list of so many, at least and at most. */
+    counts?: [number, number],
   ): Promise<Float32Array | undefined> {
     if (given === undefined) return undefined;
-    const remedy = `Give a Float32Array ${shape}${convert ? '; or an image, a canvas, an ImageData or a Blob with a picture' : ''}`;
+    const pictures = counts
+      ? `an array of ${counts[0] === counts[1] ? counts[0] : ''} images, canvases, ImageData or Blobs`
+      : 'an image, a canvas, an ImageData or a Blob with a picture';
+    const remedy = `Give a Float32Array ${shape}${convert ? `; or ${pictures}` : ''}`;
     try {
       if (!(given instanceof Float32Array)) {
         if (!convert) throw invalidArgument(`${name} is not a Float32Array`, remedy);
-        return convert(await pixels(given, ground, square));
+        const list = Array.isArray(given);
+        if (list !== Boolean(counts)) throw invalidArgument(`${name} is ${list ? 'an' : 'no'} array`, remedy);
+        const all = list ? given : [given];
+        if (counts && (all.length < counts[0] || all.length > counts[1])) {
+          throw invalidArgument(`${name} holds ${all.length} pictures`, remedy);
+        }
+        const parts = await Promise.all(all.map(async (picture) => convert(await pixels(picture, ground, square))));
+        return counts ? joined(parts) : parts[0];
       }
       if (lengths && !lengths.includes(given.length)) {
         throw invalidArgument(`${name} has ${given.length} values, not ${lengths.join(' or ')}`, remedy);
@@ -107,6 +144,14 @@ export function arraysOf(options: GenerateOptions, info: PipelineInfo): Promise<
       throw invalidArgument(`${name} cannot be read (${toUvitError(thrown).cause})`, remedy);
     }
   }
+}
+
+/** One after the other. */
+function joined(parts: (Float32Array | undefined)[]): Float32Array {
+  const size = parts[0]?.length ?? 0;
+  const all = new Float32Array(parts.length * size);
+  for (const [k, part] of parts.entries()) if (part) all.set(part, k * size);
+  return all;
 }
 
 /** A picture, upright; what is to be whole and is too large, in small, where that can be done beside the page. */

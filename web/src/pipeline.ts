@@ -127,13 +127,17 @@ export class Pipeline {
 
 function stepOf(event: RequestEvent): Step {
   if (event.type !== 'step') throw internal(`generate got the event ${event.type}`);
-  const { stage, step, steps, elapsedMs, width, height, preview, texts } = event;
+  const { stage, step, steps, window, windows, elapsedMs, width, height, frames, texts } = event;
+  const preview = event.preview && split(event.preview, width, height);
   return {
     stage,
     step,
     steps,
+    window,
+    windows,
     elapsedMs,
-    ...(preview && { preview: split(preview, width, height) }),
+    ...(preview && { preview }),
+    ...(preview && frames > 0 && { clips: inClips(preview, frames) }),
     ...(texts?.length && { texts }),
   };
 }
@@ -146,6 +150,7 @@ function resultOf({ metadata, rgba, floats, latents }: Extract<Reply, { type: 'r
     label,
     labelName,
     prompt,
+    prompt2,
     negativePrompt,
     warnings,
     steps,
@@ -156,13 +161,18 @@ function resultOf({ metadata, rgba, floats, latents }: Extract<Reply, { type: 'r
     cache,
   } = metadata;
   const { guidanceRescale, eta, churn, strength, masked, count, dtype, compute, modelHash } = metadata;
+  const { frames, frameRate, overlap, firstFrames } = metadata;
   const values = channels * height * width;
   const images = split(rgba, width, height).map((imageData, k): GeneratedImage => {
-    const image = { rgba: imageData.data, imageData, seed: seed + k, width, height };
+    const image = { rgba: imageData.data, imageData, seed: seed + Math.floor(k / frames), width, height };
     return floats ? { ...image, floats: floats.slice(k * values, (k + 1) * values) } : image;
   });
+  const pictures = images.map(({ imageData }) => imageData);
   return {
     images,
+    clips: frameRate > 0 ? inClips(pictures, frames) : [],
+    frames,
+    frameRate,
     texts,
     ...(latents && { latents }),
     seed,
@@ -171,6 +181,7 @@ function resultOf({ metadata, rgba, floats, latents }: Extract<Reply, { type: 'r
       label,
       labelName,
       prompt,
+      ...(prompt2 !== undefined && { prompt2 }),
       negativePrompt,
       steps,
       guidanceScale,
@@ -184,6 +195,9 @@ function resultOf({ metadata, rgba, floats, latents }: Extract<Reply, { type: 'r
       guidanceInterval,
       cache,
       count,
+      frames,
+      overlap,
+      firstFrames,
       dtype,
       compute,
       modelHash,
@@ -197,6 +211,11 @@ function resultOf({ metadata, rgba, floats, latents }: Extract<Reply, { type: 'r
     workers,
     dispatches,
   };
+}
+
+/** All frames of all clips as an array for each. */
+function inClips(images: ImageData[], frames: number): ImageData[][] {
+  return Array.from({ length: images.length / frames }, (_, k) => images.slice(k * frames, (k + 1) * frames));
 }
 
 /** Cuts pictures that lie one after the other into one ImageData each. */

@@ -31,12 +31,15 @@ export interface CoreGenerateOptions {
   mode?: Mode;
   label?: number | string;
   prompt?: string | string[];
+  prompt2?: string | string[];
   negativePrompt?: string | string[];
   steps?: number;
   guidanceScale?: number;
   guidanceRescale?: number;
   seed: number;
   count: number;
+  frames?: number;
+  overlap?: number;
   sampler?: string;
   grid?: string;
   eta?: number;
@@ -61,6 +64,8 @@ export interface ResultMetadata extends GenerateSettings {
   width: number;
   height: number;
   channels: number;
+  /** 0 for models of single pictures. */
+  frameRate: number;
   device: Device;
   deviceReason: string;
   adapter: AdapterInfo | null;
@@ -108,7 +113,10 @@ export type Reply =
 
 export type Event =
   | { type: 'progress'; id: number; progress: LoadProgress }
-  /** `preview` holds the RGBA of all pictures, one after the other, each of that width and height, which else are 0. */
+  /**
+   * `preview` holds the RGBA of all pictures, one after the other, each of that width and height, which else are 0; so many `frames`
+   * are a clip's, 0 for single pictures.
+   */
   | {
       type: 'step';
       id: number;
@@ -116,8 +124,11 @@ export type Event =
       step: number;
       steps: number;
       elapsedMs: number;
+      window: number;
+      windows: number;
       width: number;
       height: number;
+      frames: number;
       /** Mostly none. */
       texts: string[];
       preview?: Uint8Array;

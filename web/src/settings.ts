@@ -152,11 +152,13 @@ function typed(name: string, kind: Port['kind'], values: unknown, remedy: string
 export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
   object(options);
   const { label, steps, guidanceScale, guidanceRescale, sampler, grid, eta, churn } = options;
-  const { preset, guidanceInterval, strength, mode, beams, count = 1 } = options;
+  const { preset, guidanceInterval, strength, mode, beams, frames, overlap, count = 1 } = options;
   if (label !== undefined && typeof label !== 'string') whole('label', label, 0, Number.MAX_SAFE_INTEGER);
   if (steps !== undefined) whole('steps', steps, 1, Number.MAX_SAFE_INTEGER);
   whole('count', count, 1, Number.MAX_SAFE_INTEGER);
-  if (beams !== undefined) whole('beams', beams, 1, Number.MAX_SAFE_INTEGER);
+  for (const [name, value] of Object.entries({ beams, frames, overlap })) {
+    if (value !== undefined) whole(name, value, 1, Number.MAX_SAFE_INTEGER);
+  }
   for (const [name, value, remedy] of [
     ['guidanceScale', guidanceScale, 'Give a finite number; 1 switches guidance off'],
     ['guidanceRescale', guidanceRescale, 'Give a number from 0 to 1; 0 switches it off'],
@@ -188,11 +190,13 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     aFlag(name, options[name]);
   }
   const prompt = aPrompt('prompt', options.prompt);
+  const prompt2 = aPrompt('prompt2', options.prompt2);
   const negativePrompt = aPrompt('negativePrompt', options.negativePrompt);
   return {
     ...(label !== undefined && { label }),
     ...(mode !== undefined && { mode }),
     ...(prompt !== undefined && { prompt }),
+    ...(prompt2 !== undefined && { prompt2 }),
     ...(negativePrompt !== undefined && { negativePrompt }),
     ...(steps !== undefined && { steps }),
     ...(guidanceScale !== undefined && { guidanceScale }),
@@ -205,6 +209,8 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     ...(options.freshNoise && { freshNoise: true }),
     ...(preset !== undefined && { preset }),
     ...(beams !== undefined && { beams }),
+    ...(frames !== undefined && { frames }),
+    ...(overlap !== undefined && { overlap }),
     ...(options.latents && { latents: true }),
     ...(guidanceInterval !== undefined && { guidanceInterval }),
     cache: options.cache === true,

@@ -234,15 +234,20 @@ export interface PipelineInfo {
   imageSize: number;
   /** Colour channels of a picture; for models of latents that nothing decodes, theirs. */
   channels: number;
+  /** Frames of the clips that the network draws, the fewest that `generate({ frames })` takes; 0 for models of single pictures. */
+  frames: number;
+  /** Frames a second at which the clips are meant to be played; 0 for models of single pictures. */
+  frameRate: number;
   /**
-   * `[channels, height, width]` of what `generate({ initImage })` takes: pictures; for models of latents that have no encoder, latents.
+   * `[channels, height, width]` of what `generate({ initImage })` takes: pictures, or a clip's frames; for models of latents that have
+   * no encoder, latents.
    */
   initImageShape: [number, number, number];
   /** Values that `generate({ mode })` takes: those that the model's networks allow. None for models of pictures alone. */
   modes: Mode[];
   /** `[channels, height, width]` of the floats that `generate({ image })` takes; null for models that look at no pictures. */
   imageShape: [number, number, number] | null;
-  /** `[channels, height, width]` of what the network draws: pictures, or latents. */
+  /** `[channels, height, width]` of what the network draws: pictures, a clip's frames, or latents of either. */
   latentShape: [number, number, number];
   /** Number of weights. */
   parameters: number;
@@ -262,24 +267,31 @@ export interface PipelineInfo {
  */
 export type Stage = 'text' | 'encoding' | 'sampling' | 'decoding' | 'captioning';
 
-/** One finished step of a stage: of `sampling` a call of the network, of `encoding` and `decoding` a picture, of `captioning` a token. */
+/** One finished step of a stage: of `sampling` a call of the network, of `encoding` and `decoding` a picture or frame, of `captioning` a token. */
 export interface Step {
   stage: Stage;
   /** 1 to `steps`; of the stages around sampling, 0 says that they begin. */
   step: number;
   /**
-   * In this stage: calls of the network, of N steps N, but `heun` makes 2 N - 1, `plms` N + 1 (1 of 1) and `pndm` N + 9; or pictures; or
-   * the most tokens that a text may have.
+   * In this stage: calls of the network, of N steps N, but `heun` makes 2 N - 1, `plms` N + 1 (1 of 1) and `pndm` N + 9, times the
+   * windows of a long clip; or pictures; or the most tokens that a text may have.
    */
   steps: number;
+  /** Which window of a long clip is drawn, 1 to `windows`. */
+  window: number;
+  /** 1, or of a clip of more frames than the network draws how many windows it takes. */
+  windows: number;
   /** Milliseconds since this stage began. */
   elapsedMs: number;
   /**
    * The network's estimate of the finished pictures, one for each; only with `preview: true`, while sampling. Models of latents show
    * what their preview decoder makes of it, in its size, or one pixel for each of the latents, coloured by the manifest's linear
-   * map: smaller than the picture. Without either, these are the latents' first channels.
+   * map: smaller than the picture. Without either, these are the latents' first channels. Of clips the frames of the window that is
+   * drawn, all those of the first clip before those of the second.
    */
   preview?: ImageData[];
+  /** The same for models of clips, an array for each clip. */
+  clips?: ImageData[][];
   /**
    * The texts, one for each item: while captioning as far as they go, and with `preview: true` while sampling what the estimate says.
    */
@@ -320,6 +332,8 @@ export interface GenerateOptions {
   onText?: (event: TextEvent) => void;
   /** Return what was drawn before it became pixels and words, too. Default false. */
   latents?: boolean;
+  /** What the second text encoder reads, likewise, of models that have two. Default: the prompt. */
+  prompt2?: string | string[];
   /** What guidance leads away from, likewise. Default: no text. */
   negativePrompt?: string | string[];
   /**
@@ -334,10 +348,25 @@ export interface GenerateOptions {
    * colours that strong guidance burns. Costs a readback a step. Default 0, off.
    */
   guidanceRescale?: number;
-  /** 0 to 2^32 - 1; picture k gets seed + k. Default: a random one, always returned. */
+  /** 0 to 2^32 - 1; picture or clip k gets seed + k. Default: a random one, always returned. */
   seed?: number;
-  /** Pictures made at once, at least 1. Default 1. */
+  /** Pictures or clips made at once, at least 1. Default 1. */
   count?: number;
+  /**
+   * For models of clips: frames of each, `info.frames` (the default) to 1024. Longer clips than the network draws are drawn in
+   * windows of `info.frames` frames, of which each is given the last frames of the one before.
+   */
+  frames?: number;
+  /**
+   * Frames that a window of a long clip is given, 1 to `info.frames` - 1; the last window is given more where it takes that to end with
+   * the clip. Default: a quarter of `info.frames`.
+   */
+  overlap?: number;
+  /**
+   * For models of clips: how they begin, fewer than `info.frames` frames for all of them, kept exactly. Floats
+   * `[frames, channels, height, width]` in [-1, 1], for models of latents also latents; or pictures, made to fit as `initImage` is.
+   */
+  firstFrames?: Float32Array | ImageBitmapSource[];
   /**
    * One of `pipeline.info.samplers`, which may be `dpmpp_2m`, `dpmpp_3m`, `dpmpp_2m_sde`, `unipc`, `deis`, `dpmpp_3s`, `dpm_solver`,
    * `dpm_adaptive` (as many steps as it needs), `euler`, `euler_ancestral`, `heun`, `ddim`, `ddpm`, `plms`, `pndm`, `lcm`,
@@ -369,28 +398,33 @@ export interface GenerateOptions {
   onStep?: (step: Step) => void;
   /** Hand `onStep` pictures of the current estimate; costs one readback a step, and a forward of the preview decoder. Default false. */
   preview?: boolean;
-  /** Start noise instead of the seed's, `[count, channels, height, width]`, standard normal. */
+  /**
+   * Start noise instead of the seed's, `[count, channels, height, width]`, standard normal; for clips of one window as the denoiser's
+   * first port has it.
+   */
   startLatents?: Float32Array;
   /**
    * A picture to start from: floats `[channels, height, width]` in [-1, 1] for all pictures, or one for each; or whatever a canvas
    * can draw, an `ImageData` or a `Blob`. Of those, the middle is taken that covers the model's picture, resized, over white, and
    * a byte b becomes b / 127.5 - 1. Models of latents make latents of it by their encoder (the distribution's mean), which is fetched
    * with the first picture; they also take latents of `info.latentShape` as floats, those without an encoder nothing else. Floats
-   * that could be either are a picture.
+   * that could be either are a picture. For models of clips it is a clip, as many frames as are drawn: an array of pictures, or floats
+   * `[frames, channels, height, width]`.
    */
-  initImage?: Float32Array | ImageBitmapSource;
+  initImage?: Float32Array | ImageBitmapSource | ImageBitmapSource[];
   /**
    * With `initImage`: how much of the way from noise to a picture is walked anew, above 0, at most 1: of N steps the last
-   * floor(N strength). Default: 0.8, with a mask 1.
+   * floor(N strength), of a rectified flow (Stable Diffusion 3) all but the first floor(N - N strength). Default: 0.8, with a mask 1.
    */
   strength?: number;
   /**
    * With `initImage`: what is painted anew (1) and what is kept (0), floats `[height, width]` in [0, 1], or a picture as above, over
    * black, of which the luminance counts: white is painted anew. What is kept comes out as it went in. For latents it is as large as
-   * they are. Of a picture's latents, those are drawn anew of whose square any pixel is.
+   * they are. Of a picture's latents, those are drawn anew of whose square any pixel is. For clips it is one for all frames, or floats
+   * `[frames, height, width]`.
    */
   mask?: Float32Array | ImageBitmapSource;
-  /** With `mask`: what is kept gets other noise at every step, not that of the start. Default false. */
+  /** With `mask`, and for clips that keep frames: what is kept gets other noise at every step, not that of the start. Default false. */
   freshNoise?: boolean;
   /**
    * Instead of a prompt, the text's embedding, `[tokens, dim]` for all pictures or one for each, for networks that draw a text
@@ -418,13 +452,13 @@ export interface ForwardOptions {
   component?: string;
 }
 
-/** One picture. */
+/** One picture, or a frame of a clip. */
 export interface GeneratedImage {
   /** Pixels, `[height, width, 4]`, 0 to 255; the same memory as `imageData.data`. */
   rgba: Uint8ClampedArray;
   /** The pixels as a canvas takes them. */
   imageData: ImageData;
-  /** The seed that gives this picture alone. */
+  /** The seed that gives this picture alone, or the clip that it is a frame of. */
   seed: number;
   width: number;
   height: number;
@@ -440,6 +474,8 @@ export interface GenerateSettings {
   label: number | null;
   labelName: string | null;
   prompt: string | string[] | null;
+  /** Where it was given. */
+  prompt2?: string | string[];
   negativePrompt: string | string[] | null;
   steps: number;
   guidanceScale: number;
@@ -456,6 +492,12 @@ export interface GenerateSettings {
   guidanceInterval: [number, number] | null;
   cache: boolean;
   count: number;
+  /** Frames of a clip; 1 for models of single pictures. */
+  frames: number;
+  /** Frames that each window was given of the one before; 0 where there was but one window. */
+  overlap: number;
+  /** How many frames were given that the clips begin with. */
+  firstFrames: number;
   dtype: Dtype;
   compute: Compute;
   /** Identifies everything in the model that decides a picture: its weights, parameters and sampling. */
@@ -482,8 +524,14 @@ export interface Timings {
 
 /** What `generate()` resolves with. */
 export interface GenerateResult {
-  /** None in the modes that make words alone. */
+  /** All pictures, or all frames of all clips in order. None in the modes that make words alone. */
   images: GeneratedImage[];
+  /** For models of clips the frames of each, in the memory of `images`; else none. */
+  clips: ImageData[][];
+  /** Frames of a clip; 1 for models of single pictures. */
+  frames: number;
+  /** Frames a second at which clips are meant to be played; 0 for models of single pictures. */
+  frameRate: number;
   /** The words that were made, one text for each item; none in modes that make none. */
   texts: string[];
   /**

@@ -48,12 +48,14 @@ export type Tensors = Record<string, Float32Array | Float64Array | Uint32Array>;
 export type Outputs = Record<string, Float32Array>;
 
 /**
- * What `generate()` takes beside its options: `[count, channels, height, width]`, `[channels, height, width]` or that, `[height, width]`.
+ * What `generate()` takes beside its options: `[count, channels, height, width]`, `[channels, height, width]` or that, `[height, width]`;
+ * of clips frame after frame.
  * The picture to look at comes as `image`, `[channels, height, width]`, or as `imageRgba`, of the size in the options' `imageSize`.
  */
 export type Arrays = {
   image?: Float32Array;
   imageRgba?: Uint8Array;
+  firstFrames?: Float32Array;
   startLatents?: Float32Array;
   initImage?: Float32Array;
   mask?: Float32Array;

@@ -12,7 +12,7 @@ pub(super) fn variant() -> Variant {
 }
 
 pub(super) fn launch(k: &Conv2d) -> Launch {
-    let params = [k.in_channels, k.out_channels, k.height, k.width].map(|v| v as u32);
+    let params = [k.in_channels, k.out_channels, k.height, k.width, k.frames, 0, 0, 0].map(|v| v as u32);
     Launch {
         variant: variant(),
         params: bytemuck::cast_slice(&params).to_vec(),
@@ -22,6 +22,10 @@ pub(super) fn launch(k: &Conv2d) -> Launch {
             (3, Binding::Weight(k.bias)),
             (4, Binding::Tensor(k.out)),
         ],
-        workgroups: [groups(k.height * k.width.div_ceil(PIXELS), WORKGROUP), k.out_channels as u32, k.batch as u32],
+        workgroups: [
+            groups(k.height * k.width.div_ceil(PIXELS), WORKGROUP),
+            k.out_channels as u32,
+            (k.batch * k.frames) as u32,
+        ],
     }
 }

@@ -1,6 +1,7 @@
 //! `shaders/int_matmul.wgsl`; twin: `w8a8_matmul` in `src/cpu/int_matmul.rs`.
 
 use super::elementwise::{ACTIVATIONS, activation_name};
+use super::matmul::of_items;
 use super::{Binding, Launch, Tuning, Variant, WeightLayouts, groups};
 use crate::gpu::pack::Storage;
 use crate::plan::{Activation, Matmul, PACK_GROUP, Program, SizeClass};
@@ -17,7 +18,7 @@ struct Params {
     k16: u32,
     group16: u32,
     groups: u32,
-    unused: [u32; 3],
+    items: [u32; 7],
 }
 
 /// What a shader is compiled for.
@@ -28,6 +29,8 @@ struct Kind {
     bias: bool,
     activation: Activation,
     residual: bool,
+    gate: bool,
+    span: bool,
     packed: bool,
 }
 
@@ -41,6 +44,8 @@ fn variant(kind: Kind, rows: usize) -> Variant {
             ("BIAS", flag(kind.bias)),
             ("ACTIVATION", activation_name(kind.activation).into()),
             ("RESIDUAL", flag(kind.residual)),
+            ("GATE", flag(kind.gate)),
+            ("SPAN", flag(kind.span)),
             ("PACKED", flag(kind.packed)),
             ("ROWS", rows.to_string()),
             ("COLUMNS", COLUMNS.to_string()),
@@ -53,9 +58,14 @@ pub(super) fn variants(tuning: &Tuning) -> Vec<Variant> {
     let mut all = Vec::new();
     for (storage, grouped) in [(Storage::Q8Dot, false), (Storage::Q8Dot, true), (Storage::Q4Dot, true)] {
         for activation in ACTIVATIONS {
-            for (residual, packed) in [(false, false), (true, false), (false, true)] {
-                for bias in [false, true] {
-                    let kind = Kind { storage, grouped, bias, activation, residual, packed };
+            for [residual, gate, packed] in
+                [[false; 3], [true, false, false], [true, true, false], [false, false, true]]
+            {
+                for [bias, span] in [[false, false], [true, false], [false, true], [true, true]] {
+                    if (gate || span) && activation != Activation::None {
+                        continue;
+                    }
+                    let kind = Kind { storage, grouped, bias, activation, residual, gate, span, packed };
                     all.extend(SizeClass::ALL.map(|size| variant(kind, tuning.matmul_of(size).rows)));
                 }
             }
@@ -72,6 +82,8 @@ pub(super) fn launch(m: &Matmul, program: &Program, weights: &dyn WeightLayouts,
         bias: m.bias.is_some(),
         activation: m.activation,
         residual: m.residual.is_some(),
+        gate: m.gate.is_some(),
+        span: m.span.is_some(),
         packed: program.view(m.out).packed,
     };
     let rows = tuning.matmul_of(m.size).rows;
@@ -82,7 +94,7 @@ pub(super) fn launch(m: &Matmul, program: &Program, weights: &dyn WeightLayouts,
         k16: (m.k / PACK_GROUP) as u32,
         group16: (4 * group4 / PACK_GROUP) as u32,
         groups: scale_groups as u32,
-        unused: [0; 3],
+        items: of_items(m),
     };
     let mut bindings = vec![
         (1, Binding::Tensor(m.x)),
@@ -92,6 +104,7 @@ pub(super) fn launch(m: &Matmul, program: &Program, weights: &dyn WeightLayouts,
     ];
     bindings.extend(m.bias.map(|bias| (4, Binding::Weight(bias))));
     bindings.extend(m.residual.map(|residual| (5, Binding::Tensor(residual))));
+    bindings.extend(m.gate.map(|gate| (8, Binding::Tensor(gate.vector))));
     Launch {
         variant: variant(kind, rows),
         params: bytemuck::bytes_of(&params).to_vec(),

@@ -113,6 +113,8 @@ struct Kind {
     bias: bool,
     activation: Activation,
     residual: bool,
+    gate: bool,
+    span: bool,
     half: bool,
     window: bool,
 }
@@ -130,6 +132,9 @@ fn variant(kind: Kind, tile: MatmulTile) -> Variant {
             ("BIAS", flag(kind.bias)),
             ("ACTIVATION", activation_name(kind.activation).into()),
             ("RESIDUAL", flag(kind.residual)),
+            ("GATE", flag(kind.gate)),
+            ("SPAN", flag(kind.span)),
+            ("ITEMS", flag(kind.gate || kind.span)),
             ("HALF", flag(kind.half)),
             ("FLOAT4", if kind.half { "vec4<f16>" } else { "vec4f" }.into()),
             ("MATRIX", if kind.half { "mat4x4<f16>" } else { "mat4x4f" }.into()),
@@ -154,15 +159,38 @@ pub(super) fn variants(tuning: &Tuning, half: bool) -> Vec<Variant> {
     let mut all = Vec::new();
     for (storage, grouped) in storages {
         for activation in ACTIVATIONS {
-            for flags in 0..12 {
-                let [bias, residual] = [1, 2].map(|flag| flags & flag != 0);
-                let (two_sources, window) = (flags / 4 == 1, flags / 4 == 2);
-                let kind = Kind { storage, grouped, two_sources, bias, activation, residual, half, window };
-                all.extend(SizeClass::ALL.map(|size| variant(kind, tile(storage, tuning, size))));
+            for (two_sources, window, gate, span) in [
+                (false, false, false, false),
+                (true, false, false, false),
+                (false, true, false, false),
+                (false, false, false, true),
+                (false, false, true, false),
+                (true, false, true, false),
+                (false, false, true, true),
+            ] {
+                // Those two and activations know nothing of each other.
+                if (gate || span) && activation != Activation::None {
+                    continue;
+                }
+                for [bias, residual] in [[false, false], [true, false], [false, true], [true, true]] {
+                    if gate && !residual {
+                        continue;
+                    }
+                    let kind =
+                        Kind { storage, grouped, two_sources, bias, activation, residual, gate, span, half, window };
+                    all.extend(SizeClass::ALL.map(|size| variant(kind, tile(storage, tuning, size))));
+                }
             }
         }
     }
     all
+}
+
+/// Tokens of an item, its gates, and which tokens are read and written: as shaders have it.
+pub(super) fn of_items(m: &Matmul) -> [u32; 7] {
+    let (at, channels) = m.gate.map_or((0, 0), |gate| (gate.at / 4, gate.channels.div_ceil(4)));
+    let span = m.span.map_or([0; 4], |span| [span.x_at, span.x_tokens, span.out_at, span.out_tokens]);
+    [m.tokens, at, channels, span[0], span[1], span[2], span[3]].map(|v| v as u32)
 }
 
 pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -> Launch {
@@ -175,6 +203,8 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         bias: m.bias.is_some(),
         activation: m.activation,
         residual: m.residual.is_some(),
+        gate: m.gate.is_some(),
+        span: m.span.is_some(),
         half: m.arithmetic == Arithmetic::F16,
         window: m.window.is_some(),
     };
@@ -194,6 +224,7 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
     let mut bindings = vec![(1, Binding::Tensor(m.x)), (2, Binding::Weight(m.weight)), (6, Binding::Tensor(m.out))];
     bindings.extend(m.bias.map(|bias| (4, Binding::Weight(bias))));
     bindings.extend(m.residual.map(|residual| (5, Binding::Tensor(residual))));
+    bindings.extend(m.gate.map(|gate| (8, Binding::Tensor(gate.vector))));
     if matches!(storage, Storage::Q8 | Storage::Q4) {
         bindings.push((3, Binding::Scales(m.weight)));
     }
@@ -205,6 +236,10 @@ pub(super) fn launch(m: &Matmul, weights: &dyn WeightLayouts, tuning: &Tuning) -
         let doubled = usize::from(w.upsample == 2);
         let of_window = [w.height, w.width, w.out_width, w.pixels(), w.stride, w.padding, doubled, 0];
         params.extend_from_slice(bytemuck::cast_slice(&of_window.map(|v| v as u32)));
+    }
+    if kind.gate || kind.span {
+        params.extend_from_slice(bytemuck::cast_slice(&of_items(m)));
+        params.extend_from_slice(&[0; 4]);
     }
     Launch {
         variant: variant(kind, tile),

@@ -29,7 +29,7 @@ use super::pack::Storage;
 use super::template::{Variables, expand};
 use crate::Result;
 use crate::json::{self, Fields, Read, Value, Write};
-use crate::plan::{Arithmetic, Kernel, Program, SizeClass, TensorId, WeightId};
+use crate::plan::{Arithmetic, Kernel, Position, Program, SizeClass, TensorId, WeightId};
 
 /// Files of `shaders/` by name, without their comments, by `build.rs`.
 macro_rules! shaders {
@@ -307,8 +307,6 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
         combine::variant(),
         conv2d::variant(),
         image_tokens::variant(),
-        layer_norm::variant(false),
-        layer_norm::variant(true),
         resized_positions::variant(),
         unpatchify::variant(),
         write_cache::variant(),
@@ -330,6 +328,7 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
     all.extend(cached_attention::variants());
     all.extend(elementwise::variants());
     all.extend(group_norm::variants());
+    all.extend(layer_norm::variants());
     all.extend(peak::variants());
     all.sort();
     all.dedup();
@@ -345,6 +344,11 @@ fn folded(count: usize, each: usize) -> [u32; 3] {
 
 /// WebGPU's default `maxComputeWorkgroupsPerDimension`.
 const ROW: u32 = 65535;
+
+/// How `shaders/lib/position.wgsl` finds rows of positions.
+fn position_rule(position: Option<Position>) -> [usize; 4] {
+    position.map_or([0, 1, 0, 0], |p| [p.at, p.width, p.stride, p.inner])
+}
 
 /// A template's condition.
 fn flag(is: bool) -> String {

@@ -1,6 +1,6 @@
 //! `shaders/resized_positions.wgsl`; twin: `src/cpu/resized_positions.rs`.
 
-use super::{Binding, Launch, Variant, groups};
+use super::{Binding, Launch, Variant, groups, position_rule};
 use crate::plan::ResizedPositions;
 
 const WORKGROUP: usize = 64;
@@ -12,7 +12,8 @@ pub(super) fn variant() -> Variant {
 pub(super) fn launch(k: &ResizedPositions) -> Launch {
     let dim4 = k.dim.div_ceil(4);
     let ([from_rows, from_columns], [rows, columns]) = (k.from, k.to);
-    let params = [k.position.at, from_rows, from_columns, rows, columns, k.tokens, k.at, dim4, k.batch, 0, 0, 0]
+    let [at, width, stride, inner] = position_rule(Some(k.position));
+    let params = [from_rows, from_columns, rows, columns, k.tokens, k.at, dim4, k.batch, at, width, stride, inner]
         .map(|v| v as u32);
     Launch {
         variant: variant(),

@@ -11,11 +11,14 @@ pub(super) fn variant() -> Variant {
 
 pub(super) fn launch(k: &Unpatchify, program: &Program) -> Launch {
     let stride = program.view(k.x).row_stride;
-    let params = [k.channels, k.height, k.width, k.patch, k.tokens, k.skip_tokens, stride, 0].map(|v| v as u32);
+    let p = &k.patches;
+    let [of_channel, of_frame] = p.strides();
+    let of_image = [p.channels, p.frames, p.height, p.width, p.size, p.depth, of_channel, of_frame];
+    let of_tokens = [k.tokens, k.skip_tokens, stride, k.channels, k.first_channel, 0, 0, 0];
     Launch {
         variant: variant(),
-        params: bytemuck::cast_slice(&params).to_vec(),
+        params: bytemuck::cast_slice(&[of_image, of_tokens].map(|values| values.map(|v| v as u32))).to_vec(),
         bindings: vec![(1, Binding::Tensor(k.x)), (2, Binding::Tensor(k.out))],
-        workgroups: [groups(k.height * k.width, WORKGROUP), k.channels as u32, k.batch as u32],
+        workgroups: [groups(p.frames * p.height * p.width, WORKGROUP), p.channels as u32, k.batch as u32],
     }
 }
