@@ -28,6 +28,7 @@ const KINDS: &[(&str, Judge)] = &[
     ("end_to_end_sd3", kinds::end_to_end_sd3::judge),
     ("guidance", kinds::guidance::judge),
     ("img2img_inpaint", kinds::img2img_inpaint::judge),
+    ("mmdit", kinds::network::judge),
     ("sampler_diffusers", kinds::diffusers::judge),
     ("sampler_dpm_solver", kinds::dpm_solver::judge),
     ("sampler_dpm_solver_pp", kinds::dpm_solver::judge),

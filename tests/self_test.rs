@@ -7,7 +7,8 @@ mod devices;
 mod networks;
 
 use networks::{
-    captions_network, class_network, joint_network, prefix_network, seeing_network, text_network, words_network,
+    captions_network, class_network, joint_network, prefix_network, seeing_network, streams_network, text_network,
+    words_network,
 };
 use std::collections::BTreeSet;
 use uvit_web::gpu::Storage;
@@ -58,6 +59,8 @@ fn every_shader_of_a_program_is_among_those_that_are_tested() {
         prefix_network(),
         seeing_network(),
         captions_network(),
+        streams_network(""),
+        streams_network("rms_norm"),
         preset("cifar10_uvit_small"),
         preset("imagenet256_uvit_huge"),
     ];

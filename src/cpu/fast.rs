@@ -2,7 +2,8 @@
 
 use super::memory::Blocks;
 use super::{
-    copy_tokens, elementwise_gated, embedding, group_scales, image_tokens, resized_positions, unpatchify, write_cache,
+    copy_tokens, elementwise_gated, embedding, group_scales, head_norm, image_tokens, resized_positions, unpatchify,
+    write_cache,
 };
 use crate::plan::{
     Arithmetic, Attention, Conv2d, Form, Kernel, Matmul, Part, PatchEmbed, Position, TensorId, Weight, WeightId,
@@ -249,6 +250,11 @@ impl Launcher<'_> {
             Kernel::GroupScales(k) => {
                 let [out, moments] = memory.tensors([k.out, k.moments])?;
                 group_scales(moments, self.floats(k.weight)?.values(), out, k);
+            }
+            Kernel::HeadNorm(k) => {
+                let [out, qkv] = memory.tensors([k.out, k.qkv])?;
+                let [queries, keys] = k.weights;
+                head_norm(qkv, [self.floats(queries)?.values(), self.floats(keys)?.values()], out, k);
             }
             Kernel::ImageTokens(k) => {
                 let [out, image] = memory.tensors([k.out, k.image])?;

@@ -3,8 +3,8 @@
 use super::memory::Blocks;
 use super::{
     attention, cached_attention, conv2d, copy_tokens, elementwise, elementwise_gated, embedding, group_moments,
-    group_norm, group_scales, image_tokens, int_attention, int_convolution, int_matmul, layer_norm, matmul, panels,
-    patch_embed, resized_positions, unpatchify, w8a8_matmul, windows, write_cache,
+    group_norm, group_scales, head_norm, image_tokens, int_attention, int_convolution, int_matmul, layer_norm, matmul,
+    panels, patch_embed, resized_positions, unpatchify, w8a8_matmul, windows, write_cache,
 };
 use crate::plan::{Arithmetic, Form, Kernel, Matmul, PACK_GROUP, Part, Position, Weight, WeightId, weight_limit};
 use crate::{Result, weights};
@@ -114,6 +114,10 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
                     int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, k.causal, bits)
                 }
             }
+        }
+        Kernel::HeadNorm(k) => {
+            let [out, qkv] = memory.tensors([k.out, k.qkv])?;
+            head_norm(qkv, k.weights.map(weight), out, k);
         }
         Kernel::WriteCache(k) => {
             let [out, qkv, places] = memory.tensors([k.out, k.qkv, k.places])?;

@@ -7,8 +7,6 @@ pub mod caption_decoder;
 pub mod clip;
 pub mod clip_text;
 pub mod clip_vision;
-pub mod dit;
-pub mod latte;
 pub mod mmdit;
 mod ports;
 pub mod prefix_encoder;
@@ -65,11 +63,7 @@ pub enum Network {
     UvitT2i(uvit_t2i::Config),
     /// UniDiffuser's U-ViT.
     UniDiffuser(unidiffuser::Config),
-    /// Stub.
-    Dit(dit::Config),
-    /// Stub.
-    Latte(latte::Config),
-    /// Stub.
+    /// Stable Diffusion 3's transformer.
     Mmdit(mmdit::Config),
     /// CLIP's text encoder.
     ClipText(clip_text::Config),
@@ -93,13 +87,11 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 14] = [
-    ("dit", |params| Read::read(params).map(Network::Dit)),
-    ("latte", |params| Read::read(params).map(Network::Latte)),
-    ("mmdit", |params| Read::read(params).map(Network::Mmdit)),
+const REGISTRY: [(&str, Make); 12] = [
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
+    ("mmdit", |params| Read::read(params).map(Network::Mmdit)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
     ("clip_vision", |params| Read::read(params).map(Network::ClipVision)),
     ("autoencoder_kl_decoder", |params| autoencoder_kl::Config::of(params).map(Network::AutoencoderKlDecoder)),
@@ -117,8 +109,6 @@ macro_rules! each {
             Network::Uvit($config) => $body,
             Network::UvitT2i($config) => $body,
             Network::UniDiffuser($config) => $body,
-            Network::Dit($config) => $body,
-            Network::Latte($config) => $body,
             Network::Mmdit($config) => $body,
             Network::ClipText($config) => $body,
             Network::ClipVision($config) => $body,
@@ -157,8 +147,6 @@ impl Network {
             Network::Uvit(_) => "uvit",
             Network::UvitT2i(_) => "uvit_t2i",
             Network::UniDiffuser(_) => "unidiffuser",
-            Network::Dit(_) => "dit",
-            Network::Latte(_) => "latte",
             Network::Mmdit(_) => "mmdit",
             Network::ClipText(_) => "clip_text",
             Network::ClipVision(_) => "clip_vision",
@@ -185,8 +173,6 @@ impl Network {
             Network::Uvit(config) => config.record(batch),
             Network::UvitT2i(config) => config.record(batch),
             Network::UniDiffuser(config) => config.record(batch),
-            Network::Dit(config) => config.record(batch),
-            Network::Latte(config) => config.record(batch),
             Network::Mmdit(config) => config.record(batch),
             Network::ClipText(config) => config.record(batch),
             Network::ClipVision(config) => config.record(batch),
@@ -205,8 +191,6 @@ impl Network {
             Network::Uvit(config) => [config.in_chans, config.img_size],
             Network::UvitT2i(config) => [config.in_chans, config.img_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
-            Network::Dit(config) => [config.in_channels, config.input_size],
-            Network::Latte(config) => [config.in_channels, config.input_size],
             Network::Mmdit(config) => [config.in_channels, config.sample_size],
             _ => [0, 0],
         };
@@ -253,6 +237,7 @@ impl Network {
         match self {
             Network::UvitT2i(_) => Some("context"),
             Network::UniDiffuser(_) => Some("text"),
+            Network::Mmdit(_) => Some("context_in"),
             _ => None,
         }
     }
@@ -280,8 +265,6 @@ impl Network {
     pub fn classes(&self) -> usize {
         match self {
             Network::Uvit(config) => config.num_classes.max(0) as usize,
-            Network::Dit(config) => config.num_classes + 1,
-            Network::Latte(config) => if config.extras == 2 { config.num_classes + 1 } else { 0 },
             _ => 0,
         }
     }

@@ -41,6 +41,7 @@ impl Kernel {
                 let (tokens, seen) = (a.batch * a.tokens, product(&[2, a.batch, a.most, a.heads, a.head_dim]));
                 (a.tokens as u64 * seen, seen + product(&[2, tokens, a.heads, a.head_dim]))
             }
+            Kernel::HeadNorm(k) => (0, product(&[6, k.batch, k.tokens, k.heads, k.head_dim])),
             Kernel::WriteCache(k) => (0, product(&[4, k.batch, k.tokens, k.dim])),
             Kernel::PatchEmbed(p) => {
                 let image = product(&[p.batch, p.patches.values()]);

@@ -178,6 +178,10 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             (k.batch, k.tokens, k.heads) = (2, k.tokens.min(most), k.heads.min(2));
             (k.first, k.queries) = (0, k.tokens);
         }
+        Kernel::HeadNorm(k) => {
+            (k.batch, k.tokens, k.heads) = (2, k.tokens.min(3), k.heads.min(2));
+            (k.at, k.out_tokens) = (1, k.tokens + 1);
+        }
         Kernel::WriteCache(k) => {
             (k.batch, k.tokens, k.dim) = (2, k.tokens.min(3), width(k.dim).next_multiple_of(4));
             k.rows = 2 * k.tokens + 1;
@@ -244,6 +248,7 @@ fn anonymous(kernel: &Kernel) -> Kernel {
             k.modulation = k.modulation.map(|_| Modulation { vector: t, shift: 0, scale: 0 });
         }
         Kernel::Attention(k) => (k.qkv, k.out, k.first, k.queries) = (t, t, 0, k.tokens),
+        Kernel::HeadNorm(k) => (k.qkv, k.weights, k.out) = (t, [w, w], t),
         Kernel::WriteCache(k) => (k.qkv, k.places, k.out) = (t, t, t),
         Kernel::CachedAttention(k) => (k.qkv, k.cache, k.places, k.positions, k.out) = (t, t, t, t, t),
         Kernel::Elementwise(k) => {
@@ -384,6 +389,14 @@ impl Isolated {
                 let qkv = self.input(&[k.batch, k.tokens, 3 * dim]);
                 let out = self.plan.scratch("", &[k.batch, k.tokens, dim]);
                 self.plan.push(Op::Attention { qkv, heads: k.heads, causal: k.causal, out });
+                out
+            }
+            Kernel::HeadNorm(ref k) => {
+                let dim = k.heads * k.head_dim;
+                let qkv = self.input(&[k.batch, k.tokens, 3 * dim]);
+                let weights = k.weights.map(|of| self.weight(&[k.head_dim], WeightUse::Floats, of));
+                let out = self.first_token(k.batch, k.tokens + 1, 3 * dim);
+                self.plan.push(Op::HeadNorm { qkv, weights, heads: k.heads, eps: k.eps, out, at: 1 });
                 out
             }
             Kernel::WriteCache(ref k) => {

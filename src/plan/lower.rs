@@ -466,6 +466,11 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
                 queries,
             })
         }
+        Op::HeadNorm { qkv, weights, heads, eps, out, at } => {
+            let (s, out_tokens) = (plan.shape(qkv), plan.shape(out)[1]);
+            let (batch, tokens, head_dim) = (s[0], s[1], s[2] / 3 / heads);
+            Kernel::HeadNorm(HeadNorm { qkv, weights, eps, out, at, batch, tokens, out_tokens, heads, head_dim })
+        }
         Op::WriteCache { qkv, places, out } => {
             let (s, o) = (plan.shape(qkv), plan.shape(out));
             let (batch, tokens, dim) = (s[0], s[1], s[2] / 3);

@@ -22,7 +22,11 @@ impl Plan {
             )
             .or(check(shape(out).len() == 3 && shape(out)[1] == 1 && last(out) % 2 == 0, "out is not [batch, 1, 2 h]")),
             Op::Linear { x, skip, weight, bias, rows: some, out } => {
-                let rows = |id: TensorId| shape(id).split_last().map(|(_, rows)| rows);
+                // A vector an item, whether it is called a token or not.
+                let rows = |id: TensorId| {
+                    let s = shape(id);
+                    (s.len() > 1).then(|| (s[0], s[1..s.len() - 1].iter().product::<usize>()))
+                };
                 let k = last(x) + skip.map_or(0, last);
                 let tokens = |r: Rows| {
                     let (s, o) = (shape(x), shape(out));
@@ -72,6 +76,15 @@ impl Plan {
                 let fits = shape(out).len() == 3 && shape(qkv) == [shape(out)[0], shape(out)[1], 3 * dim];
                 check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
                     .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
+            }
+            Op::HeadNorm { qkv, weights, heads, out, at, .. } => {
+                let (s, o) = (shape(qkv), shape(out));
+                let head_dim = last(qkv).checked_div(3 * heads).unwrap_or(0);
+                let fits = s.len() == 3 && o.len() == 3 && s[0] == o[0] && s[2] == o[2];
+                check(fits && 3 * heads * head_dim == s[2], "qkv is not 3 x heads x head_dim")
+                    .or(check(head_dim % 4 == 0, "head_dim is not a multiple of 4"))
+                    .or(check(weights.iter().all(|&w| wshape(w) == [head_dim]), "weights are not [head_dim]"))
+                    .or(check(fits && at + s[1] <= o[1], "tokens do not fit"))
             }
             Op::WriteCache { qkv, places, out } => {
                 let (s, o) = (shape(qkv), shape(out));

@@ -1,7 +1,7 @@
 //! Several networks on one device: the same test natively and in the browser, on every kind of device.
 
 use uvit_web::model::{
-    Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip, clip_text, clip_vision, prefix_encoder,
+    Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip, clip_text, clip_vision, mmdit, prefix_encoder,
     unidiffuser, uvit, uvit_t2i,
 };
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
@@ -64,6 +64,27 @@ pub fn text_network() -> Network {
         num_clip_token: 7,
         conv: true,
         skip: true,
+    })
+}
+
+/// Stable Diffusion 3's transformer: two blocks, of which the first attends twice, with RMS norm of heads or without; 25 patches and
+/// seven words.
+pub fn streams_network(qk_norm: &str) -> Network {
+    Network::Mmdit(mmdit::Config {
+        sample_size: 10,
+        patch_size: 2,
+        in_channels: 4,
+        out_channels: 4,
+        num_layers: 2,
+        attention_head_dim: 16,
+        num_attention_heads: 3,
+        joint_attention_dim: 20,
+        caption_projection_dim: 48,
+        pooled_projection_dim: 28,
+        pos_embed_max_size: 8,
+        qk_norm: qk_norm.into(),
+        dual_attention_layers: vec![0],
+        context_tokens: 7,
     })
 }
 
@@ -237,7 +258,10 @@ pub async fn come_and_go(device: &Device, compute: Compute) {
     let mut captions = load(device, compute, captions_network()).await.unwrap();
     let of_captions = forward(&mut captions).await;
     assert!(forward(&mut prefix).await == of_prefix && forward(&mut captions).await == of_captions);
-    drop((a, b, words, prefix, seeing, captions));
+    let mut streams = load(device, compute, streams_network("rms_norm")).await.unwrap();
+    let of_streams = forward(&mut streams).await;
+    assert!(forward(&mut captions).await == of_captions && forward(&mut streams).await == of_streams);
+    drop((a, b, words, prefix, seeing, captions, streams));
     assert_eq!(device.memory().bytes, start);
 }
 

@@ -53,7 +53,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             .filter(|&id| plan.shape(id).split_last().unwrap().1 == &shape[..shape.len() - 1])
             .collect();
         let n = WIDTHS[second % WIDTHS.len()];
-        let out = match kind % 12 {
+        let out = match kind % 13 {
             0 => plan.linear(&format!("linear {at}"), x, None, n, second % 2 == 0),
             1 => plan.linear(&format!("linear {at}"), x, Some(beside[second % beside.len()]), n, second % 2 == 0),
             // One matrix for several Linears.
@@ -64,6 +64,18 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             10 if shape.len() == 3 => {
                 let gate = GateOf { vector: inputs[3].0, at: second % ((48 - dim) / 4 + 1) * 4 };
                 plan.gated_add("", x, gate, like[second % like.len()])
+            }
+            12 if shape.len() == 3 && dim == 48 => {
+                let out = plan.scratch("", &shape);
+                plan.head_norm(
+                    ["queries", "keys"].map(|of| format!("{of} {at}")).each_ref().map(String::as_str),
+                    x,
+                    [1, 2, 4][second % 3],
+                    1e-6,
+                    out,
+                    0,
+                );
+                out
             }
             11 if shape.len() == 3 => some_tokens(&mut plan, at, x, n, second),
             7 if second.is_multiple_of(2) => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
@@ -245,6 +257,16 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                     let of_vector = vector.len() / shape[0];
                     let gate = vector[i / of_item * of_vector + gate.at + i % dim];
                     *value = values[&x][i] + gate * values[&y][i];
+                }
+            }
+            Op::HeadNorm { qkv, weights, heads, .. } => {
+                let head_dim = dim(qkv) / 3 / heads;
+                for (i, (x, out)) in values[&qkv].chunks(head_dim).zip(result.chunks_mut(head_dim)).enumerate() {
+                    let mean = x.iter().map(|v| v * v).sum::<f32>() / head_dim as f32;
+                    let weight = weights.get(i / heads % 3).map(|&w| weight(w));
+                    for (c, (v, out)) in x.iter().zip(out).enumerate() {
+                        *out = weight.as_ref().map_or(*v, |weight| v / (mean + 1e-6).sqrt() * weight[c]);
+                    }
                 }
             }
             Op::LayerNorm { x, affine, modulation, eps, .. } => {

@@ -179,6 +179,7 @@ pub fn cases(compute: Compute) -> Vec<Case> {
     gates_and_rows(&mut all);
     layer_norms(&mut all);
     attentions(&mut all);
+    head_norms(&mut all);
     caches(&mut all);
     elementwise(&mut all);
     tokens(&mut all);
@@ -442,6 +443,21 @@ fn attentions(all: &mut Vec<Case>) {
             case.plan.push(Op::Attention { qkv, heads, causal, out });
             all.push(case);
         }
+    }
+}
+
+/// Two tensors in one, each with weights of its own.
+fn head_norms(all: &mut Vec<Case>) {
+    for (batch, tokens, heads, head_dim) in [(1, 1, 1, 4), (2, 3, 2, 12), (3, 66, 3, 64), (1, 257, 2, 72)] {
+        let mut case = Case::new(format!("head_norm [{batch}, {tokens}, {heads} x {head_dim}]"));
+        let width = 3 * heads * head_dim;
+        let out = case.output(&[batch, tokens + 2, width]);
+        for (tokens, at) in [(2, 0), (tokens, 2)] {
+            let qkv = case.input(&[batch, tokens, width]);
+            let weights = [0; 2].map(|_| case.floats(&[head_dim], WeightUse::Floats));
+            case.plan.push(Op::HeadNorm { qkv, weights, heads, eps: 1e-6, out, at });
+        }
+        all.push(case);
     }
 }
 
