@@ -5,9 +5,9 @@
 mod devices;
 mod networks;
 
-use networks::{class_network, inputs, load};
+use networks::{class_network, clip_config, inputs, load};
 use uvit_web::Code;
-use uvit_web::model::{Batch, Network, clip_text};
+use uvit_web::model::{Batch, Network, clip_text, uvit, uvit_video};
 use uvit_web::pipeline::{NamedTensor, Values};
 use uvit_web::plan::{Capabilities, Compute, lower};
 use uvit_web::runtime::{Device, Session};
@@ -34,6 +34,62 @@ fn networks_come_and_go_on_the_cpu() {
 fn networks_come_and_go_on_a_gpu() {
     let Some(gpu) = devices::found(pollster::block_on(Device::gpu())) else { return };
     all(&gpu, &[Compute::F32, Compute::W8A8]);
+}
+
+/// The results of a network with random weights for random inputs.
+fn results(device: &Device, compute: Compute, network: Network) -> Vec<f32> {
+    let mut component = pollster::block_on(load(device, compute, network)).unwrap();
+    let given = inputs(component.network(), 2);
+    let results = pollster::block_on(component.forward(&given, &|| false)).unwrap();
+    let Values::Floats(values) = &results[0].values else { panic!("floats come out") };
+    values.clone()
+}
+
+/// Every device that is here.
+fn devices() -> Vec<Device> {
+    #[cfg(feature = "gpu")]
+    let gpu = devices::found(pollster::block_on(Device::gpu()));
+    #[cfg(not(feature = "gpu"))]
+    let gpu = None;
+    [Some(Device::reference()), Some(Device::cpu(Threads::all())), gpu].into_iter().flatten().collect()
+}
+
+#[test]
+fn a_clip_of_one_frame_is_a_picture() {
+    let clips = clip_config(1, 1);
+    for device in devices() {
+        let picture = results(&device, Compute::F32, Network::Uvit(clips.uvit.clone()));
+        let clip = results(&device, Compute::F32, Network::UvitVideo(clips.clone()));
+        assert!(picture == clip, "{}", device.name());
+    }
+}
+
+/// Patches of several frames and none whose values fill whole vectors; more clips than labels; no classes, no convolution.
+#[test]
+fn odd_clips_are_the_same_on_every_device() {
+    let odd = |change: fn(&mut uvit::Config), num_frames, t_patch_size| {
+        let mut config = uvit_video::Config { num_frames, t_patch_size, ..clip_config(1, 1) };
+        change(&mut config.uvit);
+        config
+    };
+    for config in [
+        odd(|_| {}, 6, 3),
+        odd(|c| (c.in_chans, c.num_classes) = (5, -1), 9, 1),
+        odd(|c| (c.img_size, c.patch_size, c.conv) = (5, 1, false), 2, 2),
+        odd(|c| (c.img_size, c.patch_size, c.in_chans, c.skip) = (21, 7, 2, false), 15, 5),
+        odd(|c| (c.embed_dim, c.num_heads, c.depth) = (20, 5, 1), 7, 7),
+    ] {
+        let all: Vec<(&str, Vec<f32>)> = devices()
+            .iter()
+            .map(|device| (device.name(), results(device, Compute::F32, Network::UvitVideo(config.clone()))))
+            .collect();
+        let want = &all[0].1;
+        let largest = want.iter().fold(0f32, |most, v| most.max(v.abs()));
+        for (name, got) in &all[1..] {
+            let off = got.iter().zip(want).fold(0f32, |off, (a, b)| off.max((a - b).abs())) / largest;
+            assert!(off <= 2e-5 && got.len() == want.len(), "{name}: {config:?} is off by {off:e}");
+        }
+    }
 }
 
 /// In bands an autoencoder computes what it does as a whole, and takes less memory for it.

@@ -39,6 +39,7 @@ const KINDS: &[(&str, Judge)] = &[
     ("unidiffuser", kinds::network::judge),
     ("uvit", kinds::network::judge),
     ("uvit_t2i", kinds::network::judge),
+    ("uvit_video", kinds::network::judge),
 ];
 
 fn main() -> ExitCode {

@@ -7,7 +7,8 @@ mod devices;
 mod networks;
 
 use networks::{
-    captions_network, class_network, joint_network, prefix_network, seeing_network, streams_network, text_network,
+    captions_network, class_network, clip_network, joint_network, prefix_network, seeing_network, streams_network,
+    text_network,
     words_network,
 };
 use std::collections::BTreeSet;
@@ -53,6 +54,7 @@ fn every_shader_of_a_program_is_among_those_that_are_tested() {
     let preset = |name| uvit_web::package::preset(name).unwrap().network().unwrap();
     let networks = [
         class_network(),
+        clip_network(),
         joint_network(),
         text_network(),
         words_network(),

@@ -41,6 +41,13 @@ fn broken(path: &Path, error: ImageError) -> Error {
     }
 }
 
+/// What a decoder may take.
+pub fn limits() -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(MOST_BYTES);
+    limits
+}
+
 /// What a picture shows, not premultiplied. Of one that moves it is the first picture, with a warning.
 ///
 /// # Errors
@@ -49,8 +56,7 @@ pub fn rgba(path: &Path) -> Result<RgbaImage> {
     let file = File::open(path).map(BufReader::new).map_err(|e| unreadable(path, e))?;
     let mut reader = ImageReader::new(file).with_guessed_format().map_err(|e| unreadable(path, e))?;
     let Some(format) = reader.format() else { return Err(invalid(path, "it is no picture", REMEDY)) };
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MOST_BYTES);
+    let limits = limits();
     reader.limits(limits.clone());
     let mut decoder = reader.into_decoder().map_err(|e| broken(path, e))?;
     let (width, height) = decoder.dimensions();

@@ -6,7 +6,7 @@ use super::pictures::Files;
 use indicatif::ProgressBar;
 use std::io::Write as _;
 use std::path::Path;
-use uvit_web::package::{Manifest, Task};
+use uvit_web::package::{DENOISER, Manifest, Task};
 use uvit_web::pipeline::sampling::{Control, Stage, StepEvent};
 use uvit_web::pipeline::{DeviceInfo, Generated, LoadOptions, Pipeline, Request};
 use uvit_web::{Code, Error, Result};
@@ -43,7 +43,8 @@ impl Asked {
     pub fn files(&self, out: Option<&Path>, manifest: &Manifest) -> Result<Files> {
         let Request { seed, count, .. } = self.request;
         let shape = if self.gives_pictures(manifest) { Some(manifest.picture_shape()?) } else { None };
-        let mut files = Files::plan(out, shape, self.gives_texts(manifest), seed, count.unwrap_or(1))?;
+        let moves = manifest.network(DENOISER)?.frames().is_some();
+        let mut files = Files::plan(out, shape, self.gives_texts(manifest), moves, seed, count.unwrap_or(1))?;
         self.about.iter().for_each(|(name, value)| files.note(name, value.clone()));
         Ok(files)
     }
@@ -86,13 +87,17 @@ pub fn generate(pipeline: &mut Pipeline, request: &Request) -> Result<Generated>
     let bar = ProgressBar::new(0);
     bar.set_style(style("{msg} {bar:40} {pos}/{len}, {elapsed}"));
     let mut on_step = |event: StepEvent| {
-        bar.set_message(match event.stage {
+        let stage = match event.stage {
             Stage::Text => "reading ",
             Stage::Encoding => "encoding",
             Stage::Sampling => "sampling",
             Stage::Decoding => "decoding",
             Stage::Captioning => "telling ",
-        });
+        };
+        match event.windows {
+            1 => bar.set_message(stage),
+            windows => bar.set_message(format!("{stage} window {} of {windows}", event.window)),
+        }
         bar.set_length(event.steps as u64);
         bar.set_position(event.step as u64);
     };
@@ -120,6 +125,10 @@ pub fn tell(generated: &Generated) -> Result<()> {
         (None, Some(_)) => String::new(),
     };
     let Generated { seed, timings, .. } = generated;
+    let what = match generated.frame_rate > 0.0 {
+        true => format!("{what}{} frames, ", generated.frames),
+        false => what,
+    };
     say!("{mode}{what}seed {seed}, {} steps of {mean:.0} ms, {:.2} s in all", steps.len(), timings.total_ms / 1e3)?;
     generated.texts.iter().try_for_each(|caption| say!("{}", caption.text))
 }

@@ -65,7 +65,7 @@ pub struct Arguments {
     #[arg(long)]
     sampler: Option<SamplerKind>,
     /// How the sampler's times are spread: time_uniform, log_snr, quadratic, karras, or, where the schedule is one of training
-    /// steps, linspace, leading or trailing; the sampler's own if not given
+    /// steps, linspace, leading, trailing, respaced or strided; the model's or the sampler's own if not given
     #[arg(long)]
     grid: Option<Spacing>,
     /// ddim: 0 is deterministic, 1 draws as much noise as DDPM [default: 0]
@@ -87,13 +87,27 @@ pub struct Arguments {
     /// .safetensors), which the model's encoder makes latents of if it draws those; or latents (.npy, .safetensors)
     #[arg(long, value_name = "FILE")]
     init_image: Option<PathBuf>,
-    /// How much of the way from noise to the picture is walked anew: above 0, at most 1 [default: 0.8, with a mask 1]
+    /// For models of clips: frames of each; of more than the model draws at a time, windows that overlap [default: the model's]
+    #[arg(long, value_parser = refusal::count)]
+    frames: Option<usize>,
+    /// Frames that each window of a long clip is given of the one before [default: a quarter of the model's]
+    #[arg(long, value_parser = refusal::count)]
+    overlap: Option<usize>,
+    /// A frame that clips begin with, kept as it is; may be repeated. As --init-image
+    #[arg(long, value_name = "FILE")]
+    first_frame: Vec<PathBuf>,
+    /// A clip to start from, of as many frames as are drawn, and of their size: APNG, GIF, WebP, a folder of pictures, or floats as
+    /// --init-image, [frames, channels, height, width]
+    #[arg(long, value_name = "FILE", conflicts_with = "init_image")]
+    init_clip: Option<PathBuf>,
+    /// How much of the way from noise to the picture, or clip, is walked anew: above 0, at most 1 [default: 0.8, with a mask 1]
     #[arg(long, allow_hyphen_values = true)]
     strength: Option<f64>,
-    /// Paint only a part of the picture anew: white there, black where it is kept, or .npy [height, width] of 1 and 0
+    /// Paint only a part of the picture, or of every frame, anew: white there, black where it is kept, or .npy [height, width] of 1 and
+    /// 0, for clips also [frames, height, width]
     #[arg(long, value_name = "FILE")]
     mask: Option<PathBuf>,
-    /// With a mask: what is kept gets other noise at every step
+    /// With a mask, or frames that are kept: what is kept gets other noise at every step
     #[arg(long)]
     fresh_noise: bool,
     /// Draw this picture of `uvit generate` again, with its settings where no others are given
@@ -108,7 +122,8 @@ pub struct Arguments {
     #[arg(long)]
     pub tiling: bool,
     /// The file or folder to write into; with --count N, NAME-SEED.png each and a contact sheet NAME.png. A name that ends in
-    /// .npy or .safetensors takes the floats [count, channels, height, width] of all, as latents need. Texts lie in their
+    /// .npy or .safetensors takes the floats [count, channels, height, width] of all, as latents need. Clips are an APNG, a GIF where the
+    /// name ends in .gif, or PNG frames in a folder, whose name ends in /; their floats are [count, frames, channels, height, width]. Texts lie in their
     /// pictures; alone they take a .txt file, one a line, or a .json file [default: uvit.png; uvit.txt where only texts come out]
     #[arg(long, short)]
     out: Option<PathBuf>,
@@ -193,6 +208,8 @@ pub fn request(a: &Arguments, earlier: Option<&Value>, manifest: &Manifest) -> R
     request.cache |= a.cache;
     request.strength = a.strength.or(request.strength);
     request.fresh_noise |= a.fresh_noise;
+    request.frames = a.frames.or(request.frames);
+    request.overlap = a.overlap.or(request.overlap);
 
     request.mode = a.mode.or(request.mode);
     request.beams = a.beams.or(request.beams);
@@ -211,8 +228,28 @@ pub fn request(a: &Arguments, earlier: Option<&Value>, manifest: &Manifest) -> R
         note("initImageSha256", &values);
         request.init_image = Some(values);
     }
+    let network = manifest.network(DENOISER)?;
+    let frames = network.frames().map_or(1, |own| request.frames.unwrap_or(own));
+    if let Some(path) = &a.init_clip {
+        if network.frames().is_none() {
+            let cause = "--init-clip is given, and the model draws single pictures";
+            return Err(Error::new(Code::InvalidArgument, cause, "Give --init-image"));
+        }
+        let values;
+        (values, shape) = start::clip(path, frames, shape, network.image_shape())?;
+        note("initImageSha256", &values);
+        request.init_image = Some(values);
+    }
+    if !a.first_frame.is_empty() {
+        let (values, of_first) = start::first_frames(&a.first_frame, manifest.start_shape()?, network.image_shape())?;
+        note("firstFramesSha256", &values);
+        request.first_frames = Some(values);
+        if request.init_image.is_none() {
+            shape = of_first;
+        }
+    }
     if let Some(path) = &a.mask {
-        let values = start::mask(path, shape)?;
+        let values = start::mask(path, shape, frames)?;
         note("maskSha256", &values);
         request.mask = Some(values);
     }
@@ -225,7 +262,8 @@ pub fn request(a: &Arguments, earlier: Option<&Value>, manifest: &Manifest) -> R
     if let Some(settings) = earlier {
         for (name, option) in [
             ("imageSha256", "image"),
-            ("initImageSha256", "init-image"),
+            ("initImageSha256", if network.frames().is_some() { "init-clip" } else { "init-image" }),
+            ("firstFramesSha256", "first-frame"),
             ("maskSha256", "mask"),
             ("contextSha256", "context"),
         ] {
@@ -267,9 +305,10 @@ pub fn run(a: &Arguments) -> Result<()> {
 
 /// Says whether a picture came out as it was, and if not, what was different.
 fn compare(settings: &Value, pixels: &[u8], now: &Generated) -> Result<()> {
-    let drawn = now.rgba(0);
+    let drawn: Vec<u8> = (0..now.frames).flat_map(|k| now.rgba(k)).collect();
+    let what = if now.frames > 1 { "clip" } else { "picture" };
     if drawn == pixels {
-        return say!("the same picture, bit for bit");
+        return say!("the same {what}, bit for bit");
     }
     let new = now.write();
     let fields = [
@@ -292,6 +331,9 @@ fn compare(settings: &Value, pixels: &[u8], now: &Generated) -> Result<()> {
         "guidanceScale",
         "guidanceRescale",
         "guidanceInterval",
+        "frames",
+        "overlap",
+        "firstFrames",
         "strength",
         "masked",
         "cache",

@@ -1,5 +1,6 @@
 //! The tool `uvit`: convert checkpoints, look inside models, generate pictures, measure quality.
 
+mod animation;
 mod bench;
 mod block_cache;
 mod calibrate;

@@ -71,6 +71,10 @@ pub fn run(a: &Arguments) -> Result<()> {
         let cause = format!("this model draws latents of {channels} x {height} x {width}, which are no picture");
         return Err(invalid(cause, "Give --out FILE.npy or FILE.safetensors for the floats"));
     }
+    if network.frames().is_some() {
+        let cause = "--out-npz takes pictures, and this model draws clips".into();
+        return Err(invalid(cause, "Give --out FILE.npy, FILE.safetensors, an APNG, a GIF or a folder"));
+    }
     let asked = request(a, None, &manifest)?;
     if !asked.gives_pictures(&manifest) {
         return Err(invalid("--out-npz takes pictures, and only texts come out".into(), "Give --out FILE.txt"));

@@ -66,6 +66,15 @@ pub fn check(path: &Path) -> Result<()> {
     std::fs::remove_file(&probe).map_err(|e| io(&probe, &e))
 }
 
+/// Makes a folder, if there is none, that files can be written into.
+///
+/// # Errors
+/// `IO`.
+pub fn folder(path: &Path) -> Result<()> {
+    std::fs::create_dir_all(path).map_err(|e| io(path, &e))?;
+    check(&path.join("probe"))
+}
+
 /// Writes a file beside its place and renames it: whoever reads it sees the old one or the new one.
 ///
 /// # Errors

@@ -254,7 +254,9 @@ pub fn noised(pipeline: &Pipeline, picture: &[f32], k: usize, count: usize) -> R
     let t = (k as f64 + 0.5) / count as f64;
     let level = sampling.schedule.curve()?.level(t);
     let noise = TorchGenerator::new(5000 + k as u64).randn_f32(picture.len());
-    let mixed = picture.iter().zip(noise);
+    // Of clips, as the network takes them.
+    let drawn = pipeline.network().sample().from_frames(picture);
+    let mixed = drawn.iter().zip(noise);
     let x = mixed.map(|(p, n)| (level.alpha_t * f64::from(*p) + level.sigma_t * f64::from(n)) as f32).collect();
     Ok((x, sampling.time_scale * t))
 }

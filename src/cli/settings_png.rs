@@ -10,7 +10,7 @@ pub const SETTINGS: &str = "Settings";
 /// Larger text chunks, and all of a picture's buffers, are refused.
 const MAX_PNG_BYTES: usize = 256 << 20;
 
-/// A picture's settings and its pixels, RGBA.
+/// A picture's settings and its pixels, RGBA; of a clip those of all frames.
 ///
 /// # Errors
 /// `IO`; `INVALID_ARGUMENT` for anything but a PNG that this tool has written.
@@ -37,8 +37,13 @@ pub fn read_from(source: impl std::io::BufRead + std::io::Seek) -> std::result::
     let text = text.get_text().map_err(|e| e.to_string())?;
     let settings: Value = serde_json::from_str(&text).map_err(|e| format!("its settings are broken ({e})"))?;
     let size = reader.output_buffer_size().filter(|size| *size <= MAX_PNG_BYTES);
-    let mut pixels = vec![0; size.ok_or_else(|| "it is too large".to_owned())?];
-    reader.next_frame(&mut pixels).map_err(|e| e.to_string())?;
+    let size = size.ok_or_else(|| "it is too large".to_owned())?;
+    let frames = reader.info().animation_control.map_or(1, |animation| animation.num_frames.max(1) as usize);
+    let all = frames.checked_mul(size).filter(|all| *all <= MAX_PNG_BYTES);
+    let mut pixels = vec![0; all.ok_or_else(|| "it is too large".to_owned())?];
+    for frame in pixels.chunks_mut(size.max(1)) {
+        reader.next_frame(frame).map_err(|e| e.to_string())?;
+    }
     match reader.info().color_type {
         png::ColorType::Rgba => Ok((settings, pixels)),
         other => Err(format!("its colours are {other:?}")),

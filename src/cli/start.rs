@@ -1,9 +1,10 @@
 //! What `uvit generate` starts from: pictures and floats (.npy, .safetensors).
 
-use super::decode;
+use super::{animation, decode};
+use image::RgbaImage;
 use image::imageops::{FilterType, crop_imm, resize};
 use safetensors::{Dtype, SafeTensors};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use uvit_web::{Code, Error, Result};
 
 fn invalid(path: &Path, cause: impl std::fmt::Display, remedy: impl Into<String>) -> Error {
@@ -25,30 +26,75 @@ pub fn picture(path: &Path, shape: [usize; 3], latent_shape: [usize; 3]) -> Resu
         };
     }
     if !matches!(channels, 1 | 3) {
-        let cause = format!(
-            "this model draws latents of {channels} x {height} x {width}, a picture is none, and it has no encoder"
-        );
-        let remedy =
-            "Convert the model again with its autoencoder's encoder, or give a .npy or .safetensors file with latents";
-        return Err(invalid(path, cause, remedy));
+        return Err(no_encoder(path, shape));
     }
-    let pixels = pixels(path, height, width)?;
+    Ok((planes(&pixels(path, height, width)?, channels), shape))
+}
+
+/// RGBA on white, or opaque, to `[channels, height, width]`.
+fn planes(pixels: &[u8], channels: usize) -> Vec<f32> {
     let value = |channel: usize, at: usize| f32::from(pixels[4 * at + channel]) / 127.5 - 1.0;
     let grey = |at: usize| (0..3).map(|channel| value(channel, at)).sum::<f32>() / 3.0;
-    let plane = height * width;
-    let values = match channels {
+    let plane = pixels.len() / 4;
+    match channels {
         1 => (0..plane).map(grey).collect(),
         _ => (0..3).flat_map(|channel| (0..plane).map(move |at| (channel, at))).map(|(c, at)| value(c, at)).collect(),
-    };
+    }
+}
+
+/// A clip to start from, `[frames, channels, height, width]`, and the shape of a frame: floats of pictures or latents as they are; or
+/// the frames of a file or folder, which must be as large as the model's.
+pub fn clip(path: &Path, frames: usize, shape: [usize; 3], latent_shape: [usize; 3]) -> Result<(Vec<f32>, [usize; 3])> {
+    let [channels, height, width] = shape;
+    if is_floats(path) {
+        let of = |shape: [usize; 3]| floats(path, "images", &[&[frames], &shape[..]].concat());
+        return match of(latent_shape) {
+            Ok((latents, _)) => Ok((latents, latent_shape)),
+            Err(_) => Ok((of(shape)?.0, shape)),
+        };
+    }
+    if !matches!(channels, 1 | 3) {
+        return Err(no_encoder(path, shape));
+    }
+    let mut values = Vec::with_capacity(frames * channels * height * width);
+    for mut frame in animation::read(path, frames, [height, width])? {
+        on_white(&mut frame);
+        values.extend(planes(frame.as_raw(), channels));
+    }
     Ok((values, shape))
 }
 
-/// A mask `[height, width]`: floats as they are, or a picture, white where it is to be painted anew and black where it is kept.
-pub fn mask(path: &Path, [_, height, width]: [usize; 3]) -> Result<Vec<f32>> {
+/// Pictures that clips begin with, `[frames, channels, height, width]`, and the shape of one: each as [`picture`] has it.
+pub fn first_frames(paths: &[PathBuf], shape: [usize; 3], latent_shape: [usize; 3]) -> Result<(Vec<f32>, [usize; 3])> {
+    let (mut values, mut of_all) = (Vec::new(), None);
+    for path in paths {
+        let (frame, shape) = picture(path, shape, latent_shape)?;
+        if of_all.is_some_and(|of_all| of_all != shape) {
+            return Err(invalid(path, "it holds latents beside pictures", "Give all as pictures, or all as latents"));
+        }
+        of_all = Some(shape);
+        values.extend(frame);
+    }
+    Ok((values, of_all.unwrap_or(shape)))
+}
+
+fn no_encoder(path: &Path, [channels, height, width]: [usize; 3]) -> Error {
+    let cause = format!(
+        "this model draws latents of {channels} x {height} x {width}, a picture is none, and it has no encoder"
+    );
+    let remedy =
+        "Convert the model again with its autoencoder's encoder, or give a .npy or .safetensors file with latents";
+    invalid(path, cause, remedy)
+}
+
+/// A mask `[height, width]`, for clips also `[frames, height, width]`: floats as they are, or a picture, white where it is to be painted
+/// anew and black where it is kept.
+pub fn mask(path: &Path, [_, height, width]: [usize; 3], frames: usize) -> Result<Vec<f32>> {
     if is_floats(path) {
         let (values, count) = floats(path, "mask", &[height, width])?;
         return match count {
             1 => Ok(values),
+            count if count == frames => Ok(values),
             _ => Err(invalid(path, "it holds several masks", "Give one, for all pictures")),
         };
     }
@@ -75,14 +121,18 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-/// Decoded, resized to cover, cropped in the middle, on white.
-fn pixels(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
-    let mut decoded = decode::rgba(path)?;
-    for pixel in decoded.pixels_mut() {
+fn on_white(picture: &mut RgbaImage) {
+    for pixel in picture.pixels_mut() {
         let [r, g, b, a] = pixel.0.map(u32::from);
         let on_white = |v: u32| ((v * a + 255 * (255 - a) + 127) / 255) as u8;
         pixel.0 = [on_white(r), on_white(g), on_white(b), 255];
     }
+}
+
+/// Decoded, resized to cover, cropped in the middle, on white.
+fn pixels(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
+    let mut decoded = decode::rgba(path)?;
+    on_white(&mut decoded);
     let (from_width, from_height) = decoded.dimensions();
     let (width, height) = (width as u32, height as u32);
     let scale = (f64::from(width) / f64::from(from_width)).max(f64::from(height) / f64::from(from_height));

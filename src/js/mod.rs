@@ -176,6 +176,8 @@ fn describe(pipeline: &pipeline::Pipeline) -> String {
         ("prompts", pipeline.reads_prompts().into()),
         ("modes", modes.iter().map(|mode| mode.as_str()).collect()),
         ("imageShape", if sees { pipeline.start_shape()[..].into() } else { Value::Null }),
+        ("frames", pipeline.frames().unwrap_or(0).into()),
+        ("frameRate", pipeline.frame_rate().into()),
         ("latentShape", pipeline.network().image_shape()[..].into()),
         ("initImageShape", pipeline.start_shape()[..].into()),
         ("imageSize", height.into()),
@@ -258,7 +260,7 @@ impl WasmPipeline {
         Ok(profile?.write().to_string())
     }
 
-    /// Generates pictures. `arrays` are a `Float32Array` each, whichever are given: `startLatents`, `initImage`, `mask`,
+    /// Generates pictures. `arrays` are a `Float32Array` each, whichever are given: `startLatents`, `initImage`, `firstFrames`, `mask`,
     /// `context`, `nullContext`, `image`; or, instead of that, `imageRgba`, a `Uint8Array` of the option `imageSize`, `[width, height]`.
     /// `on_step(json, preview)` is called after every step. `workers` share the items, this one included:
     /// `remote(worker, tensors)` resolves with the prediction of worker 1 .. workers - 1.
@@ -282,6 +284,7 @@ impl WasmPipeline {
             let place = match name.as_str() {
                 "startLatents" => &mut request.start,
                 "initImage" => &mut request.init_image,
+                "firstFrames" => &mut request.first_frames,
                 "mask" => &mut request.mask,
                 "context" => &mut request.context,
                 "nullContext" => &mut request.null_context,
@@ -310,6 +313,9 @@ impl WasmPipeline {
                 ("stage", event.stage.as_str().into()),
                 ("width", width.into()),
                 ("height", height.into()),
+                ("frames", event.values.as_ref().map_or(0, |shown| shown.frames).into()),
+                ("window", event.window.into()),
+                ("windows", event.windows.into()),
                 ("step", event.step.into()),
                 ("steps", event.steps.into()),
                 ("elapsedMs", event.elapsed_ms.into()),
@@ -404,14 +410,13 @@ impl WasmResult {
         to_js(&self.0.latents)
     }
 
-    /// All images as RGBA, one after the other; nothing where none were made.
+    /// All images, or all frames of all clips, as RGBA, one after the other; nothing where none were made.
     pub fn rgba(&self) -> Uint8Array {
-        let images = if self.0.values.is_empty() { 0 } else { self.0.count };
-        let rgba: Vec<u8> = (0..images).flat_map(|k| self.0.rgba(k)).collect();
+        let rgba: Vec<u8> = (0..self.0.pictures()).flat_map(|k| self.0.rgba(k)).collect();
         Uint8Array::from(rgba.as_slice())
     }
 
-    /// The values `[count, channels, height, width]`, not clipped.
+    /// The values `[count, frames, channels, height, width]`, not clipped.
     pub fn floats(&self) -> Float32Array {
         Float32Array::from(self.0.values.as_slice())
     }

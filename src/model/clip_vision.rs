@@ -66,7 +66,8 @@ impl Config {
     }
 
     fn validate(&self) -> Result<()> {
-        Pictures { img_size: self.image_size, patch_size: self.patch_size, in_chans: CHANNELS }.validate()?;
+        let (img_size, patch_size) = (self.image_size, self.patch_size);
+        Pictures { img_size, patch_size, in_chans: CHANNELS, frames: None }.validate()?;
         within("the number of tokens", self.tokens(), 1 << 16)?;
         within("projection_dim", self.projection_dim, 4096)?;
         self.layers().validate()

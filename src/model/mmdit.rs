@@ -6,7 +6,7 @@
 use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording, Sampled};
 use crate::json;
-use crate::plan::{Activation, Frames, GateOf, Modulation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
+use crate::plan::{Activation, Frames, GateOf, Groups, Modulation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
 use crate::{Code, Error, Result};
 
 /// The published constructor's arguments, under its names.
@@ -245,7 +245,7 @@ impl Config {
     fn attend(&self, plan: &mut Plan, qkv: TensorId) -> TensorId {
         let s = plan.shape(qkv).to_vec();
         let out = plan.scratch("", &[s[0], s[1], self.dim()]);
-        plan.push(Op::Attention { qkv, heads: self.num_attention_heads, causal: false, out });
+        plan.push(Op::Attention { qkv, heads: self.num_attention_heads, causal: false, groups: Groups::Item, out });
         out
     }
 }

@@ -15,6 +15,7 @@ mod transformer;
 pub mod unidiffuser;
 pub mod uvit;
 pub mod uvit_t2i;
+pub mod uvit_video;
 
 pub use ports::{Port, PortKind, Recording, Sampled};
 pub use sample::Sample;
@@ -61,6 +62,8 @@ pub enum Network {
     Uvit(uvit::Config),
     /// U-ViT for text to image.
     UvitT2i(uvit_t2i::Config),
+    /// U-ViT of clips.
+    UvitVideo(uvit_video::Config),
     /// UniDiffuser's U-ViT.
     UniDiffuser(unidiffuser::Config),
     /// Stable Diffusion 3's transformer.
@@ -87,9 +90,10 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 12] = [
+const REGISTRY: &[(&str, Make)] = &[
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
+    ("uvit_video", |params| Read::read(params).map(Network::UvitVideo)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
     ("mmdit", |params| Read::read(params).map(Network::Mmdit)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
@@ -108,6 +112,7 @@ macro_rules! each {
         match $network {
             Network::Uvit($config) => $body,
             Network::UvitT2i($config) => $body,
+            Network::UvitVideo($config) => $body,
             Network::UniDiffuser($config) => $body,
             Network::Mmdit($config) => $body,
             Network::ClipText($config) => $body,
@@ -128,10 +133,10 @@ impl Network {
     /// another type.
     pub fn of(architecture: &str, params: &Value) -> Result<Network> {
         let Some((_, make)) = REGISTRY.iter().find(|(name, _)| *name == architecture) else {
-            let known = REGISTRY.map(|(name, _)| name).join(", ");
+            let known: Vec<&str> = REGISTRY.iter().map(|(name, _)| *name).collect();
             return Err(Error::new(
                 Code::UnsupportedModel,
-                format!("the architecture is \"{architecture}\", this build knows {known}"),
+                format!("the architecture is \"{architecture}\", this build knows {}", known.join(", ")),
                 "Use a version of uvit-web that knows this architecture",
             ));
         };
@@ -146,6 +151,7 @@ impl Network {
         match self {
             Network::Uvit(_) => "uvit",
             Network::UvitT2i(_) => "uvit_t2i",
+            Network::UvitVideo(_) => "uvit_video",
             Network::UniDiffuser(_) => "unidiffuser",
             Network::Mmdit(_) => "mmdit",
             Network::ClipText(_) => "clip_text",
@@ -172,6 +178,7 @@ impl Network {
         match self {
             Network::Uvit(config) => config.record(batch),
             Network::UvitT2i(config) => config.record(batch),
+            Network::UvitVideo(config) => config.record(batch),
             Network::UniDiffuser(config) => config.record(batch),
             Network::Mmdit(config) => config.record(batch),
             Network::ClipText(config) => config.record(batch),
@@ -190,6 +197,7 @@ impl Network {
         let [channels, size] = match self {
             Network::Uvit(config) => [config.in_chans, config.img_size],
             Network::UvitT2i(config) => [config.in_chans, config.img_size],
+            Network::UvitVideo(config) => [config.uvit.in_chans, config.uvit.img_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
             Network::Mmdit(config) => [config.in_channels, config.sample_size],
             _ => [0, 0],
@@ -199,12 +207,19 @@ impl Network {
 
     /// Frames of a clip; none for networks that draw single pictures.
     pub fn frames(&self) -> Option<usize> {
-        None
+        match self {
+            Network::UvitVideo(config) => Some(config.num_frames),
+            _ => None,
+        }
     }
 
     /// What it draws for one item.
     pub fn sample(&self) -> Sample {
-        Sample { picture: self.image_shape(), frames: self.frames(), channels_first: true }
+        Sample {
+            picture: self.image_shape(),
+            frames: self.frames(),
+            channels_first: matches!(self, Network::UvitVideo(_)),
+        }
     }
 
     /// The shape of the port that is drawn first, without the batch: `[channels, height, width]`, of clips `[channels, frames,
@@ -256,6 +271,7 @@ impl Network {
         match self {
             Network::Uvit(config) => config.inner_blocks(outer),
             Network::UvitT2i(config) => config.inner_blocks(outer),
+            Network::UvitVideo(config) => config.inner_blocks(outer),
             Network::UniDiffuser(config) => config.inner_blocks(outer),
             _ => None,
         }
@@ -265,6 +281,7 @@ impl Network {
     pub fn classes(&self) -> usize {
         match self {
             Network::Uvit(config) => config.num_classes.max(0) as usize,
+            Network::UvitVideo(config) => config.uvit.num_classes.max(0) as usize,
             _ => 0,
         }
     }

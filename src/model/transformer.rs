@@ -2,7 +2,7 @@
 //! `libs/uvit.py` of baofff/U-ViT at ce551708dc9cde9818d2af7d84dfadfeb7bd9034, tensor names included.
 
 use crate::decimal::{decimal, exponential};
-use crate::plan::{Activation, Frames, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
+use crate::plan::{Activation, FrameLayout, Frames, Groups, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
 use crate::{Code, Error, Result};
 
 /// LayerNorm's epsilon in every U-ViT.
@@ -29,12 +29,14 @@ pub(super) struct Transformer {
     pub norms: Norms,
 }
 
-/// The sizes of pictures.
+/// The sizes of pictures, or of clips.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pictures {
     pub img_size: usize,
     pub patch_size: usize,
     pub in_chans: usize,
+    /// Frames of clips `[channels, frames, height, width]`, and how many of them a patch has; none of pictures.
+    pub frames: Option<[usize; 2]>,
 }
 
 /// Checks a parameter of a configuration.
@@ -60,7 +62,13 @@ impl Pictures {
             let Pictures { img_size, patch_size, .. } = self;
             return Err(unsupported(format!("img_size {img_size} is no multiple of patch_size {patch_size}")));
         }
-        let patch = self.patch_size * self.patch_size * self.in_chans;
+        let [frames, depth] = self.frames.unwrap_or([1, 1]);
+        within("num_frames", frames, 4096)?;
+        within("t_patch_size", depth, 64)?;
+        if !frames.is_multiple_of(depth) {
+            return Err(unsupported(format!("num_frames {frames} is no multiple of t_patch_size {depth}")));
+        }
+        let patch = self.patch_size * self.patch_size * depth * self.in_chans;
         if patch > 1 << 14 {
             return Err(unsupported(format!("a patch has {patch} values, at most 16384 are supported")));
         }
@@ -72,35 +80,46 @@ impl Pictures {
         self.img_size / self.patch_size
     }
 
+    /// Patches of a picture, or of a clip.
+    pub fn count(&self) -> usize {
+        self.side().pow(2) * self.frames.map_or(1, |[frames, depth]| frames / depth)
+    }
+
+    /// The shape of so many of them.
+    pub fn shape(&self, items: usize) -> Vec<usize> {
+        let [channels, size] = [self.in_chans, self.img_size];
+        match self.frames {
+            None => vec![items, channels, size, size],
+            Some([frames, _]) => vec![items, channels, frames, size, size],
+        }
+    }
+
+    /// How they are cut into patches along the frames.
+    fn cut(&self) -> Frames {
+        self.frames.map_or(Frames::NONE, |[_, patch]| Frames { patch, layout: FrameLayout::ChannelsFirst })
+    }
+
     /// Records patches as tokens `at ..` of `out`, with the positions of the table's rows from `position` on.
     pub fn embed(&self, plan: &mut Plan, image: TensorId, position: Option<Position>, out: TensorId, at: usize) {
-        let d = plan.shape(out)[2];
-        let p = self.patch_size;
-        let weight = plan.weight("patch_embed.proj.weight", &[d, self.in_chans, p, p], WeightUse::PatchKernel);
+        let (d, p, frames) = (plan.shape(out)[2], self.patch_size, self.cut());
+        // Like a picture whose sides are those of a patch.
+        let kernel = Pictures { img_size: p, frames: self.frames.map(|[_, depth]| [depth, depth]), ..*self }.shape(d);
+        let weight = plan.weight("patch_embed.proj.weight", &kernel, WeightUse::PatchKernel);
         let bias = plan.weight("patch_embed.proj.bias", &[d], WeightUse::Floats);
-        plan.push(Op::PatchEmbed {
-            image,
-            weight,
-            bias: Some(bias),
-            position,
-            patch: p,
-            frames: Frames::NONE,
-            out,
-            at,
-        });
+        plan.push(Op::PatchEmbed { image, weight, bias: Some(bias), position, patch: p, frames, out, at });
     }
 
     /// Records `decoder_pred` on the tokens of `x`, of which the first `extras` are no patches, and unpatchify.
     pub fn predict(&self, plan: &mut Plan, x: TensorId, extras: usize, out: TensorId) {
-        let p = self.patch_size;
-        let x = plan.linear("decoder_pred", x, None, p * p * self.in_chans, true);
-        plan.push(Op::Unpatchify { x, patch: p, frames: Frames::NONE, skip_tokens: extras, first_channel: 0, out });
+        let (p, frames) = (self.patch_size, self.cut());
+        let x = plan.linear("decoder_pred", x, None, frames.patch * p * p * self.in_chans, true);
+        plan.push(Op::Unpatchify { x, patch: p, frames, skip_tokens: extras, first_channel: 0, out });
     }
 
     /// Records [`Pictures::predict`] and, with `conv`, the last convolution; returns the tensor `out`.
     pub fn predict_and_smooth(&self, plan: &mut Plan, x: TensorId, extras: usize, conv: bool) -> TensorId {
-        let (items, c) = (plan.shape(x)[0], self.in_chans);
-        let shape = [items, c, self.img_size, self.img_size];
+        let c = self.in_chans;
+        let shape = self.shape(plan.shape(x)[0]);
         if !conv {
             let out = plan.tensor("out", &shape, Role::Output);
             self.predict(plan, x, extras, out);
@@ -232,7 +251,7 @@ impl Transformer {
         let qkv = plan.linear(&format!("{name}.attn.qkv"), x, None, 3 * self.embed_dim, self.qkv_bias);
         let shape = plan.shape(x).to_vec();
         let attended = plan.scratch("", &shape);
-        plan.push(Op::Attention { qkv, heads: self.num_heads, causal: false, out: attended });
+        plan.push(Op::Attention { qkv, heads: self.num_heads, causal: false, groups: Groups::Item, out: attended });
         let projected = plan.linear(&format!("{name}.attn.proj"), attended, None, self.embed_dim, true);
         plan.tensors[projected.0].name = format!("{name}.attn");
         projected

@@ -62,7 +62,7 @@ json::fields!(Config {
 impl Config {
     fn pictures(&self, size: usize) -> Pictures {
         let Config { patch_size, in_chans, .. } = *self;
-        Pictures { img_size: size, patch_size, in_chans }
+        Pictures { img_size: size, patch_size, in_chans, frames: None }
     }
 
     fn transformer(&self) -> Transformer {
@@ -77,7 +77,7 @@ impl Config {
 
     /// All tokens of one item of the published size.
     pub fn tokens(&self) -> usize {
-        self.leading() + self.num_text_tokens + 1 + self.pictures(self.img_size).side().pow(2)
+        self.leading() + self.num_text_tokens + 1 + self.pictures(self.img_size).count()
     }
 
     fn validate(&self, [height, width]: [usize; 2]) -> Result<()> {

@@ -60,12 +60,16 @@ impl Config {
 
     /// All tokens of one item.
     pub fn tokens(&self) -> usize {
-        self.extras() + self.pictures().side().pow(2)
+        self.tokens_of(&self.pictures(None))
     }
 
-    fn pictures(&self) -> Pictures {
+    pub(super) fn tokens_of(&self, pictures: &Pictures) -> usize {
+        self.extras() + pictures.count()
+    }
+
+    pub(super) fn pictures(&self, frames: Option<[usize; 2]>) -> Pictures {
         let Config { img_size, patch_size, in_chans, .. } = *self;
-        Pictures { img_size, patch_size, in_chans }
+        Pictures { img_size, patch_size, in_chans, frames }
     }
 
     fn transformer(&self) -> Transformer {
@@ -73,12 +77,12 @@ impl Config {
         Transformer { embed_dim, depth, num_heads, mlp_ratio, qkv_bias, skip, norms: Norms::Before }
     }
 
-    fn validate(&self) -> Result<()> {
-        self.pictures().validate()?;
+    fn validate(&self, pictures: &Pictures) -> Result<()> {
+        pictures.validate()?;
         if self.num_classes > 1 << 16 {
             return Err(unsupported(format!("num_classes is {}, at most 65536 are supported", self.num_classes)));
         }
-        self.transformer().validate(self.tokens())
+        self.transformer().validate(self.tokens_of(pictures))
     }
 
     /// Records one forward for `batch`: ports `x [images, C, H, W]`, `timesteps [items]`, `y [items]` for networks with
@@ -87,16 +91,21 @@ impl Config {
     /// # Errors
     /// `UNSUPPORTED_MODEL` if the parameters contradict each other or the head dim is no multiple of 4 up to 128.
     pub fn record(&self, batch: Batch) -> Result<Recording> {
-        self.validate()?;
-        let (items, dim, size) = (batch.items(), self.embed_dim, self.img_size);
+        self.record_of(&self.pictures(None), batch)
+    }
+
+    /// The same of pictures or clips.
+    pub(super) fn record_of(&self, pictures: &Pictures, batch: Batch) -> Result<Recording> {
+        self.validate(pictures)?;
+        let (items, dim, count) = (batch.items(), self.embed_dim, self.tokens_of(pictures));
         let mut plan = Plan::default();
-        let x = plan.tensor("x", &[batch.images, self.in_chans, size, size], Role::Input);
+        let x = plan.tensor("x", &pictures.shape(batch.images), Role::Input);
         let time = plan.tensor("timesteps", &[items], Role::Input);
         let label = (self.num_classes > 0).then(|| plan.tensor("y", &[items], Role::Indices));
 
         let token = time_token(&mut plan, "time_embed", time, dim, self.mlp_time_embed);
-        let tokens = plan.scratch("tokens", &[items, self.tokens(), dim]);
-        let table = plan.weight("pos_embed", &[1, self.tokens(), dim], WeightUse::Floats);
+        let tokens = plan.scratch("tokens", &[items, count, dim]);
+        let table = plan.weight("pos_embed", &[1, count, dim], WeightUse::Floats);
         let position = |at| Some(Position::plain(table, at));
         let classes = self.num_classes.max(0) as usize;
         if let Some(index) = label {
@@ -106,10 +115,10 @@ impl Config {
         let extras = self.extras();
         let at = extras - 1;
         plan.push(Op::CopyTokens { x: token, from: 0, count: 1, position: position(at), out: tokens, at });
-        self.pictures().embed(&mut plan, x, position(extras), tokens, extras);
+        pictures.embed(&mut plan, x, position(extras), tokens, extras);
 
         let normed = self.transformer().record(&mut plan, tokens);
-        let out = self.pictures().predict_and_smooth(&mut plan, normed, extras, self.conv);
+        let out = pictures.predict_and_smooth(&mut plan, normed, extras, self.conv);
         let mut ports = vec![
             Port { name: "x", kind: PortKind::Latents, tensor: x },
             Port { name: "timesteps", kind: PortKind::Time, tensor: time },
@@ -147,7 +156,7 @@ mod tests {
                 conv: false,
                 skip: true,
             };
-            assert!(config.validate().is_ok());
+            assert!(config.validate(&config.pictures(None)).is_ok());
             change(&mut config);
             config.record(Batch::plain(1)).unwrap_err().cause.clone()
         };

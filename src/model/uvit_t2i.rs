@@ -57,7 +57,7 @@ json::fields!(Config {
 impl Config {
     fn pictures(&self) -> Pictures {
         let Config { img_size, patch_size, in_chans, .. } = *self;
-        Pictures { img_size, patch_size, in_chans }
+        Pictures { img_size, patch_size, in_chans, frames: None }
     }
 
     fn transformer(&self) -> Transformer {
@@ -67,7 +67,7 @@ impl Config {
 
     /// All tokens of one item: time, text, patches.
     pub fn tokens(&self) -> usize {
-        1 + self.num_clip_token + self.pictures().side().pow(2)
+        1 + self.num_clip_token + self.pictures().count()
     }
 
     /// Records one forward for `batch`: ports `x [images, C, H, W]`, `timesteps [items]`, `context [items, num_clip_token,

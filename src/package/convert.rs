@@ -75,12 +75,24 @@ pub(super) fn manifest(fields: &Fields<'_>, task: Task, components: Named<Compon
         task,
         sampling: sampling(fields)?,
         null_class: fields.optional("null_class")?,
-        labels: fields.or("labels", Vec::new())?,
+        labels: fields.value("labels").map_or(Ok(Vec::new()), labels_or_names)?,
         licences: fields.or("licences", Vec::new())?,
         preview: None,
+        frame_rate: fields.optional("frame_rate")?.or(fields.optional("fps")?),
         components,
         assets: Named::default(),
     })
+}
+
+/// Labels, or their names alone, that of label 0 first.
+fn labels_or_names(value: &Value) -> json::Result<Vec<Label>> {
+    match Vec::<String>::read(value) {
+        Ok(names) => {
+            let numbered = names.into_iter().zip(0..);
+            Ok(numbered.map(|(name, index)| Label { index, name, facets: json::Map::new() }).collect())
+        }
+        Err(_) => Read::read(value).map_err(|what| format!("labels: {what}")),
+    }
 }
 
 /// The schedule and the sampling defaults, which stand beside the network's parameters.

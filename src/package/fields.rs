@@ -21,6 +21,7 @@ impl Read for Manifest {
                 .map(LatentRgb::read)
                 .transpose()
                 .map_err(|what| ["preview: ", &what].concat())?,
+            frame_rate: fields.optional("frame_rate")?,
             components: fields.required("components")?,
             assets: fields.or("assets", Named::default())?,
         })
@@ -41,6 +42,10 @@ impl Write for Manifest {
         ]);
         let written = match &self.preview {
             Some(preview) => json::with(written, json::object([("preview", preview.write())])),
+            None => written,
+        };
+        let written = match self.frame_rate {
+            Some(rate) => json::with(written, json::object([("frame_rate", rate.into())])),
             None => written,
         };
         match self.null_class {

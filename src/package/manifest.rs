@@ -18,6 +18,9 @@ pub const FORMAT_VERSION: u32 = 2;
 /// The file's name.
 pub const MANIFEST: &str = "manifest.json";
 
+/// Frames a second where a manifest says nothing.
+const FRAME_RATE: f64 = 8.0;
+
 /// The component that is sampled: every model has one.
 pub const DENOISER: &str = "denoiser";
 
@@ -40,6 +43,8 @@ pub struct Manifest {
     pub licences: Vec<Licence>,
     /// How latents look before they are decoded, if that was fitted. It decides no picture, and is no part of the model hash.
     pub preview: Option<LatentRgb>,
+    /// Frames a second at which clips are meant to be played. It decides no picture, either.
+    pub frame_rate: Option<f64>,
     /// The networks by what they do: [`Task::needs`] names those that this build knows a use for.
     pub components: Named<Component>,
     /// Data that is no tensor, such as a tokenizer's merges.
@@ -293,6 +298,11 @@ impl Manifest {
         self.components.iter().map(|(name, _)| name).filter(|name| !self.task.uses(name))
     }
 
+    /// Frames a second at which clips are meant to be played.
+    pub fn frame_rate(&self) -> f64 {
+        self.frame_rate.unwrap_or(FRAME_RATE)
+    }
+
     /// Whether every component is there that the task needs, and of a known architecture.
     fn check_components(&self) -> Result<()> {
         let missing: Vec<&str> =
@@ -329,6 +339,9 @@ impl Manifest {
         let channels = self.network(DENOISER)?.image_shape()[0];
         if let Some(guided) = self.sampling.guided_channels.filter(|guided| *guided > channels) {
             return Err(bad(format!("sampling: guided_channels is {guided}, the network has {channels} channels")));
+        }
+        if let Some(rate) = self.frame_rate.filter(|rate| !(*rate > 0.0 && *rate <= 1000.0)) {
+            return Err(bad(format!("frame_rate is {}, not above 0 and at most 1000", decimal(rate))));
         }
         if let Some(preview) = &self.preview {
             preview.check(channels).map_err(bad)?;

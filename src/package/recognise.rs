@@ -44,7 +44,7 @@ pub fn recognise(path: &Path) -> Result<(Preset, String)> {
     match fitting.len() {
         0 => refuse(
             format!("it looks like {first}: no preset fits"),
-            "Give --config FILE with these parameters, num_heads (often embed_dim / 64) and the schedule (docs/format.md)",
+            "Give --config FILE with these parameters, num_heads (often embed_dim / 64), of clips img_size and num_frames, and the schedule (docs/format.md)",
         ),
         1 => Ok((fitting.remove(0), first.clone())),
         _ => refuse(
@@ -72,7 +72,11 @@ fn blocks(set: &Shapes, name: &str) -> usize {
 fn uvit(set: &Shapes) -> Option<String> {
     let shape = |name: &str| shape(set, name);
     let has = |name: &str| set.contains_key(name);
-    let &[dim, channels, patch, _] = shape("patch_embed.proj.weight")? else { return None };
+    let (dim, channels, patch, frames) = match *shape("patch_embed.proj.weight")? {
+        [dim, channels, patch, _] => (dim, channels, patch, None),
+        [dim, channels, frames, patch, _] => (dim, channels, patch, Some(frames)),
+        _ => return None,
+    };
     let &[1, tokens, _] = shape("pos_embed")? else { return None };
     if !has("mid_block.attn.qkv.weight") || !has("decoder_pred.weight") {
         return None;
@@ -87,11 +91,15 @@ fn uvit(set: &Shapes) -> Option<String> {
         "a UniDiffuser"
     } else if text.is_some() {
         "a U-ViT for text"
+    } else if frames.is_some() {
+        "a U-ViT of clips"
     } else {
         "a U-ViT"
     };
     let mut said = format!("{what} of embed_dim {dim}, depth {depth}, patch_size {patch}, in_chans {channels}");
-    match side * side + extras == tokens {
+    // Of how many frames the patches of clips are cannot be seen.
+    said += &frames.map_or(String::new(), |frames| format!(", t_patch_size {frames}"));
+    match frames.is_none() && side * side + extras == tokens {
         true => said += &format!(", img_size {}", side * patch),
         false => said += &format!(", {tokens} tokens"),
     }
@@ -177,10 +185,19 @@ fn mmdit(set: &Shapes) -> Option<String> {
 mod tests {
     use super::super::preset;
     use super::*;
-    use crate::model::Batch;
+    use crate::model::{Batch, Network};
+
+    fn look_at(network: &Network) -> String {
+        let plan = network.record(Batch::plain(1)).unwrap().plan;
+        look(&plan.published().flat_map(|weight| weight.sources()).collect()).unwrap()
+    }
 
     #[test]
     fn every_preset_shows_its_parameters() {
+        let look_at = |network: &Network| {
+            let plan = network.record(Batch::plain(1)).unwrap().plan;
+            look(&plan.published().map(|weight| (weight.name.clone(), weight.shape.clone())).collect()).unwrap()
+        };
         for (name, words) in [
             ("imagenet512_uvit_huge", "embed_dim 1152, depth 28, patch_size 4, in_chans 4, img_size 64"),
             ("cifar10_uvit_small", "in_chans 3, img_size 32, mlp_ratio 4, num_classes -1, qkv_bias false"),
@@ -190,10 +207,14 @@ mod tests {
             ("sd3-medium", "of 1536 channels, num_layers 24, patch_size 2, in_channels 16, joint_attention_dim 4096"),
             ("sd3.5-medium", "qk_norm rms_norm, 13 dual_attention_layers"),
         ] {
-            let plan = preset(name).unwrap().network().unwrap().record(Batch::plain(1)).unwrap().plan;
-            let shapes: Shapes = plan.published().flat_map(|weight| weight.sources()).collect();
-            let said = look(&shapes).unwrap();
+            let said = look_at(&preset(name).unwrap().network().unwrap());
             assert!(said.contains(words), "{name}: {said}");
         }
+        let mut params = preset("cifar10_uvit_small").unwrap().network().unwrap().params();
+        (params["num_frames"], params["t_patch_size"]) = (16.into(), 4.into());
+        let said = look_at(&Network::of("uvit_video", &params).unwrap());
+        let words =
+            "a U-ViT of clips of embed_dim 512, depth 12, patch_size 2, in_chans 3, t_patch_size 4, 1025 tokens";
+        assert!(said.contains(words), "{said}");
     }
 }

@@ -27,6 +27,7 @@ impl<'a> Texts<'a> {
 }
 
 /// What the network is given and draws.
+#[derive(Clone)]
 pub(super) struct Conditions {
     pub guidance: Guidance,
     /// Of the ports that it can draw.

@@ -53,8 +53,15 @@ impl Port {
 }
 
 impl Drawn {
-    /// Some of the ports that a recorded network can draw, for so many images. `alone`: the network reads the State's tensors.
-    pub fn new(recording: &Recording, range: Range<usize>, images: usize, alone: bool) -> Result<Drawn> {
+    /// Some of the ports that a recorded network can draw, for so many images. `alone`: the network reads the State's tensors;
+    /// `channels_first`: of clips, as [`Sample`](crate::model::Sample) has it.
+    pub fn new(
+        recording: &Recording,
+        range: Range<usize>,
+        images: usize,
+        alone: bool,
+        channels_first: bool,
+    ) -> Result<Drawn> {
         let plan = &recording.plan;
         let sizes: Vec<usize> = recording.sampled.iter().map(|port| of_image(plan, port.input)).collect();
         let sampled = recording.sampled.get(range.clone()).unwrap_or_default();
@@ -64,7 +71,7 @@ impl Drawn {
             let (latents, model, variance) = (name(port.input), name(port.output), port.variance.map(name));
             let size = of_image(plan, port.input);
             let (pictures, channels) = match *plan.shape(port.output) {
-                [_, frames, channels, _, _] => (frames, channels),
+                [_, frames, channels, _, _] if !channels_first => (frames, channels),
                 ref shape => (1, shape[1]),
             };
             let copied = alone && plan.shape(port.input)[0] != images;

@@ -1,6 +1,7 @@
 //! One generation from the first stage to the last: texts are read and pictures seen, step loops draw, and what they have drawn
 //! becomes pictures and texts.
 
+use super::clip::{Clip, Kept};
 use super::conditions::Conditions;
 use super::decoding::{DECODING, ENCODING};
 use super::denoiser::{Denoiser, Shape};
@@ -21,9 +22,10 @@ use crate::{Error, Result};
 use web_time::Instant;
 
 /// A request with everything decided that it leaves open, before anything runs.
-struct Settled<'r> {
+pub(super) struct Settled<'r> {
     request: &'r Request,
-    count: usize,
+    pub count: usize,
+    pub clip: Clip,
     mode: Option<Mode>,
     settings: SamplerSettings,
     recipe: Recipe,
@@ -33,7 +35,7 @@ struct Settled<'r> {
 }
 
 /// What a generation has come to so far.
-struct Progress {
+pub(super) struct Progress {
     noise: Noise,
     timings: Timings,
     warnings: Vec<String>,
@@ -42,10 +44,12 @@ struct Progress {
     /// Step loops that are done, and how many there will be.
     half: usize,
     halves: usize,
+    /// Of a clip, the window that is drawn, from 0.
+    pub window: usize,
 }
 
 /// What a step loop has drawn, by port: `[count, ..]` each.
-type Drawn = Vec<NamedTensor>;
+pub(super) type Drawn = Vec<NamedTensor>;
 
 impl Known {
     /// What the next step loop is given of what one has drawn; it leads away from nothing but noise.
@@ -68,7 +72,7 @@ impl Pipeline {
         let began = Instant::now();
         let settled = self.settle(request)?;
         let Settled { count, mode, guidance_scale, .. } = settled;
-        let origin = self.origin(request, count)?;
+        let origin = self.origin(request, count, &settled.clip)?;
         let mut labels = self.labels(request, count)?;
         let label = labels.as_ref().map(|labels| labels[0]).filter(|_| request.labels.is_none());
         let device = self.components.device().clone();
@@ -80,13 +84,14 @@ impl Pipeline {
             workers: 1,
             half: 0,
             halves: mode.map_or(1, |mode| mode.halves().len()),
+            window: 0,
         };
 
         let [text, negative] = self.read(&settled, control, &mut progress).await?;
         let start = match &origin {
             Some(origin) => {
                 let Progress { timings, warnings, .. } = &mut progress;
-                Some(origin.latents(&mut self.components, control, timings, warnings).await?)
+                Some(origin.start(&mut self.components, control, timings, warnings).await?)
             }
             None => None,
         };
@@ -104,8 +109,7 @@ impl Pipeline {
                     self.conditions(labels.take(), [known.text.take(), known.negative.take()], guidance_scale, count)?
                 }
             };
-            let start = (start.as_deref(), origin.as_ref());
-            let of_half = self.draw(&settled, conditions, start, control, &mut progress, helpers).await?;
+            let of_half = self.draw_clip(&settled, conditions, start.as_ref(), control, &mut progress, helpers).await?;
             progress.half += 1;
             if progress.half < progress.halves {
                 known = Known::of(&of_half)?;
@@ -117,7 +121,7 @@ impl Pipeline {
 
         let mut values = Vec::new();
         if mode.is_none_or(Mode::gives_images) {
-            values = self.decode(&drawn, origin.as_ref(), control, &mut progress).await?;
+            values = self.decode(&drawn, settled.clip.frames, origin.as_ref(), control, &mut progress).await?;
         }
         let mut texts = Vec::new();
         if mode.is_some_and(Mode::gives_texts) && self.components.network(CAPTION_DECODER).is_some() {
@@ -128,13 +132,17 @@ impl Pipeline {
         timings.total_ms = began.elapsed().as_secs_f64() * 1e3;
         timings.encode_ms = (device.encode_time() - encoded).as_secs_f64() * 1e3;
         let [channels, height, width] = self.picture_shape;
-        let Settled { settings, strength, .. } = settled;
+        let Settled { settings, strength, clip, .. } = settled;
         Ok(Generated {
             values,
             texts,
             latents: if request.latents { drawn } else { Vec::new() },
             mode,
             count,
+            frames: clip.frames,
+            frame_rate: self.frame_rate(),
+            overlap: clip.overlap,
+            first_frames: origin.map_or(0, |origin| origin.first),
             channels,
             height,
             width,
@@ -173,18 +181,19 @@ impl Pipeline {
             return Err(invalid(format!("beams is {beams}"), format!("Give a whole number from 1 to {MAX_BEAMS}")));
         }
         let mode = self.mode(request)?;
+        let clip = self.clip(request)?;
         let mut settings = self.settings(request);
         let strength = request.strength()?;
         settings.skip = strength.map_or(0, |strength| settings.skipped(strength));
         let recipe = recipe(&settings)?;
-        request.check(recipe.adaptive.is_some(), settings.sampler)?;
+        request.check(recipe.adaptive.is_some(), settings.sampler, clip.windows.len())?;
         let cache = self.manifest.sampling.cache.as_ref().filter(|_| request.cache);
         if request.cache && cache.is_none() {
             let remedy = "Leave cache out, or calibrate the model with `uvit block-cache`";
             return Err(invalid("cache is on, and the manifest has no calibrated schedule for it", remedy));
         }
         let (cache, guidance_scale) = (cache.cloned(), self.guidance_scale(request, mode)?);
-        Ok(Settled { request, count, mode, settings, recipe, strength, cache, guidance_scale })
+        Ok(Settled { request, count, clip, mode, settings, recipe, strength, cache, guidance_scale })
     }
 
     /// The stage of texts: their embeddings, and those that guidance leads away from.
@@ -248,21 +257,21 @@ impl Pipeline {
     }
 
     /// A step loop.
-    async fn draw(
+    pub(super) async fn draw(
         &mut self,
         settled: &Settled<'_>,
         conditions: Conditions,
-        (start, origin): (Option<&[f32]>, Option<&Origin>),
+        kept: Option<&Kept>,
         control: &mut Control<'_>,
         progress: &mut Progress,
         helpers: Option<&dyn Helpers>,
     ) -> Result<Drawn> {
-        let Settled { request, count, settings, recipe, cache, .. } = settled;
+        let Settled { request, count, clip, settings, recipe, cache, .. } = settled;
         let Conditions { mut guidance, drawn } = conditions;
         guidance.rescale = request.guidance_rescale;
         guidance.channels = self.manifest.sampling.guided_channels;
-        let Progress { noise, timings, warnings, workers, half, halves } = progress;
-        let mask = origin.and_then(Origin::latent_mask);
+        let Progress { noise, timings, warnings, workers, half, halves, window } = progress;
+        let windows = clip.windows.len();
         let guided = guidance.copies.len() > 1;
         // Helpers keep nothing between their forwards.
         let helpers = helpers.filter(|_| cache.is_none());
@@ -273,18 +282,20 @@ impl Pipeline {
             scratch_slots: recipe.scratch_slots,
             workers: (1 + helpers.map_or(0, Helpers::count)).min(batch.items()),
             outer: cache.as_ref().map(|cache| cache.outer),
-            masked: mask.is_some(),
+            // All windows in one memory.
+            masked: windows > 1 || kept.is_some_and(|kept| kept.mask.is_some()),
             absent: guidance.absent(),
         };
         let mut inputs = Inputs {
             guidance,
             start: request.start.as_deref(),
-            picture: start.map(|values| Picture {
-                values,
-                mask: mask.as_deref().map(|values| Mask {
+            picture: kept.map(|kept| Picture {
+                values: &kept.values,
+                mask: kept.mask.as_deref().map(|values| Mask {
                     values,
                     fresh_noise: request.fresh_noise,
                     from_noise: settings.skip == 0,
+                    insist: kept.insist,
                 }),
             }),
             noise,
@@ -305,18 +316,20 @@ impl Pipeline {
         }
         let denoiser = self.denoiser.as_mut().ok_or_else(|| Error::internal("nothing is prepared"))?;
         if request.preview {
-            let picture = (drawn.start == 0).then(|| self.network.image_shape());
+            let picture = (drawn.start == 0).then(|| self.network.sample());
             let parts = Parts { of_image: denoiser.drawn.of_image(), picture, text: denoiser.drawn.within("text") };
             let (components, captions) = (&mut self.components, self.captions.as_mut());
             let preview = Preview::new(&self.manifest, components, captions, parts, warnings, control.stopped).await?;
             inputs.readback = Readback::Preview(preview);
         }
-        let mut last = 0.0;
+        let (mut last, before) = (0.0, timings.step_ms.iter().sum::<f64>());
         let mut on_step = |mut event: StepEvent| {
             timings.step_ms.push(event.elapsed_ms - last);
             last = event.elapsed_ms;
-            event.step += *half * event.steps;
-            event.steps *= *halves;
+            event.elapsed_ms += before;
+            event.step += (*half * windows + *window) * event.steps;
+            event.steps *= *halves * windows;
+            (event.window, event.windows) = (*window + 1, windows);
             (control.on_step)(event);
         };
         let mut watch = Control { on_step: &mut on_step, stopped: control.stopped };
@@ -333,20 +346,22 @@ impl Pipeline {
     async fn decode(
         &mut self,
         drawn: &Drawn,
+        frames: usize,
         origin: Option<&Origin>,
         control: &mut Control<'_>,
         progress: &mut Progress,
     ) -> Result<Vec<f32>> {
-        let first = drawn.iter().find(|tensor| tensor.shape.as_ref().is_some_and(|shape| shape.len() == 4));
+        let first = drawn.iter().find(|tensor| tensor.shape.as_ref().is_some_and(|shape| shape.len() >= 4));
         let Some(NamedTensor { values: Values::Floats(values), .. }) = first else {
             return Err(Error::internal("no picture was drawn"));
         };
+        let values = self.whole(frames).to_frames(values);
         if self.components.network(DECODER).is_none() {
-            return Ok(values.clone());
+            return Ok(values);
         }
         let began = Instant::now();
         let (decoded, warnings) =
-            DECODING.run(&mut self.components, values, self.network.image_shape(), control).await?;
+            DECODING.run(&mut self.components, &values, self.network.image_shape(), control).await?;
         let mut values = decoded.values;
         if let Some(origin) = origin {
             origin.keep(&mut values);

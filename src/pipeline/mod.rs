@@ -5,6 +5,7 @@
 
 mod beams;
 mod captions;
+mod clip;
 mod component;
 mod components;
 mod conditions;
@@ -34,6 +35,7 @@ mod words;
 
 pub use beams::{Beam, Search};
 pub use captions::{Caption, rows_of, search};
+pub use clip::MAX_FRAMES;
 pub use component::{Component, stored_forms};
 pub use components::{Source, StoredFile};
 pub use denoiser::{Denoiser, Shape};
@@ -78,7 +80,7 @@ pub struct Pipeline {
     words: Option<Words>,
     captions: Option<Captions>,
     denoiser: Option<Denoiser>,
-    /// Of what generating gives, and of what it can start from.
+    /// Of what generating gives, and of what it can start from; of clips, a frame.
     picture_shape: [usize; 3],
     start_shape: [usize; 3],
     info: Info,
@@ -130,7 +132,8 @@ impl Pipeline {
         &self.network
     }
 
-    /// `[channels, height, width]` of what [`Pipeline::generate`] gives: pictures, or latents where nothing decodes them.
+    /// `[channels, height, width]` of what [`Pipeline::generate`] gives: pictures or a clip's frames, or latents where nothing decodes
+    /// them.
     pub fn picture_shape(&self) -> [usize; 3] {
         self.picture_shape
     }
@@ -139,6 +142,16 @@ impl Pipeline {
     /// encodes pictures, that of latents.
     pub fn start_shape(&self) -> [usize; 3] {
         self.start_shape
+    }
+
+    /// Frames of the clips that the network draws; none for single pictures.
+    pub fn frames(&self) -> Option<usize> {
+        self.network.frames()
+    }
+
+    /// Frames a second at which clips are meant to be played; 0 for single pictures.
+    pub fn frame_rate(&self) -> f64 {
+        if self.network.frames().is_some() { self.manifest.frame_rate() } else { 0.0 }
     }
 
     /// Whether it takes prompts.

@@ -5,7 +5,7 @@ use super::captions::Captions;
 use super::components::Components;
 use super::decoding::DECODING;
 use super::sampling::{Snapshot, StepEvent};
-use crate::model::Batch;
+use crate::model::{Batch, Sample};
 use crate::package::{LatentRgb, Manifest, PREVIEW_DECODER};
 use crate::{Code, Error, Result};
 use std::ops::Range;
@@ -20,8 +20,7 @@ const TELLING: u32 = 5;
 pub(super) struct Parts {
     /// Elements of all.
     pub of_image: usize,
-    /// `[channels, height, width]`
-    pub picture: Option<[usize; 3]>,
+    pub picture: Option<Sample>,
     pub text: Option<Range<usize>>,
 }
 
@@ -55,7 +54,7 @@ impl<'a> Preview<'a> {
         let captions = captions.filter(|_| parts.text.is_some());
         let linear = manifest.preview.as_ref();
         let mut preview = Preview { components, linear, decodes, parts, captions, told: (Vec::new(), None), warnings };
-        if let (true, Some([_, height, width])) = (decodes, preview.parts.picture) {
+        if let (true, Some(Sample { picture: [_, height, width], .. })) = (decodes, preview.parts.picture) {
             let batch = Batch { size: Some([height, width]), ..Batch::plain(1) };
             let ready = match preview.components.get(PREVIEW_DECODER, stopped).await {
                 Ok(decoder) => decoder.prepare(batch).await.err(),
@@ -90,8 +89,10 @@ impl<'a> Preview<'a> {
         let part = |range: Range<usize>| -> Vec<f32> {
             estimates.chunks(of_image).flat_map(|image| &image[range.clone()]).copied().collect()
         };
-        if let Some(shape) = self.parts.picture {
-            event.values = Some(self.pictures(part(0..shape.iter().product()), shape, stopped).await?);
+        if let Some(sample) = self.parts.picture {
+            let estimates = sample.to_frames(&part(0..sample.elements()));
+            let frames = sample.frames.unwrap_or(0);
+            event.values = Some(Snapshot { frames, ..self.pictures(estimates, sample.picture, stopped).await? });
         }
         if let Some(text) = self.parts.text.clone() {
             self.tell(part(text), stopped).await?;
@@ -114,13 +115,13 @@ impl<'a> Preview<'a> {
         }
         let [channels, height, width] = shape;
         let Some(linear) = self.linear else {
-            return Ok(Snapshot { values: estimates, shape: shape.to_vec() });
+            return Ok(Snapshot { values: estimates, shape: shape.to_vec(), frames: 0 });
         };
         let mut values = Vec::new();
         for image in estimates.chunks(channels * height * width) {
             values.extend(linear.colours(image));
         }
-        Ok(Snapshot { values, shape: vec![3, height, width] })
+        Ok(Snapshot { values, shape: vec![3, height, width], frames: 0 })
     }
 
     async fn decoded(&mut self, estimates: &[f32], shape: [usize; 3], stopped: &dyn Fn() -> bool) -> Result<Snapshot> {

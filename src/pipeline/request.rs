@@ -121,6 +121,10 @@ pub struct Request {
     pub seed_stride: Option<u32>,
     /// Images, 1 to [`super::MAX_COUNT`].
     pub count: Option<usize>,
+    /// For models of clips, frames of each: the network's own to [`super::MAX_FRAMES`]. None: the network's own.
+    pub frames: Option<usize>,
+    /// Of longer clips, frames that a window is given of the one before, 1 to the network's own - 1. None: a quarter of these.
+    pub overlap: Option<usize>,
     /// The solver.
     pub sampler: Option<SamplerKind>,
     /// How the times are spread.
@@ -137,18 +141,22 @@ pub struct Request {
     pub cache: bool,
     /// Whether every step reads back a preview.
     pub preview: bool,
-    /// Start latents `[count, channels, height, width]` instead of noise.
+    /// Start latents `[count, channels, height, width]` instead of noise; of clips as the network has them.
     pub start: Option<Vec<f32>>,
     /// A picture to start from, in \[-1, 1\]: [`super::Pipeline::start_shape`] for all images, or one for each. Models that draw
-    /// latents take these, too, as the network predicts them (x_0); what could be either is a picture.
+    /// latents take these, too, as the network predicts them (x_0); what could be either is a picture. For models of clips it is a clip,
+    /// `[frames, channels, height, width]`.
     pub init_image: Option<Vec<f32>>,
+    /// What all clips begin with, fewer frames than the network draws, likewise; kept exactly.
+    pub first_frames: Option<Vec<f32>>,
     /// How much of the way from noise to the picture is walked anew, above 0 to 1: of N steps the last min(int(N strength), N); of a
     /// rectified flow all but the first int(N - N strength), as diffusers does it.
     /// None: 0.8, with a mask 1.
     pub strength: Option<f64>,
-    /// What is painted anew (1) and what is kept (0) of that picture, or of those latents, `[height, width]`.
+    /// What is painted anew (1) and what is kept (0) of that picture, or of those latents, `[height, width]`; of a clip also
+    /// `[frames, height, width]`.
     pub mask: Option<Vec<f32>>,
-    /// With a mask: what is kept gets other noise at every step.
+    /// With a mask, or frames that are kept: what is kept gets other noise at every step.
     pub fresh_noise: bool,
     /// For models that take one: what the pictures show. May be empty.
     pub prompt: Option<Prompt>,
@@ -186,6 +194,9 @@ impl Read for Request {
             seed: fields.or("seed", 0)?,
             seed_stride: None,
             count: fields.optional("count")?,
+            frames: fields.optional("frames")?,
+            // As results of one window have it.
+            overlap: fields.optional("overlap")?.filter(|overlap| *overlap > 0),
             sampler: fields.named("sampler")?,
             grid: fields.named("grid")?,
             eta: fields.or("eta", 0.0)?,
@@ -208,8 +219,16 @@ impl Read for Request {
             null_context: None,
             start: None,
             init_image: None,
+            first_frames: None,
             mask: None,
         })
+    }
+}
+
+impl Request {
+    /// Whether it may be that something is kept.
+    fn keeps(&self) -> bool {
+        self.mask.is_some() || self.first_frames.is_some() || self.frames.is_some()
     }
 }
 
@@ -225,7 +244,7 @@ impl Request {
         let lonely = [
             ("strength", self.strength.is_some()),
             ("mask", self.mask.is_some()),
-            ("freshNoise", self.fresh_noise && self.mask.is_none()),
+            ("freshNoise", self.fresh_noise && !self.keeps()),
         ];
         let missing = if self.init_image.is_none() { "a picture to start from" } else { "a mask" };
         for (name, given) in &lonely[if self.init_image.is_none() { 0 } else { 2 }..] {
@@ -248,10 +267,12 @@ impl Request {
 }
 
 impl Request {
-    /// Refuses settings that no model takes; `adaptive`: the sampler's steps are not known beforehand.
-    pub(super) fn check(&self, adaptive: bool, sampler: SamplerKind) -> Result<()> {
+    /// Refuses settings that no model takes; `adaptive`: the sampler's steps are not known beforehand; of clips in so many `windows`.
+    pub(super) fn check(&self, adaptive: bool, sampler: SamplerKind, windows: usize) -> Result<()> {
         let unknown = [
             ("mask", self.mask.is_some()),
+            ("firstFrames", self.first_frames.is_some()),
+            ("frames", windows > 1),
             ("guidanceInterval", self.guidance_interval.is_some()),
             ("cache", self.cache),
         ];
@@ -283,7 +304,7 @@ mod tests {
     #[test]
     fn options_are_read_and_what_is_wrong_is_named() {
         let all = json!({
-            "label": "cat", "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "grid": "log_snr", "eta": 0.5, "churn": 2,
+            "label": "cat", "frames": 48, "overlap": 5, "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "grid": "log_snr", "eta": 0.5, "churn": 2,
             "preset": "draft", "guidanceInterval": [0, 0.5], "cache": true, "preview": true, "floatPixels": true, "strength": 0.25, "freshNoise": true,
             "guidanceRescale": 0.7, "prompt": "a cat", "prompt2": "a dog", "negativePrompt": ["", "dogs", "mice"], "mode": "t2i2t", "beams": 3, "latents": true,
         });
@@ -296,6 +317,8 @@ mod tests {
             seed: u32::MAX,
             seed_stride: None,
             count: Some(3),
+            frames: Some(48),
+            overlap: Some(5),
             sampler: Some(SamplerKind::Ddim),
             grid: Some(Spacing::LogSnr),
             eta: 0.5,
@@ -306,6 +329,7 @@ mod tests {
             preview: true,
             start: None,
             init_image: None,
+            first_frames: None,
             strength: Some(0.25),
             mask: None,
             fresh_noise: true,

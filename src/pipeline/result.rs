@@ -35,7 +35,7 @@ pub struct Info {
 /// Pictures, texts or both, and how they came about.
 #[derive(Clone, Debug)]
 pub struct Generated {
-    /// `[count, channels, height, width]`, about [-1, 1], not clipped; empty for a mode that gives no pictures.
+    /// `[count, frames, channels, height, width]`, about [-1, 1], not clipped; empty for a mode that gives no pictures.
     pub values: Vec<f32>,
     /// One for each image; empty for models and modes that give no texts.
     pub texts: Vec<Caption>,
@@ -43,8 +43,16 @@ pub struct Generated {
     pub latents: Vec<NamedTensor>,
     /// For models that have several.
     pub mode: Option<Mode>,
-    /// Images.
+    /// Images, or clips.
     pub count: usize,
+    /// Of each clip; 1 where they are pictures.
+    pub frames: usize,
+    /// Frames a second at which clips are meant to be played; 0 for pictures.
+    pub frame_rate: f64,
+    /// Frames that windows of a long clip were given of the one before; 0 where there was one window.
+    pub overlap: usize,
+    /// How many frames were given that the clips begin with.
+    pub first_frames: usize,
     /// Of each image.
     pub channels: usize,
     /// Of each image.
@@ -140,6 +148,10 @@ impl Write for Generated {
     fn write(&self) -> Value {
         let own = json::object([
             ("count", self.count.into()),
+            ("frames", self.frames.into()),
+            ("frameRate", self.frame_rate.into()),
+            ("overlap", self.overlap.into()),
+            ("firstFrames", self.first_frames.into()),
             ("channels", self.channels.into()),
             ("height", self.height.into()),
             ("width", self.width.into()),
@@ -186,7 +198,12 @@ impl Write for Timings {
 }
 
 impl Generated {
-    /// Image `k`'s values `[channels, height, width]`.
+    /// Pictures in all: images, or the frames of all clips; none where none were made.
+    pub fn pictures(&self) -> usize {
+        if self.values.is_empty() { 0 } else { self.count * self.frames }
+    }
+
+    /// Image `k`'s values `[channels, height, width]`; of clips, those of frame `k` of all.
     pub fn image(&self, k: usize) -> &[f32] {
         let size = self.channels * self.height * self.width;
         &self.values[k * size..(k + 1) * size]
@@ -229,6 +246,10 @@ mod tests {
             latents: Vec::new(),
             mode: Some(Mode::Joint),
             count: 1,
+            frames: 1,
+            frame_rate: 0.0,
+            overlap: 0,
+            first_frames: 0,
             channels: 3,
             height: 1,
             width: 1,
@@ -265,7 +286,7 @@ mod tests {
             info,
         };
         let mut want = json::json!({
-            "count": 1, "channels": 3, "height": 1, "width": 1, "label": 5, "labelName": null, "steps": 2,
+            "count": 1, "frames": 1, "frameRate": 0.0, "overlap": 0, "firstFrames": 0, "channels": 3, "height": 1, "width": 1, "label": 5, "labelName": null, "steps": 2,
             "prompt": "a cat", "negativePrompt": null, "warnings": ["beware"],
             "mode": "joint", "texts": ["a hat"],
             "guidanceScale": 1.0, "seed": u32::MAX, "sampler": "ddim", "grid": "time_uniform", "eta": 0.5, "churn": 0.0, "strength": 0.5, "masked": false, "guidanceRescale": 0.0,

@@ -27,8 +27,11 @@ pub enum Readback<'a> {
 /// What was read back.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// `[count, channels, height, width]`, not clipped; latents of several ports one after the other, image by image.
+    /// `[count, channels, height, width]`, not clipped, of clips frame after frame; latents of several ports one after the other, image
+    /// by image.
     pub values: Vec<f32>,
+    /// Of a clip; 0 where they are no clips.
+    pub frames: usize,
     /// `[channels, height, width]` of an image; of latents of several ports, of the first.
     pub shape: Vec<usize>,
 }
@@ -72,6 +75,10 @@ pub struct StepEvent {
     pub steps: usize,
     /// Since the stage began.
     pub elapsed_ms: f64,
+    /// Of a clip the window that is drawn, counted from 1, and how many there will be.
+    pub window: usize,
+    /// Mostly 1.
+    pub windows: usize,
     /// What [`Readback`] asked for.
     pub values: Option<Snapshot>,
     /// Of texts that are drawn what is known of them, one for each image: while sampling those of the estimate, where a preview is
@@ -83,7 +90,7 @@ impl StepEvent {
     /// Without anything to show.
     pub(super) fn new(stage: Stage, step: usize, steps: usize, began: Instant) -> StepEvent {
         let elapsed_ms = began.elapsed().as_secs_f64() * 1e3;
-        StepEvent { stage, step, steps, elapsed_ms, values: None, texts: Vec::new() }
+        StepEvent { stage, step, steps, elapsed_ms, window: 1, windows: 1, values: None, texts: Vec::new() }
     }
 }
 
@@ -113,6 +120,8 @@ pub struct Mask<'a> {
     pub fresh_noise: bool,
     /// Sampling starts from noise alone, as it does without a picture.
     pub from_noise: bool,
+    /// What is kept pulls what is not: see [`Denoiser::remind`]. For frames, which otherwise go on as if nothing were known.
+    pub insist: bool,
 }
 
 /// What is sampled. Where the network draws several ports, an image's values are those of one port after the other.
@@ -260,6 +269,9 @@ impl Walk {
                     if matches!(inputs.readback, Readback::Preview(_)) {
                         preview = Some(denoiser.preview(*x0, &inputs.guidance, self.pass.guided).await?);
                     }
+                    if mask.is_some_and(|mask| mask.insist) {
+                        denoiser.remind(*x0, &inputs.guidance, self.pass.guided)?;
+                    }
                     self.step += 1;
                     called = true;
                 }
@@ -276,7 +288,7 @@ impl Walk {
                         if mask.fresh_noise && !last {
                             denoiser.renew_kept(&denoiser.drawn.noise(inputs.noise))?;
                         }
-                        denoiser.keep(alpha_t, sigma_t)?;
+                        denoiser.keep(alpha_t, sigma_t, mask.insist && !last)?;
                     }
                 }
                 Step::Noise { out } => denoiser.write(*out, &denoiser.drawn.noise(inputs.noise))?,
@@ -288,7 +300,7 @@ impl Walk {
                     (Readback::Preview(preview), Some(x0)) => preview.show(x0, &mut event, control.stopped).await?,
                     (Readback::Latents, _) => {
                         let shape = denoiser.picture_shape().to_vec();
-                        event.values = Some(Snapshot { values: denoiser.latents().await?, shape });
+                        event.values = Some(Snapshot { values: denoiser.latents().await?, shape, frames: 0 });
                     }
                     _ => {}
                 }

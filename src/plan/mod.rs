@@ -255,6 +255,24 @@ pub struct Rows {
     pub at: usize,
 }
 
+/// Which tokens of an item attend to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Groups {
+    /// All of them.
+    #[default]
+    Item,
+    /// So many that follow each other, such as those of a clip's frame.
+    Consecutive {
+        /// Of a group.
+        tokens: usize,
+    },
+    /// So many that lie as far apart as there are groups, such as those of one place in all frames of a clip.
+    Strided {
+        /// Of a group.
+        tokens: usize,
+    },
+}
+
 /// What a conditioning vector makes of normalised tokens (adaptive layer norm: Peebles and Xie, "Scalable Diffusion Models with
 /// Transformers", 2023, section 3.2): `LN(x) (1 + scale) + shift`, the same for all tokens of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,12 +336,12 @@ pub enum Op {
         eps: f32,
         out: TensorId,
     },
+    /// Per head `softmax(q k^T / sqrt(head_dim)) v` among the tokens of a group; `qkv [batch, tokens, 3 dim]` holds q, k, v, each
+    /// `heads` x `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
+    Attention { qkv: TensorId, heads: usize, causal: bool, groups: Groups, out: TensorId },
     /// Tokens `at ..` of `out` become those of `qkv`, both `[batch, tokens, 3 dim]`, every head of q and k as `v / sqrt(mean v^2 + eps)
     /// weight` with the weights of q and of k `[head_dim]` (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019).
     HeadNorm { qkv: TensorId, weights: [WeightId; 2], heads: usize, eps: f32, out: TensorId, at: usize },
-    /// Per head `softmax(q k^T / sqrt(head_dim)) v`; `qkv [batch, tokens, 3 dim]` holds q, k, v, each `heads` x
-    /// `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
-    Attention { qkv: TensorId, heads: usize, causal: bool, out: TensorId },
     /// The rows `places` `[batch, tokens]` of `out`, a cache `[1, rows, 2 dim]`, become the keys and values of `qkv [batch, tokens, 3
     /// dim]`; the others stay as they are. No two tokens have one place.
     WriteCache { qkv: TensorId, places: TensorId, out: TensorId },

@@ -262,7 +262,12 @@ pub struct Attention {
     pub qkv: TensorId,
     pub out: TensorId,
     pub batch: usize,
+    /// Of a group.
     pub tokens: usize,
+    /// Of an item.
+    pub groups: usize,
+    /// Whether a group's tokens lie `groups` apart; else they follow each other.
+    pub strided: bool,
     pub heads: usize,
     pub head_dim: usize,
     pub causal: bool,
@@ -560,9 +565,12 @@ impl Kernel {
             Kernel::Matmul(m) => format!("{} x {} x {}", m.rows, m.k, m.n),
             Kernel::LayerNorm(k) => format!("{} x {}", k.rows, k.dim),
             Kernel::Attention(k) if k.queries < k.tokens => {
-                format!("{} x {} heads x {} of {} x {}", k.batch, k.heads, k.queries, k.tokens, k.head_dim)
+                let groups = k.batch * k.groups;
+                format!("{groups} x {} heads x {} of {} x {}", k.heads, k.queries, k.tokens, k.head_dim)
             }
-            Kernel::Attention(k) => format!("{} x {} heads x {} x {}", k.batch, k.heads, k.tokens, k.head_dim),
+            Kernel::Attention(k) => {
+                format!("{} x {} heads x {} x {}", k.batch * k.groups, k.heads, k.tokens, k.head_dim)
+            }
             Kernel::HeadNorm(k) => format!("{} x {} x 3 x {} heads x {}", k.batch, k.tokens, k.heads, k.head_dim),
             Kernel::WriteCache(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
             Kernel::CachedAttention(k) => {

@@ -1,6 +1,6 @@
 //! What the shapes of every operation must have to do with each other.
 
-use super::{Op, Plan, Position, Role, Rows, TensorId, WeightId};
+use super::{Groups, Op, Plan, Position, Role, Rows, TensorId, WeightId};
 
 impl Plan {
     /// What is wrong with an operation's shapes, if anything.
@@ -70,12 +70,19 @@ impl Plan {
                 modulation.is_none_or(|m| (last(x) | m.shift | m.scale) % 4 == 0),
                 "shift and scale are no whole vec4s",
             )),
-            Op::Attention { qkv, heads, out, .. } => {
+            Op::Attention { qkv, heads, groups, out, .. } => {
                 let dim = last(out);
                 let head_dim = dim.checked_div(heads).unwrap_or(0);
                 let fits = shape(out).len() == 3 && shape(qkv) == [shape(out)[0], shape(out)[1], 3 * dim];
+                let whole = match groups {
+                    Groups::Item => true,
+                    Groups::Consecutive { tokens } | Groups::Strided { tokens } => {
+                        tokens > 0 && fits && shape(out)[1].is_multiple_of(tokens)
+                    }
+                };
                 check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
                     .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
+                    .or(check(whole, "an item is no whole number of groups"))
             }
             Op::HeadNorm { qkv, weights, heads, out, at, .. } => {
                 let (s, o) = (shape(qkv), shape(out));

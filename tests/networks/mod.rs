@@ -2,7 +2,7 @@
 
 use uvit_web::model::{
     Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip, clip_text, clip_vision, mmdit, prefix_encoder,
-    unidiffuser, uvit, uvit_t2i,
+    unidiffuser, uvit, uvit_t2i, uvit_video,
 };
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
 use uvit_web::plan::{Activation, Compute, WeightUse, lower};
@@ -27,6 +27,27 @@ pub fn class_network() -> Network {
         conv: true,
         skip: true,
     })
+}
+
+/// Clips of six frames in patches of three frames, rows and columns, of one channel: 27 values, and 10 tokens.
+pub fn clip_network() -> Network {
+    Network::UvitVideo(clip_config(6, 3))
+}
+
+/// Its parameters, of other frames.
+pub fn clip_config(num_frames: usize, t_patch_size: usize) -> uvit_video::Config {
+    let Network::Uvit(class) = class_network() else { panic!("a U-ViT") };
+    let uvit = uvit::Config {
+        img_size: 6,
+        patch_size: 3,
+        in_chans: 1,
+        embed_dim: 48,
+        num_heads: 3,
+        mlp_ratio: 2.5,
+        qkv_bias: true,
+        ..class
+    };
+    uvit_video::Config { uvit, num_frames, t_patch_size }
 }
 
 /// Text, an embedding and latents at once.
@@ -261,7 +282,10 @@ pub async fn come_and_go(device: &Device, compute: Compute) {
     let mut streams = load(device, compute, streams_network("rms_norm")).await.unwrap();
     let of_streams = forward(&mut streams).await;
     assert!(forward(&mut captions).await == of_captions && forward(&mut streams).await == of_streams);
-    drop((a, b, words, prefix, seeing, captions, streams));
+    let mut clips = load(device, compute, clip_network()).await.unwrap();
+    let of_clips = forward(&mut clips).await;
+    assert!(forward(&mut captions).await == of_captions && forward(&mut clips).await == of_clips);
+    drop((a, b, words, prefix, seeing, captions, streams, clips));
     assert_eq!(device.memory().bytes, start);
 }
 

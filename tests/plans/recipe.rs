@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use uvit_web::cpu;
 use uvit_web::plan::{
-    Activation, Embedding, GateOf, Modulation, Op, Plan, Position, Precision, Role, Rows, TensorId, Weight, WeightId,
-    WeightUse,
+    Activation, Embedding, GateOf, Groups, Modulation, Op, Plan, Position, Precision, Role, Rows, TensorId, Weight,
+    WeightId, WeightUse,
 };
 use uvit_web::sampler::TorchGenerator;
+use uvit_web::simd::AttentionShape;
 use uvit_web::weights::Dtype;
 use uvit_web::weights::{Tensor, random};
 
@@ -189,7 +190,11 @@ fn modulated(plan: &mut Plan, x: TensorId, pool: &[TensorId], at: usize, second:
 
 fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], second: usize) -> TensorId {
     let out = plan.scratch("", shape);
-    plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, out });
+    // Items of the inputs have three tokens or one.
+    let tokens = if second / 8 % 2 == 0 { 1 } else { shape[1] };
+    let groups =
+        [Groups::Item, Groups::Consecutive { tokens }, Groups::Strided { tokens }, Groups::Item][second / 2 % 4];
+    plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, groups, out });
     out
 }
 
@@ -212,6 +217,25 @@ fn cached(
     let out = plan.scratch("", shape);
     plan.push(Op::CachedAttention { qkv, cache, places, positions, heads: [1, 2, 4][second % 3], out });
     out
+}
+
+fn attention_shape(shape: &[usize], heads: usize, causal: bool, groups: Groups) -> AttentionShape {
+    let (tokens, strided) = match groups {
+        Groups::Item => (shape[1], false),
+        Groups::Consecutive { tokens } => (tokens, false),
+        Groups::Strided { tokens } => (tokens, true),
+    };
+    AttentionShape {
+        batch: shape[0],
+        tokens,
+        groups: shape[1] / tokens,
+        strided,
+        heads,
+        head_dim: shape[2] / heads,
+        causal,
+        first: 0,
+        queries: tokens,
+    }
 }
 
 /// What every operation writes, in f32, one after the other and each into memory of its own.
@@ -279,20 +303,10 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             // Read alone by cached attention, which is causal attention to what is written.
             Op::WriteCache { .. } => continue,
             Op::CachedAttention { qkv, heads, .. } => {
-                let all = 0..shape[1];
-                cpu::attention(&values[&qkv], &mut result, shape[0], shape[1], all, heads, shape[2] / heads, true);
+                cpu::attention(&values[&qkv], &mut result, &attention_shape(shape, heads, true, Groups::Item));
             }
-            Op::Attention { qkv, heads, causal, .. } => {
-                cpu::attention(
-                    &values[&qkv],
-                    &mut result,
-                    shape[0],
-                    shape[1],
-                    0..shape[1],
-                    heads,
-                    shape[2] / heads,
-                    causal,
-                );
+            Op::Attention { qkv, heads, causal, groups, .. } => {
+                cpu::attention(&values[&qkv], &mut result, &attention_shape(shape, heads, causal, groups));
             }
             Op::Embedding { table, index, position, at, .. } => {
                 let count = index.and_then(|index| plan.shape(index).get(1)).copied().unwrap_or(1);

@@ -3,16 +3,27 @@
  * defaults, and can be written as one again: so links, other models and earlier pictures come back the same way.
  */
 
-import type { Compute, DeviceChoice, GenerateOptions, Label, Mode, PipelineInfo } from 'uvit-web';
+import type { Compute, DeviceChoice, Dtype, GenerateOptions, Label, Mode, PipelineInfo } from 'uvit-web';
+import { lengthOf } from './clips.js';
 import { button, byId, make } from './elements.js';
-import { GROUPS, MODELS, type Model } from './models.js';
+import { GROUPS, MODELS, type Model, modelOf } from './models.js';
+import { gigabytes, type Weight } from './need.js';
 import { openPanes } from './panes.js';
 
 const SEEDS = 2 ** 32;
 /** Where guidance only from some noise levels is off. */
 const ALWAYS = '0,1';
+/** So many labels can be seen at a glance. */
+const FEW = 16;
+/** How many windows long clips are made of. */
+const WINDOWS = [1, 2, 3, 4, 6, 8];
+/** In the list of models, what asks for an address. */
+const ELSEWHERE = '+';
 
 const modelSelect = byId('model', HTMLSelectElement);
+const elsewhere = byId('elsewhere', HTMLOptGroupElement);
+const addressField = byId('address-field', HTMLElement);
+const address = byId('address', HTMLInputElement);
 const words = byId('words', HTMLElement);
 const prompt = byId('prompt', HTMLTextAreaElement);
 const negative = byId('negative', HTMLInputElement);
@@ -24,6 +35,12 @@ const kindOptions = byId('kind-options', HTMLElement);
 const styleOptions = byId('style-options', HTMLElement);
 const labelField = byId('labels', HTMLElement);
 const labelSelect = byId('label', HTMLSelectElement);
+const motions = byId('motions', HTMLFieldSetElement);
+const motionOptions = byId('motion-options', HTMLElement);
+const classField = byId('class-field', HTMLElement);
+const classNumber = byId('class', HTMLInputElement);
+const framesField = byId('frames-field', HTMLElement);
+const frames = byId('frames', HTMLSelectElement);
 const seed = byId('seed', HTMLInputElement);
 const count = byId('count', HTMLInputElement);
 const steps = byId('steps', HTMLInputElement);
@@ -35,13 +52,14 @@ const low = byId('interval-low', HTMLInputElement);
 const high = byId('interval-high', HTMLInputElement);
 const device = byId('device', HTMLSelectElement);
 const compute = byId('compute', HTMLSelectElement);
+const dtype = byId('dtype', HTMLSelectElement);
 const cache = byId('cache', HTMLInputElement);
 const preview = byId('preview', HTMLInputElement);
 
 /** What the form was last filled from. */
 let asked = new URLSearchParams(location.search);
 /** What the form said of models that were picked before. */
-const left = new Map<Model, URLSearchParams>();
+const left = new Map<string, URLSearchParams>();
 let model = MODELS[0] as Model;
 /** The loaded model; undefined while it is on its way, when the fields that it decides mean nothing. */
 let known: PipelineInfo | undefined;
@@ -69,6 +87,8 @@ const TITLES: Record<string, string> = {
   linspace: 'Training steps, both ends',
   leading: 'Training steps, leading',
   trailing: 'Training steps, trailing',
+  respaced: 'Training steps, respaced',
+  strided: 'Training steps, strided',
   fluent3d: 'Fluent 3D',
 };
 
@@ -81,20 +101,40 @@ export function title(name: string): string {
 export function startControls(onRuntime: () => void, onModel: () => void): string | undefined {
   for (const [label, models] of Object.entries(GROUPS)) {
     const options = models.map(({ id, name }) => make('option', { value: id }, name));
-    modelSelect.append(make('optgroup', { label }, ...options));
+    elsewhere.before(make('optgroup', { label }, ...options));
   }
-  modelSelect.addEventListener('change', () => {
-    const picked = MODELS.find(({ id }) => id === modelSelect.value) as Model;
-    left.set(model, asAddress());
-    takeUp(left.get(picked) ?? new URLSearchParams({ model: picked.id, count: count.value }));
+  elsewhere.append(make('option', { value: ELSEWHERE }, 'By its address …'));
+  const pick = (id: string) => {
+    const picked = modelOf(id);
+    if (!picked) return;
+    left.set(model.id, asAddress());
+    takeUp(left.get(picked.id) ?? new URLSearchParams({ model: picked.id, count: count.value }));
     onModel();
+  };
+  modelSelect.addEventListener('change', () => {
+    addressField.hidden = modelSelect.value !== ELSEWHERE;
+    if (addressField.hidden) pick(modelSelect.value);
+    else address.focus();
   });
-  for (const select of [device, compute]) {
+  const go = () => {
+    const wanted = address.value.trim();
+    // A bare name would be one of ours.
+    if (wanted) pick(/[/.]/.test(wanted) ? wanted : `${wanted}/`);
+  };
+  address.addEventListener('keydown', (event) => {
+    if (event.key !== 'Enter') return;
+    event.preventDefault();
+    event.stopPropagation();
+    go();
+  });
+  byId('address-load', HTMLButtonElement).addEventListener('click', go);
+  for (const select of [device, compute, dtype]) {
     select.addEventListener('change', () => {
       showAddress(asAddress());
       onRuntime();
     });
   }
+  motionOptions.addEventListener('change', showMotion);
   for (const range of [steps, guidance]) range.addEventListener('input', showRanges);
   seed.addEventListener('input', () => seed.removeAttribute('aria-invalid'));
   count.addEventListener('change', () => {
@@ -124,8 +164,13 @@ export function takeUp(address: URLSearchParams): void {
 function fillFrom(address: URLSearchParams): void {
   asked = address;
   known = undefined;
-  model = MODELS.find(({ id }) => id === asked.get('model')) ?? (MODELS[0] as Model);
+  model = modelOf(asked.get('model')) ?? (MODELS[0] as Model);
+  if (![...modelSelect.options].some(({ value }) => value === model.id)) {
+    elsewhere.prepend(make('option', { value: model.id }, model.name));
+  }
   modelSelect.value = model.id;
+  addressField.hidden = true;
+  fillWeights([]);
   byId('about', HTMLElement).textContent = model.about;
   for (const select of [device, compute]) {
     select.value = asked.get(select.id) ?? 'auto';
@@ -137,9 +182,10 @@ function fillFrom(address: URLSearchParams): void {
   count.value = clamped(asked.get('count') ?? '1', count);
   const [from = null, to = null] = (asked.get('interval') ?? ALWAYS).split(',');
   [low.value, high.value] = [clamped(from, low), clamped(to, high)];
-  showWords(model.words !== undefined);
+  showWords(model.words !== undefined, model.clips !== undefined);
   prompt.value = asked.get('prompt') ?? (open ? (model.first.prompt ?? '') : '');
   negative.value = asked.get('negative') ?? '';
+  byId('surprise', HTMLButtonElement).hidden = !model.words;
   examples.replaceChildren(
     ...(model.words?.examples ?? []).map(([name, text]) => {
       const chip = button('option', name, () => {
@@ -170,34 +216,103 @@ export function fillControls(info: PipelineInfo): string | undefined {
   for (const option of compute.options) option.disabled = !isFor(option.value, info.device);
   byId('cache-field', HTMLElement).hidden = !info.cache;
 
-  showWords(info.prompts);
+  const moving = info.frames > 0;
+  showWords(info.prompts, moving);
+  fillFrames(info);
   const wanted = asked.get('label');
   const found = wanted === null ? undefined : findLabel(wanted);
   const first = found ?? findLabel(model.first.label ?? '') ?? labels[0];
   const sorted = labels.length > 0 && labels.every((label) => label.kind && label.style);
   kinds.hidden = !sorted;
   styles.hidden = !sorted;
-  labelField.hidden = sorted || labels.length === 0;
-  if (sorted) {
+  const few = !sorted && labels.length > 0 && labels.length <= FEW;
+  labelField.hidden = sorted || few || labels.length === 0;
+  motions.hidden = !few;
+  byId('motions-legend', HTMLElement).textContent = moving ? 'Motion' : 'Label';
+  // Without names, classes are numbers, of which the last may stand for none.
+  const classes = labels.length === 0 && info.ports.some(({ kind }) => kind === 'indices') && !info.prompts;
+  classField.hidden = !classes;
+  classNumber.max = String((info.nullClass ?? 1000) - 1);
+  if (classes) classNumber.value = clamped(wanted ?? '0', classNumber);
+  if (few) {
+    const of = ({ index }: Label) => String(index);
+    fillRadios(motionOptions, 'motion', labels.map(of), first && of(first), (index) => nameOf(Number(index)));
+    showMotion();
+  } else if (sorted) {
     fillRadios(kindOptions, 'kind', unique(labels.map((label) => label.kind)), first?.kind);
     fillRadios(styleOptions, 'style', unique(labels.map((label) => label.style)), first?.style);
   } else {
     labelSelect.replaceChildren(...labels.map((label) => make('option', { value: String(label.index) }, label.name)));
     labelSelect.value = String(first?.index ?? '');
   }
-  return wanted !== null && !found ? wanted : undefined;
+  return wanted !== null && !found && !classes ? wanted : undefined;
+}
+
+/** Fills the choice of stored forms, of which the first is the usual one. */
+export function fillWeights(weights: Weight[]): void {
+  const wanted = asked.get('dtype');
+  dtype.replaceChildren(
+    ...weights.map(({ dtype, all }, k) => {
+      const value = k === 0 ? '' : dtype;
+      return make('option', { value }, `${dtype}, ${gigabytes(all)}${k === 0 ? ', as usual' : ''}`);
+    }),
+  );
+  byId('dtype-field', HTMLElement).hidden = weights.length < 2;
+  if (weights.some((weight, k) => k > 0 && weight.dtype === wanted)) dtype.value = wanted ?? '';
+}
+
+/** Which stored form the form asks for; undefined: the usual one. */
+export function chosenDtype(): Dtype | undefined {
+  return (dtype.value || undefined) as Dtype | undefined;
+}
+
+/** Asks for another stored form, as the person would. */
+export function chooseDtype(choice: Dtype): void {
+  dtype.value = choice;
+  dtype.dispatchEvent(new Event('change'));
+}
+
+/** Whether the model that is picked reads words. */
+export function prompted(): boolean {
+  return known ? known.prompts : model.words !== undefined;
+}
+
+/** How long clips may be: as the model draws them, or in several windows, each of which knows the end of the one before. */
+function fillFrames({ frames: own, frameRate }: PipelineInfo): void {
+  framesField.hidden = own === 0;
+  const fresh = own - Math.max(1, Math.floor(own / 4));
+  const lengths = own === 0 ? [] : WINDOWS.map((windows) => own + (windows - 1) * fresh);
+  const wanted = Number(asked.get('frames') ?? own);
+  if (wanted > own && Number.isInteger(wanted) && !lengths.includes(wanted)) lengths.push(wanted);
+  lengths.sort((a, b) => a - b);
+  frames.replaceChildren(...lengths.map((n) => make('option', { value: String(n) }, lengthOf(n, frameRate))));
+  frames.value = String(lengths.includes(wanted) ? wanted : own);
+}
+
+/** What is seen of the motion that is picked. */
+function showMotion(): void {
+  const says = model.clips?.[chosenLabel()?.name ?? ''];
+  const hint = byId('motion-says', HTMLElement);
+  hint.hidden = !says;
+  hint.textContent = says ? `${says.charAt(0).toUpperCase()}${says.slice(1)}.` : '';
+}
+
+function nameOf(index: number): string {
+  return labels.find((label) => label.index === index)?.name ?? String(index);
 }
 
 /** The form as an address. */
 export function asAddress(): URLSearchParams {
   const said: Record<string, string> = { model: model.id };
-  for (const input of [device, compute, seed, count]) said[input.id] = input.value.trim();
+  for (const input of [device, compute, dtype, seed, count]) said[input.id] = input.value.trim();
   if (!words.hidden) Object.assign(said, { prompt: prompt.value, negative: negative.value });
   if (known) {
     for (const input of [steps, guidance, sampler, grid]) said[input.id] = input.value;
     said.interval = `${low.value},${high.value}`;
+    said.frames = frames.value;
     const label = chosenLabel();
     if (label) said.label = label.name;
+    else if (!classField.hidden) said.label = classNumber.value;
   }
   return written(asked, said);
 }
@@ -208,6 +323,8 @@ export function written(address: URLSearchParams, values: Record<string, string>
     model: MODELS[0]?.id,
     device: 'auto',
     compute: 'auto',
+    dtype: '',
+    frames: known?.frames || '',
     seed: '',
     count: 1,
     negative: '',
@@ -231,12 +348,13 @@ export function chosenModel(): Model {
   return model;
 }
 
-/** Either words are read or labels are chosen. */
-function showWords(read: boolean): void {
-  openPanes(read);
+/** Either words are read or labels are chosen; of things that move others than of those that do not. */
+function showWords(read: boolean, moving: boolean): void {
+  openPanes(read, moving ? 'Clips' : 'Pictures', model.words !== undefined);
   negativeField.hidden = !read;
-  kinds.hidden = styles.hidden = read;
-  labelField.hidden = true;
+  kinds.hidden = styles.hidden = read || moving;
+  motions.hidden = !moving;
+  labelField.hidden = classField.hidden = framesField.hidden = true;
 }
 
 /** The settings as `generate()` takes them; undefined (and the field marked) where the seed is none. */
@@ -252,7 +370,9 @@ export function readControls(mode?: Mode): GenerateOptions | undefined {
   const guided = mode !== 'i' && mode !== 't';
   return {
     ...(label && { label: label.index }),
-    ...(mode && { mode }),
+    ...(!label && !classField.hidden && { label: Number(clamped(classNumber.value, classNumber)) }),
+    ...(!framesField.hidden && Number(frames.value) !== known?.frames && { frames: Number(frames.value) }),
+    ...(mode && known?.modes.includes(mode) && { mode }),
     ...(mode?.startsWith('t2') && { prompt: prompt.value }),
     ...(mode === 't2i' && negative.value.trim() && { negativePrompt: negative.value }),
     ...(text !== '' && { seed: number }),
@@ -300,6 +420,7 @@ export function pictures(): number {
 
 function chosenLabel(): Label | undefined {
   if (!labelField.hidden) return labels.find((label) => label.index === Number(labelSelect.value));
+  if (!motions.hidden) return labels.find((label) => String(label.index) === checked(motionOptions));
   const kind = checked(kindOptions);
   const style = checked(styleOptions);
   return labels.find((label) => label.kind === kind && label.style === style);
@@ -319,12 +440,18 @@ function fillSelect(select: HTMLSelectElement, names: string[], usual: string): 
   select.value = wanted !== null && names.includes(wanted) ? wanted : usual;
 }
 
-function fillRadios(place: HTMLElement, name: string, values: string[], chosen: string | undefined): void {
+function fillRadios(
+  place: HTMLElement,
+  name: string,
+  values: string[],
+  chosen: string | undefined,
+  say: (value: string) => string = (value) => value,
+): void {
   place.replaceChildren(
     ...values.map((value) => {
       const radio = make('input', { type: 'radio', name, value });
       radio.checked = value === chosen;
-      return make('label', { class: 'option' }, radio, title(value));
+      return make('label', { class: 'option' }, radio, title(say(value)));
     }),
   );
 }
@@ -335,6 +462,8 @@ function fillGhosts(): void {
   const ghost = (width?: number) =>
     make('span', { class: 'option ghost', style: width ? `--width: ${width}px` : undefined });
   kindOptions.replaceChildren(...widths.map(ghost));
+  motionOptions.replaceChildren(...widths.slice(0, 8).map(ghost));
+  byId('motion-says', HTMLElement).textContent = '';
   styleOptions.replaceChildren(ghost(), ghost(), ghost());
 }
 

@@ -1,4 +1,4 @@
-/** Finding and making elements, with types. */
+/** Finding, making and painting elements, with types. */
 
 /** The element with this id; the page is broken without it. */
 export function byId<T extends HTMLElement>(id: string, type: new () => T): T {
@@ -28,4 +28,12 @@ export function button(className: string, text: string, onPress: () => void): HT
   const element = make('button', { type: 'button', class: className }, text);
   element.addEventListener('click', onPress);
   return element;
+}
+
+/** The whole of a picture. */
+export function paint(canvas: HTMLCanvasElement, image: ImageData): void {
+  // Setting a size, even the same, makes a canvas blank for a moment.
+  if (canvas.width !== image.width) canvas.width = image.width;
+  if (canvas.height !== image.height) canvas.height = image.height;
+  canvas.getContext('2d')?.putImageData(image, 0, 0);
 }

@@ -1,12 +1,16 @@
-/** The pictures: noise before, previews while drawing, results with their seeds and a way to save them, and those drawn before. */
+/** The pictures and clips: noise before, previews while drawing, results with their seeds and a way to save them, and those drawn before. */
 
 import type { GenerateResult, PipelineInfo } from 'uvit-web';
-import { button, byId, make } from './elements.js';
-import { withSettings } from './png.js';
+import { type Clip, clipsOf, middleOf } from './clips.js';
+import { button, byId, make, paint } from './elements.js';
+import { screen } from './player.js';
+import type { Form } from './saving.js';
 
-/** A picture that was drawn, and what draws it again. */
+/** A picture or a clip that was drawn, and what draws it again. */
 export interface Drawing {
+  /** Of a clip, the frame that stands for it. */
   image: ImageData;
+  clip?: Clip;
   seed: number;
   /** What it shows, as it was asked for or told. */
   title: string;
@@ -23,13 +27,19 @@ const KEPT = 24;
 /** Pixels of a picture's side. */
 let side = 0;
 
+/** Larger pictures are not shown pixel by pixel. */
+const LARGE = 256;
+const FORMS: Form[] = ['APNG', 'WebM', 'GIF'];
+
 const gallery = byId('gallery', HTMLElement);
 const strip = byId('strip', HTMLFieldSetElement);
 
 /** Frames full of noise: what a diffusion model starts from. */
 export function showNoise(count: number, size: number): void {
   side = size;
-  gallery.style.setProperty('--image-size', `${size}px`);
+  screen([]);
+  gallery.style.setProperty('--image-size', `${size > LARGE ? 1 : size}px`);
+  gallery.classList.toggle('large', size > LARGE);
   gallery.style.setProperty('--columns', String(columns(count)));
   const random = generator(count * 7919 + size);
   gallery.replaceChildren(
@@ -55,7 +65,18 @@ export function showPreviews(previews: ImageData[]): void {
   }
 }
 
-/** The pictures of a result; `addressOf` gives what draws the one with this seed again. */
+/** Clips that are not finished, or no longer: estimates, played in the frames. */
+export function showEstimates(clips: Clip[]): void {
+  const frames = canvases().slice(0, clips.length);
+  for (const canvas of frames) {
+    canvas.dataset.kind = 'preview';
+    canvas.classList.toggle('small', (clips[0]?.frames[0]?.width ?? side) < side);
+    canvas.ariaLabel = 'A clip taking shape';
+  }
+  screen(frames.map((canvas, k) => ({ canvas, clip: clips[k] as Clip })));
+}
+
+/** The pictures or clips of a result; `addressOf` gives what draws the one with this seed again. */
 export function drawingsOf(
   result: GenerateResult,
   info: PipelineInfo,
@@ -64,14 +85,21 @@ export function drawingsOf(
   const { name } = info;
   const { device, settings } = result;
   const { labelName, prompt } = settings;
-  return result.images.map(({ imageData: image, seed, width, height }, k) => ({
-    image,
-    seed,
-    title: result.texts[k] ?? labelName ?? (String(prompt ?? '') || `One of the ${name}`),
-    file: fileName(result, info, k),
-    settings: { ...settings, name, seed, count: 1, device, width, height },
-    address: addressOf(seed),
-  }));
+  const clips = clipsOf(result);
+  const pictures = clips.length > 0 ? clips.map(middleOf) : result.images.map(({ imageData }) => imageData);
+  return pictures.map((image, k) => {
+    const [{ width, height }, clip] = [image, clips[k]];
+    const seed = result.seed + k;
+    return {
+      image,
+      ...(clip && { clip }),
+      seed,
+      title: result.texts[k] ?? labelName ?? (String(prompt ?? '') || `One of the ${name}`),
+      file: fileName(result, info, k),
+      settings: { ...settings, name, seed, count: 1, device, width, height },
+      address: addressOf(seed),
+    };
+  });
 }
 
 /** What may be done with a picture, beside saving it: a button with a word for it, and words for those who do not see where it is. */
@@ -81,26 +109,62 @@ export interface Offer {
   onPress: (canvas: HTMLCanvasElement) => void;
 }
 
-/** Finished pictures in the frames, with what is offered for each. */
-export function showPictures(drawings: Drawing[], offer: Offer): void {
-  const frames = canvases();
-  for (const [k, { image, seed, title, file, settings }] of drawings.entries()) {
-    const canvas = frames[k];
-    if (!canvas) continue;
+/** Finished pictures or clips in the frames, with what is offered for each; `say` tells what became of one that was saved. */
+export function showPictures(drawings: Drawing[], offer: Offer, say: (words: string) => void = () => {}): void {
+  const frames = canvases().slice(0, drawings.length);
+  for (const [k, canvas] of frames.entries()) {
+    const drawing = drawings[k] as Drawing;
+    const { image, clip, seed, title } = drawing;
     paint(canvas, image);
     canvas.dataset.kind = 'picture';
-    canvas.ariaLabel = `${title}, seed ${seed}`;
-    const keep = button('save', 'Save as PNG', () => {
-      // At its own size, one pixel for each that the model drew.
-      canvas.toBlob((blob) => blob && save(withSettings(blob, settings), `${file}.png`), 'image/png');
-    });
-    keep.ariaLabel = `Save the picture with seed ${seed} as PNG`;
+    canvas.classList.remove('small');
+    canvas.ariaLabel = `${title}, seed ${seed}${clip ? `, a clip of ${clip.frames.length} frames` : ''}`;
     canvas.nextElementSibling?.replaceChildren(
       make('span', {}, `Seed ${seed}`),
-      keep,
-      offered(offer, canvas, `the picture with seed ${seed}`),
+      clip ? formsOf(drawing, clip, say) : saveButton(drawing, canvas),
+      offered(offer, canvas, `the ${clip ? 'clip' : 'picture'} with seed ${seed}`),
     );
   }
+  const moving = frames.flatMap((canvas, k) => {
+    const clip = drawings[k]?.clip;
+    return clip ? [{ canvas, clip }] : [];
+  });
+  screen(moving);
+}
+
+function saveButton({ seed, settings, file }: Drawing, canvas: HTMLCanvasElement): HTMLElement {
+  const keep = button('save', 'Save as PNG', () => {
+    // At its own size, one pixel for each that the model drew.
+    canvas.toBlob(async (png) => {
+      if (!png) return;
+      const { pictureFile } = await import('./saving.js');
+      save(pictureFile(png, settings), `${file}.png`);
+    }, 'image/png');
+  });
+  keep.ariaLabel = `Save the picture with seed ${seed} as PNG`;
+  return keep;
+}
+
+/** A button for each form in which a clip is saved. */
+function formsOf({ seed, settings, file }: Drawing, clip: Clip, say: (words: string) => void): HTMLElement {
+  const buttons = FORMS.map((form) => {
+    const keep = button('save', form, async () => {
+      keep.disabled = true;
+      try {
+        const { clipFile } = await import('./saving.js');
+        const { blob, ending, note } = await clipFile(clip, form, settings);
+        save(blob, `${file}.${ending}`);
+        say(`Saved ${file}.${ending}${note && `. ${note}`}`);
+      } catch (thrown) {
+        say(`Not saved: ${thrown instanceof Error ? thrown.message : thrown}`);
+      }
+      keep.disabled = false;
+    });
+    keep.ariaLabel = `Save the clip with seed ${seed} as ${form}`;
+    keep.title = `Save as ${form}`;
+    return keep;
+  });
+  return make('fieldset', { class: 'forms', 'aria-label': `Save the clip with seed ${seed}` }, ...buttons);
 }
 
 /** A picture in the frame that was not drawn here. */
@@ -165,13 +229,6 @@ function columns(count: number): number {
   return count <= 1 ? 1 : count <= 4 ? 2 : count <= 9 ? 3 : 4;
 }
 
-/** The whole of a picture. */
-export function paint(canvas: HTMLCanvasElement, image: ImageData): void {
-  canvas.width = image.width;
-  canvas.height = image.height;
-  canvas.getContext('2d')?.putImageData(image, 0, 0);
-}
-
 /** Hands the person a file. */
 export function save(blob: Blob, name: string): void {
   const url = URL.createObjectURL(blob);
@@ -181,14 +238,14 @@ export function save(blob: Blob, name: string): void {
 }
 
 /** Such as `smiley-noto-seed-42-25-steps`; of a prompt, its beginning. */
-export function fileName({ settings, images }: GenerateResult, info: PipelineInfo, k: number): string {
+export function fileName({ settings, seed }: GenerateResult, info: PipelineInfo, k: number): string {
   const said = String(settings.labelName ?? settings.prompt ?? '');
   const name = said
     .toLowerCase()
     .replace(/[^\p{L}\p{N}]+/gu, '-')
     .slice(0, 60)
     .replace(/^-|-$/g, '');
-  return `${name || info.name}-seed-${images[k]?.seed}-${settings.steps}-steps`;
+  return `${name || info.name}-seed-${seed + k}-${settings.steps}-steps`;
 }
 
 /** Gaussian-looking noise as the network's input would look, for the eye only. */

@@ -3,15 +3,20 @@
  * `<html data-state>`: loading, ready, running, stopping or failed.
  */
 
-import { load, type Mode, type Pipeline, UvitError } from 'uvit-web';
+import { load, type Mode, type Pipeline, type Step, UvitError } from 'uvit-web';
+import { type Clip, estimatesOf } from './clips.js';
 import {
   asAddress,
   chooseDevice,
+  chooseDtype,
   chosenCompute,
   chosenDevice,
+  chosenDtype,
   chosenModel,
   fillControls,
+  fillWeights,
   pictures,
+  prompted,
   readControls,
   showAddress,
   startControls,
@@ -19,11 +24,24 @@ import {
   written,
 } from './controls.js';
 import { byId } from './elements.js';
-import { type Drawing, drawingsOf, keepPictures, showNoise, showPictures, showPreviews } from './gallery.js';
+import { addStep, clearFilm, endFilm, startFilm } from './film.js';
+import { fillFirst, readFirst, startFirst, takeFirst, takeFirstFile, takesFirst } from './first.js';
+import {
+  type Drawing,
+  drawingsOf,
+  keepPictures,
+  middle,
+  showEstimates,
+  showNoise,
+  showPictures,
+  showPreviews,
+} from './gallery.js';
 import { MODELS, type Model, manifestOf } from './models.js';
+import { gigabytes, verdictOn, weightsOf } from './need.js';
 import { fillOrigin, readOrigin, startFrom, startFromFile, startOrigin } from './origin.js';
 import { keepPairs, type Pair, pairsOf, startPairs } from './pairs.js';
 import * as panes from './panes.js';
+import { offerPlayer, startPlayer } from './player.js';
 import { offerProfile } from './profile.js';
 import {
   clearError,
@@ -42,8 +60,9 @@ type State = 'loading' | 'ready' | 'running' | 'stopping' | 'failed';
 
 /** The size of a picture while the model that knows it is still on its way. */
 const LIKELY_SIZE = 64;
-/** What is offered below a picture that was drawn by its label. */
+/** What is offered below a picture that was drawn by its label, and below a clip. */
 const VARY = { text: 'Vary', aim: 'the next start from it', onPress: vary };
+const BEGIN = { text: 'Begin with this', aim: 'the next begins with the frame in sight', onPress: begin };
 
 const generate = byId('generate', HTMLButtonElement);
 const stop = byId('stop', HTMLButtonElement);
@@ -57,6 +76,8 @@ let starter: HTMLElement = generate;
 let refocus = false;
 /** The model that is loaded or on its way. */
 let model: Model;
+/** The model that somebody wants to load though the device may not bear it. */
+let borne: string | undefined;
 
 /** What the address asks for in vain, until it was told. */
 let stranger = startControls(
@@ -69,7 +90,19 @@ let stranger = startControls(
 );
 /** Puts a picture into its pane. */
 const take = (source: File | HTMLImageElement) => void panes.takePicture(source).then(clearError, showError);
-startOrigin(showError, (file) => (model.words ? take(file) : startFromFile(file).catch(showError)));
+startOrigin(showError, (file) => {
+  if (takesFirst()) takeFirstFile(file).then(clearError, showError);
+  else if (prompted() && pipeline?.info.imageShape) take(file);
+  else startFromFile(file).catch(showError);
+});
+startFirst(showError);
+startPlayer();
+/** What the film strip ends with: nothing of it is an estimate. */
+let finished: { clips: Clip[]; drawings: Drawing[] } | undefined;
+startFilm((clips) => {
+  if (clips === finished?.clips) showDrawings(finished.drawings);
+  else showEstimates(clips);
+});
 panes.startPanes((mode) => void draw(mode), take, {
   text: 'Repaint',
   aim: 'draw parts of it anew',
@@ -89,7 +122,7 @@ byId('count', HTMLInputElement).addEventListener('change', () => {
 });
 controls.addEventListener('submit', (event) => {
   event.preventDefault();
-  void draw(model.words && 't2i');
+  void draw(prompted() ? 't2i' : undefined);
 });
 controls.addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || event.isComposing) return;
@@ -118,7 +151,7 @@ async function start(): Promise<void> {
   const mine = new AbortController();
   current = mine;
   model = chosenModel();
-  byId(model.words ? 'arrows' : 'actions', HTMLElement).append(stop);
+  placeStop();
   clearError();
   showWarnings([]);
   showStatus(`Loading: ${model.name}`, { aloud: true, done: 0 });
@@ -126,16 +159,25 @@ async function start(): Promise<void> {
   const device = chosenDevice();
   const compute = chosenCompute();
   try {
+    const parts = await bearable(mine.signal);
+    if (parts === undefined) return;
+    const dtype = chosenDtype();
     const loaded = await load(manifestOf(model), {
       device,
       ...(compute && { compute }),
+      ...(dtype && { dtype }),
+      ...(parts && { keepLoaded: false }),
       signal: mine.signal,
       onProgress: showLoading,
     });
     pipeline = loaded;
     const label = fillControls(loaded.info);
     fillOrigin(loaded.info);
-    if (model.words) panes.fillPanes(loaded.info);
+    fillFirst(loaded.info);
+    if (loaded.info.prompts) panes.fillPanes(loaded.info);
+    placeStop();
+    // Of a model by its address, nothing was known.
+    if (loaded.info.imageSize !== usualSize()) showEmpty();
     showDevice(loaded.info, device);
     offerProfile(loaded, (thrown) => showError(thrown));
     showLicences(loaded.info);
@@ -151,6 +193,40 @@ async function start(): Promise<void> {
     if (mine.signal.aborted) return;
     fail('The model could not be loaded', thrown);
   }
+}
+
+/**
+ * Whether the device can bear the model, and whether only network by network; undefined: it cannot, which the page then says, or it was
+ * asked to load another meanwhile.
+ */
+async function bearable(signal: AbortSignal): Promise<boolean | undefined> {
+  const weights = await weightsOf(manifestOf(model), signal);
+  if (signal.aborted) return undefined;
+  fillWeights(weights);
+  const weight = weights.find(({ dtype }) => dtype === (chosenDtype() ?? weights[0]?.dtype));
+  if (!weight || borne === model.id) return false;
+  const verdict = await verdictOn(weight, chosenDevice());
+  if (signal.aborted) return undefined;
+  if (verdict === 'whole' || verdict === 'parts') return verdict === 'parts';
+  const actions = weights
+    .filter(({ all }) => all < weight.all)
+    .map(({ dtype, all }) => ({
+      text: `Load ${dtype} instead, ${gigabytes(all)}`,
+      onPress: () => chooseDtype(dtype),
+    }));
+  const anyway = () => {
+    borne = model.id;
+    void start();
+  };
+  showStatus('Not loaded: this device may not bear it', { done: 0, aloud: true });
+  showError(verdict, [...actions, { text: 'Load it anyway', onPress: anyway }]);
+  setState('failed');
+  return undefined;
+}
+
+/** Stop stands where what starts stands. */
+function placeStop(): void {
+  byId(prompted() ? 'arrows' : 'actions', HTMLElement).append(stop);
 }
 
 function tellMissing(what: string, remedy: string): void {
@@ -179,12 +255,15 @@ async function draw(mode?: Mode): Promise<void> {
     const result = await active.generate({
       ...options,
       ...((!mode || mode === 't2i') && readOrigin()),
+      ...readFirst(),
       ...(mode?.startsWith('i2') && given.picture && { image: given.picture.source }),
       floatPixels: true,
       signal: mine.signal,
       onStep: (step) => {
         showStep(step, staged, doing);
-        if (mode) panes.showShape(step);
+        const clips = estimatesOf(step, info);
+        if (clips.length > 0) addStep(nameOf(step), clips);
+        else if (mode) panes.showShape(step);
         else if (step.preview) showPreviews(step.preview);
       },
     });
@@ -194,7 +273,10 @@ async function draw(mode?: Mode): Promise<void> {
       panes.showMade(mode, result, drawings);
       keepPairs(pairsOf(mode, result, drawings, given, addressOf));
     } else {
-      showPictures(drawings, VARY);
+      const clips = drawings.flatMap(({ clip }) => clip ?? []);
+      finished = { clips, drawings };
+      endFilm(clips);
+      showDrawings(drawings);
       keepPictures(drawings, again);
     }
     showFacts(result, info);
@@ -224,6 +306,22 @@ function vary(canvas: HTMLCanvasElement): void {
   showStatus('The next pictures start from this one', { aloud: true });
 }
 
+/** The next clips begin with the frame in sight. */
+function begin(canvas: HTMLCanvasElement): void {
+  takeFirst(middle(canvas, pipeline?.info.imageSize ?? canvas.width));
+  showStatus('The next clip begins with this frame', { aloud: true });
+}
+
+/** Finished pictures or clips, with what is offered for them. */
+function showDrawings(drawings: Drawing[]): void {
+  const offer = drawings.some(({ clip }) => clip) ? BEGIN : VARY;
+  showPictures(drawings, offer, (words) => showStatus(words, { aloud: true }));
+}
+
+function nameOf({ step, steps, window, windows }: Step): string {
+  return `Step ${step} of ${steps}${windows > 1 ? `, part ${window} of ${windows}` : ''}: an estimate`;
+}
+
 /** Likewise, where there are words: that is for what is drawn from them. On phones the editor is far below. */
 function repaint(canvas: HTMLCanvasElement): void {
   startFrom(canvas);
@@ -250,7 +348,7 @@ function again(drawing: Drawing): void {
   showWarnings([]);
   hideFacts();
   showEmpty();
-  showPictures([drawing], VARY);
+  showDrawings([drawing]);
   if (chosenModel() !== model) void start();
   else if (pipeline) {
     fillControls(pipeline.info);
@@ -267,8 +365,16 @@ function fail(what: string, thrown: unknown): void {
 }
 
 function showEmpty(): void {
-  if (chosenModel().words) panes.showPane();
-  else showNoise(pictures(), pipeline?.info.imageSize ?? LIKELY_SIZE);
+  finished = undefined;
+  const moving = pipeline ? pipeline.info.frames > 0 : chosenModel().clips !== undefined;
+  clearFilm(moving);
+  offerPlayer(moving);
+  if (prompted()) panes.showPane();
+  else showNoise(pictures(), pipeline?.info.imageSize ?? usualSize());
+}
+
+function usualSize(): number {
+  return chosenModel().clips ? LIKELY_SIZE / 2 : LIKELY_SIZE;
 }
 
 function setState(state: State, mode?: Mode): void {

@@ -24,6 +24,8 @@ const [painted, strokes] = [picture, mask].map((canvas) => canvas.getContext('2d
 
 /** Width and height of the model's pictures; 0 while it is not known, and for models that start from none. */
 let size = 0;
+/** Whether a picture may be dropped: to start from, or as a frame. */
+let droppable = false;
 /** Whether the strength is the person's choice, or as usual with a mask or without. */
 let strengthChosen = false;
 let latents: Float32Array | undefined;
@@ -37,7 +39,7 @@ export function startOrigin(onError: (thrown: unknown) => void, onDrop: (file: F
     if (file) startFromFile(file).catch(onError);
   });
   pane.addEventListener('dragover', (event) => {
-    if (size === 0 || !event.dataTransfer?.types.includes('Files')) return;
+    if (!droppable || !event.dataTransfer?.types.includes('Files')) return;
     event.preventDefault();
     gallery.classList.add('drop');
   });
@@ -46,7 +48,7 @@ export function startOrigin(onError: (thrown: unknown) => void, onDrop: (file: F
     event.preventDefault();
     gallery.classList.remove('drop');
     const [file] = event.dataTransfer?.files ?? [];
-    if (file && size > 0) onDrop(file);
+    if (file && droppable) onDrop(file);
   });
 
   mask.addEventListener('pointerdown', (event) => {
@@ -106,11 +108,14 @@ export function startOrigin(onError: (thrown: unknown) => void, onDrop: (file: F
 }
 
 /** What the model decides: whether there are pictures to start from, and how large they are. */
-export function fillOrigin({ initImageShape: [channels, height], latentShape, imageSize }: PipelineInfo): void {
-  size = channels === 1 || channels === 3 ? height : 0;
+export function fillOrigin({ initImageShape, latentShape, imageSize, frames }: PipelineInfo): void {
+  const [channels, height] = initImageShape;
+  droppable = channels === 1 || channels === 3;
+  // A clip is no picture to start from, and a picture no clip: it may be its first frame.
+  size = droppable && frames === 0 ? height : 0;
   // What is disabled cannot be in the way of what is sent: there is no brush for pictures of no size.
   section.disabled = section.hidden = size === 0;
-  gallery.classList.toggle('startless', size === 0);
+  gallery.classList.toggle('startless', !droppable);
   gallery.classList.toggle('latents', imageSize !== latentShape[1]);
   if (picture.width === size) return;
   editor.hidden = true;

@@ -1,8 +1,8 @@
 /** Pictures and the words to them: those that were made, with their seeds, and some that nobody made here, to begin with. */
 
 import type { GenerateResult, Mode } from 'uvit-web';
-import { button, byId, make } from './elements.js';
-import { type Drawing, paint } from './gallery.js';
+import { button, byId, make, paint } from './elements.js';
+import type { Drawing } from './gallery.js';
 import { asPicture, MODES, type Picture } from './panes.js';
 
 /** A picture with its words; either may be missing, where one was made alone. */
@@ -38,7 +38,9 @@ export function startPairs(examples: [string, string][], on: Takers): void {
       const take = button('thumb', '', () => takers.onExample(image));
       take.ariaLabel = `Take the picture: ${words}`;
       take.append(image);
-      return card(take, words, 'Example');
+      const example = card(take, words, 'Example');
+      example.classList.add('example');
+      return example;
     }),
   );
 }

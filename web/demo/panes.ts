@@ -62,18 +62,22 @@ export function startPanes(onMode: (mode: Mode) => void, onFile: (file: File) =>
 
 /** What the model decides: which arrows there are. Nothing is left of the panes for a model of pictures alone. */
 export function fillPanes(info: PipelineInfo): void {
-  modes = info.modes;
+  // Of words alone a picture can be made, whether or not that is called a mode.
+  modes = info.modes.length > 0 ? info.modes : ['t2i'];
   size = info.imageSize;
   for (const arrow of arrows) arrow.hidden = !modes.includes(arrow.dataset.mode as Mode);
+  byId('arrows', HTMLElement).classList.toggle('one', modes.length === 1);
+  byId('count-label', HTMLElement).textContent = modes.length === 1 ? 'Pictures' : 'Pairs';
   byId('take', HTMLElement).hidden = !info.imageShape;
   allow(true);
 }
 
 /** Whether a model's panes are in sight, before it is known. */
-export function openPanes(open: boolean): void {
+export function openPanes(open: boolean, drawn: string, examples: boolean): void {
   document.documentElement.classList.toggle('any', open);
+  document.documentElement.classList.toggle('strange', !examples);
   for (const id of ['words', 'arrows', 'picture-head', 'picture-alone', 'pairs']) byId(id, HTMLElement).hidden = !open;
-  byId('count-label', HTMLElement).textContent = open ? 'Pairs' : 'Pictures';
+  byId('count-label', HTMLElement).textContent = open ? 'Pairs' : drawn;
   byId('origin-hint', HTMLElement).textContent = open
     ? 'Or press Repaint below the picture. Draw then starts from it.'
     : 'Or drop one on the pictures, or press Vary below one of them.';

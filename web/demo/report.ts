@@ -10,6 +10,7 @@ import {
   type Step,
   UvitError,
 } from 'uvit-web';
+import { lengthOf } from './clips.js';
 import { title } from './controls.js';
 import { button, byId, make } from './elements.js';
 import { toNpy } from './floats.js';
@@ -70,12 +71,13 @@ export function showLoading({ phase, loadedBytes, totalBytes }: LoadProgress): v
 }
 
 /** A step of a stage; `staged` where sampling is not all, which `doing` is a word for. */
-export function showStep({ stage, step, steps, elapsedMs }: Step, staged: boolean, doing: string): void {
+export function showStep(event: Step, staged: boolean, doing: string): void {
+  const { stage, step, steps, elapsedMs, window, windows } = event;
   const which = steps > 1 ? `picture ${Math.min(step + 1, steps)} of ${steps}` : 'the picture';
   const texts = {
     text: 'Reading the words',
     encoding: `Encoding ${which}`,
-    sampling: `Step ${step} of ${steps}`,
+    sampling: `${windows > 1 ? `Part ${window} of ${windows}, step` : 'Step'} ${step} of ${steps}`,
     decoding: `Decoding ${which}`,
     captioning: `Writing the words${step > 0 ? `, ${step} so far` : ''}`,
   };
@@ -143,6 +145,8 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
   };
   const rows: Row[] = [
     ...(settings.mode ? ([['mode', 'Made', title(MODES[settings.mode].done)]] as Row[]) : []),
+    ...(result.clips.length > 0 ? ([['clip', 'Clip', lengthOf(result.frames, result.frameRate)]] as Row[]) : []),
+    ...(settings.firstFrames > 0 ? ([['first', 'Begins with', 'The frame that was given']] as Row[]) : []),
     ['step', 'Time per step', milliseconds(mean)],
     ...stages.filter(([key]) => ran[key]),
     ['total', 'In all', `${(timings.totalMs / 1000).toFixed(2)} s, ${settings.steps} steps`],
@@ -154,7 +158,7 @@ export function showFacts(result: GenerateResult, info: PipelineInfo): void {
     ['device', 'Drawn by', device],
     ['compute', 'Arithmetic', ARITHMETIC[result.compute]],
     ...(result.device === 'cpu' ? cores : []),
-    ...(result.images.length > 0 ? [floats] : []),
+    ...(result.images.some((image) => image.floats) ? [floats] : []),
     ['reason', 'Why this device', sentence(result.deviceReason)],
   ];
   const facts = byId('facts', HTMLElement);

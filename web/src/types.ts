@@ -375,8 +375,8 @@ export interface GenerateOptions {
   sampler?: string;
   /**
    * How the sampler's times are spread, one of `pipeline.info.grids`, which may be `time_uniform`, `log_snr`, `quadratic`, `karras`
-   * and, on schedules of training steps, `linspace`, `leading` and `trailing`; not for `euler_maruyama_*`. Default: the
-   * sampler's own.
+   * and, on schedules of training steps, `linspace`, `leading`, `trailing`, `respaced` and `strided`; not for `euler_maruyama_*`.
+   * Default: the model's with its own sampler, else the sampler's own.
    */
   grid?: string;
   /** `ddim` alone: noise that is drawn anew at every step, from 0, none, to 1, as much as `ddpm` does. Default 0. */

@@ -96,7 +96,7 @@ fn judge_run(run: &Run, device: &Device, checks: &mut Checks) -> Result<(), Stop
         start: Some(&start),
         picture: Some(Picture {
             values: &picture,
-            mask: inpaint.then_some(Mask { values: &mask, fresh_noise, from_noise: settings.skip == 0 }),
+            mask: inpaint.then_some(Mask { values: &mask, fresh_noise, from_noise: settings.skip == 0, insist: false }),
         }),
         noise: &mut Noise::Given(drawn),
         readback: Readback::Latents,
