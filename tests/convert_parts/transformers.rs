@@ -97,7 +97,7 @@ fn a_dit_is_one_model_as_published_as_trained_and_of_diffusers() {
     std::fs::write(&config, configured("dit-xl-2-256", "dit", &dit())).unwrap();
     let options = [&F32[..], &["--config", config.to_str().unwrap()]].concat();
     let converted = |name: &str| {
-        let out = folder.with_file_name(format!("out-{name}"));
+        let out = folder.with_file_name(format!("out-{}", name.replace('/', "-")));
         let words = convert(&folder.join(name), &out, &options);
         (words, out)
     };
