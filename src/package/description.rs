@@ -5,6 +5,8 @@
 use super::convert::manifest;
 use super::given;
 use super::manifest::{Component, DENOISER, Manifest};
+use super::pipelines;
+use super::positions;
 use super::published;
 use super::task::{
     CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_ENCODER_2,
@@ -85,6 +87,11 @@ impl Description {
     /// `INVALID_ARGUMENT`, `UNSUPPORTED_MODEL`, `IO`.
     pub fn find(path: &Path) -> Result<Option<Description>> {
         if path.is_dir() {
+            if let Some(found) = pipelines::dit(path)? {
+                let mut description = Description::read(&found, path)?;
+                description.file = Some(path.join(published::PIPELINE));
+                return Ok(Some(description));
+            }
             published::refuse_pipeline(path)?;
         }
         let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
@@ -317,6 +324,7 @@ fn read_component(name: &str, value: &Value, folder: &Path) -> Result<(Component
         (None, Some(_)) => return Err(bad("it has params, but no architecture".into())),
         (Some(_), None) => return Err(bad("it has an architecture, but no params".into())),
     };
+    let params = positions::kept(&architecture, params);
     let network = Network::of(&architecture, &params);
     let network = network.map_err(|e| e.of(&format!("component {name}")))?;
     network.record(crate::model::Batch::plain(1)).map_err(|e| e.of(&format!("component {name}")))?;
