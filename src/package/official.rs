@@ -207,7 +207,8 @@ impl Search<'_> {
             return Ok(());
         }
         let cause = format!("{}: there is no tokenizer in {}", self.preset.name, self.folder.display());
-        let remedy = "Say where CLIP's merges lie: --component tokenizer=merges.txt (that of openai/clip-vit-large-patch14)";
+        let remedy =
+            "Say where CLIP's merges lie: --component tokenizer=merges.txt (that of openai/clip-vit-large-patch14)";
         Err(invalid(cause, remedy))
     }
 
