@@ -6,7 +6,9 @@
 use super::transformer::{unsupported, within};
 use super::{Batch, Port, PortKind, Recording, Sampled};
 use crate::json;
-use crate::plan::{Activation, Frames, GateOf, Groups, Modulation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
+use crate::plan::{
+    Activation, Frames, GateOf, Groups, Modulation, Op, Plan, Position, Precision, Role, TensorId, WeightUse,
+};
 use crate::{Code, Error, Result};
 
 /// The published constructor's arguments, under its names.
@@ -299,4 +301,56 @@ fn mlp(plan: &mut Plan, name: &str, x: TensorId, vector: TensorId) -> TensorId {
         plan.allow(&name, Precision::Narrow);
     }
     gated(plan, x, vector, MLP, y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::{Read, json};
+    use crate::plan::{Capabilities, lower};
+
+    fn parameters(config: &Config) -> usize {
+        let plan = config.record(Batch::plain(1)).unwrap().plan;
+        // Positions are no parameters.
+        let weights = plan.published().filter(|weight| weight.name != "pos_embed.pos_embed");
+        weights.map(|weight| weight.shape.iter().product::<usize>()).sum()
+    }
+
+    /// Parameters of the models on Hugging Face, as diffusers counts them.
+    #[test]
+    fn the_published_models_have_their_parameters() {
+        let params = json!({ "num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536 });
+        let medium = Config { pos_embed_max_size: 192, ..Config::read(&params).unwrap() };
+        let newer = Config {
+            pos_embed_max_size: 384,
+            qk_norm: "rms_norm".into(),
+            dual_attention_layers: (0..13).collect(),
+            ..medium.clone()
+        };
+        assert_eq!(parameters(&medium), 2_028_328_000);
+        assert_eq!(parameters(&newer), 2_243_171_520);
+        let large = json!({
+            "num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "qk_norm": "rms_norm",
+            "pos_embed_max_size": 192,
+        });
+        assert_eq!(parameters(&Config::read(&large).unwrap()), 8_056_627_520);
+    }
+
+    #[test]
+    fn nothing_but_one_norm_an_image_is_a_kernel_of_its_own() {
+        let params = json!({
+            "sample_size": 8, "num_layers": 3, "num_attention_heads": 2, "attention_head_dim": 16,
+            "caption_projection_dim": 32, "joint_attention_dim": 24, "pooled_projection_dim": 20, "context_tokens": 5,
+        });
+        let plan = Config::read(&params).unwrap().record(Batch::copied(2, 2)).unwrap().plan;
+        for capabilities in [Capabilities::CPU, Capabilities::WEBGPU] {
+            let program = lower(&plan, &capabilities, &[]).unwrap();
+            let count = |name| program.kernels.iter().filter(|kernel| kernel.name() == name).count();
+            // The sum's activation; gates and residuals join Linears, tokens are written where they are read.
+            assert_eq!((count("elementwise"), count("copy_tokens"), count("attention")), (1, 0, 3));
+            // Five Linears a stream and block, but two of the text's in the last one; time, pooled text and words; the end.
+            assert_eq!(count("matmul"), 2 * 10 + 7 + 5 + 2);
+            assert_eq!(count("layer_norm"), 2 * 4 + 3 + 1);
+        }
+    }
 }

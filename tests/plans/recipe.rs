@@ -63,7 +63,9 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             4 => activate(&mut plan, x, [Activation::Silu, Activation::GeluTanh][second % 2]),
             5 | 6 => plan.add("", x, like[second % like.len()]),
             10 if shape.len() == 3 => {
-                let gate = GateOf { vector: inputs[3].0, at: second % ((48 - dim) / 4 + 1) * 4 };
+                // Small: what follows should not grow.
+                let vector = plan.affine(inputs[3].0, 0.25, 0.0);
+                let gate = GateOf { vector, at: second % ((48 - dim) / 4 + 1) * 4 };
                 plan.gated_add("", x, gate, like[second % like.len()])
             }
             12 if shape.len() == 3 && dim == 48 => {
@@ -270,6 +272,9 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             }
             Op::Activate { activation, x, .. } => {
                 cpu::elementwise(&values[&x], None, activation, (1.0, 0.0), &mut result)
+            }
+            Op::Affine { x, scale, offset, .. } => {
+                cpu::elementwise(&values[&x], None, Activation::None, (scale, offset), &mut result)
             }
             Op::Add { a, b, .. } => {
                 cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, (1.0, 0.0), &mut result);

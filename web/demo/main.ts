@@ -177,7 +177,7 @@ async function start(): Promise<void> {
     if (loaded.info.prompts) panes.fillPanes(loaded.info);
     placeStop();
     // Of a model by its address, nothing was known.
-    if (loaded.info.imageSize !== usualSize()) showEmpty();
+    if (!MODELS.includes(model)) showEmpty();
     showDevice(loaded.info, device);
     offerProfile(loaded, (thrown) => showError(thrown));
     showLicences(loaded.info);

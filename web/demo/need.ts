@@ -57,18 +57,21 @@ export async function verdictOn({ dtype, all, largest }: Weight, device: DeviceC
   const told = (deviceMemory ?? Number.POSITIVE_INFINITY) * 2 ** 30 * SHARE;
   const least = Math.min(told, cpu ? ADDRESSES : Number.POSITIVE_INFINITY);
   if (all * ROOM <= least && (deviceMemory || all * ROOM < 2 * SMALL)) return 'whole';
-  const stages = largest < all ? `, of which the largest network has ${gigabytes(largest)}` : '';
-  const need = `the model's weights are ${gigabytes(all)} in ${dtype}${stages}`;
+  const alone = largest < all ? ` (the largest network alone ${gigabytes(largest)})` : '';
+  const need = `the model’s weights are ${gigabytes(all)} in ${dtype}${alone}`;
   if (!deviceMemory && all * ROOM <= least) {
     const cause = `${need}, and this browser does not say how much memory there is`;
-    return refusal(cause, 'Go on if this machine has twice as much to spare');
+    return refusal(cause, `Go on if this machine has ${gigabytes((all * ROOM) / SHARE)} or more`);
   }
   if (largest * ROOM <= least) return 'parts';
   const has =
     told <= least
-      ? `this browser tells of ${deviceMemory} GB of memory, of which a page can count on half`
-      : `on the CPU a page can hold ${gigabytes(ADDRESSES)}`;
-  return refusal(`${need}: with room to compute, about ${gigabytes(largest * ROOM)}; ${has}`, 'Nothing was fetched');
+      ? `of the ${deviceMemory} GB that this browser tells of, a page can count on half`
+      : `on the CPU, a page can hold ${gigabytes(ADDRESSES)}`;
+  return refusal(
+    `${need}. With room to compute it takes about ${gigabytes(largest * ROOM)}, and ${has}`,
+    'Nothing was fetched',
+  );
 }
 
 function refusal(cause: string, remedy: string): UvitError {
