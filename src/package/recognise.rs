@@ -185,13 +185,12 @@ mod tests {
     use super::*;
     use crate::model::{Batch, Network};
 
-    fn look_at(network: &Network) -> String {
-        let plan = network.record(Batch::plain(1)).unwrap().plan;
-        look(&plan.published().flat_map(|weight| weight.sources()).collect()).unwrap()
-    }
-
     #[test]
     fn every_preset_shows_its_parameters() {
+        let look_at = |network: &Network| {
+            let plan = network.record(Batch::plain(1)).unwrap().plan;
+            look(&plan.published().flat_map(|weight| weight.sources()).collect()).unwrap()
+        };
         for (name, words) in [
             ("imagenet512_uvit_huge", "embed_dim 1152, depth 28, patch_size 4, in_chans 4, img_size 64"),
             ("cifar10_uvit_small", "in_chans 3, img_size 32, mlp_ratio 4, num_classes -1, qkv_bias false"),
