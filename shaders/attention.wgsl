@@ -1,10 +1,11 @@
 // softmax(q k^T / sqrt(head_dim)) v per head, without a tokens x tokens buffer: the running maximum and sum of the
 // online softmax (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018; FlashAttention, 2022).
 //
-// One invocation computes QUERIES queries of one head, 4 KEYS4 keys at a time. qkv [batch, tokens, 3, heads, head_dim].
+// One invocation computes QUERIES queries of one head, 4 KEYS4 keys at a time. qkv [batch, groups x tokens, 3, heads, head_dim]:
+// a group's tokens follow each other, or lie as far apart as there are groups.
 //
 // Neighbours need the same keys and values: with SHARED each of KEYS4 of them loads one group of four for all, so KEYS4 is at
-// most the smallest subgroup.
+// most the smallest subgroup, and a workgroup has queries of one group alone; else of as many as it has room for.
 //
 // With `causal` a query sees itself and the keys before it.
 //
@@ -17,6 +18,10 @@ struct Params {
   causal: u32,
   first: u32,   // query
   end: u32,     // one past the last
+  tiles: u32,   // invocations of a group
+  groups: u32,  // of an item
+  apart: u32,   // tokens from group to group
+  step: u32,    // from token to token of a group
   unused_0: u32,
   unused_1: u32,
 }
@@ -42,16 +47,18 @@ fn main(
   @builtin(subgroup_invocation_id) invocation: u32,
 //#end
 ) {
-  let query = params.first + (id.x * {WORKGROUP}u + local) * {QUERIES}u;
+  let index = id.x * {WORKGROUP}u + local;
+  let group = index / params.tiles;
+  let query = params.first + (index % params.tiles) * {QUERIES}u;
 //#if SHARED == 0
-  if (query >= params.end) {
+  if (group >= params.groups) {
     return;
   }
 //#end
   let dim4 = params.heads * HEAD_DIM4;
-  let stride = 3u * dim4;
-  let item = id.z * params.tokens;
-  let q_base = item * stride + id.y * HEAD_DIM4;
+  let stride = 3u * dim4 * params.step;
+  let row = id.z * params.groups * params.tokens + group * params.apart;
+  let q_base = row * 3u * dim4 + id.y * HEAD_DIM4;
   let k_base = q_base + dim4;
   let last = params.tokens - 1u;
 //#for q in 0..QUERIES
@@ -142,16 +149,16 @@ fn main(
 //#for q in 0..QUERIES
   if (query + {q}u < params.end) {
 //#if PACKED == 0
-    let at = (item + query + {q}u) * dim4 + id.y * HEAD_DIM4;
+    let at = (row + (query + {q}u) * params.step) * dim4 + id.y * HEAD_DIM4;
     for (var d = 0u; d < HEAD_DIM4; d = d + 1u) {
       out[at + d] = o_{q}[d] / sum_{q};
     }
 //#end
 //#if PACKED == 1
     for (var d = 0u; d < HEAD_DIM4; d = d + 4u) {
-      let group = (id.y * HEAD_DIM4 + d) / 4u;
+      let lane = (id.y * HEAD_DIM4 + d) / 4u;
       store_group(
-        item + query + {q}u, group, dim4 / 4u,
+        row + (query + {q}u) * params.step, lane, dim4 / 4u,
         o_{q}[d] / sum_{q}, o_{q}[d + 1u] / sum_{q}, o_{q}[d + 2u] / sum_{q}, o_{q}[d + 3u] / sum_{q});
     }
 //#end

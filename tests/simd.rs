@@ -87,8 +87,17 @@ fn a_nan_or_an_infinity_is_seen_in_every_output() {
             }
         }
         // Queries, keys and values of one head.
-        let shape =
-            AttentionShape { batch: 1, tokens: 13, heads: 1, head_dim: 12, causal: false, first: 0, queries: 13 };
+        let shape = AttentionShape {
+            batch: 1,
+            tokens: 13,
+            groups: 1,
+            strided: false,
+            heads: 1,
+            head_dim: 12,
+            causal: false,
+            first: 0,
+            queries: 13,
+        };
         for part in 0..3 {
             let mut qkv = random.randn_f32(13 * 36);
             qkv[4 * 36 + 12 * part + 11] = bad;

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use uvit_web::pipeline::MAX_FRAMES;
 use uvit_web::{Code, Error, Result};
 
-const REMEDY: &str = "Give an APNG, a GIF or a WebP that moves, or a folder of pictures, one a frame, in the order of their names";
+const REMEDY: &str =
+    "Give an APNG, a GIF or a WebP that moves, or a folder of pictures, one a frame, in the order of their names";
 
 /// Endings of pictures in a folder of frames.
 const PICTURES: [&str; 5] = ["png", "jpg", "jpeg", "webp", "gif"];
@@ -200,7 +201,9 @@ mod tests {
     fn what_is_written_is_read_frame_by_frame() {
         let frames = clip();
         let pixels = |frames: Vec<RgbaImage>| frames.into_iter().map(RgbaImage::into_raw).collect::<Vec<_>>();
-        for (name, bytes) in [("c.png", apng(&frames, SHOWN, "{}".into()).unwrap()), ("c.gif", gif(&frames, SHOWN).unwrap())] {
+        for (name, bytes) in
+            [("c.png", apng(&frames, SHOWN, "{}".into()).unwrap()), ("c.gif", gif(&frames, SHOWN).unwrap())]
+        {
             let back = with_file(name, &bytes, |path| read(path, 5, [3, 4]).unwrap());
             assert_eq!(pixels(back), frames, "{name}");
             let short = with_file(name, &bytes, |path| read(path, 6, [3, 4]).unwrap_err());

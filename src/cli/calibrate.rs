@@ -6,7 +6,7 @@ use super::progress::Progress;
 use uvit_web::Result;
 use uvit_web::model::{Batch, Network, Recording};
 use uvit_web::package::{Storing, Writer};
-use uvit_web::plan::{Activation, Kernel, Op, TensorId, WeightId, lower};
+use uvit_web::plan::{Activation, Kernel, Op, Rows, TensorId, WeightId, lower};
 use uvit_web::runtime::Session;
 use uvit_web::sampler::{SamplerSettings, TorchGenerator};
 use uvit_web::simd::{F32Matrix, Finish, Level, Threads, f32_matmul};
@@ -30,8 +30,8 @@ struct Feed {
     weight: WeightId,
     /// Columns.
     features: usize,
-    /// The tensors, side by side, of every Linear that it has.
-    uses: Vec<Vec<TensorId>>,
+    /// The tensors, side by side, of every Linear that it has, and which of their tokens.
+    uses: Vec<(Vec<TensorId>, Option<Rows>)>,
 }
 
 /// Rounds every matrix of a component that `storing` makes coarse by what it sees in `examples`. Some layers at a time: the sums
@@ -89,7 +89,7 @@ fn within(
     let what = format!("calibrating {name} {}", storing.dtype.as_str());
     let mut progress = Progress::new(what, (groups.len() * pass + feeds.len()) as u64);
     for (nth, group) in groups.iter().enumerate() {
-        let inputs = group.iter().flat_map(|feed| feed.uses.iter().flatten());
+        let inputs = group.iter().flat_map(|feed| feed.uses.iter().flat_map(|(inputs, _)| inputs));
         let kept: Vec<&str> = inputs.map(|&id| recording.plan.tensors[id.index()].name.as_str()).collect();
         let program = lower(&recording.plan, &weights.capabilities(), &kept)?;
         let end = last_write(&program.kernels, group);
@@ -97,10 +97,17 @@ fn within(
         let mut sums: Vec<Products> = group.iter().map(|feed| Products::new(feed.features)).collect();
         let mut look = |session: &mut Session| {
             for (feed, sum) in group.iter().zip(&mut sums) {
-                for inputs in &feed.uses {
+                for (inputs, rows) in &feed.uses {
                     let mut parts = Vec::new();
                     for &id in inputs {
-                        parts.push((session.program().view(id).dim(), pollster::block_on(session.read(id))?));
+                        let mut values = pollster::block_on(session.read(id))?;
+                        let view = session.program().view(id);
+                        let (dim, of_item) = (view.dim(), view.shape[1..].iter().product());
+                        if let Some(rows) = rows {
+                            let some = rows.first * dim..(rows.first + rows.count) * dim;
+                            values = values.chunks(of_item).flat_map(|item| &item[some.clone()]).copied().collect();
+                        }
+                        parts.push((dim, values));
                     }
                     sum.add(&parts, &threads);
                 }
@@ -161,17 +168,17 @@ fn feeds(recording: &mut Recording, storing: &Storing) -> Vec<Feed> {
     let plan = &mut recording.plan;
     let mut feeds: Vec<Feed> = Vec::new();
     for op in plan.ops.clone() {
-        let Op::Linear { x, skip, weight, .. } = op else { continue };
+        let Op::Linear { x, skip, weight, rows, .. } = op else { continue };
         if !storing.is_coarse(&plan.weights[weight.index()]) {
             continue;
         }
         let inputs: Vec<TensorId> = [Some(x), skip].into_iter().flatten().collect();
         inputs.iter().for_each(|&id| plan.name(id));
         match feeds.iter_mut().find(|feed| feed.weight == weight) {
-            Some(feed) => feed.uses.push(inputs),
+            Some(feed) => feed.uses.push((inputs, rows)),
             None => {
                 let features = inputs.iter().map(|&id| plan.shape(id).last().copied().unwrap_or(1)).sum();
-                feeds.push(Feed { weight, features, uses: vec![inputs] });
+                feeds.push(Feed { weight, features, uses: vec![(inputs, rows)] });
             }
         }
     }
@@ -196,7 +203,7 @@ fn groups(feeds: &[Feed], most_bytes: usize) -> Vec<&[Feed]> {
 
 /// Behind the last kernel that writes what a group looks at.
 fn last_write(kernels: &[Kernel], group: &[Feed]) -> usize {
-    let read = |id: TensorId| group.iter().any(|feed| feed.uses.iter().flatten().any(|&input| input == id));
+    let read = |id: TensorId| group.iter().any(|feed| feed.uses.iter().any(|(inputs, _)| inputs.contains(&id)));
     kernels.iter().rposition(|kernel| read(kernel.writes())).map_or(0, |at| at + 1)
 }
 

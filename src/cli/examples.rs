@@ -5,8 +5,8 @@ use super::convert::Part;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use uvit_web::model::{Batch, Network, Recording};
-use uvit_web::package::{DENOISER, Sampling, TEXT_ENCODER, TEXT_PROJECTOR};
-use uvit_web::pipeline::{Component, NamedTensor, Values};
+use uvit_web::package::{DENOISER, Sampling, TEXT_ENCODER, TEXT_ENCODER_2, TEXT_PROJECTOR};
+use uvit_web::pipeline::{Component, Joined, Joining, NamedTensor, Values};
 use uvit_web::plan::Compute;
 use uvit_web::runtime::{Device, Loading, Session, Weights};
 use uvit_web::sampler::{SamplerSettings, TorchGenerator};
@@ -63,6 +63,8 @@ pub enum Examples<'a> {
 #[derive(Default)]
 pub struct Texts {
     ids: Vec<Vec<u32>>,
+    /// Those of a second text encoder's tokenizer, if there is one.
+    ids_2: Vec<Vec<u32>>,
     /// The text encoder's.
     features: Vec<Vec<f32>>,
     /// What the denoiser is given.
@@ -83,36 +85,53 @@ impl Texts {
         let prompts = if prompts.is_empty() { &everyday } else { prompts };
         let prompts = &prompts[..most.min(prompts.len())];
         let mut texts = Texts::default();
-        for (name, takes, gives) in
-            [(TEXT_ENCODER, "input_ids", "last_hidden_state"), (TEXT_PROJECTOR, "prefix_features", "encoded_prefix")]
-        {
+        let denoiser = parts.iter().find(|part| part.source.component == DENOISER);
+        let denoiser = denoiser.map(|part| part.network.record(Batch::plain(1))).transpose()?;
+        let shape = denoiser.as_ref().and_then(Joined::of);
+        let mut joining = shape.map(|shape| (shape, Joining::new(shape, prompts.len())));
+        for (name, takes, gives) in [
+            (TEXT_ENCODER, "input_ids", "last_hidden_state"),
+            (TEXT_ENCODER_2, "input_ids", "last_hidden_state"),
+            (TEXT_PROJECTOR, "prefix_features", "encoded_prefix"),
+        ] {
             let Some(part) = parts.iter_mut().find(|part| part.source.component == name) else { continue };
-            if name == TEXT_ENCODER {
-                let pad = tokenizer.padding(part.network.pad_token());
-                let encode = |text: &String| tokenizer.encode(text, part.network.tokens(), &pad).ids;
-                texts.ids = prompts.iter().map(encode).collect();
-            }
-            let (weights, mut made) = (exact(&part.network, &mut part.found)?, Vec::new());
+            let pad = tokenizer.padding(part.network.pad_token());
+            let encode = |text: &String| tokenizer.encode(text, part.network.tokens(), &pad).ids;
+            let ids: Vec<Vec<u32>> = prompts.iter().map(encode).collect();
+            let (weights, mut made) = (exact(&part.network, &mut part.found)?, BTreeMap::<String, Vec<f32>>::new());
             let stored = vec![(Dtype::F32, 0); part.network.record(Batch::plain(1))?.plan.weights.len()];
             let mut component = Component::new(part.network.clone(), weights, stored, Vec::new());
             for at in (0..prompts.len()).step_by(TEXTS) {
                 let some = at..(at + TEXTS).min(prompts.len());
                 let values = match name {
-                    TEXT_ENCODER => Values::Indices(texts.ids[some.clone()].concat()),
-                    _ => Values::Floats(texts.features[some.clone()].concat()),
+                    TEXT_PROJECTOR => Values::Floats(texts.features[some].concat()),
+                    _ => Values::Indices(ids[some].concat()),
                 };
                 let given = [NamedTensor::new(takes, values)];
-                let results = pollster::block_on(component.forward(&given, &|| false))?;
-                let result = results.into_iter().find(|result| result.name == gives);
-                let Some(Values::Floats(values)) = result.map(|result| result.values) else {
-                    return Err(Error::internal(format!("{name} gave no {gives}")));
-                };
-                made.extend(values.chunks(values.len() / some.len()).map(<[f32]>::to_vec));
+                for result in pollster::block_on(component.forward(&given, &|| false))? {
+                    if let Values::Floats(values) = result.values {
+                        made.entry(result.name).or_default().extend(values);
+                    }
+                }
             }
-            texts.embeddings = made;
-            if name == TEXT_ENCODER {
-                texts.features.clone_from(&texts.embeddings);
+            let floats = |name: &str| {
+                let missing = || Error::internal(format!("a network of texts gave no {name}"));
+                made.get(name).ok_or_else(missing)
+            };
+            if let Some((_, joining)) = &mut joining {
+                joining.add(&ids.concat(), tokenizer.end(), floats("hidden_state")?, floats("text_embeds")?)?;
+            } else {
+                let values = floats(gives)?;
+                texts.embeddings = values.chunks(values.len() / prompts.len()).map(<[f32]>::to_vec).collect();
             }
+            match name {
+                TEXT_ENCODER => (texts.ids, texts.features) = (ids, texts.embeddings.clone()),
+                TEXT_ENCODER_2 => texts.ids_2 = ids,
+                _ => {}
+            }
+        }
+        if let Some((shape, joining)) = joining {
+            texts.embeddings = joining.finish().chunks(shape.elements()).map(<[f32]>::to_vec).collect();
         }
         Ok(Some(texts))
     }
@@ -124,6 +143,7 @@ impl Texts {
         }
         Texts {
             ids: some(&self.ids, measured),
+            ids_2: some(&self.ids_2, measured),
             features: some(&self.features, measured),
             embeddings: some(&self.embeddings, measured),
         }
@@ -134,8 +154,9 @@ impl Texts {
         let tensor = |at: usize| {
             let turn = (at..at + TEXTS).map(|i| i % self.ids.len().max(1));
             match component {
-                TEXT_ENCODER => {
-                    NamedTensor::new("input_ids", Values::Indices(turn.flat_map(|i| self.ids[i].clone()).collect()))
+                TEXT_ENCODER | TEXT_ENCODER_2 => {
+                    let ids = if component == TEXT_ENCODER { &self.ids } else { &self.ids_2 };
+                    NamedTensor::new("input_ids", Values::Indices(turn.flat_map(|i| ids[i].clone()).collect()))
                 }
                 _ => NamedTensor::new(
                     "prefix_features",
@@ -143,7 +164,7 @@ impl Texts {
                 ),
             }
         };
-        let known = [TEXT_ENCODER, TEXT_PROJECTOR].contains(&component) && !self.ids.is_empty();
+        let known = [TEXT_ENCODER, TEXT_ENCODER_2, TEXT_PROJECTOR].contains(&component) && !self.ids.is_empty();
         let forwards = (0..self.ids.len()).step_by(TEXTS).map(|at| Given::once(tensor(at)));
         known.then(|| Examples::Ready(TEXTS, forwards.collect()))
     }
@@ -179,8 +200,14 @@ pub fn conditions(
     let count = network.classes().max(1) as u32;
     let mut given = classes(recording, items.clone().map(|i| i as u32 % count).collect());
     given.extend(recording.port("data_type").map(|_| NamedTensor::new("data_type", Values::Indices(vec![1; batch]))));
-    let Some(port) = network.text_port().and_then(|name| recording.port(name)) else { return given };
-    let elements = recording.plan.shape(port.tensor).iter().product::<usize>();
+    let ports = network.text_port().into_iter().chain(["pooled"]).filter_map(|name| recording.port(name));
+    let ports: Vec<_> =
+        ports.map(|p| (p.name, recording.plan.shape(p.tensor).iter().product::<usize>() / batch)).collect();
+    if ports.is_empty() {
+        return given;
+    }
+    let of_text = ports.iter().map(|(_, elements)| elements).sum::<usize>();
+    let elements = batch * of_text;
     let known = texts.filter(|texts| !texts.embeddings.is_empty());
     let said = |texts: &Texts| items.flat_map(|i| texts.embeddings[i % texts.embeddings.len()].clone()).collect();
     let (text, time): (Vec<f32>, f64) = match (recording.port("t_text"), known, k % 4) {
@@ -189,7 +216,12 @@ pub fn conditions(
         (Some(_), _, 2) => (TorchGenerator::new(800_000 + k as u64).randn_f32(elements), time_scale),
         (_, Some(texts), _) => (said(texts), 0.0),
     };
-    given.push(NamedTensor::new(port.name, Values::Floats(text)));
+    let mut first = 0;
+    for (name, elements) in ports {
+        let of_port = text.chunks(of_text).flat_map(|text| &text[first..first + elements]).copied();
+        given.push(NamedTensor::new(name, Values::Floats(of_port.collect())));
+        first += elements;
+    }
     given.extend(recording.port("t_text").map(|_| NamedTensor::new("t_text", Values::Times(vec![time; batch]))));
     given
 }

@@ -24,6 +24,9 @@ pub struct Arguments {
     /// What the picture shows, for models that read it; may be empty. What is too long is cut, with a warning
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
+    /// What the second text encoder reads, of models that have two; without it that is the prompt
+    #[arg(long = "prompt-2", value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt_2: Option<String>,
     /// What guidance leads away from
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub negative_prompt: Option<String>,
@@ -187,8 +190,9 @@ pub fn request(a: &Arguments, earlier: Option<&Value>, manifest: &Manifest) -> R
     }
     if a.prompt.is_some() || a.context.is_some() {
         request.prompt = a.prompt.as_deref().map(Into::into);
-        request.negative_prompt = None;
+        (request.prompt_2, request.negative_prompt) = (None, None);
     }
+    request.prompt_2 = a.prompt_2.as_deref().map(Into::into).or(request.prompt_2);
     request.negative_prompt = a.negative_prompt.as_deref().map(Into::into).or(request.negative_prompt);
     request.seed = a.seed.unwrap_or(request.seed);
     request.count = Some(a.count.unwrap_or(1));
@@ -317,6 +321,7 @@ fn compare(settings: &Value, pixels: &[u8], now: &Generated) -> Result<()> {
         "label",
         "mode",
         "prompt",
+        "prompt2",
         "negativePrompt",
         "steps",
         "sampler",

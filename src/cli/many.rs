@@ -97,6 +97,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     settings["seed"] = seed.into();
     settings["label"] = a.label.as_deref().into();
     settings["prompt"] = a.prompt.as_deref().into();
+    settings["prompt2"] = a.prompt_2.as_deref().into();
     settings["negativePrompt"] = a.negative_prompt.as_deref().into();
     settings["sampling"] = format!("{resolved:?}").into();
     settings["guidanceScale"] = format!("{:?}", request.guidance_scale).into();

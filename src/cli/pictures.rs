@@ -35,9 +35,8 @@ enum Form {
 }
 
 /// Endings of files that people may expect, and nobody writes.
-const OTHERS: [&str; 15] = [
-    "jpg", "jpeg", "webp", "avif", "gif", "bmp", "tif", "tiff", "svg", "npz", "pt", "pth", "md", "mp4", "webm",
-];
+const OTHERS: [&str; 15] =
+    ["jpg", "jpeg", "webp", "avif", "gif", "bmp", "tif", "tiff", "svg", "npz", "pt", "pth", "md", "mp4", "webm"];
 
 /// Where a call's pictures go.
 pub struct Files {
@@ -98,7 +97,9 @@ impl Files {
             (ending, is_picture) if OTHERS.contains(&ending) => {
                 let cause = format!("--out is {}, and .{ending} is not written", main.display());
                 let remedy = match is_picture {
-                    true if moves => "Give a name that ends in .png (APNG) or .gif, a folder, or for floats .npy or .safetensors",
+                    true if moves => {
+                        "Give a name that ends in .png (APNG) or .gif, a folder, or for floats .npy or .safetensors"
+                    }
                     true => "Give a name that ends in .png, or for floats in .npy or .safetensors",
                     false => "Give a name that ends in .txt or .json",
                 };

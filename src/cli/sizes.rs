@@ -3,7 +3,7 @@
 use super::output::say;
 use std::collections::BTreeMap;
 use uvit_web::model::{Batch, Network, caption_decoder};
-use uvit_web::package::{DENOISER, Manifest, Storing, TEXT_ENCODER, Task};
+use uvit_web::package::{DENOISER, Manifest, Storing, TEXT_ENCODER, TEXT_ENCODER_2, Task};
 use uvit_web::pipeline::{fitting, rows_of};
 use uvit_web::plan::{Capabilities, Plan, WeightUse, lower};
 use uvit_web::weights::{Dtype, Entry};
@@ -76,7 +76,7 @@ fn activations(manifest: &Manifest, name: &str, network: &Network, images: usize
     let copies = match name {
         DENOISER if guided => 2,
         // The prompt, and the empty text; a UniDiffuser needs none.
-        TEXT_ENCODER if manifest.task == Task::Text => 2,
+        TEXT_ENCODER | TEXT_ENCODER_2 if manifest.task == Task::Text => 2,
         _ => 1,
     };
     let batch = Batch { images, copies, ..manifest.one(name)? };

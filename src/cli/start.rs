@@ -79,8 +79,9 @@ pub fn first_frames(paths: &[PathBuf], shape: [usize; 3], latent_shape: [usize; 
 }
 
 fn no_encoder(path: &Path, [channels, height, width]: [usize; 3]) -> Error {
-    let cause =
-        format!("this model draws latents of {channels} x {height} x {width}, a picture is none, and it has no encoder");
+    let cause = format!(
+        "this model draws latents of {channels} x {height} x {width}, a picture is none, and it has no encoder"
+    );
     let remedy =
         "Convert the model again with its autoencoder's encoder, or give a .npy or .safetensors file with latents";
     invalid(path, cause, remedy)

@@ -1,17 +1,18 @@
 //! Programs on the fast kernels of [`uvit_simd`]: what users run on the CPU.
 
 use super::memory::Blocks;
+use super::plain::attention_shape;
 use super::{
-    copy_tokens, elementwise_gated, embedding, group_scales, image_tokens, resized_positions, unpatchify, write_cache,
+    copy_tokens, elementwise_gated, embedding, group_scales, head_norm, image_tokens, resized_positions, unpatchify,
+    write_cache,
 };
 use crate::plan::{
-    Arithmetic, Attention, Conv2d, Form, Kernel, Matmul, Part, PatchEmbed, Position, TensorId, Weight, WeightId,
-    weight_limit,
+    Arithmetic, Conv2d, Form, Kernel, Matmul, Part, PatchEmbed, Position, TensorId, Weight, WeightId, weight_limit,
 };
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
-    AttentionShape, CachedShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape,
-    Pixels, Quantized, Threads, f32_convolution, f32_matmul, int_convolution, int_matmul,
+    CachedShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Pixels,
+    Quantized, Threads, f32_convolution, f32_matmul, int_convolution, int_matmul,
 };
 
 /// A weight as its kernel reads it.
@@ -176,9 +177,8 @@ impl Launcher<'_> {
             }
             Kernel::Attention(k) => {
                 let [out, qkv] = memory.tensors([k.out, k.qkv])?;
-                let Attention { batch, tokens, heads, head_dim, causal, arithmetic, first, queries, .. } = *k;
-                let shape = AttentionShape { batch, tokens, heads, head_dim, causal, first, queries };
-                match arithmetic {
+                let shape = attention_shape(k);
+                match k.arithmetic {
                     Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => {
                         uvit_simd::attention(level, threads, qkv, out, &shape)
                     }
@@ -249,6 +249,11 @@ impl Launcher<'_> {
             Kernel::GroupScales(k) => {
                 let [out, moments] = memory.tensors([k.out, k.moments])?;
                 group_scales(moments, self.floats(k.weight)?.values(), out, k);
+            }
+            Kernel::HeadNorm(k) => {
+                let [out, qkv] = memory.tensors([k.out, k.qkv])?;
+                let [queries, keys] = k.weights;
+                head_norm(qkv, [self.floats(queries)?.values(), self.floats(keys)?.values()], out, k);
             }
             Kernel::ImageTokens(k) => {
                 let [out, image] = memory.tensors([k.out, k.image])?;

@@ -3,11 +3,14 @@
 use super::memory::Blocks;
 use super::{
     attention, cached_attention, conv2d, copy_tokens, elementwise, elementwise_gated, embedding, group_moments,
-    group_norm, group_scales, image_tokens, int_attention, int_convolution, int_matmul, layer_norm, matmul, panels,
-    patch_embed, resized_positions, unpatchify, w8a8_matmul, windows, write_cache,
+    group_norm, group_scales, head_norm, image_tokens, int_attention, int_convolution, int_matmul, layer_norm, matmul,
+    panels, patch_embed, resized_positions, unpatchify, w8a8_matmul, windows, write_cache,
 };
-use crate::plan::{Arithmetic, Form, Kernel, Matmul, PACK_GROUP, Part, Position, Weight, WeightId, weight_limit};
+use crate::plan::{
+    Arithmetic, Attention, Form, Kernel, Matmul, PACK_GROUP, Part, Position, Weight, WeightId, weight_limit,
+};
 use crate::{Result, weights};
+use uvit_simd::AttentionShape;
 
 /// A weight as the twins read it.
 pub(super) enum Stored {
@@ -52,6 +55,12 @@ impl Stored {
             Stored::Int(values, scales) | Stored::Groups(values, scales, _) => values.len() + 4 * scales.len(),
         }
     }
+}
+
+/// As the kernels take it.
+pub(super) fn attention_shape(k: &Attention) -> AttentionShape {
+    let Attention { batch, tokens, groups, strided, heads, head_dim, causal, first, queries, .. } = *k;
+    AttentionShape { batch, tokens, groups, strided, heads, head_dim, causal, first, queries }
 }
 
 /// Runs one kernel.
@@ -106,14 +115,13 @@ pub(super) fn launch(memory: &mut Blocks<'_>, weights: &[Stored], kernel: &Kerne
         Kernel::Attention(k) => {
             let [out, qkv] = memory.tensors([k.out, k.qkv])?;
             match k.arithmetic {
-                Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => {
-                    let queries = k.first..k.first + k.queries;
-                    attention(qkv, out, k.batch, k.tokens, queries, k.heads, k.head_dim, k.causal)
-                }
-                Arithmetic::Int { bits } => {
-                    int_attention(qkv, out, k.batch, k.tokens, k.heads, k.head_dim, k.causal, bits)
-                }
+                Arithmetic::F32 | Arithmetic::F16 | Arithmetic::W8A8 => attention(qkv, out, &attention_shape(k)),
+                Arithmetic::Int { bits } => int_attention(qkv, out, &attention_shape(k), bits),
             }
+        }
+        Kernel::HeadNorm(k) => {
+            let [out, qkv] = memory.tensors([k.out, k.qkv])?;
+            head_norm(qkv, k.weights.map(weight), out, k);
         }
         Kernel::WriteCache(k) => {
             let [out, qkv, places] = memory.tensors([k.out, k.qkv, k.places])?;

@@ -8,7 +8,7 @@ use super::{Batch, Port, PortKind, Recording};
 use crate::Result;
 use crate::decimal::decimal;
 use crate::json::{self, Fields, Read, Value};
-use crate::plan::{Activation, MOST_SLICES, Moments, Op, Plan, Precision, Role, TensorId, Window};
+use crate::plan::{Activation, Groups, MOST_SLICES, Moments, Op, Plan, Precision, Role, TensorId, Window};
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
@@ -458,7 +458,7 @@ impl Builder {
         let qkv = self.plan.linear(&format!("{attention}.to_{{q,k,v}}"), normed, None, 3 * channels, true);
         let shape = self.plan.shape(x).to_vec();
         let attended = self.plan.scratch("", &shape);
-        self.plan.push(Op::Attention { qkv, heads: 1, causal: false, out: attended });
+        self.plan.push(Op::Attention { qkv, heads: 1, causal: false, groups: Groups::Item, out: attended });
         let projected = self.plan.linear(&format!("{attention}.to_out.0"), attended, None, channels, true);
         let x = self.plan.add(attention, x, projected);
         self.residual(&format!("{name}.resnets.1"), &Image::whole(size, channels, x), channels)

@@ -13,7 +13,7 @@ use super::{Batch, Port, PortKind, Recording};
 use crate::Result;
 use crate::decimal::decimal;
 use crate::json::{self, Write};
-use crate::plan::{Activation, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
+use crate::plan::{Activation, Groups, Op, Plan, Position, Precision, Role, TensorId, WeightUse};
 
 /// The published configuration, under its names, and how captions are searched for.
 #[derive(Clone, Debug, PartialEq)]
@@ -266,7 +266,7 @@ impl Config {
         match *seen {
             Seen::Tokens(cache) => {
                 cache.map(|cache| store(plan, cache));
-                plan.push(Op::Attention { qkv, heads, causal: true, out: attended });
+                plan.push(Op::Attention { qkv, heads, causal: true, groups: Groups::Item, out: attended });
             }
             Seen::Cached { cache, seen: places, positions } => {
                 let cache = store(plan, cache);

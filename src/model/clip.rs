@@ -6,7 +6,7 @@ use super::transformer::{unsupported, within};
 use super::{Port, PortKind};
 use crate::decimal::decimal;
 use crate::json;
-use crate::plan::{Activation, Op, Plan, Precision, Role, TensorId};
+use crate::plan::{Activation, Groups, Op, Plan, Precision, Role, TensorId};
 use crate::{Error, Result};
 
 /// An activation by its name in transformers' configurations.
@@ -91,7 +91,13 @@ impl Layers {
         let normed = plan.layer_norm(&format!("{name}.layer_norm1"), x, self.eps());
         let qkv = plan.linear(&format!("{name}.self_attn.{{q,k,v}}_proj"), normed, None, 3 * dim, true);
         let attended = plan.scratch("", &shape);
-        plan.push(Op::Attention { qkv, heads: self.num_attention_heads, causal: self.causal, out: attended });
+        plan.push(Op::Attention {
+            qkv,
+            heads: self.num_attention_heads,
+            causal: self.causal,
+            groups: Groups::Item,
+            out: attended,
+        });
         let projected = plan.linear(&format!("{name}.self_attn.out_proj"), attended, None, dim, true);
         x = plan.add("", x, projected);
         let normed = plan.layer_norm(&format!("{name}.layer_norm2"), x, self.eps());

@@ -128,3 +128,35 @@ impl Config {
         Ok(Recording { plan, ports, sampled: Vec::new() })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::json::{Read, Write, json};
+
+    #[test]
+    fn what_is_not_asked_for_is_not_written() {
+        let published = json!({
+            "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+            "num_attention_heads": 12, "max_position_embeddings": 77, "pad_token_id": 1,
+        });
+        let config = Config::read(&published).unwrap();
+        let written = config.write();
+        assert!(written["hidden_state"].is_null() && written["pad_token"].is_null(), "{written}");
+        assert_eq!(Config::read(&written), Ok(config.clone()));
+        let second = Config { hidden_state: -2, pad_token: "!".into(), ..config };
+        assert_eq!(second.write()["hidden_state"], json!(-2));
+        assert_eq!(Config::read(&second.write()), Ok(second.clone()));
+        let ports = |config: &Config| -> Vec<&str> {
+            config.record(Batch::plain(1)).unwrap().ports.iter().map(|port| port.name).collect()
+        };
+        assert_eq!(ports(&second), ["input_ids", "hidden_state", "last_hidden_state"]);
+        for wrong in [
+            Config { hidden_state: 1, ..second.clone() },
+            Config { hidden_state: -13, ..second.clone() },
+            Config { pad_token: "?".into(), ..second },
+        ] {
+            assert!(wrong.record(Batch::plain(1)).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,12 +1,16 @@
 //! Networks: configuration, tensor names, and the Plan that each records. One file a network; nothing here knows
 //! devices, stored dtypes or time.
 
+mod adaln;
 pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
 pub mod caption_decoder;
 pub mod clip;
 pub mod clip_text;
 pub mod clip_vision;
+pub mod dit;
+pub mod latte;
+pub mod mmdit;
 mod ports;
 pub mod prefix_encoder;
 mod sample;
@@ -63,8 +67,14 @@ pub enum Network {
     UvitT2i(uvit_t2i::Config),
     /// U-ViT of clips.
     UvitVideo(uvit_video::Config),
+    /// DiT.
+    Dit(dit::Config),
+    /// Latte, a DiT of clips.
+    Latte(latte::Config),
     /// UniDiffuser's U-ViT.
     UniDiffuser(unidiffuser::Config),
+    /// Stable Diffusion 3's transformer.
+    Mmdit(mmdit::Config),
     /// CLIP's text encoder.
     ClipText(clip_text::Config),
     /// CLIP's image encoder.
@@ -87,11 +97,14 @@ pub enum Network {
 type Make = fn(&Value) -> json::Result<Network>;
 
 /// The networks by name.
-const REGISTRY: [(&str, Make); 12] = [
+const REGISTRY: &[(&str, Make)] = &[
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("uvit_video", |params| Read::read(params).map(Network::UvitVideo)),
+    ("dit", |params| Read::read(params).map(Network::Dit)),
+    ("latte", |params| Read::read(params).map(Network::Latte)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
+    ("mmdit", |params| Read::read(params).map(Network::Mmdit)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
     ("clip_vision", |params| Read::read(params).map(Network::ClipVision)),
     ("autoencoder_kl_decoder", |params| autoencoder_kl::Config::of(params).map(Network::AutoencoderKlDecoder)),
@@ -109,7 +122,10 @@ macro_rules! each {
             Network::Uvit($config) => $body,
             Network::UvitT2i($config) => $body,
             Network::UvitVideo($config) => $body,
+            Network::Dit($config) => $body,
+            Network::Latte($config) => $body,
             Network::UniDiffuser($config) => $body,
+            Network::Mmdit($config) => $body,
             Network::ClipText($config) => $body,
             Network::ClipVision($config) => $body,
             Network::AutoencoderKlDecoder($config) | Network::AutoencoderKlEncoder($config) => $body,
@@ -128,10 +144,10 @@ impl Network {
     /// another type.
     pub fn of(architecture: &str, params: &Value) -> Result<Network> {
         let Some((_, make)) = REGISTRY.iter().find(|(name, _)| *name == architecture) else {
-            let known = REGISTRY.map(|(name, _)| name).join(", ");
+            let known: Vec<&str> = REGISTRY.iter().map(|(name, _)| *name).collect();
             return Err(Error::new(
                 Code::UnsupportedModel,
-                format!("the architecture is \"{architecture}\", this build knows {known}"),
+                format!("the architecture is \"{architecture}\", this build knows {}", known.join(", ")),
                 "Use a version of uvit-web that knows this architecture",
             ));
         };
@@ -147,7 +163,10 @@ impl Network {
             Network::Uvit(_) => "uvit",
             Network::UvitT2i(_) => "uvit_t2i",
             Network::UvitVideo(_) => "uvit_video",
+            Network::Dit(_) => "dit",
+            Network::Latte(_) => "latte",
             Network::UniDiffuser(_) => "unidiffuser",
+            Network::Mmdit(_) => "mmdit",
             Network::ClipText(_) => "clip_text",
             Network::ClipVision(_) => "clip_vision",
             Network::AutoencoderKlDecoder(_) => "autoencoder_kl_decoder",
@@ -173,7 +192,10 @@ impl Network {
             Network::Uvit(config) => config.record(batch),
             Network::UvitT2i(config) => config.record(batch),
             Network::UvitVideo(config) => config.record(batch),
+            Network::Dit(config) => config.record(batch),
+            Network::Latte(config) => config.record(batch),
             Network::UniDiffuser(config) => config.record(batch),
+            Network::Mmdit(config) => config.record(batch),
             Network::ClipText(config) => config.record(batch),
             Network::ClipVision(config) => config.record(batch),
             Network::AutoencoderKlDecoder(config) => config.decoder(batch),
@@ -191,7 +213,10 @@ impl Network {
             Network::Uvit(config) => [config.in_chans, config.img_size],
             Network::UvitT2i(config) => [config.in_chans, config.img_size],
             Network::UvitVideo(config) => [config.uvit.in_chans, config.uvit.img_size],
+            Network::Dit(config) => [config.in_channels, config.input_size],
+            Network::Latte(config) => [config.dit.in_channels, config.dit.input_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
+            Network::Mmdit(config) => [config.in_channels, config.sample_size],
             _ => [0, 0],
         };
         [channels, size, size]
@@ -201,13 +226,18 @@ impl Network {
     pub fn frames(&self) -> Option<usize> {
         match self {
             Network::UvitVideo(config) => Some(config.num_frames),
+            Network::Latte(config) => Some(config.num_frames),
             _ => None,
         }
     }
 
     /// What it draws for one item.
     pub fn sample(&self) -> Sample {
-        Sample { picture: self.image_shape(), frames: self.frames(), channels_first: true }
+        Sample {
+            picture: self.image_shape(),
+            frames: self.frames(),
+            channels_first: !matches!(self, Network::Latte(_)),
+        }
     }
 
     /// The shape of the port that is drawn first, without the batch: `[channels, height, width]`, of clips `[channels, frames,
@@ -240,6 +270,7 @@ impl Network {
         match self {
             Network::UvitT2i(_) => Some("context"),
             Network::UniDiffuser(_) => Some("text"),
+            Network::Mmdit(_) => Some("context_in"),
             _ => None,
         }
     }
@@ -269,6 +300,8 @@ impl Network {
         match self {
             Network::Uvit(config) => config.num_classes.max(0) as usize,
             Network::UvitVideo(config) => config.uvit.num_classes.max(0) as usize,
+            Network::Dit(config) => config.num_classes + 1,
+            Network::Latte(config) => config.classes(),
             _ => 0,
         }
     }

@@ -14,6 +14,8 @@ pub(super) fn read(config: &Value, component: &str) -> json::Result<(&'static st
         ("AutoencoderKL", _) => autoencoder_kl(config).map(|params| ("autoencoder_kl", params)),
         ("AutoencoderTiny", _) => Ok(("autoencoder_tiny", config.clone())),
         ("UniDiffuserModel", _) => unidiffuser(config).map(|params| ("unidiffuser", params)),
+        ("DiTTransformer2DModel" | "Transformer2DModel", _) => dit(config).map(|params| ("dit", params)),
+        ("SD3Transformer2DModel", _) => mmdit(config).map(|params| ("mmdit", params)),
         ("UniDiffuserTextDecoder", _) if component == TEXT_PROJECTOR => {
             prefix_encoder(config).map(|params| ("prefix_encoder", params))
         }
@@ -125,6 +127,63 @@ fn unidiffuser(config: &Value) -> json::Result<Value> {
         "text_dim": number("text_dim")?, "num_text_tokens": number("num_text_tokens")?,
         "clip_img_dim": number("clip_img_dim")?,
     }))
+}
+
+/// diffusers' DiTTransformer2DModel, which was called Transformer2DModel at first: its defaults, and what of it no network here
+/// computes. Its norms before the MLP have another `norm_eps`, and its time embedding other frequencies, than the DiT that was trained:
+/// those of facebookresearch/DiT are computed.
+fn dit(config: &Value) -> json::Result<Value> {
+    let filled = filled(
+        config,
+        json!({
+            "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": null,
+            "num_layers": 28, "attention_bias": true, "sample_size": 32, "patch_size": 2, "activation_fn": "gelu-approximate",
+            "num_embeds_ada_norm": 1000, "norm_type": "ada_norm_zero", "norm_elementwise_affine": false,
+        }),
+    );
+    let class = "a transformer of diffusers";
+    if filled["norm_type"] == "ada_norm_single" {
+        return Err(format!("{class} whose norm_type is \"ada_norm_single\": PixArt, which is not supported"));
+    }
+    only(
+        class,
+        &filled,
+        &[
+            ("norm_type", json!("ada_norm_zero")),
+            ("activation_fn", json!("gelu-approximate")),
+            ("attention_bias", json!(true)),
+            ("norm_elementwise_affine", json!(false)),
+        ],
+    )?;
+    let number = |name: &str| filled[name].as_u64().ok_or_else(|| format!("{class} without {name}"));
+    let channels = number("in_channels")?;
+    let out = filled["out_channels"].as_u64().unwrap_or(channels);
+    if out != channels && out != channels.saturating_mul(2) {
+        return Err(format!("{class} whose out_channels is {out}, not {channels} or twice as many"));
+    }
+    Ok(json!({
+        "input_size": number("sample_size")?, "patch_size": number("patch_size")?, "in_channels": channels,
+        "hidden_size": number("num_attention_heads")?.saturating_mul(number("attention_head_dim")?),
+        "depth": number("num_layers")?, "num_heads": number("num_attention_heads")?, "mlp_ratio": 4.0,
+        "num_classes": number("num_embeds_ada_norm")?, "learn_sigma": out != channels,
+    }))
+}
+
+/// diffusers' SD3Transformer2DModel: its defaults, and what of it no network here computes.
+fn mmdit(config: &Value) -> json::Result<Value> {
+    let filled = filled(
+        config,
+        json!({
+            "sample_size": 128, "patch_size": 2, "in_channels": 16, "num_layers": 18, "attention_head_dim": 64,
+            "num_attention_heads": 18, "joint_attention_dim": 4096, "caption_projection_dim": 1152, "pooled_projection_dim": 2048,
+            "out_channels": 16, "pos_embed_max_size": 96, "dual_attention_layers": [],
+        }),
+    );
+    only("an SD3Transformer2DModel", &filled, &[("out_channels", filled["in_channels"].clone())])?;
+    match filled["qk_norm"].as_str() {
+        None | Some("rms_norm") => Ok(filled),
+        Some(other) => Err(format!("an SD3Transformer2DModel whose qk_norm is {other:?}, not \"rms_norm\"")),
+    }
 }
 
 /// diffusers' UniDiffuserTextDecoder with its defaults.

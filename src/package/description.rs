@@ -5,10 +5,12 @@
 use super::convert::manifest;
 use super::given;
 use super::manifest::{Component, DENOISER, Manifest};
+use super::pipelines;
+use super::positions;
 use super::published;
 use super::task::{
-    CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR,
-    TOKENIZER, Task,
+    CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_ENCODER_2,
+    TEXT_PROJECTOR, TOKENIZER, Task,
 };
 use super::unidiffuser;
 use crate::json::{Fields, Value, json};
@@ -54,9 +56,10 @@ pub struct PartSource {
 }
 
 /// The components that there are, and the architectures that they may have; the denoiser's are those that draw.
-const KNOWN: [(&str, &[&str]); 8] = [
+const KNOWN: [(&str, &[&str]); 9] = [
     (DENOISER, &[]),
     (TEXT_ENCODER, &["clip_text"]),
+    (TEXT_ENCODER_2, &["clip_text"]),
     (TEXT_PROJECTOR, &["prefix_encoder"]),
     (DECODER, &["autoencoder_kl_decoder", "autoencoder_tiny_decoder"]),
     (ENCODER, &["autoencoder_kl_encoder", "autoencoder_tiny_encoder"]),
@@ -84,6 +87,11 @@ impl Description {
     /// `INVALID_ARGUMENT`, `UNSUPPORTED_MODEL`, `IO`.
     pub fn find(path: &Path) -> Result<Option<Description>> {
         if path.is_dir() {
+            if let Some(found) = pipelines::dit(path)? {
+                let mut description = Description::read(&found, path)?;
+                description.file = Some(path.join(published::PIPELINE));
+                return Ok(Some(description));
+            }
             published::refuse_pipeline(path)?;
         }
         let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
@@ -193,7 +201,8 @@ impl Description {
                 }
             }
         }
-        if let Some(encoder) = self.manifest.components.get(TEXT_ENCODER) {
+        let read = |name| self.manifest.components.get(name);
+        if let Some(encoder) = read(TEXT_ENCODER).or(read(TEXT_ENCODER_2)) {
             let Some(path) = &self.tokenizer else {
                 let cause =
                     "a text encoder needs the merges of its tokenizer, and there is no asset tokenizer".to_owned();
@@ -201,6 +210,7 @@ impl Description {
             };
             let merges = published::merges(path, TOKENIZER)?;
             given::check_tokenizer(&merges, encoder)?;
+            read(TEXT_ENCODER_2).map_or(Ok(()), |second| given::check_tokenizer(&merges, second))?;
             self.assets.insert(TOKENIZER, merges);
         }
         if let Some(decoder) = self.manifest.components.get(CAPTION_DECODER) {
@@ -288,6 +298,10 @@ fn beside(sources: &[PartSource], asset: &str) -> Option<PathBuf> {
 fn read_component(name: &str, value: &Value, folder: &Path) -> Result<(Component, PartSource)> {
     let bad = |what: String| invalid(format!("component {name}: {what}"), REMEDY);
     let Some((_, architectures)) = KNOWN.iter().find(|(known, _)| *known == name) else {
+        if name == "text_encoder_3" {
+            let cause = "component text_encoder_3: a T5 is not computed, its tokens are zeros".to_owned();
+            return Err(invalid(cause, "Leave it out: the model draws without it, as diffusers does"));
+        }
         let known = KNOWN.map(|(known, _)| known).join(", ");
         return Err(invalid(format!("there is no component {name:?}"), format!("Those that there are: {known}")));
     };
@@ -310,6 +324,7 @@ fn read_component(name: &str, value: &Value, folder: &Path) -> Result<(Component
         (None, Some(_)) => return Err(bad("it has params, but no architecture".into())),
         (Some(_), None) => return Err(bad("it has an architecture, but no params".into())),
     };
+    let params = positions::kept(&architecture, params);
     let network = Network::of(&architecture, &params);
     let network = network.map_err(|e| e.of(&format!("component {name}")))?;
     network.record(crate::model::Batch::plain(1)).map_err(|e| e.of(&format!("component {name}")))?;

@@ -2,14 +2,16 @@
 
 use super::manifest::{DENOISER, Manifest, bad};
 use super::task::{
-    CAPTION_DECODER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR, Task,
+    CAPTION_DECODER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_ENCODER_2, TEXT_PROJECTOR,
+    Task,
 };
 use crate::model::{Batch, Recording};
 use crate::{Code, Error, Result};
 
 /// The ports that a component is used by: what goes in, and what comes out.
-const PORTS: [(&str, &str, &[&str]); 7] = [
+const PORTS: [(&str, &str, &[&str]); 8] = [
     (TEXT_ENCODER, "input_ids", &["last_hidden_state"]),
+    (TEXT_ENCODER_2, "input_ids", &["last_hidden_state"]),
     (TEXT_PROJECTOR, "prefix_features", &["encoded_prefix"]),
     (DECODER, "z", &["decoded"]),
     (PREVIEW_DECODER, "z", &["decoded"]),
@@ -95,6 +97,34 @@ impl Manifest {
         }
     }
 
+    /// Whether what the text encoders make, side by side, has room in what the denoiser takes: a context `[tokens, width]`, which
+    /// zeros fill up, and a vector, of which nothing is left.
+    fn check_joined(&self, context: &[usize], pooled: usize) -> Result<()> {
+        // What there is to be placed: tokens, their channels, elements of the vector.
+        let (mut tokens, mut channels, mut elements) = (None, 0, 0);
+        for name in [TEXT_ENCODER, TEXT_ENCODER_2].into_iter().filter(|name| self.has(name)) {
+            let recording = self.network(name)?.record(Batch::plain(1))?;
+            let ends = (port(&recording, "hidden_state"), port(&recording, "text_embeds"));
+            let (Some(hidden), Some(projected)) = ends else {
+                let cause =
+                    format!("component {name} has no hidden_state or no projection_dim: the denoiser takes both");
+                return Err(bad(cause));
+            };
+            if *tokens.get_or_insert(hidden[0]) != hidden[0] {
+                return Err(bad(format!("component {name} has texts of another length than {TEXT_ENCODER}")));
+            }
+            (channels, elements) = (channels + hidden[1], elements + projected[1]);
+        }
+        let tokens = tokens.unwrap_or(0);
+        if tokens <= context[0] && channels <= context[1] && elements == pooled {
+            return Ok(());
+        }
+        Err(bad(format!(
+            "the text encoders give {tokens} tokens of {channels} channels and {elements} elements, and component {DENOISER} takes \
+             {context:?} and {pooled}"
+        )))
+    }
+
     /// Whether what one component gives is what the next one takes.
     pub(super) fn check_fit(&self) -> Result<()> {
         let (text, projector) = (self.ends(TEXT_ENCODER)?, self.ends(TEXT_PROJECTOR)?);
@@ -103,6 +133,8 @@ impl Manifest {
         let denoiser = self.network(DENOISER)?;
         let drawn = Some(denoiser.image_shape().to_vec());
         let (mut read, mut seen) = (None, None);
+        let mut written =
+            if projector.gives.is_some() { (TEXT_PROJECTOR, &projector.gives) } else { (TEXT_ENCODER, &text.gives) };
         if [Task::Text, Task::Any].contains(&self.task) {
             let recording = denoiser.record(Batch::plain(1))?;
             read = denoiser.text_port().and_then(|name| port(&recording, name));
@@ -112,9 +144,19 @@ impl Manifest {
                 let remedy = "Give the network that is sampled for this task";
                 return Err(Error::new(Code::UnsupportedModel, cause, remedy));
             }
+            match (&read, port(&recording, "pooled"), &projector.gives) {
+                (Some(context), Some(pooled), None) => {
+                    self.check_joined(context, pooled.iter().product())?;
+                    written.1 = &None;
+                }
+                _ if self.has(TEXT_ENCODER_2) => {
+                    let cause =
+                        format!("component {TEXT_ENCODER_2}: {} reads one text encoder", denoiser.architecture());
+                    return Err(bad(cause));
+                }
+                _ => {}
+            }
         }
-        let written =
-            if projector.gives.is_some() { (TEXT_PROJECTOR, &projector.gives) } else { (TEXT_ENCODER, &text.gives) };
         let joints = [
             ((TEXT_ENCODER, &text.gives), (TEXT_PROJECTOR, &projector.takes)),
             (written, (DENOISER, &read)),

@@ -21,6 +21,10 @@ mod manifest;
 #[cfg(not(target_arch = "wasm32"))]
 mod official;
 #[cfg(not(target_arch = "wasm32"))]
+mod pipelines;
+#[cfg(not(target_arch = "wasm32"))]
+mod positions;
+#[cfg(not(target_arch = "wasm32"))]
 mod presets;
 mod preview;
 #[cfg(not(target_arch = "wasm32"))]
@@ -50,8 +54,8 @@ pub use preview::LatentRgb;
 #[cfg(not(target_arch = "wasm32"))]
 pub use recognise::recognise;
 pub use task::{
-    CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_PROJECTOR,
-    TOKENIZER, Task,
+    CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_ENCODER_2,
+    TEXT_PROJECTOR, TOKENIZER, Task,
 };
 #[cfg(not(target_arch = "wasm32"))]
 pub use writer::{Writer, write_manifest};

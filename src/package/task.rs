@@ -24,6 +24,8 @@ struct Row(Task, &'static str, &'static [&'static str], &'static [&'static str],
 
 /// From ids to the text's features.
 pub const TEXT_ENCODER: &str = "text_encoder";
+/// A second one, whose features stand beside those of the first.
+pub const TEXT_ENCODER_2: &str = "text_encoder_2";
 /// From these to what the denoiser takes, where it takes something else.
 pub const TEXT_PROJECTOR: &str = "text_projector";
 /// From latents to pictures.
@@ -46,7 +48,7 @@ pub const CAPTION_TOKENIZER: &str = "caption_tokenizer";
 #[rustfmt::skip]
 const TASKS: [Row; 5] = [
     Row(Task::Class, "class", &[DENOISER], &[DECODER, ENCODER, PREVIEW_DECODER], &[]),
-    Row(Task::Text, "text", &[DENOISER, TEXT_ENCODER], &[TEXT_PROJECTOR, DECODER, ENCODER, PREVIEW_DECODER], &[TOKENIZER]),
+    Row(Task::Text, "text", &[DENOISER, TEXT_ENCODER], &[TEXT_ENCODER_2, TEXT_PROJECTOR, DECODER, ENCODER, PREVIEW_DECODER], &[TOKENIZER]),
     Row(Task::Any, "any", &[DENOISER, TEXT_ENCODER, TEXT_PROJECTOR],
         &[DECODER, ENCODER, PREVIEW_DECODER, IMAGE_ENCODER, CAPTION_DECODER], &[TOKENIZER]),
     Row(Task::Caption, "caption", &[DENOISER, ENCODER, IMAGE_ENCODER, CAPTION_DECODER], &[], &[]),
@@ -57,7 +59,7 @@ const TASKS: [Row; 5] = [
 const GENERATED: [Task; 3] = [Task::Class, Task::Text, Task::Any];
 
 /// What every generation may run, in this order.
-const STAGES: [&str; 5] = [TEXT_ENCODER, TEXT_PROJECTOR, DENOISER, PREVIEW_DECODER, DECODER];
+const STAGES: [&str; 6] = [TEXT_ENCODER, TEXT_ENCODER_2, TEXT_PROJECTOR, DENOISER, PREVIEW_DECODER, DECODER];
 
 /// What only some requests run: those that give a picture, and those that ask for words.
 const ON_DEMAND: [&str; 3] = [ENCODER, IMAGE_ENCODER, CAPTION_DECODER];

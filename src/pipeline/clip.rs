@@ -3,11 +3,11 @@
 
 use super::conditions::Conditions;
 use super::encoding::Start;
-use super::generation::{Drawn, Progress, Settled, floats};
+use super::generation::{Drawn, Progress, Settled};
 use super::helpers::Helpers;
 use super::request::Request;
 use super::sampling::Control;
-use super::tensors::{NamedTensor, Values};
+use super::tensors::{NamedTensor, Values, floats};
 use super::{Pipeline, invalid};
 use crate::model::Sample;
 use crate::{Error, Result};
@@ -207,7 +207,9 @@ mod tests {
         let both = kept(&window, Some(&start), &drawn, &sample, [2, 10]).unwrap();
         assert_eq!(both.values[..6], [20.5, 30.0, 40.0, 21.5, 31.0, 41.0]);
         assert_eq!(both.mask.unwrap()[..6], [0.0, 1.0, 0.5, 0.0, 1.0, 0.5]);
-        assert!(both.insist && !kept(&Window { first: 0, known: 0 }, Some(&start), &[], &sample, [2, 10]).unwrap().insist);
+        assert!(
+            both.insist && !kept(&Window { first: 0, known: 0 }, Some(&start), &[], &sample, [2, 10]).unwrap().insist
+        );
         assert!(kept(&Window { first: 0, known: 0 }, None, &[], &sample, [2, 10]).is_none());
     }
 }

@@ -4,22 +4,24 @@ use super::guidance::Guidance;
 use super::modes::Mode;
 use super::request::{LabelChoice, Request};
 use super::tensors::{NamedTensor, Values};
+use super::words::Read;
 use super::{Pipeline, invalid};
 use crate::decimal::decimal;
-use crate::model::Batch;
+use crate::model::{Batch, Recording};
+use crate::package::TEXT_ENCODER_2;
 use crate::{Error, Result};
 use std::ops::Range;
 
 /// The texts of a request, one for each image.
 pub(super) struct Texts<'a> {
-    pub prompt: Vec<&'a str>,
+    pub prompt: Vec<Read<'a>>,
     /// None: the network draws without any.
-    pub negative: Option<Vec<&'a str>>,
+    pub negative: Option<Vec<Read<'a>>>,
 }
 
 impl<'a> Texts<'a> {
     /// All of them.
-    pub fn all(&self) -> Vec<&'a str> {
+    pub fn all(&self) -> Vec<Read<'a>> {
         self.prompt.iter().chain(self.negative.iter().flatten()).copied().collect()
     }
 }
@@ -70,7 +72,11 @@ impl Pipeline {
         guided: bool,
     ) -> Result<Option<Texts<'a>>> {
         let Some(prompt) = &request.prompt else {
-            return match (&request.negative_prompt, &self.words, &request.context) {
+            return match (request.negative_prompt.as_ref().or(request.prompt_2.as_ref()), &self.words, &request.context)
+            {
+                (Some(_), ..) if request.negative_prompt.is_none() => {
+                    Err(invalid("prompt2 is given without a prompt", "Give both, or the prompt alone"))
+                }
                 (Some(_), ..) => Err(invalid("a negative prompt is given without a prompt", "Give both, or neither")),
                 (None, Some(_), None) if mode.is_none_or(Mode::takes_prompt) => {
                     Err(invalid("no prompt is given", "Give what the picture is to show; an empty text will do"))
@@ -94,7 +100,20 @@ impl Pipeline {
             None if self.knows_no_text() => None,
             None => Some(vec![""; count]),
         };
-        Ok(Some(Texts { prompt: prompt.of_images("prompt", count)?, negative: negative.filter(|_| guided) }))
+        let prompt = prompt.of_images("prompt", count)?;
+        let second = match &request.prompt_2 {
+            None => prompt.clone(),
+            Some(_) if self.components.network(TEXT_ENCODER_2).is_none() => {
+                return Err(invalid("prompt2 is given, and the model has one text encoder", "Leave prompt2 out"));
+            }
+            Some(second) => second.of_images("prompt2", count)?,
+        };
+        let mut both = Vec::with_capacity(count);
+        for (first, second) in prompt.into_iter().zip(second) {
+            both.push([first, second]);
+        }
+        let negative = negative.filter(|_| guided);
+        Ok(Some(Texts { prompt: both, negative: negative.map(|texts| texts.into_iter().map(|t| [t; 2]).collect()) }))
     }
 
     /// Every image's label.
@@ -142,21 +161,41 @@ impl Pipeline {
     ) -> Result<Conditions> {
         let recording = self.network().record(Batch::plain(1))?;
         let null_label = self.manifest.null_class.map(|null| vec![null; count]);
+        let ports = self.text_ports(&recording);
+        let of_text: usize = ports.iter().map(|(_, elements)| elements).sum();
         let given = |labels: Option<Vec<u32>>, text: Option<Vec<f32>>| {
-            let text_port = self.network().text_port().unwrap_or_default();
-            let all = [("y", labels.map(Values::Indices)), (text_port, text.map(Values::Floats))];
-            let there = all.into_iter().filter(|(name, _)| recording.port(name).is_some());
-            there.filter_map(|(name, values)| Some(NamedTensor::new(name, values?))).collect::<Vec<_>>()
+            let mut given = Vec::new();
+            if let Some(labels) = labels.filter(|_| recording.port("y").is_some()) {
+                given.push(NamedTensor::new("y", Values::Indices(labels)));
+            }
+            let (text, mut first) = (text.unwrap_or_default(), 0);
+            for &(name, elements) in ports.iter().filter(|_| !text.is_empty()) {
+                let mut values = Vec::with_capacity(count * elements);
+                text.chunks(of_text).for_each(|text| values.extend(&text[first..first + elements]));
+                given.push(NamedTensor::new(name, Values::Floats(values)));
+                first += elements;
+            }
+            given
         };
         let guidance = Guidance::classifier_free(given(labels, text), given(null_label, null), scale);
         Ok(Conditions { guidance, drawn: 0..recording.sampled.len() })
     }
 
+    /// What a text's embedding consists of: the ports that take it, with the elements of each.
+    fn text_ports(&self, recording: &Recording) -> Vec<(&'static str, usize)> {
+        let mut ports = Vec::new();
+        for name in self.network().text_port().into_iter().chain(["pooled"]) {
+            if let Some(port) = recording.port(name) {
+                ports.push((name, recording.plan.shape(port.tensor).iter().product()));
+            }
+        }
+        ports
+    }
+
     /// Elements of a text's embedding, if the network takes one.
     fn context_elements(&self) -> Result<Option<usize>> {
-        let recording = self.network().record(Batch::plain(1))?;
-        let port = self.network().text_port().and_then(|name| recording.port(name));
-        Ok(port.map(|port| recording.plan.shape(port.tensor).iter().product()))
+        let ports = self.text_ports(&self.network().record(Batch::plain(1))?);
+        Ok((!ports.is_empty()).then(|| ports.iter().map(|(_, elements)| elements).sum()))
     }
 
     /// A text's embedding for every image.

@@ -102,7 +102,8 @@ impl Pipeline {
         (what, several, all): (&str, String, &str),
     ) -> Result<[usize; 3]> {
         let (start, latent_shape) = (self.start_shape, self.network.image_shape());
-        let fits = |shape: [usize; 3]| values.len().is_multiple_of(elements(shape)) && fits(values.len() / elements(shape));
+        let fits =
+            |shape: [usize; 3]| values.len().is_multiple_of(elements(shape)) && fits(values.len() / elements(shape));
         let shape = if fits(start) { start } else { latent_shape };
         if !fits(shape) {
             if fits(self.picture_shape) {

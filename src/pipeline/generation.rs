@@ -10,10 +10,10 @@ use super::helpers::Helpers;
 use super::modes::{Known, Mode};
 use super::noise::Noise;
 use super::preview::{Parts, Preview};
-use super::request::{Request, skipped};
+use super::request::Request;
 use super::result::Timings;
 use super::sampling::{Control, Inputs, Mask, Picture, Readback, Stage, StepEvent, noise_for, sample};
-use super::tensors::{NamedTensor, Values};
+use super::tensors::{NamedTensor, Values, floats};
 use super::{Caption, Generated, MAX_BEAMS, MAX_COUNT, Pipeline, invalid, savings};
 use crate::model::{Batch, Network};
 use crate::package::{BlockCache, CAPTION_DECODER, DECODER, DENOISER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER};
@@ -50,13 +50,6 @@ pub(super) struct Progress {
 
 /// What a step loop has drawn, by port: `[count, ..]` each.
 pub(super) type Drawn = Vec<NamedTensor>;
-
-pub(super) fn floats<'a>(drawn: &'a [NamedTensor], name: &str) -> Result<&'a Vec<f32>> {
-    match drawn.iter().find(|tensor| tensor.name == name).map(|tensor| &tensor.values) {
-        Some(Values::Floats(values)) => Ok(values),
-        _ => Err(Error::internal(format!("{name} was not drawn"))),
-    }
-}
 
 impl Known {
     /// What the next step loop is given of what one has drawn; it leads away from nothing but noise.
@@ -116,8 +109,7 @@ impl Pipeline {
                     self.conditions(labels.take(), [known.text.take(), known.negative.take()], guidance_scale, count)?
                 }
             };
-            let of_half =
-                self.draw_clip(&settled, conditions, start.as_ref(), control, &mut progress, helpers).await?;
+            let of_half = self.draw_clip(&settled, conditions, start.as_ref(), control, &mut progress, helpers).await?;
             progress.half += 1;
             if progress.half < progress.halves {
                 known = Known::of(&of_half)?;
@@ -157,6 +149,7 @@ impl Pipeline {
             label,
             label_name: self.manifest.labels.iter().find(|l| Some(l.index) == label).map(|l| l.name.clone()),
             prompt: request.prompt.clone(),
+            prompt_2: request.prompt_2.clone(),
             negative_prompt: request.negative_prompt.clone(),
             steps: settings.steps,
             guidance_scale,
@@ -191,7 +184,7 @@ impl Pipeline {
         let clip = self.clip(request)?;
         let mut settings = self.settings(request);
         let strength = request.strength()?;
-        settings.skip = strength.map_or(0, |strength| skipped(settings.steps, strength));
+        settings.skip = strength.map_or(0, |strength| settings.skipped(strength));
         let recipe = recipe(&settings)?;
         request.check(recipe.adaptive.is_some(), settings.sampler, clip.windows.len())?;
         let cache = self.manifest.sampling.cache.as_ref().filter(|_| request.cache);

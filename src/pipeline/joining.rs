@@ -2,6 +2,7 @@
 //! appendix B) is given. Follows `encode_prompt` of diffusers 0.42.1
 //! (`pipelines/stable_diffusion_3/pipeline_stable_diffusion_3.py`) without its third encoder, a T5, whose tokens are zeros.
 
+use crate::model::Recording;
 use crate::{Error, Result};
 
 /// Sizes of what a denoiser takes of a text.
@@ -16,6 +17,13 @@ pub struct Joined {
 }
 
 impl Joined {
+    /// What a recorded denoiser takes of several encoders, if it does.
+    pub fn of(denoiser: &Recording) -> Option<Joined> {
+        let shape = |name: &str| Some(denoiser.plan.shape(denoiser.port(name)?.tensor));
+        let (context, pooled) = (shape("context_in")?, shape("pooled")?);
+        Some(Joined { tokens: context[1], width: context[2], pooled: pooled[1..].iter().product() })
+    }
+
     /// Elements of a text: its context, `[tokens, width]`, then its vector.
     pub fn elements(&self) -> usize {
         self.tokens * self.width + self.pooled

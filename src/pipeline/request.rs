@@ -149,7 +149,8 @@ pub struct Request {
     pub init_image: Option<Vec<f32>>,
     /// What all clips begin with, fewer frames than the network draws, likewise; kept exactly.
     pub first_frames: Option<Vec<f32>>,
-    /// How much of the way from noise to the picture is walked anew, above 0 to 1: of N steps the last min(int(N strength), N).
+    /// How much of the way from noise to the picture is walked anew, above 0 to 1: of N steps the last min(int(N strength), N); of a
+    /// rectified flow all but the first int(N - N strength), as diffusers does it.
     /// None: 0.8, with a mask 1.
     pub strength: Option<f64>,
     /// What is painted anew (1) and what is kept (0) of that picture, or of those latents, `[height, width]`; of a clip also
@@ -159,6 +160,8 @@ pub struct Request {
     pub fresh_noise: bool,
     /// For models that take one: what the pictures show. May be empty.
     pub prompt: Option<Prompt>,
+    /// For models with a second text encoder: what that one reads; none: the prompt.
+    pub prompt_2: Option<Prompt>,
     /// What guidance leads away from; none: the empty text, or what the model has learnt to draw without any.
     pub negative_prompt: Option<Prompt>,
     /// Instead of a prompt, for networks that draw a text: its embedding, `[tokens, dim]` for all images, or one for each.
@@ -206,6 +209,7 @@ impl Read for Request {
             fresh_noise: fields.or("freshNoise", false)?,
             guidance_rescale: fields.or("guidanceRescale", 0.0)?,
             prompt: fields.optional("prompt")?,
+            prompt_2: fields.optional("prompt2")?,
             negative_prompt: fields.optional("negativePrompt")?,
             mode: fields.named("mode")?,
             beams: fields.optional("beams")?,
@@ -292,11 +296,6 @@ impl Request {
     }
 }
 
-/// How many of the first of `steps` are left out.
-pub(super) fn skipped(steps: usize, strength: f64) -> usize {
-    steps - ((steps as f64 * strength) as usize).min(steps)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -307,7 +306,7 @@ mod tests {
         let all = json!({
             "label": "cat", "frames": 48, "overlap": 5, "steps": 7, "guidanceScale": 2, "seed": u32::MAX, "count": 3, "sampler": "ddim", "grid": "log_snr", "eta": 0.5, "churn": 2,
             "preset": "draft", "guidanceInterval": [0, 0.5], "cache": true, "preview": true, "floatPixels": true, "strength": 0.25, "freshNoise": true,
-            "guidanceRescale": 0.7, "prompt": "a cat", "negativePrompt": ["", "dogs", "mice"], "mode": "t2i2t", "beams": 3, "latents": true,
+            "guidanceRescale": 0.7, "prompt": "a cat", "prompt2": "a dog", "negativePrompt": ["", "dogs", "mice"], "mode": "t2i2t", "beams": 3, "latents": true,
         });
         let read = Request::read(&all).unwrap();
         let want = Request {
@@ -335,6 +334,7 @@ mod tests {
             mask: None,
             fresh_noise: true,
             prompt: Some("a cat".into()),
+            prompt_2: Some("a dog".into()),
             negative_prompt: Some(Prompt(["", "dogs", "mice"].map(String::from).to_vec())),
             context: None,
             null_context: None,
@@ -385,6 +385,5 @@ mod tests {
         ] {
             assert_eq!(wrong.strength().unwrap_err().code, crate::Code::InvalidArgument, "{wrong:?}");
         }
-        assert_eq!([0.6, 1.0, 0.1, 0.0].map(|strength| skipped(6, strength)), [3, 0, 6, 6]);
     }
 }

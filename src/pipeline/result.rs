@@ -66,6 +66,8 @@ pub struct Generated {
     /// As given.
     pub prompt: Option<Prompt>,
     /// As given.
+    pub prompt_2: Option<Prompt>,
+    /// As given.
     pub negative_prompt: Option<Prompt>,
     /// As used.
     pub steps: usize,
@@ -177,7 +179,7 @@ impl Write for Generated {
             ("dispatches", self.dispatches.into()),
             ("multiplyAdds", self.multiply_adds.into()),
         ]);
-        json::with(own, self.info.write())
+        json::with(json::with_some(own, "prompt2", self.prompt_2.write()), self.info.write())
     }
 }
 
@@ -254,6 +256,7 @@ mod tests {
             label: Some(5),
             label_name: None,
             prompt: Some("a cat".into()),
+            prompt_2: None,
             negative_prompt: None,
             steps: 2,
             guidance_scale: 1.0,

@@ -56,6 +56,17 @@ impl NamedTensor {
     }
 }
 
+/// The floats of a tensor that must be there.
+///
+/// # Errors
+/// `INTERNAL` if it is not.
+pub(super) fn floats<'a>(tensors: &'a [NamedTensor], name: &str) -> Result<&'a Vec<f32>> {
+    match tensors.iter().find(|tensor| tensor.name == name).map(|tensor| &tensor.values) {
+        Some(Values::Floats(values)) => Ok(values),
+        _ => Err(Error::internal(format!("there is no {name}"))),
+    }
+}
+
 fn refuse(cause: String, recording: &Recording) -> Error {
     let expected = |port: &Port| format!("{} {:?}", port.name, recording.plan.shape(port.tensor));
     let ports: Vec<String> = recording.ports.iter().filter(|port| port.kind.is_input()).map(expected).collect();

@@ -34,13 +34,15 @@ impl Kernel {
                 (product(&[m.rows, m.n, k]), floats)
             }
             Kernel::Attention(a) => {
-                let products = product(&[2, a.batch, a.heads, a.queries, a.tokens, a.head_dim]);
-                (products, product(&[4, a.batch, a.heads, a.tokens, a.head_dim]))
+                let groups = a.batch * a.groups;
+                let products = product(&[2, groups, a.heads, a.queries, a.tokens, a.head_dim]);
+                (products, product(&[4, groups, a.heads, a.tokens, a.head_dim]))
             }
             Kernel::CachedAttention(a) => {
                 let (tokens, seen) = (a.batch * a.tokens, product(&[2, a.batch, a.most, a.heads, a.head_dim]));
                 (a.tokens as u64 * seen, seen + product(&[2, tokens, a.heads, a.head_dim]))
             }
+            Kernel::HeadNorm(k) => (0, product(&[6, k.batch, k.tokens, k.heads, k.head_dim])),
             Kernel::WriteCache(k) => (0, product(&[4, k.batch, k.tokens, k.dim])),
             Kernel::PatchEmbed(p) => {
                 let image = product(&[p.batch, p.patches.values()]);

@@ -3,8 +3,8 @@
 
 use super::lower::INT_ATTENTION_TOKENS;
 use super::{
-    Activation, Arithmetic, FrameLayout, Frames, Gate, GateOf, Kernel, Matmul, Modulation, Op, Patches, Plan, Position,
-    Program, Role, Rows, SizeClass, Span, TensorId, WeightId, WeightUse, Window,
+    Activation, Arithmetic, FrameLayout, Frames, Gate, GateOf, Groups, Kernel, Matmul, Modulation, Op, Patches, Plan,
+    Position, Program, Role, Rows, SizeClass, Span, TensorId, WeightId, WeightUse, Window,
 };
 
 /// A kernel whatever its tensors and weights, and whether what it reads first and what it writes is quantised.
@@ -103,6 +103,7 @@ fn of_launch(kernel: &Kernel) -> Kernel {
         }
         Kernel::Attention(k) => {
             k.tokens = k.tokens.min(MOST_TOKENS);
+            k.groups = k.groups.min(MOST_TOKENS.div_ceil(k.tokens));
             (k.first, k.queries) = (0, k.tokens);
         }
         _ => {}
@@ -176,7 +177,12 @@ fn shrunk(kernel: &Kernel, widest: usize) -> Kernel {
             // So few that no other arithmetic is chosen.
             let most = if k.arithmetic == (Arithmetic::Int { bits: 7 }) { INT_ATTENTION_TOKENS + 1 } else { 13 };
             (k.batch, k.tokens, k.heads) = (2, k.tokens.min(most), k.heads.min(2));
+            k.groups = k.groups.min(3);
             (k.first, k.queries) = (0, k.tokens);
+        }
+        Kernel::HeadNorm(k) => {
+            (k.batch, k.tokens, k.heads) = (2, k.tokens.min(3), k.heads.min(2));
+            (k.at, k.out_tokens) = (1, k.tokens + 1);
         }
         Kernel::WriteCache(k) => {
             (k.batch, k.tokens, k.dim) = (2, k.tokens.min(3), width(k.dim).next_multiple_of(4));
@@ -244,6 +250,7 @@ fn anonymous(kernel: &Kernel) -> Kernel {
             k.modulation = k.modulation.map(|_| Modulation { vector: t, shift: 0, scale: 0 });
         }
         Kernel::Attention(k) => (k.qkv, k.out, k.first, k.queries) = (t, t, 0, k.tokens),
+        Kernel::HeadNorm(k) => (k.qkv, k.weights, k.out) = (t, [w, w], t),
         Kernel::WriteCache(k) => (k.qkv, k.places, k.out) = (t, t, t),
         Kernel::CachedAttention(k) => (k.qkv, k.cache, k.places, k.positions, k.out) = (t, t, t, t, t),
         Kernel::Elementwise(k) => {
@@ -381,9 +388,19 @@ impl Isolated {
             }
             Kernel::Attention(ref k) => {
                 let dim = k.heads * k.head_dim;
+                let (tokens, all) = (k.tokens, k.groups * k.tokens);
+                let qkv = self.input(&[k.batch, all, 3 * dim]);
+                let out = self.plan.scratch("", &[k.batch, all, dim]);
+                let groups = if k.strided { Groups::Strided { tokens } } else { Groups::Consecutive { tokens } };
+                self.plan.push(Op::Attention { qkv, heads: k.heads, causal: k.causal, groups, out });
+                out
+            }
+            Kernel::HeadNorm(ref k) => {
+                let dim = k.heads * k.head_dim;
                 let qkv = self.input(&[k.batch, k.tokens, 3 * dim]);
-                let out = self.plan.scratch("", &[k.batch, k.tokens, dim]);
-                self.plan.push(Op::Attention { qkv, heads: k.heads, causal: k.causal, out });
+                let weights = k.weights.map(|of| self.weight(&[k.head_dim], WeightUse::Floats, of));
+                let out = self.first_token(k.batch, k.tokens + 1, 3 * dim);
+                self.plan.push(Op::HeadNorm { qkv, weights, heads: k.heads, eps: k.eps, out, at: 1 });
                 out
             }
             Kernel::WriteCache(ref k) => {

@@ -2,7 +2,7 @@
 
 use super::arena::{Interval, place};
 use super::program::*;
-use super::{Arithmetic, Compute, Form, GateOf, Op, PACK_GROUP, Plan, Role, Tensor, TensorId};
+use super::{Arithmetic, Compute, Form, GateOf, Groups, Op, PACK_GROUP, Plan, Role, Tensor, TensorId};
 use crate::{Code, Error, Result};
 
 /// Lowers a Plan. Tensors named in `keep` stay readable after the run, which costs fusion and memory: for tests.
@@ -440,24 +440,30 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
             let tokens = rows / plan.shape(x)[0];
             Kernel::LayerNorm(LayerNorm { x, affine, modulation, eps, out, rows, tokens, dim })
         }
-        Op::Attention { qkv, heads, causal, out } => {
+        Op::Attention { qkv, heads, causal, groups, out } => {
             let s = plan.shape(out);
-            let head_dim = s[2] / heads;
+            let (batch, head_dim) = (s[0], s[2] / heads);
+            let (tokens, strided) = match groups {
+                Groups::Item => (s[1], false),
+                Groups::Consecutive { tokens } => (tokens, false),
+                Groups::Strided { tokens } => (tokens, true),
+            };
             // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
             let arithmetic = match compute {
-                Compute::Fast if s[1] >= INT_ATTENTION_TOKENS && head_dim <= MOST_INT_HEAD_DIM => {
+                Compute::Fast if tokens >= INT_ATTENTION_TOKENS && head_dim <= MOST_INT_HEAD_DIM => {
                     Arithmetic::Int { bits: 7 }
                 }
                 Compute::Quality | Compute::Fast if head_dim <= MOST_INT_HEAD_DIM => Arithmetic::Int { bits: 12 },
                 _ => Arithmetic::F32,
             };
-            let (batch, tokens) = (s[0], s[1]);
             let (first, queries) = (0, tokens);
             Kernel::Attention(Attention {
                 qkv,
                 out,
                 batch,
                 tokens,
+                groups: s[1] / tokens,
+                strided,
                 heads,
                 head_dim,
                 causal,
@@ -465,6 +471,11 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
                 first,
                 queries,
             })
+        }
+        Op::HeadNorm { qkv, weights, heads, eps, out, at } => {
+            let (s, out_tokens) = (plan.shape(qkv), plan.shape(out)[1]);
+            let (batch, tokens, head_dim) = (s[0], s[1], s[2] / 3 / heads);
+            Kernel::HeadNorm(HeadNorm { qkv, weights, eps, out, at, batch, tokens, out_tokens, heads, head_dim })
         }
         Op::WriteCache { qkv, places, out } => {
             let (s, o) = (plan.shape(qkv), plan.shape(out));

@@ -20,8 +20,8 @@ pub use isolate::{Isolated, Kind, isolate};
 pub use lower::lower;
 pub use program::{
     Activation, Attention, CachedAttention, Capabilities, Conv2d, CopyTokens, Elementwise, Embedding, Gate,
-    GroupMoments, GroupNorm, GroupScales, ImageTokens, Kernel, LayerNorm, Matmul, Part, PatchEmbed, Patches, Place,
-    Program, ResizedPositions, SizeClass, Span, Unpatchify, View, Window, WriteCache,
+    GroupMoments, GroupNorm, GroupScales, HeadNorm, ImageTokens, Kernel, LayerNorm, Matmul, Part, PatchEmbed, Patches,
+    Place, Program, ResizedPositions, SizeClass, Span, Unpatchify, View, Window, WriteCache,
 };
 
 pub use state::{Mix, Slot, StateLayout};
@@ -255,6 +255,24 @@ pub struct Rows {
     pub at: usize,
 }
 
+/// Which tokens of an item attend to each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Groups {
+    /// All of them.
+    #[default]
+    Item,
+    /// So many that follow each other, such as those of a clip's frame.
+    Consecutive {
+        /// Of a group.
+        tokens: usize,
+    },
+    /// So many that lie as far apart as there are groups, such as those of one place in all frames of a clip.
+    Strided {
+        /// Of a group.
+        tokens: usize,
+    },
+}
+
 /// What a conditioning vector makes of normalised tokens (adaptive layer norm: Peebles and Xie, "Scalable Diffusion Models with
 /// Transformers", 2023, section 3.2): `LN(x) (1 + scale) + shift`, the same for all tokens of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,9 +336,12 @@ pub enum Op {
         eps: f32,
         out: TensorId,
     },
-    /// Per head `softmax(q k^T / sqrt(head_dim)) v`; `qkv [batch, tokens, 3 dim]` holds q, k, v, each `heads` x
-    /// `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
-    Attention { qkv: TensorId, heads: usize, causal: bool, out: TensorId },
+    /// Per head `softmax(q k^T / sqrt(head_dim)) v` among the tokens of a group; `qkv [batch, tokens, 3 dim]` holds q, k, v, each
+    /// `heads` x `head_dim`; out `[batch, tokens, dim]`. With `causal` a token attends to itself and those before it.
+    Attention { qkv: TensorId, heads: usize, causal: bool, groups: Groups, out: TensorId },
+    /// Tokens `at ..` of `out` become those of `qkv`, both `[batch, tokens, 3 dim]`, every head of q and k as `v / sqrt(mean v^2 + eps)
+    /// weight` with the weights of q and of k `[head_dim]` (Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019).
+    HeadNorm { qkv: TensorId, weights: [WeightId; 2], heads: usize, eps: f32, out: TensorId, at: usize },
     /// The rows `places` `[batch, tokens]` of `out`, a cache `[1, rows, 2 dim]`, become the keys and values of `qkv [batch, tokens, 3
     /// dim]`; the others stay as they are. No two tokens have one place.
     WriteCache { qkv: TensorId, places: TensorId, out: TensorId },
@@ -394,7 +415,7 @@ impl Op {
             Op::GroupNorm { x, moments, .. } => vec![x, moments.tensor],
             Op::Add { a, b, .. } => vec![a, b],
             Op::Gate { x, gate, y, .. } => vec![x, gate.vector, y],
-            Op::Attention { qkv, .. } => vec![qkv],
+            Op::Attention { qkv, .. } | Op::HeadNorm { qkv, .. } => vec![qkv],
             Op::WriteCache { qkv, places, .. } => vec![qkv, places],
             Op::CachedAttention { qkv, cache, places, positions, .. } => vec![qkv, cache, places, positions],
             Op::Embedding { index, .. } => index.into_iter().collect(),
@@ -416,6 +437,7 @@ impl Op {
             | Op::Gate { out, .. }
             | Op::LayerNorm { out, .. }
             | Op::Attention { out, .. }
+            | Op::HeadNorm { out, .. }
             | Op::WriteCache { out, .. }
             | Op::CachedAttention { out, .. }
             | Op::Embedding { out, .. }
@@ -580,6 +602,13 @@ impl Plan {
         let out = self.scratch(name, &shape);
         self.push(Op::LayerNorm { x, affine: None, modulation: Some(modulation), eps, out });
         out
+    }
+
+    /// Records RMS norm of the heads of `qkv` with the weights `names` of q and of k (`name.weight`), into tokens `at ..` of `out`.
+    pub fn head_norm(&mut self, names: [&str; 2], qkv: TensorId, heads: usize, eps: f32, out: TensorId, at: usize) {
+        let head_dim = self.shape(qkv).last().copied().unwrap_or(0) / 3 / heads.max(1);
+        let weights = names.map(|name| self.weight(format!("{name}.weight"), &[head_dim], WeightUse::Floats));
+        self.push(Op::HeadNorm { qkv, weights, heads, eps, out, at });
     }
 
     /// Records the moments of tokens, as many slices as [`Op::GroupNorm`] likes of them.

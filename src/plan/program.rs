@@ -262,7 +262,12 @@ pub struct Attention {
     pub qkv: TensorId,
     pub out: TensorId,
     pub batch: usize,
+    /// Of a group.
     pub tokens: usize,
+    /// Of an item.
+    pub groups: usize,
+    /// Whether a group's tokens lie `groups` apart; else they follow each other.
+    pub strided: bool,
     pub heads: usize,
     pub head_dim: usize,
     pub causal: bool,
@@ -272,6 +277,23 @@ pub struct Attention {
     pub first: usize,
     /// Queries of this launch.
     pub queries: usize,
+}
+
+/// See [`super::Op::HeadNorm`].
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct HeadNorm {
+    pub qkv: TensorId,
+    /// Of queries, and of keys.
+    pub weights: [WeightId; 2],
+    pub eps: f32,
+    pub out: TensorId,
+    pub at: usize,
+    pub batch: usize,
+    pub tokens: usize,
+    pub out_tokens: usize,
+    pub heads: usize,
+    pub head_dim: usize,
 }
 
 /// See [`super::Op::WriteCache`].
@@ -494,6 +516,7 @@ pub enum Kernel {
     Matmul(Matmul),
     LayerNorm(LayerNorm),
     Attention(Attention),
+    HeadNorm(HeadNorm),
     WriteCache(WriteCache),
     CachedAttention(CachedAttention),
     Elementwise(Elementwise),
@@ -517,6 +540,7 @@ impl Kernel {
             Kernel::Matmul(_) => "int_matmul",
             Kernel::LayerNorm(_) => "layer_norm",
             Kernel::Attention(_) => "attention",
+            Kernel::HeadNorm(_) => "head_norm",
             Kernel::WriteCache(_) => "write_cache",
             Kernel::CachedAttention(_) => "cached_attention",
             Kernel::Elementwise(_) => "elementwise",
@@ -541,9 +565,13 @@ impl Kernel {
             Kernel::Matmul(m) => format!("{} x {} x {}", m.rows, m.k, m.n),
             Kernel::LayerNorm(k) => format!("{} x {}", k.rows, k.dim),
             Kernel::Attention(k) if k.queries < k.tokens => {
-                format!("{} x {} heads x {} of {} x {}", k.batch, k.heads, k.queries, k.tokens, k.head_dim)
+                let groups = k.batch * k.groups;
+                format!("{groups} x {} heads x {} of {} x {}", k.heads, k.queries, k.tokens, k.head_dim)
             }
-            Kernel::Attention(k) => format!("{} x {} heads x {} x {}", k.batch, k.heads, k.tokens, k.head_dim),
+            Kernel::Attention(k) => {
+                format!("{} x {} heads x {} x {}", k.batch * k.groups, k.heads, k.tokens, k.head_dim)
+            }
+            Kernel::HeadNorm(k) => format!("{} x {} x 3 x {} heads x {}", k.batch, k.tokens, k.heads, k.head_dim),
             Kernel::WriteCache(k) => format!("{} x {} x {}", k.batch, k.tokens, k.dim),
             Kernel::CachedAttention(k) => {
                 format!("{} x {} heads x {} of {} x {}", k.batch, k.heads, k.tokens, k.most, k.head_dim)
@@ -574,6 +602,7 @@ impl Kernel {
             Kernel::Matmul(k) => k.rows = (items * k.tokens).saturating_sub(k.first).min(k.rows),
             Kernel::LayerNorm(k) => k.rows = k.rows / all * items,
             Kernel::Attention(k) => k.batch = items,
+            Kernel::HeadNorm(k) => k.batch = items,
             Kernel::WriteCache(k) => k.batch = items,
             Kernel::CachedAttention(k) => k.batch = items,
             Kernel::Embedding(k) => k.batch = items,
@@ -604,6 +633,7 @@ impl Kernel {
             }
             Kernel::LayerNorm(k) => [Some(k.x), k.modulation.map(|m| m.vector)].into_iter().flatten().collect(),
             Kernel::Attention(k) => vec![k.qkv],
+            Kernel::HeadNorm(k) => vec![k.qkv],
             Kernel::WriteCache(k) => vec![k.qkv, k.places],
             Kernel::CachedAttention(k) => vec![k.qkv, k.cache, k.places, k.positions],
             Kernel::Elementwise(k) => [Some(k.a), k.b, k.gate.map(|g| g.vector)].into_iter().flatten().collect(),
@@ -626,6 +656,7 @@ impl Kernel {
             Kernel::Matmul(k) => k.out,
             Kernel::LayerNorm(k) => k.out,
             Kernel::Attention(k) => k.out,
+            Kernel::HeadNorm(k) => k.out,
             Kernel::WriteCache(k) => k.out,
             Kernel::CachedAttention(k) => k.out,
             Kernel::Elementwise(k) => k.out,

@@ -1,6 +1,6 @@
 //! What the shapes of every operation must have to do with each other.
 
-use super::{Op, Plan, Position, Role, Rows, TensorId, WeightId};
+use super::{Groups, Op, Plan, Position, Role, Rows, TensorId, WeightId};
 
 impl Plan {
     /// What is wrong with an operation's shapes, if anything.
@@ -22,7 +22,11 @@ impl Plan {
             )
             .or(check(shape(out).len() == 3 && shape(out)[1] == 1 && last(out) % 2 == 0, "out is not [batch, 1, 2 h]")),
             Op::Linear { x, skip, weight, bias, rows: some, out } => {
-                let rows = |id: TensorId| shape(id).split_last().map(|(_, rows)| rows);
+                // A vector an item, whether it is called a token or not.
+                let rows = |id: TensorId| {
+                    let s = shape(id);
+                    (s.len() > 1).then(|| (s[0], s[1..s.len() - 1].iter().product::<usize>()))
+                };
                 let k = last(x) + skip.map_or(0, last);
                 let tokens = |r: Rows| {
                     let (s, o) = (shape(x), shape(out));
@@ -66,12 +70,28 @@ impl Plan {
                 modulation.is_none_or(|m| (last(x) | m.shift | m.scale) % 4 == 0),
                 "shift and scale are no whole vec4s",
             )),
-            Op::Attention { qkv, heads, out, .. } => {
+            Op::Attention { qkv, heads, groups, out, .. } => {
                 let dim = last(out);
                 let head_dim = dim.checked_div(heads).unwrap_or(0);
                 let fits = shape(out).len() == 3 && shape(qkv) == [shape(out)[0], shape(out)[1], 3 * dim];
+                let whole = match groups {
+                    Groups::Item => true,
+                    Groups::Consecutive { tokens } | Groups::Strided { tokens } => {
+                        tokens > 0 && fits && shape(out)[1].is_multiple_of(tokens)
+                    }
+                };
                 check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
                     .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
+                    .or(check(whole, "an item is no whole number of groups"))
+            }
+            Op::HeadNorm { qkv, weights, heads, out, at, .. } => {
+                let (s, o) = (shape(qkv), shape(out));
+                let head_dim = last(qkv).checked_div(3 * heads).unwrap_or(0);
+                let fits = s.len() == 3 && o.len() == 3 && s[0] == o[0] && s[2] == o[2];
+                check(fits && 3 * heads * head_dim == s[2], "qkv is not 3 x heads x head_dim")
+                    .or(check(head_dim % 4 == 0, "head_dim is not a multiple of 4"))
+                    .or(check(weights.iter().all(|&w| wshape(w) == [head_dim]), "weights are not [head_dim]"))
+                    .or(check(fits && at + s[1] <= o[1], "tokens do not fit"))
             }
             Op::WriteCache { qkv, places, out } => {
                 let (s, o) = (shape(qkv), shape(out));

@@ -21,6 +21,7 @@ impl Op {
             Op::GroupNorm { weight, bias, .. } | Op::Conv2d { weight, bias, .. } => {
                 vec![(weight, Floats), (bias, Floats)]
             }
+            Op::HeadNorm { weights, .. } => weights.map(|weight| (weight, Floats)).to_vec(),
             Op::Embedding { table, position, .. } => with(position, &[(table, Floats)]),
             Op::CopyTokens { position, .. } => with(position, &[]),
             Op::ResizedPositions { position, .. } => with(Some(position), &[]),
@@ -62,6 +63,7 @@ impl Op {
             Op::Gate { .. } => "gated addition",
             Op::LayerNorm { .. } => "layer norm",
             Op::Attention { .. } => "attention",
+            Op::HeadNorm { .. } => "norm of heads",
             Op::WriteCache { .. } => "write to a cache",
             Op::CachedAttention { .. } => "cached attention",
             Op::Embedding { .. } => "embedding",
@@ -83,6 +85,7 @@ impl Op {
         match *self {
             Op::Embedding { index, at, .. } => Some(at..at + plan.indexed(index)),
             Op::CopyTokens { count, at, .. } => Some(at..at + count),
+            Op::HeadNorm { qkv, at, .. } => Some(at..at + plan.shape(qkv)[1]),
             Op::Linear { rows: Some(rows), .. } => Some(rows.at..rows.at + rows.count),
             Op::GroupMoments { x, slice, first, .. } => Some(2 * first..2 * (first + plan.shape(x)[1].div_ceil(slice))),
             Op::PatchEmbed { image, patch, frames, at, .. } => {

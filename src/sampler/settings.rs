@@ -190,6 +190,18 @@ impl SamplerSettings {
         self.sampler.grid().map(|usual| self.grid.unwrap_or(usual))
     }
 
+    /// How many of the first steps a picture to start from leaves out, by its strength from 0 to 1. What is cut to a whole number is
+    /// the steps that are walked (`get_timesteps` of diffusers' StableDiffusionImg2ImgPipeline), of a rectified flow those that
+    /// are not (StableDiffusion3Img2ImgPipeline).
+    pub fn skipped(&self, strength: f64) -> usize {
+        let steps = self.steps as f64;
+        let walked = (steps * strength).min(steps);
+        match self.schedule {
+            Schedule::RectifiedFlow { .. } => (steps - walked) as usize,
+            _ => self.steps - walked as usize,
+        }
+    }
+
     fn continuous(&self, spacing: Spacing) -> ContinuousGrid {
         let SamplerSettings { schedule, steps, t_max, t_min, time_scale, .. } = *self;
         ContinuousGrid { schedule, steps, spacing, t_max, t_min, time_scale }
@@ -515,6 +527,16 @@ mod tests {
         ] {
             assert!(!compiles(&settings), "{settings:?}");
         }
+    }
+
+    #[test]
+    fn a_strength_is_so_many_steps() {
+        let skipped = |schedule| {
+            let settings = SamplerSettings { steps: 6, schedule, ..EMOJI };
+            [0.6, 1.0, 0.1, 0.0].map(|strength| settings.skipped(strength))
+        };
+        assert_eq!(skipped(STABLE_DIFFUSION), [3, 0, 6, 6]);
+        assert_eq!(skipped(Schedule::RectifiedFlow { shift: 3.0 }), [2, 0, 5, 6]);
     }
 
     #[test]

@@ -11,12 +11,11 @@ use super::tile::{Edge, Place, Rows, Target, f32_tiles, strips};
 use crate::AttentionShape;
 use std::cell::RefCell;
 
-/// qkv `[batch, tokens, 3, heads, head_dim]`, out `[batch, tokens, heads, head_dim]`.
+/// qkv `[batch, groups x tokens, 3, heads, head_dim]`, out `[batch, groups x tokens, heads, head_dim]`.
 pub fn attention(level: Level, threads: &Threads, qkv: &[f32], out: &mut [f32], shape: &AttentionShape) {
-    let dim = shape.heads * shape.head_dim;
-    let elements = shape.batch * shape.tokens * dim;
+    let elements = shape.elements();
     assert!(qkv.len() >= 3 * elements && out.len() >= elements && shape.first + shape.queries <= shape.tokens);
-    let (out, heads) = (Shared::of(out), shape.batch * shape.heads);
+    let (out, heads) = (Shared::of(out), shape.batch * shape.groups * shape.heads);
     // Few heads are shared, although each thread packs keys and values for itself.
     let parts = if heads < threads.count() { threads.count() } else { 1 };
     threads.each(heads * parts, |i| {
@@ -41,7 +40,7 @@ thread_local! {
 
 kernels! {
     fn head(
-        qkv: &[f32], out: Shared<f32>, shape: &AttentionShape, item: usize, index: usize, scratch: &mut Lines<f32>,
+        qkv: &[f32], out: Shared<f32>, shape: &AttentionShape, group: usize, index: usize, scratch: &mut Lines<f32>,
     ) = head_with;
 }
 
@@ -50,14 +49,14 @@ unsafe fn head_with<I: Isa>(
     qkv: &[f32],
     out: Shared<f32>,
     shape: &AttentionShape,
-    item: usize,
+    group: usize,
     index: usize,
     scratch: &mut Lines<f32>,
 ) {
     unsafe {
         match I::COLUMNS {
-            1 => head_of::<I, 1>(qkv, out, shape, item, index, scratch),
-            _ => head_of::<I, 2>(qkv, out, shape, item, index, scratch),
+            1 => head_of::<I, 1>(qkv, out, shape, group, index, scratch),
+            _ => head_of::<I, 2>(qkv, out, shape, group, index, scratch),
         }
     }
 }
@@ -67,7 +66,7 @@ unsafe fn head_of<I: Isa, const C: usize>(
     qkv: &[f32],
     out: Shared<f32>,
     shape: &AttentionShape,
-    item: usize,
+    group: usize,
     index: usize,
     scratch: &mut Lines<f32>,
 ) {
@@ -80,8 +79,8 @@ unsafe fn head_of<I: Isa, const C: usize>(
     let (keys, rest) = scratch.split_at_mut(columns * head_dim);
     let (values, scores) = rest.split_at_mut(value_columns * tokens);
 
-    let at =
-        |token: usize, part: usize| &qkv[((item * tokens + token) * 3 + part) * dim + index * head_dim..][..head_dim];
+    let (row, step) = (shape.row(group), shape.step());
+    let at = |token: usize, part: usize| &qkv[((row + token * step) * 3 + part) * dim + index * head_dim..][..head_dim];
     for token in 0..columns {
         let base = token / width * head_dim * width + token % width;
         for d in 0..head_dim {
@@ -111,7 +110,7 @@ unsafe fn head_of<I: Isa, const C: usize>(
         // SAFETY: panels have `head_dim` (keys) and `tokens` (values) rows of `width`, a strip ROWS rows of `columns`;
         // a head's columns of `out` belong to one thread.
         unsafe {
-            let queries = [Rows::strided(at(first, 0).as_ptr(), 3 * dim, count, head_dim)];
+            let queries = [Rows::strided(at(first, 0).as_ptr(), 3 * dim * step, count, head_dim)];
             let target = Target::plain(scores.as_mut_ptr(), columns);
             f32_tiles::<I, C>(&queries, keys.as_ptr(), columns / width, target);
             let mut inverses = [0.0; ROWS];
@@ -120,16 +119,16 @@ unsafe fn head_of<I: Isa, const C: usize>(
                 inverses[r] = 1.0 / softmax::<I>(&mut scores[r * columns..][..columns], seen, scale);
             }
             let strip = [Rows::strided(scores.as_ptr(), columns, count, tokens)];
-            let target = out.at((item * tokens + first) * dim + index * head_dim);
+            let target = out.at((row + first * step) * dim + index * head_dim);
             for (panel, together) in strips(0..value_columns / width, width, head_dim, count == ROWS) {
                 let from = panel * width;
-                let place = Place { out: target.add(from), stride: dim, rows: count, columns: head_dim - from };
+                let place = Place { out: target.add(from), stride: dim * step, rows: count, columns: head_dim - from };
                 let target = edge.target(place, ROWS, width, std::ptr::null(), std::ptr::null());
                 f32_tiles::<I, C>(&strip, values.as_ptr().add(panel * tokens * width), together, target);
                 edge.deliver(place, ROWS, width);
             }
             for r in 0..count {
-                let row = std::slice::from_raw_parts_mut(target.add(r * dim), head_dim);
+                let row = std::slice::from_raw_parts_mut(target.add(r * dim * step), head_dim);
                 scale_row::<I>(row, inverses[r]);
             }
         }

@@ -15,10 +15,10 @@ use std::cell::RefCell;
 
 /// As [`super::attention::attention`].
 pub fn int_attention(level: Level, threads: &Threads, qkv: &[f32], out: &mut [f32], shape: &AttentionShape, bits: u32) {
-    let elements = shape.batch * shape.tokens * shape.heads * shape.head_dim;
+    let elements = shape.elements();
     assert!(qkv.len() >= 3 * elements && out.len() >= elements && shape.head_dim <= MOST_HEAD_DIM);
     let out = Shared::of(out);
-    threads.each(shape.batch * shape.heads, |i| {
+    threads.each(shape.batch * shape.groups * shape.heads, |i| {
         SCRATCH.with_borrow_mut(|scratch| {
             head(level, qkv, out, shape, bits, i / shape.heads, i % shape.heads, scratch);
         });
@@ -70,7 +70,7 @@ thread_local! {
 
 kernels! {
     fn head(
-        qkv: &[f32], out: Shared<f32>, shape: &AttentionShape, bits: u32, item: usize, index: usize,
+        qkv: &[f32], out: Shared<f32>, shape: &AttentionShape, bits: u32, group: usize, index: usize,
         scratch: &mut Scratch,
     ) = head_with;
 }
@@ -81,16 +81,16 @@ unsafe fn head_with<I: Isa>(
     out: Shared<f32>,
     shape: &AttentionShape,
     bits: u32,
-    item: usize,
+    group: usize,
     index: usize,
     scratch: &mut Scratch,
 ) {
     unsafe {
         match (I::COLUMNS, bits) {
-            (1, 7) => head_of::<I, 1, 7>(qkv, out, shape, item, index, scratch),
-            (1, _) => head_of::<I::Pairs, 1, 12>(qkv, out, shape, item, index, scratch),
-            (_, 7) => head_of::<I, 2, 7>(qkv, out, shape, item, index, scratch),
-            (_, _) => head_of::<I::Pairs, 2, 12>(qkv, out, shape, item, index, scratch),
+            (1, 7) => head_of::<I, 1, 7>(qkv, out, shape, group, index, scratch),
+            (1, _) => head_of::<I::Pairs, 1, 12>(qkv, out, shape, group, index, scratch),
+            (_, 7) => head_of::<I, 2, 7>(qkv, out, shape, group, index, scratch),
+            (_, _) => head_of::<I::Pairs, 2, 12>(qkv, out, shape, group, index, scratch),
         }
     }
 }
@@ -100,7 +100,7 @@ unsafe fn head_of<I: Isa, const C: usize, const BITS: u32>(
     qkv: &[f32],
     out: Shared<f32>,
     shape: &AttentionShape,
-    item: usize,
+    group: usize,
     index: usize,
     scratch: &mut Scratch,
 ) {
@@ -122,8 +122,8 @@ unsafe fn head_of<I: Isa, const C: usize, const BITS: u32>(
     scratch.queries.resize(head_steps * INT_ROWS);
     scratch.scores.resize(INT_ROWS * columns);
     scratch.weights.resize(token_steps * INT_ROWS);
-    let at =
-        |token: usize, part: usize| &qkv[((item * tokens + token) * 3 + part) * dim + index * head_dim..][..head_dim];
+    let (row, step) = (shape.row(group), shape.step());
+    let at = |token: usize, part: usize| &qkv[((row + token * step) * 3 + part) * dim + index * head_dim..][..head_dim];
     // The softmax counts in powers of two.
     let root = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
     // What is not whole blocks is copied, zeros behind it.
@@ -198,10 +198,10 @@ unsafe fn head_of<I: Isa, const C: usize, const BITS: u32>(
                 let scores = &mut scratch.scores[r * columns..][..columns];
                 scales[r] = 1.0 / softmax::<I, BITS>(scores, seen, target, token_steps);
             }
-            let target = out.at((item * tokens + first) * dim + index * head_dim);
+            let target = out.at((row + first * step) * dim + index * head_dim);
             for (panel, together) in strips(0..value_panels, width, head_dim, count == INT_ROWS) {
                 let from = panel * width;
-                let place = Place { out: target.add(from), stride: dim, rows: count, columns: head_dim - from };
+                let place = Place { out: target.add(from), stride: dim * step, rows: count, columns: head_dim - from };
                 let scaling = Scaling {
                     starts: std::ptr::null(),
                     scales: scales.as_ptr(),

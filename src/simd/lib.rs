@@ -74,20 +74,43 @@ pub const LOW_BITS: u32 = 5;
 /// The most inputs whose products one i32 adds up: `4096 x 127 x 4095` is below 2^31. Longer rows are cut into chunks.
 pub const INT_CHUNK: usize = 4096;
 
-/// `qkv [batch, tokens, 3, heads, head_dim]`; in integers at most 128 a head.
+/// `qkv [batch, groups x tokens, 3, heads, head_dim]`, attention within each group; in integers at most 128 a head.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs)]
 pub struct AttentionShape {
     pub batch: usize,
+    /// Of a group.
     pub tokens: usize,
+    /// Of an item.
+    pub groups: usize,
+    /// Whether a group's tokens lie `groups` apart; else they follow each other.
+    pub strided: bool,
     pub heads: usize,
     pub head_dim: usize,
     /// Whether a token sees itself and those before it alone.
     pub causal: bool,
-    /// The first query.
+    /// The first query of each group.
     pub first: usize,
     /// How many.
     pub queries: usize,
+}
+
+impl AttentionShape {
+    /// Tokens of the whole batch times `heads x head_dim`.
+    fn elements(&self) -> usize {
+        self.batch * self.groups * self.tokens * self.heads * self.head_dim
+    }
+
+    /// Rows from one token of a group to the next.
+    fn step(&self) -> usize {
+        if self.strided { self.groups } else { 1 }
+    }
+
+    /// Row of the first token of a group, counted over the batch.
+    fn row(&self, group: usize) -> usize {
+        let (item, group) = (group / self.groups, group % self.groups);
+        item * self.groups * self.tokens + if self.strided { group } else { group * self.tokens }
+    }
 }
 
 /// `qkv [rows, 3, heads, head_dim]`, a cache `[.., 2, heads, head_dim]`; an item has so many tokens, which are rows, and positions.

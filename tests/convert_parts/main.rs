@@ -5,10 +5,15 @@
 #[path = "../devices/mod.rs"]
 mod devices;
 mod folders;
+mod layouts;
 #[path = "../odd_model/mod.rs"]
 mod odd_model;
+#[path = "../checkpoints/pth.rs"]
+#[allow(dead_code)]
+mod pth;
 mod published;
 mod small;
+mod transformers;
 
 use odd_model::{fresh, listing};
 use serde_json::{Value, json};

@@ -58,6 +58,10 @@ pub fn network_of_kind(case: &Case, kind: &str) -> Result<Network, Stop> {
     if let Some(version) = case.config.get("version") {
         params["version"] = version.clone();
     }
+    // Of Stable Diffusion 3's pipeline, not of its network.
+    if let Ok(context) = case.tensor("context_in") {
+        params["context_tokens"] = context.shape[1].into();
+    }
     Ok(Network::of(kind, &params)?)
 }
 

@@ -1,8 +1,8 @@
 //! Several networks on one device: the same test natively and in the browser, on every kind of device.
 
 use uvit_web::model::{
-    Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip, clip_text, clip_vision, prefix_encoder,
-    unidiffuser, uvit, uvit_t2i, uvit_video,
+    Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip, clip_text, clip_vision, dit, latte, mmdit,
+    prefix_encoder, unidiffuser, uvit, uvit_t2i, uvit_video,
 };
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
 use uvit_web::plan::{Activation, Compute, WeightUse, lower};
@@ -85,6 +85,52 @@ pub fn text_network() -> Network {
         num_clip_token: 7,
         conv: true,
         skip: true,
+    })
+}
+
+/// DiT with a variance: nine patches of 3 x 3, three heads of 16.
+pub fn vector_network() -> Network {
+    Network::Dit(vector_config())
+}
+
+/// Its parameters.
+pub fn vector_config() -> dit::Config {
+    dit::Config {
+        input_size: 9,
+        patch_size: 3,
+        in_channels: 4,
+        hidden_size: 48,
+        depth: 2,
+        num_heads: 3,
+        mlp_ratio: 3.0,
+        num_classes: 6,
+        learn_sigma: true,
+    }
+}
+
+/// Latte, of five frames of those.
+pub fn frames_network() -> Network {
+    Network::Latte(latte::Config { dit: vector_config(), num_frames: 5, extras: 2 })
+}
+
+/// Stable Diffusion 3's transformer: two blocks, of which the first attends twice, with RMS norm of heads or without; 25 patches and
+/// seven words.
+pub fn streams_network(qk_norm: &str) -> Network {
+    Network::Mmdit(mmdit::Config {
+        sample_size: 10,
+        patch_size: 2,
+        in_channels: 4,
+        out_channels: 4,
+        num_layers: 2,
+        attention_head_dim: 16,
+        num_attention_heads: 3,
+        joint_attention_dim: 20,
+        caption_projection_dim: 48,
+        pooled_projection_dim: 28,
+        pos_embed_max_size: 8,
+        qk_norm: qk_norm.into(),
+        dual_attention_layers: vec![0],
+        context_tokens: 7,
     })
 }
 
@@ -185,7 +231,12 @@ pub async fn load(device: &Device, compute: Compute, network: Network) -> uvit_w
 
 /// Tensors for all ports of so many items.
 pub fn inputs(network: &Network, items: usize) -> Vec<NamedTensor> {
-    let recording = network.record(Batch::plain(items)).unwrap();
+    inputs_of(network, Batch::plain(items))
+}
+
+/// The same of a batch.
+pub fn inputs_of(network: &Network, batch: Batch) -> Vec<NamedTensor> {
+    let recording = network.record(batch).unwrap();
     let mut generator = TorchGenerator::new(4);
     let ports = recording.ports.iter().filter(|port| port.kind != PortKind::Output);
     let tensor = |port: &uvit_web::model::Port| {
@@ -261,7 +312,16 @@ pub async fn come_and_go(device: &Device, compute: Compute) {
     let mut clips = load(device, compute, clip_network()).await.unwrap();
     let of_clips = forward(&mut clips).await;
     assert!(forward(&mut captions).await == of_captions && forward(&mut clips).await == of_clips);
-    drop((a, b, words, prefix, seeing, captions, clips));
+    let mut streams = load(device, compute, streams_network("rms_norm")).await.unwrap();
+    let of_streams = forward(&mut streams).await;
+    assert!(forward(&mut clips).await == of_clips && forward(&mut streams).await == of_streams);
+    let mut vectors = load(device, compute, vector_network()).await.unwrap();
+    let of_vectors = forward(&mut vectors).await;
+    assert_eq!(of_vectors.iter().map(|result| result.name.as_str()).collect::<Vec<_>>(), ["out", "variance"]);
+    let mut frames = load(device, compute, frames_network()).await.unwrap();
+    let of_frames = forward(&mut frames).await;
+    assert!(forward(&mut vectors).await == of_vectors && forward(&mut frames).await == of_frames);
+    drop((a, b, words, prefix, seeing, captions, clips, streams, vectors, frames));
     assert_eq!(device.memory().bytes, start);
 }
 

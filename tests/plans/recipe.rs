@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use uvit_web::cpu;
 use uvit_web::plan::{
-    Activation, Embedding, GateOf, Modulation, Op, Plan, Position, Precision, Role, Rows, TensorId, Weight, WeightId,
-    WeightUse,
+    Activation, Embedding, GateOf, Groups, Modulation, Op, Plan, Position, Precision, Role, Rows, TensorId, Weight,
+    WeightId, WeightUse,
 };
 use uvit_web::sampler::TorchGenerator;
+use uvit_web::simd::AttentionShape;
 use uvit_web::weights::Dtype;
 use uvit_web::weights::{Tensor, random};
 
@@ -53,7 +54,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             .filter(|&id| plan.shape(id).split_last().unwrap().1 == &shape[..shape.len() - 1])
             .collect();
         let n = WIDTHS[second % WIDTHS.len()];
-        let out = match kind % 12 {
+        let out = match kind % 13 {
             0 => plan.linear(&format!("linear {at}"), x, None, n, second % 2 == 0),
             1 => plan.linear(&format!("linear {at}"), x, Some(beside[second % beside.len()]), n, second % 2 == 0),
             // One matrix for several Linears.
@@ -62,8 +63,22 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             4 => activate(&mut plan, x, [Activation::Silu, Activation::GeluTanh][second % 2]),
             5 | 6 => plan.add("", x, like[second % like.len()]),
             10 if shape.len() == 3 => {
-                let gate = GateOf { vector: inputs[3].0, at: second % ((48 - dim) / 4 + 1) * 4 };
+                // Small: what follows should not grow.
+                let vector = plan.affine(inputs[3].0, 0.25, 0.0);
+                let gate = GateOf { vector, at: second % ((48 - dim) / 4 + 1) * 4 };
                 plan.gated_add("", x, gate, like[second % like.len()])
+            }
+            12 if shape.len() == 3 && dim == 48 => {
+                let out = plan.scratch("", &shape);
+                plan.head_norm(
+                    ["queries", "keys"].map(|of| format!("{of} {at}")).each_ref().map(String::as_str),
+                    x,
+                    [1, 2, 4][second % 3],
+                    1e-6,
+                    out,
+                    0,
+                );
+                out
             }
             11 if shape.len() == 3 => some_tokens(&mut plan, at, x, n, second),
             7 if second.is_multiple_of(2) => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
@@ -177,7 +192,11 @@ fn modulated(plan: &mut Plan, x: TensorId, pool: &[TensorId], at: usize, second:
 
 fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], second: usize) -> TensorId {
     let out = plan.scratch("", shape);
-    plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, out });
+    // Items of the inputs have three tokens or one.
+    let tokens = if second / 8 % 2 == 0 { 1 } else { shape[1] };
+    let groups =
+        [Groups::Item, Groups::Consecutive { tokens }, Groups::Strided { tokens }, Groups::Item][second / 2 % 4];
+    plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, groups, out });
     out
 }
 
@@ -200,6 +219,25 @@ fn cached(
     let out = plan.scratch("", shape);
     plan.push(Op::CachedAttention { qkv, cache, places, positions, heads: [1, 2, 4][second % 3], out });
     out
+}
+
+fn attention_shape(shape: &[usize], heads: usize, causal: bool, groups: Groups) -> AttentionShape {
+    let (tokens, strided) = match groups {
+        Groups::Item => (shape[1], false),
+        Groups::Consecutive { tokens } => (tokens, false),
+        Groups::Strided { tokens } => (tokens, true),
+    };
+    AttentionShape {
+        batch: shape[0],
+        tokens,
+        groups: shape[1] / tokens,
+        strided,
+        heads,
+        head_dim: shape[2] / heads,
+        causal,
+        first: 0,
+        queries: tokens,
+    }
 }
 
 /// What every operation writes, in f32, one after the other and each into memory of its own.
@@ -235,6 +273,9 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             Op::Activate { activation, x, .. } => {
                 cpu::elementwise(&values[&x], None, activation, (1.0, 0.0), &mut result)
             }
+            Op::Affine { x, scale, offset, .. } => {
+                cpu::elementwise(&values[&x], None, Activation::None, (scale, offset), &mut result)
+            }
             Op::Add { a, b, .. } => {
                 cpu::elementwise(&values[&a], Some(&values[&b]), Activation::None, (1.0, 0.0), &mut result);
             }
@@ -247,6 +288,16 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                     *value = values[&x][i] + gate * values[&y][i];
                 }
             }
+            Op::HeadNorm { qkv, weights, heads, .. } => {
+                let head_dim = dim(qkv) / 3 / heads;
+                for (i, (x, out)) in values[&qkv].chunks(head_dim).zip(result.chunks_mut(head_dim)).enumerate() {
+                    let mean = x.iter().map(|v| v * v).sum::<f32>() / head_dim as f32;
+                    let weight = weights.get(i / heads % 3).map(|&w| weight(w));
+                    for (c, (v, out)) in x.iter().zip(out).enumerate() {
+                        *out = weight.as_ref().map_or(*v, |weight| v / (mean + 1e-6).sqrt() * weight[c]);
+                    }
+                }
+            }
             Op::LayerNorm { x, affine, modulation, eps, .. } => {
                 let affine = affine.map(|(w, bias)| (weight(w), weight(bias)));
                 let affine = affine.as_ref().map(|(w, bias)| (w.as_slice(), bias.as_slice()));
@@ -257,20 +308,10 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
             // Read alone by cached attention, which is causal attention to what is written.
             Op::WriteCache { .. } => continue,
             Op::CachedAttention { qkv, heads, .. } => {
-                let all = 0..shape[1];
-                cpu::attention(&values[&qkv], &mut result, shape[0], shape[1], all, heads, shape[2] / heads, true);
+                cpu::attention(&values[&qkv], &mut result, &attention_shape(shape, heads, true, Groups::Item));
             }
-            Op::Attention { qkv, heads, causal, .. } => {
-                cpu::attention(
-                    &values[&qkv],
-                    &mut result,
-                    shape[0],
-                    shape[1],
-                    0..shape[1],
-                    heads,
-                    shape[2] / heads,
-                    causal,
-                );
+            Op::Attention { qkv, heads, causal, groups, .. } => {
+                cpu::attention(&values[&qkv], &mut result, &attention_shape(shape, heads, causal, groups));
             }
             Op::Embedding { table, index, position, at, .. } => {
                 let count = index.and_then(|index| plan.shape(index).get(1)).copied().unwrap_or(1);

@@ -3,8 +3,8 @@
 
 use half::f16;
 use uvit_web::plan::{
-    Activation, Arithmetic, Arrangement, Attention, Compute, FrameLayout, Frames, GateOf, Kernel, Matmul, Modulation,
-    Op, Plan, Position, Precision, Role, Rows, TensorId, WeightId, WeightUse, Window, lower,
+    Activation, Arithmetic, Arrangement, Attention, Compute, FrameLayout, Frames, GateOf, Groups, Kernel, Matmul,
+    Modulation, Op, Plan, Position, Precision, Role, Rows, TensorId, WeightId, WeightUse, Window, lower,
 };
 use uvit_web::runtime::{Device, Loading, Session, State, Term};
 use uvit_web::sampler::TorchGenerator;
@@ -179,6 +179,7 @@ pub fn cases(compute: Compute) -> Vec<Case> {
     gates_and_rows(&mut all);
     layer_norms(&mut all);
     attentions(&mut all);
+    head_norms(&mut all);
     caches(&mut all);
     elementwise(&mut all);
     tokens(&mut all);
@@ -331,7 +332,7 @@ fn quantised(all: &mut Vec<Case>) {
         let dim = heads * head_dim;
         let qkv = case.input(&[batch, tokens, 3 * dim]);
         let attended = case.plan.scratch("", &[batch, tokens, dim]);
-        case.plan.push(Op::Attention { qkv, heads, causal: tokens == 7, out: attended });
+        case.plan.push(Op::Attention { qkv, heads, causal: tokens == 7, groups: Groups::Item, out: attended });
         let projected = case.narrow(attended, dim, ("q8", 0), true);
         let residual = case.input(&[batch, tokens, dim]);
         let out = case.output(&[batch, tokens, dim]);
@@ -379,11 +380,22 @@ fn quantised_copies(all: &mut Vec<Case>) {
             all.push(case);
         }
     }
+    for strided in [false, true] {
+        let tokens = if strided { 5 } else { 9 };
+        let mut case = Case::new(format!("w8a8 attention of groups, strided {strided}"));
+        let qkv = case.input(&[2, 45, 96]);
+        let attended = case.plan.scratch("", &[2, 45, 32]);
+        let groups = if strided { Groups::Strided { tokens } } else { Groups::Consecutive { tokens } };
+        case.plan.push(Op::Attention { qkv, heads: 2, causal: false, groups, out: attended });
+        let out = case.narrow(attended, 9, ("q8", 0), true);
+        (case.plan.tensors[out.index()].role, case.out) = (Role::Output, Some(out));
+        all.push(case);
+    }
     // Heads too small for a whole group.
     let mut case = Case::new("w8a8 attention of small heads".into());
     let qkv = case.input(&[2, 7, 96]);
     let attended = case.plan.scratch("", &[2, 7, 32]);
-    case.plan.push(Op::Attention { qkv, heads: 4, causal: false, out: attended });
+    case.plan.push(Op::Attention { qkv, heads: 4, causal: false, groups: Groups::Item, out: attended });
     let projected = case.narrow(attended, 9, ("q8", 0), true);
     let out = case.output(&[2, 7, 9]);
     case.plan.push(Op::Activate { activation: Activation::Gelu, x: projected, out });
@@ -439,9 +451,46 @@ fn attentions(all: &mut Vec<Case>) {
             let dim = heads * head_dim;
             let qkv = case.input(&[batch, tokens, 3 * dim]);
             let out = case.output(&[batch, tokens, dim]);
-            case.plan.push(Op::Attention { qkv, heads, causal, out });
+            case.plan.push(Op::Attention { qkv, heads, causal, groups: Groups::Item, out });
             all.push(case);
         }
+    }
+    // Within runs of neighbours, and among tokens that lie apart; the last ones are many, of few tokens and of several launches.
+    for (batch, groups, tokens, heads, head_dim) in [
+        (1, 1, 5, 1, 4),
+        (2, 3, 1, 2, 8),
+        (1, 5, 7, 3, 12),
+        (2, 4, 66, 2, 16),
+        (1, 2, 135, 1, 72),
+        (2, 257, 16, 2, 4),
+        (1, 3, 1200, 1, 64),
+    ] {
+        for strided in [false, true] {
+            let causal = tokens == 7;
+            let kind = if strided { "strided" } else { "consecutive" };
+            let mut case = Case::new(format!("{kind} attention [{batch}, {groups} x {tokens}, {heads} x {head_dim}]"));
+            let (all_tokens, dim) = (groups * tokens, heads * head_dim);
+            let qkv = case.input(&[batch, all_tokens, 3 * dim]);
+            let out = case.output(&[batch, all_tokens, dim]);
+            let groups = if strided { Groups::Strided { tokens } } else { Groups::Consecutive { tokens } };
+            case.plan.push(Op::Attention { qkv, heads, causal, groups, out });
+            all.push(case);
+        }
+    }
+}
+
+/// Two tensors in one, each with weights of its own.
+fn head_norms(all: &mut Vec<Case>) {
+    for (batch, tokens, heads, head_dim) in [(1, 1, 1, 4), (2, 3, 2, 12), (3, 66, 3, 64), (1, 257, 2, 72)] {
+        let mut case = Case::new(format!("head_norm [{batch}, {tokens}, {heads} x {head_dim}]"));
+        let width = 3 * heads * head_dim;
+        let out = case.output(&[batch, tokens + 2, width]);
+        for (tokens, at) in [(2, 0), (tokens, 2)] {
+            let qkv = case.input(&[batch, tokens, width]);
+            let weights = [0; 2].map(|_| case.floats(&[head_dim], WeightUse::Floats));
+            case.plan.push(Op::HeadNorm { qkv, weights, heads, eps: 1e-6, out, at });
+        }
+        all.push(case);
     }
 }
 

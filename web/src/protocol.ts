@@ -31,6 +31,7 @@ export interface CoreGenerateOptions {
   mode?: Mode;
   label?: number | string;
   prompt?: string | string[];
+  prompt2?: string | string[];
   negativePrompt?: string | string[];
   steps?: number;
   guidanceScale?: number;

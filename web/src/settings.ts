@@ -190,11 +190,13 @@ export function coreOptions(options: GenerateOptions): CoreGenerateOptions {
     aFlag(name, options[name]);
   }
   const prompt = aPrompt('prompt', options.prompt);
+  const prompt2 = aPrompt('prompt2', options.prompt2);
   const negativePrompt = aPrompt('negativePrompt', options.negativePrompt);
   return {
     ...(label !== undefined && { label }),
     ...(mode !== undefined && { mode }),
     ...(prompt !== undefined && { prompt }),
+    ...(prompt2 !== undefined && { prompt2 }),
     ...(negativePrompt !== undefined && { negativePrompt }),
     ...(steps !== undefined && { steps }),
     ...(guidanceScale !== undefined && { guidanceScale }),

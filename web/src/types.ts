@@ -332,6 +332,8 @@ export interface GenerateOptions {
   onText?: (event: TextEvent) => void;
   /** Return what was drawn before it became pixels and words, too. Default false. */
   latents?: boolean;
+  /** What the second text encoder reads, likewise, of models that have two. Default: the prompt. */
+  prompt2?: string | string[];
   /** What guidance leads away from, likewise. Default: no text. */
   negativePrompt?: string | string[];
   /**
@@ -412,7 +414,7 @@ export interface GenerateOptions {
   initImage?: Float32Array | ImageBitmapSource | ImageBitmapSource[];
   /**
    * With `initImage`: how much of the way from noise to a picture is walked anew, above 0, at most 1: of N steps the last
-   * floor(N strength). Default: 0.8, with a mask 1.
+   * floor(N strength), of a rectified flow (Stable Diffusion 3) all but the first floor(N - N strength). Default: 0.8, with a mask 1.
    */
   strength?: number;
   /**
@@ -472,6 +474,8 @@ export interface GenerateSettings {
   label: number | null;
   labelName: string | null;
   prompt: string | string[] | null;
+  /** Where it was given. */
+  prompt2?: string | string[];
   negativePrompt: string | string[] | null;
   steps: number;
   guidanceScale: number;

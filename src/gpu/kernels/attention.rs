@@ -43,6 +43,10 @@ struct Params {
     causal: u32,
     first: u32,
     end: u32,
+    tiles: u32,
+    groups: u32,
+    apart: u32,
+    step: u32,
     unused: [u32; 2],
 }
 
@@ -68,6 +72,9 @@ fn variant(head_dim: usize, tile: AttentionTile, packed: bool) -> Variant {
 
 pub(super) fn launch(k: &Attention, program: &Program, tile: AttentionTile) -> Launch {
     let scale = 1.0 / (k.head_dim as f32).sqrt();
+    let tiles = k.queries.div_ceil(tile.queries);
+    let tiles = if tile.shared { tiles.next_multiple_of(WORKGROUP) } else { tiles };
+    let (apart, step) = if k.strided { (1, k.groups) } else { (k.tokens, 1) };
     let params = Params {
         tokens: k.tokens as u32,
         heads: k.heads as u32,
@@ -75,12 +82,16 @@ pub(super) fn launch(k: &Attention, program: &Program, tile: AttentionTile) -> L
         causal: k.causal.into(),
         first: k.first as u32,
         end: (k.first + k.queries) as u32,
+        tiles: tiles as u32,
+        groups: k.groups as u32,
+        apart: apart as u32,
+        step: step as u32,
         unused: [0; 2],
     };
     Launch {
         variant: variant(k.head_dim, tile, program.view(k.out).packed),
         params: bytemuck::bytes_of(&params).to_vec(),
         bindings: vec![(1, Binding::Tensor(k.qkv)), (2, Binding::Tensor(k.out))],
-        workgroups: [groups(k.queries, tile.queries * WORKGROUP), k.heads as u32, k.batch as u32],
+        workgroups: [groups(k.groups * tiles, WORKGROUP), k.heads as u32, k.batch as u32],
     }
 }

@@ -9,6 +9,7 @@ mod copy_tokens;
 mod elementwise;
 mod embedding;
 mod group_norm;
+mod head_norm;
 mod image_tokens;
 mod int_matmul;
 mod layer_norm;
@@ -41,7 +42,7 @@ macro_rules! shaders {
 /// Every kernel's.
 const SHADERS: &[(&str, &str)] = shaders! {
     "attention" "cached_attention" "combine" "conv2d" "copy_tokens" "elementwise" "embedding" "group_moments" "group_norm"
-    "group_scales" "image_tokens" "int_matmul" "layer_norm" "matmul" "patch_embed" "peak" "resized_positions" "unpatchify"
+    "group_scales" "head_norm" "image_tokens" "int_matmul" "layer_norm" "matmul" "patch_embed" "peak" "resized_positions" "unpatchify"
     "write_cache"
 };
 
@@ -285,6 +286,7 @@ pub fn launch(kernel: &Kernel, program: &Program, weights: &dyn WeightLayouts, t
         Kernel::Matmul(k) => matmul::launch(k, weights, tuning),
         Kernel::LayerNorm(k) => layer_norm::launch(k, program),
         Kernel::Attention(k) => attention::launch(k, program, tuning.attention),
+        Kernel::HeadNorm(k) => head_norm::launch(k),
         Kernel::WriteCache(k) => write_cache::launch(k),
         Kernel::CachedAttention(k) => cached_attention::launch(k),
         Kernel::Elementwise(k) => elementwise::launch(k, program),
@@ -306,6 +308,7 @@ pub fn variants(tunings: &[Tuning], shader_f16: bool) -> Vec<Variant> {
     let mut all = vec![
         combine::variant(),
         conv2d::variant(),
+        head_norm::variant(),
         image_tokens::variant(),
         resized_positions::variant(),
         unpatchify::variant(),

@@ -129,7 +129,8 @@ pub fn is_whole(set: &Shapes, network: &Network) -> Result<bool> {
     Ok(spellings::of(network).iter().any(|spelling| {
         let tensors = spelled(spelling, &sources);
         let expected = expected(&tensors);
-        let there = |(name, shape): &(&str, Vec<usize>)| set.get(*name).is_some_and(|set| set == shape);
+        let there =
+            |(name, shape): &(&str, Vec<usize>)| set.get(*name).is_some_and(|set| spelling.fits(name, set, shape));
         // What is repeated is one of the network's own in block 0.
         let others = set.keys().filter(|name| spelling.is_beside(name) && !spelling.is_repeated(name)).count();
         expected.iter().all(there) && expected.len() + others == set.len()

@@ -136,7 +136,9 @@ mod tests {
     fn the_middle_of_a_table_is_as_far_from_every_side() {
         assert_eq!(middle(&[1, 64, 8], &[1, 16, 8]), Some([8, 4]));
         assert_eq!(middle(&[1, 64, 8], &[1, 64, 8]), Some([8, 8]));
-        for (shape, wanted) in [([1, 64, 8], [1, 9, 8]), ([1, 64, 8], [1, 16, 4]), ([1, 16, 8], [1, 64, 8]), ([1, 60, 8], [1, 16, 8])] {
+        for (shape, wanted) in
+            [([1, 64, 8], [1, 9, 8]), ([1, 64, 8], [1, 16, 4]), ([1, 16, 8], [1, 64, 8]), ([1, 60, 8], [1, 16, 8])]
+        {
             assert_eq!(middle(&shape, &wanted), None);
         }
         let spelling = Spelling { cropped: "pos_embed", ..Spelling::default() };
@@ -147,7 +149,8 @@ mod tests {
     #[test]
     fn the_last_block_may_have_names_of_its_own() {
         let names: &Names = &[("blocks.$.norm", "b.$.last@{1/2,0/2}"), ("blocks.#.norm", "b.#.norm")];
-        let spelling = Spelling { names: Box::leak(names.to_vec().into_boxed_slice()), levels: 3, ..Spelling::default() };
+        let spelling =
+            Spelling { names: Box::leak(names.to_vec().into_boxed_slice()), levels: 3, ..Spelling::default() };
         assert_eq!(spelling.spell("blocks.1.norm.weight"), "b.1.norm.weight");
         assert_eq!(spelling.spell("blocks.2.norm.weight"), "b.2.last@{1/2,0/2}.weight");
     }

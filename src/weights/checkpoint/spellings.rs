@@ -141,10 +141,9 @@ pub fn of(network: &Network) -> Vec<Spelling> {
     let params = network.params();
     match network.architecture() {
         "unidiffuser" => vec![own, Spelling { names: UNIDIFFUSER, beside: UNREAD, ..own }],
-        "caption_decoder" => vec![
-            Spelling { beside: TIED, ..own },
-            Spelling { names: TEXT_DECODER, beside: TIED_IN_DIFFUSERS, ..own },
-        ],
+        "caption_decoder" => {
+            vec![Spelling { beside: TIED, ..own }, Spelling { names: TEXT_DECODER, beside: TIED_IN_DIFFUSERS, ..own }]
+        }
         "dit" => vec![own, Spelling { names: DIT, repeated: DIT_REPEATED, made: DIT_MADE, ..own }],
         "mmdit" => {
             let levels = params["num_layers"].as_u64().unwrap_or(0) as usize;
@@ -314,7 +313,10 @@ mod tests {
                 "transformer_blocks.22.norm1_context.linear.bias",
                 "joint_blocks.22.context_block.adaLN_modulation.1.bias".into(),
             ),
-            ("transformer_blocks.23.norm1_context.linear.bias", format!("{context}.adaLN_modulation.1@{{1/2,0/2}}.bias")),
+            (
+                "transformer_blocks.23.norm1_context.linear.bias",
+                format!("{context}.adaLN_modulation.1@{{1/2,0/2}}.bias"),
+            ),
             ("transformer_blocks.23.ff.net.0.proj.bias", format!("{x}.mlp.fc1.bias")),
             ("transformer_blocks.22.ff_context.net.2.bias", "joint_blocks.22.context_block.mlp.fc2.bias".into()),
             ("norm_out.linear.weight", "final_layer.adaLN_modulation.1@{1/2,0/2}.weight".into()),

@@ -38,7 +38,9 @@ pub fn judge(case: &Case, report: &mut Report) {
 
         for port in &recording.ports {
             if port.kind == PortKind::Output {
-                checks.that(outputs.contains(&port.name), || format!("the network gives {}", port.name));
+                // What is published as one tensor with the noise.
+                let known = outputs.contains(&port.name) || port.name == "variance";
+                checks.that(known, || format!("the network gives {}", port.name));
                 continue;
             }
             let tensor = case.tensor(port.name)?;
@@ -79,6 +81,13 @@ pub fn judge(case: &Case, report: &mut Report) {
                 // No norm follows: what the last layer gives has two names.
                 _ if case.kind == "clip_vision" && name == last_layer => read("last_hidden_state")?,
                 "pooled" => pooled(case, &read("last_hidden_state")?)?,
+                // Of every picture or frame, one below the other.
+                "out" if recording.port("variance").is_some() => {
+                    let parts = [read("out")?, read("variance")?];
+                    let of_picture: usize = network.image_shape().iter().product();
+                    let [noise, variance] = parts.each_ref().map(|part| part.chunks(of_picture));
+                    noise.zip(variance).flat_map(|(noise, variance)| [noise, variance].concat()).collect()
+                }
                 name => read(name)?,
             };
             checks.close(stored, &got, case.tensor(stored)?, tolerance);
