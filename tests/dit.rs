@@ -234,3 +234,24 @@ fn a_clip_of_latents_is_decoded_frame_by_frame() {
         assert!(off < 1e-3, "the GPU is off by {off:.1e}");
     }
 }
+
+#[test]
+fn guided_channels_are_those_of_every_frame() {
+    let labels = Some([3, 5].map(LabelChoice::Index).to_vec());
+    let request = Request { labels, steps: Some(1), ..request() };
+    let of = |name: &str, guided: Value, scale: f64| {
+        let out = scratch(name);
+        write(&out, "latte", json!({ "architecture": "latte", "guided_channels": guided }));
+        let mut pipeline = load(&out, DeviceChoice::Cpu, true).unwrap();
+        let request = Request { guidance_scale: Some(scale), ..request.clone() };
+        latents(&draw(&mut pipeline, &request).unwrap()).to_vec()
+    };
+    let all = of("latte-guided", Value::Null, 4.0);
+    assert!(all == of("latte-guided-4", 4.into(), 4.0), "four of four channels are all");
+    let (none, one) = (of("latte-unguided", 1.into(), 1.0), of("latte-guided-1", 1.into(), 4.0));
+    for (i, value) in one.iter().enumerate() {
+        let channel = i / 64 % 4;
+        assert_eq!(*value, if channel == 0 { all[i] } else { none[i] }, "value {i}, of channel {channel}");
+    }
+    assert!(all != none);
+}
