@@ -27,6 +27,7 @@ const KINDS: &[(&str, Judge)] = &[
     ("dit", kinds::network::judge),
     ("end_to_end", kinds::end_to_end::judge),
     ("end_to_end_sd3", kinds::end_to_end_sd3::judge),
+    ("end_to_end_dit", kinds::end_to_end_dit::judge),
     ("guidance", kinds::guidance::judge),
     ("img2img_inpaint", kinds::img2img_inpaint::judge),
     ("latte", kinds::network::judge),
