@@ -354,4 +354,37 @@ mod tests {
         let gpt2 = read(&json!({ "model_type": "gpt2" }), "caption_decoder").unwrap_err();
         assert!(gpt2.contains("encode_prefix"), "{gpt2}");
     }
+
+    /// As diffusers' scripts write them for the published checkpoints.
+    #[test]
+    fn transformers_of_diffusers_are_the_published_ones() {
+        let dit = json!({
+            "_class_name": "Transformer2DModel", "activation_fn": "gelu-approximate", "attention_bias": true, "attention_head_dim": 72,
+            "cross_attention_dim": null, "dropout": 0.0, "in_channels": 4, "norm_elementwise_affine": false, "norm_num_groups": 32,
+            "norm_type": "ada_norm_zero", "num_attention_heads": 16, "num_embeds_ada_norm": 1000, "num_layers": 28, "out_channels": 8,
+            "patch_size": 2, "sample_size": 64,
+        });
+        let mmdit = json!({
+            "_class_name": "SD3Transformer2DModel", "attention_head_dim": 64, "caption_projection_dim": 1536, "in_channels": 16,
+            "joint_attention_dim": 4096, "num_attention_heads": 24, "num_layers": 24, "out_channels": 16, "patch_size": 2,
+            "pooled_projection_dim": 2048, "pos_embed_max_size": 384, "qk_norm": "rms_norm", "sample_size": 128,
+            "dual_attention_layers": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+        });
+        for (config, name) in [(&dit, "dit-xl-2-512"), (&mmdit, "sd3.5-medium")] {
+            let (architecture, params) = read(config, "denoiser").unwrap();
+            let published = preset(name).unwrap().config;
+            let network = |params| Network::of(architecture, params).unwrap();
+            assert_eq!(network(&params), network(&published), "{name}");
+        }
+        let refused = |config: &Value, field: &str, value: Value| {
+            let mut changed = config.clone();
+            changed[field] = value;
+            read(&changed, "denoiser").unwrap_err()
+        };
+        assert!(refused(&dit, "norm_type", json!("ada_norm_single")).contains("PixArt"));
+        assert!(refused(&dit, "attention_bias", json!(false)).contains("attention_bias is false"));
+        assert!(refused(&dit, "sample_size", Value::String("64".into())).contains("without sample_size"));
+        assert!(refused(&mmdit, "qk_norm", json!("layer_norm")).contains("qk_norm is \"layer_norm\""));
+        assert!(refused(&mmdit, "out_channels", json!(32)).contains("out_channels is 32, not 16"));
+    }
 }

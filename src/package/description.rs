@@ -71,6 +71,11 @@ const KNOWN: [(&str, &[&str]); 9] = [
 /// The field that lists them.
 pub(super) const COMPONENTS: &str = "components";
 
+/// Stable Diffusion 3's third text encoder, and what is said of it.
+pub(super) const THIRD_ENCODER: &str = "text_encoder_3";
+pub(super) const T5: &str =
+    "text_encoder_3: a T5, which is ignored: the model draws without it, as if its tokens were zeros";
+
 /// What Stable Diffusion's latents are multiplied with.
 const SCALE: f64 = 0.18215;
 
@@ -117,7 +122,8 @@ impl Description {
             Code::Io => e,
             _ => e.of(&file.display().to_string()),
         })?;
-        (description.left_out, description.file) = (left_out, Some(file));
+        description.left_out.append(&mut left_out);
+        description.file = Some(file);
         Ok(Some(description))
     }
 
@@ -129,7 +135,12 @@ impl Description {
         let bad = |what: String| invalid(what, REMEDY);
         let fields = Fields::of(value).map_err(bad)?;
         let (mut components, mut sources) = (Named::default(), Vec::new());
+        let mut left_out = Vec::new();
         for (name, value) in Fields::of(&value[COMPONENTS]).map_err(bad)?.all() {
+            if name == THIRD_ENCODER {
+                left_out.push(T5.to_owned());
+                continue;
+            }
             let (component, source) = read_component(name, value, folder)?;
             components.insert(name, component);
             sources.push(source);
@@ -152,7 +163,7 @@ impl Description {
         let task = fields.or("task", known).map_err(bad)?;
         let manifest = manifest(&fields, task, components).map_err(bad)?;
         let prompts = fields.or("prompts", Vec::new()).map_err(bad)?;
-        Ok(Description { sources, tokenizer, caption_tokenizer, prompts, ..Description::of(manifest) })
+        Ok(Description { sources, tokenizer, caption_tokenizer, prompts, left_out, ..Description::of(manifest) })
     }
 
     /// A denoiser alone, as it was described by [`super::describe`].
@@ -298,10 +309,6 @@ fn beside(sources: &[PartSource], asset: &str) -> Option<PathBuf> {
 fn read_component(name: &str, value: &Value, folder: &Path) -> Result<(Component, PartSource)> {
     let bad = |what: String| invalid(format!("component {name}: {what}"), REMEDY);
     let Some((_, architectures)) = KNOWN.iter().find(|(known, _)| *known == name) else {
-        if name == "text_encoder_3" {
-            let cause = "component text_encoder_3: a T5 is not computed, its tokens are zeros".to_owned();
-            return Err(invalid(cause, "Leave it out: the model draws without it, as diffusers does"));
-        }
         let known = KNOWN.map(|(known, _)| known).join(", ");
         return Err(invalid(format!("there is no component {name:?}"), format!("Those that there are: {known}")));
     };

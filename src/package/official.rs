@@ -1,7 +1,7 @@
 //! A published model of several networks as it lies on somebody's disk: the files of its publisher and the folders of the networks
 //! that it took from others, each under the name that it was published as; or a folder of diffusers.
 
-use super::description::{COMPONENTS, Description};
+use super::description::{COMPONENTS, Description, T5, THIRD_ENCODER};
 use super::manifest::DENOISER;
 use super::pipelines;
 use super::presets::{Preset, preset, presets};
@@ -12,9 +12,6 @@ use crate::model::Network;
 use crate::weights::checkpoint::{self, Weights};
 use crate::{Code, Error, Result};
 use std::path::{Path, PathBuf};
-
-/// Stable Diffusion 3's third text encoder, a T5.
-const THIRD: &str = "text_encoder_3";
 
 /// Where a component or an asset of the model lies, said by its name.
 pub type Located = (String, PathBuf);
@@ -153,7 +150,7 @@ impl Search<'_> {
         let names: Vec<&str> =
             entries(&parts[COMPONENTS]).chain(entries(&parts["assets"])).map(|(name, _)| name.as_str()).collect();
         for (at, (name, path)) in self.located.iter().enumerate() {
-            if !names.contains(&name.as_str()) && !(name == THIRD && names.contains(&TEXT_ENCODER_2)) {
+            if !names.contains(&name.as_str()) && !(name == THIRD_ENCODER && names.contains(&TEXT_ENCODER_2)) {
                 let cause = format!("{} has no component {name:?}", self.preset.name);
                 return Err(invalid(cause, format!("Give one of {}", names.join(", "))));
             }
@@ -192,12 +189,12 @@ impl Search<'_> {
 
     /// What is said of Stable Diffusion 3's third text encoder, if there is one.
     fn third_encoder(&self) -> Result<Option<String>> {
-        let there = self.located.iter().any(|(name, _)| name == THIRD)
+        let there = self.located.iter().any(|(name, _)| name == THIRD_ENCODER)
             || match &self.denoiser {
                 Some(file) => checkpoint::holds(file, "text_encoders.t5xxl")?,
-                None => self.folder.join(THIRD).is_dir(),
+                None => self.folder.join(THIRD_ENCODER).is_dir(),
             };
-        Ok(there.then(|| format!("{THIRD}: a T5, which is ignored: the model draws without it, its tokens are zeros")))
+        Ok(there.then(|| T5.to_owned()))
     }
 
     /// Without one nothing can be read.
@@ -207,7 +204,8 @@ impl Search<'_> {
             return Ok(());
         }
         let cause = format!("{}: there is no tokenizer in {}", self.preset.name, self.folder.display());
-        let remedy = "Say where CLIP's merges lie: --component tokenizer=merges.txt (that of openai/clip-vit-large-patch14)";
+        let remedy =
+            "Say where CLIP's merges lie: --component tokenizer=merges.txt (that of openai/clip-vit-large-patch14)";
         Err(invalid(cause, remedy))
     }
 

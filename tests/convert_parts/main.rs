@@ -1,6 +1,7 @@
 //! `uvit convert` of models of several networks: descriptions, the folders of other libraries, and what can be wrong with them.
 #![cfg(feature = "cli")]
 
+mod clips;
 #[allow(dead_code)]
 #[path = "../devices/mod.rs"]
 mod devices;

@@ -9,8 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use uvit_web::model::{Batch, Network};
 use uvit_web::package::{DENOISER, Description, Located, Manifest, Preset, preset, read_asset, read_manifest};
+use uvit_web::pipeline::{ComputeChoice, DeviceChoice, LoadOptions, Loader, NamedTensor, Values};
+use uvit_web::plan::Compute;
+use uvit_web::runtime::Tune;
 use uvit_web::weights::Dtype;
-use uvit_web::weights::checkpoint::{Checkpoint, Weights as Which};
+use uvit_web::weights::checkpoint::{Checkpoint, Weights as Which, read};
 
 const F32: [&str; 4] = ["--dtype", "f32", "--preview", "0"];
 
@@ -115,7 +118,11 @@ fn a_dit_is_one_model_as_published_as_trained_and_of_diffusers() {
     };
     let trained = random(&Network::of("dit", &dit()).unwrap(), 2);
     let optimizer = dict([("state", Py::Dict(Vec::new()))]);
-    save_pth(&folder.join("trained.pt"), &dict([("model", state(&trained)), ("ema", state(&weights)), ("opt", optimizer)]), 2);
+    save_pth(
+        &folder.join("trained.pt"),
+        &dict([("model", state(&trained)), ("ema", state(&weights)), ("opt", optimizer)]),
+        2,
+    );
     let (words, out) = converted("trained.pt");
     assert!(words.contains("took \"ema\" (EMA)"), "{words}");
     assert_eq!(hash(&out), hash(&plain));
@@ -199,9 +206,10 @@ fn a_latte_is_found_behind_its_key_and_frames_that_it_cannot_draw_are_said() {
     let words = convert(&folder.join("ucf101.pt"), &out, &options);
     assert!(words.contains("took \"ema\" (EMA)"), "{words}");
     assert_eq!(hash(&out), hash(&plain));
-    for (field, value, words) in
-        [("num_frames", json!(5), "temp_embed is [1, 3, 32], the network needs [1, 5, 32]"), ("depth", json!(3), "depth")]
-    {
+    for (field, value, words) in [
+        ("num_frames", json!(5), "temp_embed is [1, 3, 32], the network needs [1, 5, 32]"),
+        ("depth", json!(3), "depth"),
+    ] {
         let mut other = params.clone();
         other[field] = value;
         std::fs::write(&config, configured("latte-xl-2-ucf101", "latte", &other)).unwrap();
@@ -265,9 +273,8 @@ fn stable_diffusion_3_is_one_model_in_a_folder_and_in_files() {
         for (own, (_, values)) in wanted.transformer.iter().filter(|(own, _)| !own.contains(".to_q.")) {
             assert!(denoiser.get(own).is_none_or(|stored| stored == values), "{own}");
         }
-        let parts = ["q", "k", "v"].map(|part| {
-            wanted.transformer[&format!("transformer_blocks.1.attn.add_{part}_proj.bias")].1.clone()
-        });
+        let parts = ["q", "k", "v"]
+            .map(|part| wanted.transformer[&format!("transformer_blocks.1.attn.add_{part}_proj.bias")].1.clone());
         assert_eq!(denoiser["transformer_blocks.1.attn.add_{q,k,v}_proj.bias"], parts.concat());
 
         // The published files, beside the tokenizer: with the text encoders inside, and without.
@@ -295,6 +302,10 @@ fn stable_diffusion_3_is_one_model_in_a_folder_and_in_files() {
             convert(&file, &out, &F32);
             (found.left_out, hash(&out))
         };
+        let mut described = published.parts.clone().unwrap();
+        described["components"]["text_encoder_3"] = json!({ "checkpoint": "t5.safetensors" });
+        let read = Description::read(&described, &folder).unwrap();
+        assert!(read.left_out[0].contains("a T5, which is ignored"), "{:?}", read.left_out);
         model.save_file(&folder.join("clips.safetensors"), true, false);
         let (left_out, same) = converted("clips", &folder.join("clips.safetensors"), &tokenizer);
         assert_eq!((left_out, same), (Vec::new(), hash(&out)));
@@ -307,7 +318,8 @@ fn stable_diffusion_3_is_one_model_in_a_folder_and_in_files() {
         let read = |located: &[Located]| Description::of_official(&published, &alone, &Which::Auto, located);
         let error = read(&tokenizer).unwrap_err();
         assert!(error.cause.contains("text_encoder: there is no text_encoders/clip_l.safetensors in"), "{error}");
-        for part in ["holds no text encoders", "Put clip_l.safetensors beside it", "sd3_medium_incl_clips.safetensors"] {
+        for part in ["holds no text encoders", "Put clip_l.safetensors beside it", "sd3_medium_incl_clips.safetensors"]
+        {
             assert!(error.remedy.contains(part), "{part}: {error}");
         }
         let [first, second] = model.published_encoders();
@@ -368,10 +380,8 @@ fn the_published_files_are_recognised() {
     for (name, side) in [("sd3-medium", 192), ("sd3.5-medium", 384)] {
         let own: Checkpoint = tensors(name).into_iter().map(|(name, shape)| (name, (shape, Vec::new()))).collect();
         let published = mmdit_as_published_shapes(&own, 24);
-        let mut all: Vec<(String, Vec<usize>)> = published
-            .into_iter()
-            .map(|(name, shape)| (format!("model.diffusion_model.{name}"), shape))
-            .collect();
+        let mut all: Vec<(String, Vec<usize>)> =
+            published.into_iter().map(|(name, shape)| (format!("model.diffusion_model.{name}"), shape)).collect();
         for (tensor, shape) in &mut all {
             if tensor.ends_with(".pos_embed") {
                 *shape = vec![1, side * side, 1536];
@@ -388,7 +398,8 @@ fn the_published_files_are_recognised() {
 /// Names and shapes alone.
 fn mmdit_as_published_shapes(diffusers: &Checkpoint, layers: usize) -> Vec<(String, Vec<usize>)> {
     // As many values as make the right shapes when they are split and stacked.
-    let rows = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| (name.clone(), (shape.clone(), vec![0.0; shape[0]]));
+    let rows =
+        |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| (name.clone(), (shape.clone(), vec![0.0; shape[0]]));
     let small: Checkpoint = diffusers.iter().map(rows).collect();
     mmdit_as_published(&small, layers).into_iter().map(|(name, (shape, _))| (name, shape)).collect()
 }
@@ -430,6 +441,110 @@ fn other_models_are_called_by_their_names() {
     for (what, wide) in [("Stable Diffusion 1", 768), ("Stable Diffusion 2", 1024)] {
         let hub = pipeline("StableDiffusionPipeline", "unet", "UNet2DConditionModel");
         write(&hub.join("unet/config.json"), &json!({ "cross_attention_dim": wide }));
-        refused(&hub, &[], 3, &["UNSUPPORTED_MODEL", &format!("{what}, which is not supported, a StableDiffusionPipeline")]);
+        refused(
+            &hub,
+            &[],
+            3,
+            &["UNSUPPORTED_MODEL", &format!("{what}, which is not supported, a StableDiffusionPipeline")],
+        );
     }
+}
+
+/// A reference case's weights in a layout of other libraries, converted, loaded and run: what the reference computed comes out.
+#[test]
+fn a_package_of_every_layout_computes_what_the_reference_does() {
+    for (case, like, layout) in [
+        ("dit", "dit-xl-2-256", Layout::Diffusers),
+        ("latte", "latte-xl-2-ucf101", Layout::Average),
+        ("mmdit", "sd3-medium", Layout::SingleFile),
+        ("mmdit_rms_dual", "sd3.5-medium", Layout::SingleFile),
+    ] {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(case);
+        let described: Value = serde_json::from_slice(&std::fs::read(golden.join("config.json")).unwrap()).unwrap();
+        let weights = read(&golden.join("weights.safetensors")).unwrap();
+        let io = read(&golden.join("io.safetensors")).unwrap();
+        let architecture = described["kind"].as_str().unwrap();
+        let mut params = described["params"].clone();
+        if let Some((shape, _)) = io.get("context_in") {
+            params["context_tokens"] = shape[1].into();
+        }
+        let folder = fresh(&format!("golden-{case}"));
+        std::fs::create_dir_all(&folder).unwrap();
+        let config = folder.join("config.json");
+        std::fs::write(&config, configured(like, architecture, &params)).unwrap();
+        let file = folder.join(if layout == Layout::Average { "weights.pt" } else { "weights.safetensors" });
+        let number = |name: &str| params[name].as_u64().unwrap() as usize;
+        match layout {
+            Layout::Diffusers => save(&file, &dit_of_diffusers(&weights, number("depth"))),
+            Layout::Average => {
+                let state = weights.iter().map(|(name, (s, v))| (name.clone(), Py::Tensor(s.clone(), v.clone())));
+                save_pth(&file, &dict([("ema", Py::StateDict(state.collect()))]), 2);
+            }
+            Layout::SingleFile => {
+                save(&file, &prefixed("model.diffusion_model.", &mmdit_as_published(&weights, number("num_layers"))));
+            }
+        }
+        let out = folder.with_file_name("out");
+        convert(&file, &out, &[&F32[..], &["--config", config.to_str().unwrap()]].concat());
+        let given: Vec<NamedTensor> = ["x", "timesteps", "y", "context_in", "pooled"]
+            .iter()
+            .filter_map(|name| Some((*name, io.get(*name)?)))
+            .map(|(name, (shape, values))| NamedTensor {
+                name: name.into(),
+                shape: Some(shape.clone()),
+                values: match name {
+                    "timesteps" => Values::Times(values.iter().map(|&v| v.into()).collect()),
+                    "y" => Values::Indices(values.iter().map(|&v| v as u32).collect()),
+                    _ => Values::Floats(values.clone()),
+                },
+            })
+            .collect();
+        let [got, want] = [forward(&out, given), published_order(case, &io["out_f64"])];
+        let most = want.iter().fold(0f32, |most, v| most.max(v.abs()));
+        let error = want.iter().zip(&got).fold(0f32, |error, (a, b)| error.max((a - b).abs())) / most;
+        assert!(got.len() == want.len() && error < 1e-4, "{case}: {error}, {} of {}", got.len(), want.len());
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Layout {
+    Diffusers,
+    Average,
+    SingleFile,
+}
+
+/// What a package's denoiser gives: the prediction, then the variance.
+fn forward(folder: &Path, given: Vec<NamedTensor>) -> Vec<f32> {
+    let (manifest, folder) = read_manifest(folder).unwrap();
+    let options = LoadOptions {
+        device: DeviceChoice::Cpu,
+        compute: ComputeChoice::Fixed(Compute::F32),
+        tune: Tune::Off,
+        ..LoadOptions::default()
+    };
+    let mut loader = pollster::block_on(Loader::new(manifest, options)).unwrap();
+    for index in 0..loader.files().len() {
+        let bytes = std::fs::read(folder.join(&loader.files()[index].stored.file)).unwrap();
+        pollster::block_on(loader.add_file(index, &bytes)).unwrap();
+    }
+    let mut pipeline = pollster::block_on(loader.finish()).unwrap();
+    let results = pollster::block_on(pipeline.forward(DENOISER, given, &|| false)).unwrap();
+    ["out", "variance"]
+        .iter()
+        .filter_map(|name| results.iter().find(|result| result.name == *name))
+        .flat_map(|result| match &result.values {
+            Values::Floats(values) => values.clone(),
+            _ => panic!("floats come out"),
+        })
+        .collect()
+}
+
+/// All predictions, then all variances, of what has them one below the other in every picture or frame.
+fn published_order(case: &str, (shape, values): &(Vec<usize>, Vec<f32>)) -> Vec<f32> {
+    if case.starts_with("mmdit") {
+        return values.clone();
+    }
+    let picture: usize = shape[shape.len() - 3..].iter().product();
+    let halves = |half: usize| values.chunks(picture).flat_map(move |both| both.chunks(picture / 2).nth(half).unwrap());
+    halves(0).chain(halves(1)).copied().collect()
 }
