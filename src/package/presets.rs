@@ -59,7 +59,14 @@ fn read(file: &Value) -> json::Result<Vec<Preset>> {
         }
         let file = name.strip_suffix("_deep").unwrap_or(&name);
         let source = format!("{repository} configs/{file}.py, {sampling}");
-        Ok(Preset { source, latent_scale: fields.optional("latent_scale")?, config, name, parts: None, files: Vec::new() })
+        Ok(Preset {
+            source,
+            latent_scale: fields.optional("latent_scale")?,
+            config,
+            name,
+            parts: None,
+            files: Vec::new(),
+        })
     };
     let mut all = listed.iter().map(preset).collect::<json::Result<Vec<Preset>>>()?;
     let models = &file["models"];
@@ -210,7 +217,8 @@ mod tests {
         let sampling = xl.manifest().unwrap().sampling;
         assert_eq!((sampling.sampler, sampling.steps, sampling.guided_channels), (SamplerKind::Ddpm, 250, Some(3)));
         let sd3 = preset("sd3.5-medium").unwrap();
-        let components: Vec<String> = sd3.manifest().unwrap().components.iter().map(|(name, _)| name.to_owned()).collect();
+        let components: Vec<String> =
+            sd3.manifest().unwrap().components.iter().map(|(name, _)| name.to_owned()).collect();
         assert_eq!(components, ["decoder", "denoiser", "encoder", "text_encoder", "text_encoder_2"]);
         // Of 384 rows, those in the middle.
         assert_eq!(sd3.network().unwrap().params()["pos_embed_max_size"], 96);

@@ -47,7 +47,8 @@ fn called(folder: &Path, class: &str) -> Option<&'static str> {
         return Some(name);
     }
     // CLIP's widths: that of OpenAI's, and that of OpenCLIP's, which the second version reads.
-    let unet = read_json(&folder.join("unet").join("config.json")).ok().filter(|_| class.starts_with("StableDiffusion"));
+    let unet =
+        read_json(&folder.join("unet").join("config.json")).ok().filter(|_| class.starts_with("StableDiffusion"));
     match unet?["cross_attention_dim"].as_u64() {
         Some(768) => Some("Stable Diffusion 1"),
         Some(1024) => Some("Stable Diffusion 2"),

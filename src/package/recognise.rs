@@ -142,10 +142,8 @@ fn dit(set: &Shapes) -> Option<String> {
     if let Some(frames) = frames {
         said += &format!(", num_frames {frames}");
     }
-    let classes = [
-        "y_embedder.embedding_table.weight",
-        "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight",
-    ];
+    let classes =
+        ["y_embedder.embedding_table.weight", "transformer_blocks.0.norm1.emb.class_embedder.embedding_table.weight"];
     // The null class is none of them.
     match either(classes).and_then(|shape| shape.first()) {
         Some(classes) => said += &format!(", num_classes {}", classes.saturating_sub(1)),
@@ -197,7 +195,10 @@ mod tests {
             ("imagenet512_uvit_huge", "embed_dim 1152, depth 28, patch_size 4, in_chans 4, img_size 64"),
             ("cifar10_uvit_small", "in_chans 3, img_size 32, mlp_ratio 4, num_classes -1, qkv_bias false"),
             ("mscoco_uvit_small", "a U-ViT for text of embed_dim 512, depth 12"),
-            ("dit-xl-4-512", "a DiT of hidden_size 1152, depth 28, patch_size 4, in_channels 4, input_size 64, num_classes 1000"),
+            (
+                "dit-xl-4-512",
+                "a DiT of hidden_size 1152, depth 28, patch_size 4, in_channels 4, input_size 64, num_classes 1000",
+            ),
             ("latte-xl-2", "patch_size 2, in_channels 4, input_size 32, num_frames 16, no classes, learn_sigma true"),
             ("sd3-medium", "of 1536 channels, num_layers 24, patch_size 2, in_channels 16, joint_attention_dim 4096"),
             ("sd3.5-medium", "qk_norm rms_norm, 13 dual_attention_layers"),

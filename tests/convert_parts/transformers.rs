@@ -118,7 +118,11 @@ fn a_dit_is_one_model_as_published_as_trained_and_of_diffusers() {
     };
     let trained = random(&Network::of("dit", &dit()).unwrap(), 2);
     let optimizer = dict([("state", Py::Dict(Vec::new()))]);
-    save_pth(&folder.join("trained.pt"), &dict([("model", state(&trained)), ("ema", state(&weights)), ("opt", optimizer)]), 2);
+    save_pth(
+        &folder.join("trained.pt"),
+        &dict([("model", state(&trained)), ("ema", state(&weights)), ("opt", optimizer)]),
+        2,
+    );
     let (words, out) = converted("trained.pt");
     assert!(words.contains("took \"ema\" (EMA)"), "{words}");
     assert_eq!(hash(&out), hash(&plain));
@@ -202,14 +206,20 @@ fn a_latte_is_found_behind_its_key_and_frames_that_it_cannot_draw_are_said() {
     let words = convert(&folder.join("ucf101.pt"), &out, &options);
     assert!(words.contains("took \"ema\" (EMA)"), "{words}");
     assert_eq!(hash(&out), hash(&plain));
-    for (field, value, words) in
-        [("num_frames", json!(5), "temp_embed is [1, 3, 32], the network needs [1, 5, 32]"), ("depth", json!(3), "depth")]
-    {
+    for (field, value, words) in [
+        ("num_frames", json!(5), "temp_embed is [1, 3, 32], the network needs [1, 5, 32]"),
+        ("depth", json!(3), "depth"),
+    ] {
         let mut other = params.clone();
         other[field] = value;
         std::fs::write(&config, configured("latte-xl-2-ucf101", "latte", &other)).unwrap();
         refused(&folder.join("latte.safetensors"), &options[2..], 3, &[words]);
     }
+    // Patches of two frames each.
+    let mut clip = preset("cifar10_uvit_small").unwrap().config;
+    (clip["architecture"], clip["num_frames"], clip["t_patch_size"]) = ("uvit_video".into(), 5.into(), 2.into());
+    std::fs::write(&config, clip.to_string()).unwrap();
+    refused(&folder.join("latte.safetensors"), &options[2..], 3, &["num_frames 5 is no multiple of t_patch_size 2"]);
 }
 
 fn sd3(is_35: bool) -> Sd3 {
@@ -268,9 +278,8 @@ fn stable_diffusion_3_is_one_model_in_a_folder_and_in_files() {
         for (own, (_, values)) in wanted.transformer.iter().filter(|(own, _)| !own.contains(".to_q.")) {
             assert!(denoiser.get(own).is_none_or(|stored| stored == values), "{own}");
         }
-        let parts = ["q", "k", "v"].map(|part| {
-            wanted.transformer[&format!("transformer_blocks.1.attn.add_{part}_proj.bias")].1.clone()
-        });
+        let parts = ["q", "k", "v"]
+            .map(|part| wanted.transformer[&format!("transformer_blocks.1.attn.add_{part}_proj.bias")].1.clone());
         assert_eq!(denoiser["transformer_blocks.1.attn.add_{q,k,v}_proj.bias"], parts.concat());
 
         // The published files, beside the tokenizer: with the text encoders inside, and without.
@@ -314,7 +323,8 @@ fn stable_diffusion_3_is_one_model_in_a_folder_and_in_files() {
         let read = |located: &[Located]| Description::of_official(&published, &alone, &Which::Auto, located);
         let error = read(&tokenizer).unwrap_err();
         assert!(error.cause.contains("text_encoder: there is no text_encoders/clip_l.safetensors in"), "{error}");
-        for part in ["holds no text encoders", "Put clip_l.safetensors beside it", "sd3_medium_incl_clips.safetensors"] {
+        for part in ["holds no text encoders", "Put clip_l.safetensors beside it", "sd3_medium_incl_clips.safetensors"]
+        {
             assert!(error.remedy.contains(part), "{part}: {error}");
         }
         let [first, second] = model.published_encoders();
@@ -375,10 +385,8 @@ fn the_published_files_are_recognised() {
     for (name, side) in [("sd3-medium", 192), ("sd3.5-medium", 384)] {
         let own: Checkpoint = tensors(name).into_iter().map(|(name, shape)| (name, (shape, Vec::new()))).collect();
         let published = mmdit_as_published_shapes(&own, 24);
-        let mut all: Vec<(String, Vec<usize>)> = published
-            .into_iter()
-            .map(|(name, shape)| (format!("model.diffusion_model.{name}"), shape))
-            .collect();
+        let mut all: Vec<(String, Vec<usize>)> =
+            published.into_iter().map(|(name, shape)| (format!("model.diffusion_model.{name}"), shape)).collect();
         for (tensor, shape) in &mut all {
             if tensor.ends_with(".pos_embed") {
                 *shape = vec![1, side * side, 1536];
@@ -395,7 +403,8 @@ fn the_published_files_are_recognised() {
 /// Names and shapes alone.
 fn mmdit_as_published_shapes(diffusers: &Checkpoint, layers: usize) -> Vec<(String, Vec<usize>)> {
     // As many values as make the right shapes when they are split and stacked.
-    let rows = |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| (name.clone(), (shape.clone(), vec![0.0; shape[0]]));
+    let rows =
+        |(name, (shape, _)): (&String, &(Vec<usize>, Vec<f32>))| (name.clone(), (shape.clone(), vec![0.0; shape[0]]));
     let small: Checkpoint = diffusers.iter().map(rows).collect();
     mmdit_as_published(&small, layers).into_iter().map(|(name, (shape, _))| (name, shape)).collect()
 }
@@ -437,7 +446,12 @@ fn other_models_are_called_by_their_names() {
     for (what, wide) in [("Stable Diffusion 1", 768), ("Stable Diffusion 2", 1024)] {
         let hub = pipeline("StableDiffusionPipeline", "unet", "UNet2DConditionModel");
         write(&hub.join("unet/config.json"), &json!({ "cross_attention_dim": wide }));
-        refused(&hub, &[], 3, &["UNSUPPORTED_MODEL", &format!("{what}, which is not supported, a StableDiffusionPipeline")]);
+        refused(
+            &hub,
+            &[],
+            3,
+            &["UNSUPPORTED_MODEL", &format!("{what}, which is not supported, a StableDiffusionPipeline")],
+        );
     }
 }
 
