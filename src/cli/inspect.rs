@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use uvit_web::json::Write;
 use uvit_web::model::{Batch, Port, Recording};
 use uvit_web::package::{Component, DENOISER, Manifest, describe, preset, read_manifest, recognise};
-use uvit_web::plan::{Capabilities, lower};
+use uvit_web::plan::lower;
 use uvit_web::weights::Variant;
 use uvit_web::weights::checkpoint::{self, Weights};
-use uvit_web::{Code, Error, Result};
+use uvit_web::{Error, Result};
 
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
@@ -145,10 +145,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let recording = network.record(batch)?;
     let plan = &recording.plan;
     let ports = ports(&recording);
-    let program = match lower(plan, &Capabilities::WEBGPU, &[]) {
-        Err(error) if error.code == Code::LimitTooSmall => lower(plan, &sizes::ROOMY, &[])?,
-        program => program?,
-    };
+    let program = sizes::least(|capabilities| lower(plan, capabilities, &[]))?;
     let parameters: usize = plan.published().map(|w| w.shape.iter().product::<usize>()).sum();
     let multiply_adds = program.cost().multiply_adds;
     let stored = manifest.as_ref().map(in_json).transpose()?.unwrap_or_default();

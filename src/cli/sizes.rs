@@ -38,8 +38,21 @@ struct Stored {
     too_large: Option<String>,
 }
 
-/// A GPU with larger bindings.
-pub const ROOMY: Capabilities = Capabilities { max_binding: 2 << 30, ..Capabilities::WEBGPU };
+/// What a GPU makes of something: one with WebGPU's default limits, or with bindings no larger than it takes.
+///
+/// # Errors
+/// `LIMIT_TOO_SMALL` if no binding of 2 GiB is enough; its own.
+pub fn least<T>(make: impl Fn(&Capabilities) -> Result<T>) -> Result<T> {
+    let mut capabilities = Capabilities::WEBGPU;
+    loop {
+        match make(&capabilities) {
+            Err(error) if error.code == Code::LimitTooSmall && capabilities.max_binding < 2 << 30 => {
+                capabilities.max_binding *= 2;
+            }
+            made => return made,
+        }
+    }
+}
 
 impl Part {
     /// Of its stage: weights and activations.
@@ -87,17 +100,13 @@ fn activations(manifest: &Manifest, name: &str, network: &Network, images: usize
         _ => 1,
     };
     let batch = Batch { images, copies, ..manifest.one(name)? };
-    let bytes = |capabilities: &Capabilities| match network {
+    least(|capabilities| match network {
         Network::CaptionDecoder(config) => Ok([captions(config, images)?, 0]),
         _ => fitting(network, batch, capabilities).map(|(_, program)| {
             let largest = program.slab_bytes.iter().max().copied().unwrap_or(0);
             [program.activation_bytes(), largest as u64]
         }),
-    };
-    match bytes(&Capabilities::WEBGPU) {
-        Err(error) if error.code == Code::LimitTooSmall => bytes(&ROOMY),
-        bytes => bytes,
-    }
+    })
 }
 
 /// Of captions in the published number of beams: keys and values, and the larger of the two forwards.

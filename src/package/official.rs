@@ -150,7 +150,8 @@ impl Search<'_> {
         let names: Vec<&str> =
             entries(&parts[COMPONENTS]).chain(entries(&parts["assets"])).map(|(name, _)| name.as_str()).collect();
         for (at, (name, path)) in self.located.iter().enumerate() {
-            if !names.contains(&name.as_str()) && !(name == THIRD_ENCODER && names.contains(&TEXT_ENCODER_2)) {
+            let ignored = name == THIRD_ENCODER && names.contains(&TEXT_ENCODER_2);
+            if !ignored && !names.contains(&name.as_str()) {
                 let cause = format!("{} has no component {name:?}", self.preset.name);
                 return Err(invalid(cause, format!("Give one of {}", names.join(", "))));
             }

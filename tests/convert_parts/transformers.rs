@@ -215,6 +215,11 @@ fn a_latte_is_found_behind_its_key_and_frames_that_it_cannot_draw_are_said() {
         std::fs::write(&config, configured("latte-xl-2-ucf101", "latte", &other)).unwrap();
         refused(&folder.join("latte.safetensors"), &options[2..], 3, &[words]);
     }
+    // Patches of two frames each.
+    let mut clip = preset("cifar10_uvit_small").unwrap().config;
+    (clip["architecture"], clip["num_frames"], clip["t_patch_size"]) = ("uvit_video".into(), 5.into(), 2.into());
+    std::fs::write(&config, clip.to_string()).unwrap();
+    refused(&folder.join("latte.safetensors"), &options[2..], 3, &["num_frames 5 is no multiple of t_patch_size 2"]);
 }
 
 fn sd3(is_35: bool) -> Sd3 {
