@@ -197,7 +197,7 @@ fn modulated(plan: &mut Plan, x: TensorId, pool: &[TensorId], at: usize, second:
 fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], second: usize) -> TensorId {
     let out = plan.scratch("", shape);
     // Items of the inputs have three tokens or one.
-    let tokens = if second / 8 % 2 == 0 { 1 } else { shape[1] };
+    let tokens = if (second / 8).is_multiple_of(2) { 1 } else { shape[1] };
     let groups =
         [Groups::Item, Groups::Consecutive { tokens }, Groups::Strided { tokens }, Groups::Item][second / 2 % 4];
     plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, groups, out });
