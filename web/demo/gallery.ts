@@ -1,7 +1,7 @@
 /** The pictures and clips: noise before, previews while drawing, results with their seeds and a way to save them, and those drawn before. */
 
 import type { GenerateResult, PipelineInfo } from 'uvit-web';
-import { type Clip, clipsOf, middleOf } from './clips.js';
+import { type Clip, clipsOf, posterOf } from './clips.js';
 import { button, byId, make, paint } from './elements.js';
 import type { Screen } from './player.js';
 import type { Form } from './saving.js';
@@ -93,7 +93,7 @@ export function drawingsOf(
   const { device, settings } = result;
   const { labelName, prompt } = settings;
   const clips = clipsOf(result);
-  const pictures = clips.length > 0 ? clips.map(middleOf) : result.images.map(({ imageData }) => imageData);
+  const pictures = clips.length > 0 ? clips.map(posterOf) : result.images.map(({ imageData }) => imageData);
   return pictures.map((image, k) => {
     const [{ width, height }, clip] = [image, clips[k]];
     const seed = result.seed + k;

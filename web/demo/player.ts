@@ -1,6 +1,6 @@
 /** Plays clips: all in sight at once, under one row of controls, by keys too. Where people want less motion, only once they ask. */
 
-import type { Clip } from './clips.js';
+import { type Clip, posterAt } from './clips.js';
 import { byId, paint } from './elements.js';
 
 /** A clip and where it is seen. */
@@ -66,7 +66,7 @@ export function screen(shown: Screen[]): void {
   const frames = length();
   scrub.max = String(frames);
   if (begins) {
-    at = movesUnasked() ? 0 : Math.floor(frames / 2);
+    at = movesUnasked() ? 0 : posterAt(frames);
     play(movesUnasked());
   }
   seek(Math.min(at, frames - 1));

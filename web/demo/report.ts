@@ -246,6 +246,7 @@ function megabytes(bytes: number): string {
 
 /** Causes and remedies come without a full stop, and some begin with a name in lower case. */
 function sentence(text: string): string {
-  const capital = text.charAt(0).toUpperCase() + text.slice(1);
+  // An address is no word.
+  const capital = /^https?:/.test(text) ? text : text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(capital) ? capital : `${capital}.`;
 }
