@@ -3,6 +3,9 @@
 
 #[allow(dead_code)]
 mod avatar_package;
+mod clip_model;
+#[path = "cli/clips.rs"]
+mod clips;
 mod devices;
 #[path = "cli/forward.rs"]
 mod forward;

@@ -10,7 +10,7 @@ use uvit_web::package::{Component, DENOISER, Manifest, describe, preset, read_ma
 use uvit_web::plan::{Capabilities, lower};
 use uvit_web::weights::Variant;
 use uvit_web::weights::checkpoint::{self, Weights};
-use uvit_web::{Error, Result};
+use uvit_web::{Code, Error, Result};
 
 #[derive(clap::Args)]
 #[command(allow_negative_numbers = true)]
@@ -145,7 +145,10 @@ pub fn run(a: &Arguments) -> Result<()> {
     let recording = network.record(batch)?;
     let plan = &recording.plan;
     let ports = ports(&recording);
-    let program = lower(plan, &Capabilities::WEBGPU, &[])?;
+    let program = match lower(plan, &Capabilities::WEBGPU, &[]) {
+        Err(error) if error.code == Code::LimitTooSmall => lower(plan, &sizes::ROOMY, &[])?,
+        program => program?,
+    };
     let parameters: usize = plan.published().map(|w| w.shape.iter().product::<usize>()).sum();
     let multiply_adds = program.cost().multiply_adds;
     let stored = manifest.as_ref().map(in_json).transpose()?.unwrap_or_default();

@@ -10,7 +10,7 @@ use crate::plan::{Activation, Groups, Op, Plan, Precision, Role, TensorId};
 use crate::{Error, Result};
 
 /// An activation by its name in transformers' configurations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Act(pub Activation);
 
 const ACTS: [(&str, Activation); 3] =

@@ -19,6 +19,7 @@ mod generation;
 mod guidance;
 mod helpers;
 mod joining;
+mod kept;
 mod loader;
 mod modes;
 mod noise;

@@ -50,9 +50,10 @@ pub use threads::Threads;
 use std::ops::Range;
 
 /// An activation fused into the kernel that feeds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// Identity.
+    #[default]
     None,
     /// Exact GELU.
     Gelu,

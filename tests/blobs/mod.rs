@@ -4,12 +4,13 @@
 
 use uvit_web::Result;
 use uvit_web::pipeline::{Answer, Helpers, NamedTensor, Values};
-use uvit_web::sampler::Schedule;
 
 /// The blob's width in pixels.
 const WIDTH: f64 = 1.5;
 /// The model's.
 const TIME_SCALE: f64 = 999.0;
+const BETA_MIN: f64 = 0.1;
+const BETA_MAX: f64 = 20.0;
 
 pub struct Blobs {
     /// Pixels of a frame.
@@ -19,7 +20,6 @@ pub struct Blobs {
     places: Vec<Vec<f32>>,
     /// For every clip, where the blob is in every frame.
     clips: Vec<Vec<usize>>,
-    schedule: Schedule,
 }
 
 impl Blobs {
@@ -41,12 +41,14 @@ impl Blobs {
                 clips.push((0..frames).map(at).collect());
             }
         }
-        Blobs { pixels, frames, places, clips, schedule: Schedule::VpLinear { beta_min: 0.1, beta_max: 20.0 } }
+        Blobs { pixels, frames, places, clips }
     }
 
     /// E[x0 | x_t]: all clips weighted by exp(-|x_t - alpha clip|^2 / (2 sigma^2)). They are equally long, so that only products count.
     fn mean(&self, noisy: &[f32], time: f64) -> Vec<f32> {
-        let (alpha, sigma) = self.schedule.alpha_sigma(time / TIME_SCALE);
+        let t = time / TIME_SCALE;
+        let log_alpha = -(BETA_MAX - BETA_MIN) * t * t / 4.0 - BETA_MIN * t / 2.0;
+        let (alpha, sigma) = (log_alpha.exp(), (-(2.0 * log_alpha).exp_m1()).sqrt());
         let product = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
         let of_frame = |frame: &[f32]| self.places.iter().map(|place| product(place, frame)).collect::<Vec<_>>();
         let products: Vec<Vec<f64>> = noisy.chunks(self.pixels).map(of_frame).collect();

@@ -45,8 +45,8 @@ fn checkpoint(network: &Network) -> Checkpoint {
 
 /// Writes a model in f32; of latents with a decoder, which previews too, and an encoder.
 pub fn write(out: &Path, config: &Value) -> Manifest {
-    let labels =
-        json!({ "labels": [0, 1, 2].map(|index| json!({ "index": index, "name": format!("motion {index}") })) });
+    let label = |index: u32| json!({ "index": index, "name": format!("motion {index}") });
+    let labels = json!({ "labels": [label(0), label(1), label(2)] });
     let mut manifest = describe(&config.to_string(), Some(&labels.to_string()), None).unwrap();
     let mut writer = Writer::new(out, &[], true).unwrap();
     let tiny = json!({

@@ -1,5 +1,8 @@
 //! Plans from lists of small numbers, as a property test draws them, and what they mean, operation by operation.
 
+#[path = "clips.rs"]
+mod clips;
+
 use std::collections::HashMap;
 use uvit_web::cpu;
 use uvit_web::plan::{
@@ -54,7 +57,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             .filter(|&id| plan.shape(id).split_last().unwrap().1 == &shape[..shape.len() - 1])
             .collect();
         let n = WIDTHS[second % WIDTHS.len()];
-        let out = match kind % 13 {
+        let out = match kind % 14 {
             0 => plan.linear(&format!("linear {at}"), x, None, n, second % 2 == 0),
             1 => plan.linear(&format!("linear {at}"), x, Some(beside[second % beside.len()]), n, second % 2 == 0),
             // One matrix for several Linears.
@@ -80,6 +83,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
                 );
                 out
             }
+            13 if shape.len() == 3 && dim % 8 == 0 => clips::through_a_clip(&mut plan, at, x, n, second),
             11 if shape.len() == 3 => some_tokens(&mut plan, at, x, n, second),
             7 if second.is_multiple_of(2) => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
             7 => modulated(&mut plan, x, &pool, at, second),
@@ -325,7 +329,7 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                 let index = index.map(|index| values[&index].as_slice());
                 cpu::embedding(&rows, index, positions.as_deref(), &mut result, &kernel);
             }
-            ref other => panic!("{other:?} is not recorded here"),
+            ref other => clips::meaning(plan, other, &values, &weight, &mut result).expect("another operation"),
         }
         values.insert(op.writes(), result);
     }

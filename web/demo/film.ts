@@ -7,7 +7,6 @@ import { movesUnasked } from './player.js';
 /** Of more than so many bytes, steps are remembered by their middle frame. */
 const KEPT_BYTES = 96e6;
 
-const panel = byId('film', HTMLElement);
 const strip = byId('film-steps', HTMLElement);
 let bytes = 0;
 /** The step that somebody looks at while others come; undefined: the newest. */
@@ -19,11 +18,10 @@ export function startFilm(onPress: (clips: Clip[]) => void): void {
   show = onPress;
 }
 
-/** Forgets the steps; the strip stays where there will be others. */
-export function clearFilm(awaited: boolean): void {
+/** Forgets the steps. */
+export function clearFilm(): void {
   bytes = 0;
   chosen = undefined;
-  panel.hidden = !awaited;
   strip.replaceChildren();
 }
 

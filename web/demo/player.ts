@@ -47,11 +47,6 @@ export function startPlayer(): void {
   });
 }
 
-/** Whether there will be clips to play. */
-export function offerPlayer(offered: boolean): void {
-  bar.hidden = !offered;
-}
-
 /** Shows clips, at the frame where those before were, if there were any; none: there is nothing to be played. */
 export function screen(shown: Screen[]): void {
   const begins = screens.length === 0;

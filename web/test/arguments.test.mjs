@@ -116,6 +116,7 @@ test('generate(), forward() and profile(): every option, and the pipeline goes o
         generate: ['label', 'steps', 'guidanceScale', 'seed', 'count', 'sampler', 'grid', 'preset'],
         more: ['guidanceInterval', 'cache', 'signal', 'onStep', 'preview', 'startLatents', 'floatPixels', 'churn'],
         pictures: ['initImage', 'mask', 'strength', 'freshNoise', 'image', 'mode', 'beams', 'onText', 'latents'],
+        clips: ['frames', 'overlap', 'firstFrames'],
         forward: ['x', 'timesteps', 'y', 'out'],
       };
       for (const [kind, value] of Object.entries(globalThis.VALUES)) {
@@ -124,7 +125,7 @@ test('generate(), forward() and profile(): every option, and the pipeline goes o
           calls.push([`profile ${kind}`, () => pipeline.profile(value)]);
         }
         calls.push([`forward ${kind}`, () => pipeline.forward(value)]);
-        for (const option of [...options.generate, ...options.more, ...options.pictures]) {
+        for (const option of [...options.generate, ...options.more, ...options.pictures, ...options.clips]) {
           calls.push([`${option} ${kind}`, () => pipeline.generate({ ...one, [option]: value })]);
         }
         for (const option of options.forward) {

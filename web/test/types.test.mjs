@@ -5,15 +5,22 @@ import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { launch, openPage, WEBGPU, withPackage } from './browser.mjs';
 import { fieldsOf, mismatches } from './fields.mjs';
+import { goldenModel } from './golden-model.mjs';
 import { startServer } from './server.mjs';
 
 const MODEL = '/models/emoji/manifest.json';
 const WORDS = '/models/avatars/manifest.json';
+/** Clips of 12 frames of 16 x 16. */
+const FILES = goldenModel('small', 'uvit_video_t2_386_tokens', {
+  labels: [{ index: 0, name: 'still' }],
+  null_class: 3,
+});
+const CLIPS = '/small/manifest.json';
 const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
 
 let server;
 before(async () => {
-  server = await startServer();
+  server = await startServer(undefined, { files: FILES });
 });
 after(() => server.close());
 
@@ -24,7 +31,7 @@ async function collect(args, device) {
     const page = await openPage(browser, `${server.url}/blank.html`);
     return await withPackage(
       page,
-      async (uvit, [model, words, device]) => {
+      async (uvit, [model, words, moving, device]) => {
         // Objects of the platform cannot leave the page as what they are.
         const plain = (value) =>
           JSON.parse(
@@ -47,15 +54,17 @@ async function collect(args, device) {
         ];
         const any = await uvit.load(words, { device, tune: 'off' });
         results.push(await any.generate({ mode: 'joint', steps: 1, latents: true, preview: true, onStep }));
+        const clips = await uvit.load(moving, { device, tune: 'off' });
+        results.push(await clips.generate({ label: 0, steps: 1, frames: 14, preview: true, onStep }));
         return {
           ...found,
           Capabilities: [await uvit.capabilities()],
-          PipelineInfo: [pipeline, any].map(({ info }) => plain(info)),
+          PipelineInfo: [pipeline, any, clips].map(({ info }) => plain(info)),
           GenerateResult: results.map(plain),
           Profile: [await pipeline.profile()].filter((profile) => profile !== null),
         };
       },
-      [MODEL, WORDS, device],
+      [MODEL, WORDS, CLIPS, device],
     );
   } finally {
     await browser.close();
