@@ -200,7 +200,8 @@ fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], second: usize) -> 
     let tokens = if (second / 8).is_multiple_of(2) { 1 } else { shape[1] };
     let groups =
         [Groups::Item, Groups::Consecutive { tokens }, Groups::Strided { tokens }, Groups::Item][second / 2 % 4];
-    plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, groups, out });
+    // The last has heads that are no whole vec4s.
+    plan.push(Op::Attention { qkv, heads: [1, 2, 4, 8][second % 4], causal: second % 2 == 1, groups, out });
     out
 }
 
