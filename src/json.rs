@@ -225,8 +225,9 @@ pub fn fill(slots: &mut [Slot<'_>], value: &Value) -> Result<()> {
 pub fn written(slots: &[Slot<'_>], usual: &[Slot<'_>]) -> Value {
     let mut fields = Map::new();
     for (slot, usual) in slots.iter().zip(usual) {
-        let value = slot.value.give();
-        if slot.absent != Absent::Unwritten || value.to_string() != usual.value.give().to_string() {
+        let (value, as_usual) = (slot.value.give(), usual.value.give());
+        let [text, usual] = [&value, &as_usual].map(Value::to_string);
+        if slot.absent != Absent::Unwritten || text != usual {
             fields.insert(slot.name.into(), value);
         }
     }
