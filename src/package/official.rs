@@ -112,7 +112,7 @@ impl Description {
             }
             components[name] = part;
         }
-        left_out.extend(search.third_encoder()?);
+        left_out.extend(search.third_encoder(parts)?);
         for (name, file) in entries(&parts["assets"]) {
             if let Some(path) = search.find(name, file.as_str().unwrap_or_default()) {
                 assets[name] = path.to_string_lossy().into_owned().into();
@@ -189,7 +189,10 @@ impl Search<'_> {
     }
 
     /// What is said of Stable Diffusion 3's third text encoder, if there is one.
-    fn third_encoder(&self) -> Result<Option<String>> {
+    fn third_encoder(&self, parts: &Value) -> Result<Option<String>> {
+        if parts[COMPONENTS][TEXT_ENCODER_2].is_null() {
+            return Ok(None);
+        }
         let there = self.located.iter().any(|(name, _)| name == THIRD_ENCODER)
             || match &self.denoiser {
                 Some(file) => checkpoint::holds(file, "text_encoders.t5xxl")?,

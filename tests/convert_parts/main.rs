@@ -113,7 +113,7 @@ fn what_is_wrong_with_a_description_is_said() {
         (
             with("/components/vae", text.clone()),
             Code::InvalidArgument,
-            &["no component \"vae\"", "text_encoder, text_projector, decoder"],
+            &["no component \"vae\"", "text_encoder, text_encoder_2, text_projector, decoder"],
         ),
         (
             with("/components/decoder", text.clone()),
