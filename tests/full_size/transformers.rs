@@ -135,9 +135,11 @@ fn stable_diffusion_3_medium_is_converted_loaded_stage_by_stage_and_run() {
     }
     std::fs::create_dir_all(hub.join("tokenizer")).unwrap();
     std::fs::write(hub.join("tokenizer/merges.txt"), clip_merges()).unwrap();
-    let index = json!({ "_class_name": "StableDiffusion3Pipeline", "transformer": ["diffusers", "SD3Transformer2DModel"] });
+    let index =
+        json!({ "_class_name": "StableDiffusion3Pipeline", "transformer": ["diffusers", "SD3Transformer2DModel"] });
     std::fs::write(hub.join("model_index.json"), index.to_string()).unwrap();
-    let request = Request { steps: Some(1), seed: 1, prompt: Some("a red cube on a blue sphere".into()), ..Request::default() };
+    let request =
+        Request { steps: Some(1), seed: 1, prompt: Some("a red cube on a blue sphere".into()), ..Request::default() };
     let (manifest, drawn) = convert_and_draw(&folder, &hub, &[], &request);
     println!("{}", manifest.sampling.write());
     assert_eq!((manifest.name.as_str(), manifest.sampling.steps), ("sd3-medium", 28));

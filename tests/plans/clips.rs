@@ -32,8 +32,8 @@ pub fn through_a_clip(plan: &mut Plan, at: usize, x: TensorId, n: usize, second:
         clip = out;
     }
     let weight = plan.weight(format!("patches {at}"), &[n, channels, depth, 2, 2], WeightUse::PatchKernel);
-    let bias = (second % 3 > 0).then(|| plan.weight(format!("patches bias {at}"), &[n], WeightUse::Floats));
-    let position = (second % 5 > 0).then(|| {
+    let bias = (!second.is_multiple_of(3)).then(|| plan.weight(format!("patches bias {at}"), &[n], WeightUse::Floats));
+    let position = (!second.is_multiple_of(5)).then(|| {
         let table = plan.weight(format!("positions {at}"), &[5 + 3 * patches, n], WeightUse::Floats);
         Position { table, at: 1, width: 2, stride: 3, inner: 1 }
     });

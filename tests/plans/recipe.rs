@@ -159,11 +159,11 @@ pub fn tensors(plan: &Plan) -> Vec<Tensor> {
 /// Some of the tokens of x: both ends of it in one tensor, which may have some twice, or its end alone.
 fn some_tokens(plan: &mut Plan, at: usize, x: TensorId, n: usize, second: usize) -> TensorId {
     let (batch, tokens) = (plan.shape(x)[0], plan.shape(x)[1]);
-    let (count, both) = (tokens.div_ceil(2), second % 2 == 0);
+    let (count, both) = (tokens.div_ceil(2), second.is_multiple_of(2));
     let out = plan.scratch("", &[batch, if both { 2 * count } else { count }, n]);
-    plan.linear_rows(&format!("end {at}"), x, tokens - count, count, out, 0, second % 3 == 0);
+    plan.linear_rows(&format!("end {at}"), x, tokens - count, count, out, 0, second.is_multiple_of(3));
     if both {
-        plan.linear_rows(&format!("begin {at}"), x, 0, count, out, count, second % 3 != 0);
+        plan.linear_rows(&format!("begin {at}"), x, 0, count, out, count, !second.is_multiple_of(3));
     }
     out
 }
@@ -197,7 +197,7 @@ fn modulated(plan: &mut Plan, x: TensorId, pool: &[TensorId], at: usize, second:
 fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], second: usize) -> TensorId {
     let out = plan.scratch("", shape);
     // Items of the inputs have three tokens or one.
-    let tokens = if second / 8 % 2 == 0 { 1 } else { shape[1] };
+    let tokens = if (second / 8).is_multiple_of(2) { 1 } else { shape[1] };
     let groups =
         [Groups::Item, Groups::Consecutive { tokens }, Groups::Strided { tokens }, Groups::Item][second / 2 % 4];
     plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, groups, out });
