@@ -208,7 +208,7 @@ fn latents_of_clips_are_decoded_frame_by_frame() {
         }
         let stage = |stage: Stage| events.iter().filter(move |event| event.stage == stage);
         assert_eq!(stage(Stage::Encoding).map(|e| (e.step, e.steps)).collect::<Vec<_>>(), [(0, 2), (1, 2), (2, 2)]);
-        assert_eq!(stage(Stage::Decoding).last().map(|e| (e.step, e.steps)), Some((12, 12)));
+        assert_eq!(stage(Stage::Decoding).next_back().map(|e| (e.step, e.steps)), Some((12, 12)));
         for event in stage(Stage::Sampling) {
             let shown = event.values.as_ref().unwrap();
             assert_eq!((shown.frames, shown.shape.as_slice(), shown.values.len()), (8, &[3, 8, 8][..], 8 * FRAME));

@@ -57,7 +57,7 @@ enum Command {
     /// List the published models: their size, cost and sampling
     Presets(presets::Arguments),
     /// Generate pictures as PNG files, and texts
-    Generate(generate::Arguments),
+    Generate(Box<generate::Arguments>),
     /// Say what pictures show, with a model that reads and writes both
     Caption(caption::Arguments),
     /// Write another text of what a text says, or draw another picture of what a picture shows, with such a model
