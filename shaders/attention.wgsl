@@ -9,7 +9,10 @@
 //
 // With `causal` a query sees itself and the keys before it.
 //
-// Template: HEAD_DIM4 (head_dim / 4), QUERIES, KEYS4, SHARED 0 | 1, PACKED 0 | 1 (rows of out quantised), WORKGROUP.
+// Heads that are no whole vec4s are read and written element by element, zeros behind them; rows are whole vec4s.
+//
+// Template: HEAD (head_dim, in vec4s unless it is ODD), HEAD_DIM4 (vec4s that hold a head), ODD 0 | 1, QUERIES, KEYS4,
+// SHARED 0 | 1, PACKED 0 | 1 (rows of out quantised), WORKGROUP.
 
 struct Params {
   tokens: u32,
@@ -27,17 +30,38 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
+//#if ODD == 0
 @group(0) @binding(1) var<storage, read_write> qkv: array<vec4f>;
 //#if PACKED == 0
 @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+//#end
+//#end
+//#if ODD == 1
+@group(0) @binding(1) var<storage, read_write> qkv: array<f32>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
 //#end
 //#if PACKED == 1
 @group(0) @binding(2) var<storage, read_write> out: array<u32>;
 //#include "lib/pack.wgsl"
 //#end
 
+const HEAD = {HEAD}u;
 const HEAD_DIM4 = {HEAD_DIM4}u;
 const LOWEST = -3.0e38;
+
+// Elements 4 d .. of the head that begins at an index.
+fn of_head(begin: u32, d: u32) -> vec4f {
+//#if ODD == 0
+  return qkv[begin + d];
+//#end
+//#if ODD == 1
+  var four = vec4f();
+  for (var i = 0u; i < min(4u, HEAD - 4u * d); i = i + 1u) {
+    four[i] = qkv[begin + 4u * d + i];
+  }
+  return four;
+//#end
+}
 
 @compute @workgroup_size({WORKGROUP}, 1, 1)
 fn main(
@@ -55,11 +79,11 @@ fn main(
     return;
   }
 //#end
-  let dim4 = params.heads * HEAD_DIM4;
-  let stride = 3u * dim4 * params.step;
+  let dim = params.heads * HEAD;
+  let stride = 3u * dim * params.step;
   let row = id.z * params.groups * params.tokens + group * params.apart;
-  let q_base = row * 3u * dim4 + id.y * HEAD_DIM4;
-  let k_base = q_base + dim4;
+  let q_base = row * 3u * dim + id.y * HEAD;
+  let k_base = q_base + dim;
   let last = params.tokens - 1u;
 //#for q in 0..QUERIES
   let q_at_{q} = q_base + min(query + {q}u, last) * stride;
@@ -73,7 +97,7 @@ fn main(
     let key_{g} = vec4u(first + 4u * {g}u) + vec4u(0u, 1u, 2u, 3u);
 //#if SHARED == 0
     let k_at_{g} = k_base + min(key_{g}, vec4u(last)) * stride;
-    let v_at_{g} = k_at_{g} + dim4;
+    let v_at_{g} = k_at_{g} + dim;
 //#end
 //#for q in 0..QUERIES
     var s_{q}_{g} = vec4f();
@@ -82,15 +106,15 @@ fn main(
 //#if SHARED == 1
     let own = vec4u(first + 4u * (invocation % {KEYS4}u)) + vec4u(0u, 1u, 2u, 3u);
     let k_at = k_base + min(own, vec4u(last)) * stride;
-    let v_at = k_at + dim4;
+    let v_at = k_at + dim;
 //#end
     for (var d = 0u; d < HEAD_DIM4; d = d + 1u) {
 //#if SHARED == 1
-      let loaded = mat4x4f(qkv[k_at.x + d], qkv[k_at.y + d], qkv[k_at.z + d], qkv[k_at.w + d]);
+      let loaded = mat4x4f(of_head(k_at.x, d), of_head(k_at.y, d), of_head(k_at.z, d), of_head(k_at.w, d));
 //#end
 //#for g in 0..KEYS4
 //#if SHARED == 0
-      let k_{g} = mat4x4f(qkv[k_at_{g}.x + d], qkv[k_at_{g}.y + d], qkv[k_at_{g}.z + d], qkv[k_at_{g}.w + d]);
+      let k_{g} = mat4x4f(of_head(k_at_{g}.x, d), of_head(k_at_{g}.y, d), of_head(k_at_{g}.z, d), of_head(k_at_{g}.w, d));
 //#end
 //#if SHARED == 1
       let k_{g} = mat4x4f(
@@ -100,7 +124,7 @@ fn main(
 //#end
 //#for q in 0..QUERIES
       {
-        let x = qkv[q_at_{q} + d];
+        let x = of_head(q_at_{q}, d);
 //#for g in 0..KEYS4
         s_{q}_{g} = s_{q}_{g} + x * k_{g};
 //#end
@@ -125,11 +149,11 @@ fn main(
 //#end
     for (var d = 0u; d < HEAD_DIM4; d = d + 1u) {
 //#if SHARED == 1
-      let loaded = mat4x4f(qkv[v_at.x + d], qkv[v_at.y + d], qkv[v_at.z + d], qkv[v_at.w + d]);
+      let loaded = mat4x4f(of_head(v_at.x, d), of_head(v_at.y, d), of_head(v_at.z, d), of_head(v_at.w, d));
 //#end
 //#for g in 0..KEYS4
 //#if SHARED == 0
-      let v_{g} = mat4x4f(qkv[v_at_{g}.x + d], qkv[v_at_{g}.y + d], qkv[v_at_{g}.z + d], qkv[v_at_{g}.w + d]);
+      let v_{g} = mat4x4f(of_head(v_at_{g}.x, d), of_head(v_at_{g}.y, d), of_head(v_at_{g}.z, d), of_head(v_at_{g}.w, d));
 //#end
 //#if SHARED == 1
       let v_{g} = mat4x4f(
@@ -149,16 +173,23 @@ fn main(
 //#for q in 0..QUERIES
   if (query + {q}u < params.end) {
 //#if PACKED == 0
-    let at = (row + (query + {q}u) * params.step) * dim4 + id.y * HEAD_DIM4;
+    let at = (row + (query + {q}u) * params.step) * dim + id.y * HEAD;
     for (var d = 0u; d < HEAD_DIM4; d = d + 1u) {
+//#if ODD == 0
       out[at + d] = o_{q}[d] / sum_{q};
+//#end
+//#if ODD == 1
+      for (var i = 0u; i < min(4u, HEAD - 4u * d); i = i + 1u) {
+        out[at + 4u * d + i] = o_{q}[d][i] / sum_{q};
+      }
+//#end
     }
 //#end
 //#if PACKED == 1
     for (var d = 0u; d < HEAD_DIM4; d = d + 4u) {
       let lane = (id.y * HEAD_DIM4 + d) / 4u;
       store_group(
-        row + (query + {q}u) * params.step, lane, dim4 / 4u,
+        row + (query + {q}u) * params.step, lane, dim / 4u,
         o_{q}[d] / sum_{q}, o_{q}[d + 1u] / sum_{q}, o_{q}[d + 2u] / sum_{q}, o_{q}[d + 3u] / sum_{q});
     }
 //#end

@@ -160,35 +160,126 @@ fn at(i: usize, what: &str) -> String {
     format!("[{i}]: {what}")
 }
 
+/// A field of a struct whose fields are read and written in a loop: written out for every type, that is 150 bytes a field.
+pub struct Slot<'a> {
+    /// Its name, in the struct and in the object.
+    pub name: &'static str,
+    /// What lies there.
+    pub value: &'a mut dyn Plain,
+    /// What happens where it is absent.
+    pub absent: Absent,
+}
+
+/// What happens where a field is absent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// It is an error.
+    Missing,
+    /// It is as usual.
+    Usual,
+    /// Likewise, and what is as usual is not written, so that what was written before there was such a field stays as it is,
+    /// and so does its hash.
+    Unwritten,
+}
+
+/// A value of any type that reads and writes itself.
+pub trait Plain {
+    /// Becomes what is read.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn take(&mut self, value: &Value) -> Result<()>;
+
+    /// As a value.
+    fn give(&self) -> Value;
+}
+
+impl<T: Read + Clone + Into<Value>> Plain for T {
+    fn take(&mut self, value: &Value) -> Result<()> {
+        *self = T::read(value)?;
+        Ok(())
+    }
+
+    fn give(&self) -> Value {
+        self.clone().into()
+    }
+}
+
+/// Reads the fields of a struct that is as usual.
+///
+/// # Errors
+/// What is missing, or wrong with a field.
+pub fn fill(slots: &mut [Slot<'_>], value: &Value) -> Result<()> {
+    let fields = Fields::of(value)?;
+    for slot in slots {
+        match (fields.value(slot.name), slot.absent) {
+            (None, Absent::Missing) => fields.there(slot.name).map(|_| ())?,
+            (None, _) => {}
+            (Some(value), _) => of(slot.name, slot.value.take(value))?,
+        }
+    }
+    Ok(())
+}
+
+/// An object of the fields of a struct; `usual` are those of one that is as usual.
+pub fn written(slots: &[Slot<'_>], usual: &[Slot<'_>]) -> Value {
+    let mut fields = Map::new();
+    for (slot, usual) in slots.iter().zip(usual) {
+        let (value, as_usual) = (slot.value.give(), usual.value.give());
+        let [text, usual] = [&value, &as_usual].map(Value::to_string);
+        if slot.absent != Absent::Unwritten || text != usual {
+            fields.insert(slot.name.into(), value);
+        }
+    }
+    Value::Object(fields)
+}
+
 /// [`Read`] and [`Write`] for a struct of plain values, whose fields lie in an object under their own names: each is required,
-/// or has a default. Those behind `beside` are written only where they are not the default, so that what was written before
-/// there was such a field stays as it is, and so does its hash.
+/// or has a default. Those behind `beside` are written only where they are not the default.
 macro_rules! fields {
     ($type:ident { $($field:ident $(= $default:expr)?),+ $(,)? } $(beside { $($late:ident = $usual:expr),+ $(,)? })?) => {
+        impl $type {
+            fn usual() -> $type {
+                $type {
+                    $($field: $crate::json::fields!(@usual $($default)?),)+
+                    $($($late: $usual,)+)?
+                }
+            }
+
+            fn slots(&mut self) -> Vec<$crate::json::Slot<'_>> {
+                vec![
+                    $($crate::json::Slot {
+                        name: stringify!($field),
+                        value: &mut self.$field,
+                        absent: $crate::json::fields!(@absent $($default)?),
+                    },)+
+                    $($($crate::json::Slot {
+                        name: stringify!($late),
+                        value: &mut self.$late,
+                        absent: $crate::json::Absent::Unwritten,
+                    },)+)?
+                ]
+            }
+        }
+
         impl $crate::json::Read for $type {
             fn read(value: &$crate::json::Value) -> $crate::json::Result<$type> {
-                let fields = $crate::json::Fields::of(value)?;
-                Ok($type {
-                    $($field: $crate::json::fields!(@read fields $field $(= $default)?),)+
-                    $($($late: fields.or(stringify!($late), $usual)?,)+)?
-                })
+                let mut read = $type::usual();
+                $crate::json::fill(&mut read.slots(), value)?;
+                Ok(read)
             }
         }
 
         impl $crate::json::Write for $type {
             fn write(&self) -> $crate::json::Value {
-                #[allow(clippy::clone_on_copy)]
-                let written = $crate::json::object([$((stringify!($field), self.$field.clone().into())),+]);
-                $($(
-                    let own = if self.$late == $usual { $crate::json::Value::Null } else { self.$late.clone().into() };
-                    let written = $crate::json::with_some(written, stringify!($late), own);
-                )+)?
-                written
+                $crate::json::written(&self.clone().slots(), &$type::usual().slots())
             }
         }
     };
-    (@read $fields:ident $field:ident) => { $fields.required(stringify!($field))? };
-    (@read $fields:ident $field:ident = $default:expr) => { $fields.or(stringify!($field), $default)? };
+    (@usual) => { Default::default() };
+    (@usual $default:expr) => { $default };
+    (@absent) => { $crate::json::Absent::Missing };
+    (@absent $default:expr) => { $crate::json::Absent::Usual };
 }
 pub(crate) use fields;
 

@@ -7,7 +7,7 @@ mod networks;
 
 use networks::{class_network, clip_config, inputs, load};
 use uvit_web::Code;
-use uvit_web::model::{Batch, Network, clip_text, uvit, uvit_video};
+use uvit_web::model::{Batch, Network, PortKind, clip_text, dit, latte, uvit, uvit_video};
 use uvit_web::pipeline::{NamedTensor, Values};
 use uvit_web::plan::{Capabilities, Compute, lower};
 use uvit_web::runtime::{Device, Session};
@@ -79,15 +79,74 @@ fn odd_clips_are_the_same_on_every_device() {
         odd(|c| (c.img_size, c.patch_size, c.in_chans, c.skip) = (21, 7, 2, false), 15, 5),
         odd(|c| (c.embed_dim, c.num_heads, c.depth) = (20, 5, 1), 7, 7),
     ] {
-        let all: Vec<(&str, Vec<f32>)> = devices()
-            .iter()
-            .map(|device| (device.name(), results(device, Compute::F32, Network::UvitVideo(config.clone()))))
-            .collect();
-        let want = &all[0].1;
+        same_everywhere(Network::UvitVideo(config));
+    }
+}
+
+/// Every device has about the twins' numbers.
+#[track_caller]
+fn same_everywhere(network: Network) {
+    let mut want = Vec::new();
+    for device in devices() {
+        let got = results(&device, Compute::F32, network.clone());
+        if want.is_empty() {
+            want = got.clone();
+        }
         let largest = want.iter().fold(0f32, |most, v| most.max(v.abs()));
-        for (name, got) in &all[1..] {
-            let off = got.iter().zip(want).fold(0f32, |off, (a, b)| off.max((a - b).abs())) / largest;
-            assert!(off <= 2e-5 && got.len() == want.len(), "{name}: {config:?} is off by {off:e}");
+        let off = got.iter().zip(&want).fold(0f32, |off, (a, b)| off.max((a - b).abs())) / largest;
+        assert!(off <= 2e-5 && got.len() == want.len(), "{}: {network:?} is off by {off:e}", device.name());
+    }
+}
+
+/// No variance, one patch, one frame, frames and places that fill no tile, heads of 4 and of 128 channels, times alone.
+#[test]
+fn odd_vectors_and_their_clips_are_the_same_on_every_device() {
+    let odd = |change: fn(&mut dit::Config)| {
+        let mut config = networks::vector_config();
+        change(&mut config);
+        config
+    };
+    let all = [
+        odd(|_| {}),
+        odd(|c| (c.input_size, c.patch_size, c.in_channels, c.learn_sigma) = (7, 7, 1, false)),
+        odd(|c| (c.hidden_size, c.num_heads, c.mlp_ratio, c.depth) = (20, 5, 1.3, 4)),
+        odd(|c| (c.hidden_size, c.num_heads, c.input_size, c.patch_size) = (128, 1, 15, 1)),
+    ];
+    for config in &all {
+        same_everywhere(Network::Dit(config.clone()));
+    }
+    for (dit, num_frames, extras) in
+        [(&all[0], 1, 1), (&all[1], 19, 2), (&all[2], 17, 1), (&all[3], 3, 2)].map(|(dit, f, e)| (dit.clone(), f, e))
+    {
+        same_everywhere(Network::Latte(latte::Config { dit, num_frames, extras }));
+    }
+}
+
+/// Where only the first items of a batch run, they have the numbers that they have among all.
+#[test]
+fn the_first_items_may_run_alone() {
+    for network in [networks::vector_network(), networks::frames_network()] {
+        for device in devices() {
+            let component = pollster::block_on(load(&device, Compute::F32, network.clone())).unwrap();
+            let recording = network.record(Batch::plain(3)).unwrap();
+            let program = lower(&recording.plan, &component.weights().capabilities(), &[]).unwrap();
+            let end = program.kernels.len();
+            let mut session = pollster::block_on(Session::new(component.weights(), program, None)).unwrap();
+            for (port, given) in recording.ports.iter().zip(inputs(&network, 3)) {
+                match given.values {
+                    Values::Floats(values) => session.write(port.tensor, &values).unwrap(),
+                    Values::Times(times) => session.write_times(port.tensor, &times).unwrap(),
+                    Values::Indices(indices) => session.write_indices(port.tensor, &indices).unwrap(),
+                }
+            }
+            for port in recording.ports.iter().filter(|port| port.kind == PortKind::Output) {
+                session.run(0..end, Some(2), u64::MAX).unwrap();
+                let some = pollster::block_on(session.read(port.tensor)).unwrap();
+                session.run(0..end, None, u64::MAX).unwrap();
+                let all = pollster::block_on(session.read(port.tensor)).unwrap();
+                let two = all.len() / 3 * 2;
+                assert!(some[..two] == all[..two], "{} of {network:?} on {}", port.name, device.name());
+            }
         }
     }
 }

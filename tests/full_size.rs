@@ -9,6 +9,8 @@ mod random_checkpoint;
 mod devices;
 #[allow(dead_code)]
 mod networks;
+#[path = "full_size/transformers.rs"]
+mod transformers;
 #[path = "full_size/unidiffuser.rs"]
 mod unidiffuser;
 #[path = "full_size/unidiffuser_files.rs"]

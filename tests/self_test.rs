@@ -7,8 +7,8 @@ mod devices;
 mod networks;
 
 use networks::{
-    captions_network, class_network, clip_network, joint_network, prefix_network, seeing_network, streams_network,
-    text_network, words_network,
+    captions_network, class_network, clip_network, frames_network, joint_network, prefix_network, seeing_network,
+    streams_network, text_network, vector_network, words_network,
 };
 use std::collections::BTreeSet;
 use uvit_web::gpu::Storage;
@@ -54,6 +54,8 @@ fn every_shader_of_a_program_is_among_those_that_are_tested() {
     let networks = [
         class_network(),
         clip_network(),
+        vector_network(),
+        frames_network(),
         joint_network(),
         text_network(),
         words_network(),

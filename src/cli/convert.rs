@@ -19,7 +19,8 @@ use uvit_web::{Code, Error, Result};
 #[command(allow_negative_numbers = true)]
 pub struct Arguments {
     /// A checkpoint (.safetensors, .pth, the index of several files, a folder with one of them); or a model of several
-    /// networks: a description (JSON; docs/format.md), or a UniDiffuser's folder, as it is published or of diffusers
+    /// networks: a description (JSON; docs/format.md), the folder of a UniDiffuser, as it is published or of diffusers, a DiT's
+    /// of diffusers, or Stable Diffusion 3's folder or file
     checkpoint: PathBuf,
     /// Which weights of a checkpoint that holds several: auto (EMA if there are some), ema, model or a key, e.g. state_dict
     #[arg(long, default_value = "auto", value_name = "auto|ema|model|KEY")]
@@ -30,7 +31,8 @@ pub struct Arguments {
     /// A published model's (`uvit presets`). Without this and --config: the one whose tensors the checkpoint has
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// Where a component or a tokenizer of a published UniDiffuser lies, if not beside its U-ViT under its published name
+    /// Where a component or a tokenizer of a published UniDiffuser or Stable Diffusion 3 lies, if not beside its denoiser under its
+    /// published name
     #[arg(long, value_name = "NAME=PATH", value_parser = refusal::located)]
     component: Vec<Located>,
     /// The autoencoder of a U-ViT in latent space: Stable Diffusion's as U-ViT publishes it, or a folder of diffusers

@@ -121,7 +121,11 @@ pub fn tell(generated: &Generated) -> Result<()> {
     let mode = generated.mode.map_or(String::new(), |mode| format!("mode {}, ", mode.as_str()));
     let what = match (&generated.prompt, generated.mode) {
         (Some(prompt), _) => format!("prompt {:?}, ", prompt.0.join(", ")),
-        (None, None) => format!("label {}, ", generated.label_name.as_deref().unwrap_or("none")),
+        (None, None) => {
+            // A model may have no names for its labels.
+            let number = generated.label.map(|label| label.to_string());
+            format!("label {}, ", generated.label_name.clone().or(number).as_deref().unwrap_or("none"))
+        }
         (None, Some(_)) => String::new(),
     };
     let Generated { seed, timings, .. } = generated;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use uvit_web::json::Write;
 use uvit_web::model::{Batch, Port, Recording};
 use uvit_web::package::{Component, DENOISER, Manifest, describe, preset, read_manifest, recognise};
-use uvit_web::plan::{Capabilities, lower};
+use uvit_web::plan::lower;
 use uvit_web::weights::Variant;
 use uvit_web::weights::checkpoint::{self, Weights};
 use uvit_web::{Error, Result};
@@ -145,7 +145,7 @@ pub fn run(a: &Arguments) -> Result<()> {
     let recording = network.record(batch)?;
     let plan = &recording.plan;
     let ports = ports(&recording);
-    let program = lower(plan, &Capabilities::WEBGPU, &[])?;
+    let program = sizes::least(|capabilities| lower(plan, capabilities, &[]))?;
     let parameters: usize = plan.published().map(|w| w.shape.iter().product::<usize>()).sum();
     let multiply_adds = program.cost().multiply_adds;
     let stored = manifest.as_ref().map(in_json).transpose()?.unwrap_or_default();

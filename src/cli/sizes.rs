@@ -19,8 +19,10 @@ pub struct Sizes {
 /// One component.
 pub struct Part {
     name: &'static str,
-    /// Of its activations, on a GPU with WebGPU's default limits, in f32; none where these do not allow it.
-    activations: Option<u64>,
+    /// Of its activations, on a GPU, in f32.
+    activations: u64,
+    /// The binding that they take, where WebGPU's default limits do not allow it.
+    binding: Option<u64>,
     /// In [`Sizes::dtypes`]' order.
     stored: Vec<Stored>,
 }
@@ -36,10 +38,26 @@ struct Stored {
     too_large: Option<String>,
 }
 
+/// What a GPU makes of something: one with WebGPU's default limits, or with bindings no larger than it takes.
+///
+/// # Errors
+/// `LIMIT_TOO_SMALL` if no binding of 2 GiB is enough; its own.
+pub fn least<T>(make: impl Fn(&Capabilities) -> Result<T>) -> Result<T> {
+    let mut capabilities = Capabilities::WEBGPU;
+    loop {
+        match make(&capabilities) {
+            Err(error) if error.code == Code::LimitTooSmall && capabilities.max_binding < 2 << 30 => {
+                capabilities.max_binding *= 2;
+            }
+            made => return made,
+        }
+    }
+}
+
 impl Part {
     /// Of its stage: weights and activations.
     fn memory(&self, dtype: usize) -> u64 {
-        self.stored[dtype].weights + self.activations.unwrap_or(0)
+        self.stored[dtype].weights + self.activations
     }
 }
 
@@ -67,11 +85,13 @@ fn part(manifest: &Manifest, name: &'static str, dtypes: &[Dtype], images: usize
     let network = manifest.network(name)?;
     let plan = network.record(Batch::plain(1))?.plan;
     let stored = dtypes.iter().map(|&dtype| stored(manifest, name, &plan, dtype)).collect::<Result<_>>()?;
-    Ok(Part { name, activations: activations(manifest, name, &network, images)?, stored })
+    let [activations, largest] = activations(manifest, name, &network, images)?;
+    let binding = Some(largest).filter(|&largest| largest > Capabilities::WEBGPU.max_binding as u64);
+    Ok(Part { name, activations, binding, stored })
 }
 
-/// Bytes of a component's activations in one request for so many guided pictures of the model's size.
-fn activations(manifest: &Manifest, name: &str, network: &Network, images: usize) -> Result<Option<u64>> {
+/// Bytes of a component's activations in one request for so many guided pictures of the model's size, and the largest binding of them.
+fn activations(manifest: &Manifest, name: &str, network: &Network, images: usize) -> Result<[u64; 2]> {
     let guided = network.classes() > 0 || network.text_port().is_some();
     let copies = match name {
         DENOISER if guided => 2,
@@ -80,15 +100,13 @@ fn activations(manifest: &Manifest, name: &str, network: &Network, images: usize
         _ => 1,
     };
     let batch = Batch { images, copies, ..manifest.one(name)? };
-    let bytes = match network {
-        Network::CaptionDecoder(config) => captions(config, images),
-        _ => fitting(network, batch, &Capabilities::WEBGPU).map(|(_, program)| program.activation_bytes()),
-    };
-    match bytes {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.code == Code::LimitTooSmall => Ok(None),
-        Err(error) => Err(error),
-    }
+    least(|capabilities| match network {
+        Network::CaptionDecoder(config) => Ok([captions(config, images)?, 0]),
+        _ => fitting(network, batch, capabilities).map(|(_, program)| {
+            let largest = program.slab_bytes.iter().max().copied().unwrap_or(0);
+            [program.activation_bytes(), largest as u64]
+        }),
+    })
 }
 
 /// Of captions in the published number of beams: keys and values, and the larger of the two forwards.
@@ -133,7 +151,7 @@ impl Sizes {
     /// With all of them loaded: scratch memory is that of the largest.
     fn together(&self, dtype: usize) -> u64 {
         let weights: u64 = self.parts.iter().map(|part| part.stored[dtype].weights).sum();
-        weights + self.parts.iter().filter_map(|part| part.activations).max().unwrap_or(0)
+        weights + self.parts.iter().map(|part| part.activations).max().unwrap_or(0)
     }
 
     /// With each loaded for its stage.
@@ -148,7 +166,7 @@ impl Sizes {
                 let stored = &part.stored[i];
                 let described = serde_json::json!({
                     "dtype": stored.dtype.as_str(), "downloadBytes": stored.bytes, "weightBytes": stored.weights,
-                    "activationBytes": part.activations, "memoryBytes": part.memory(i),
+                    "activationBytes": part.activations, "memoryBytes": part.memory(i), "bindingBytes": part.binding,
                     "tooLargeForDefaultLimits": stored.too_large,
                 });
                 (part.name.to_owned(), described)
@@ -194,8 +212,9 @@ impl Sizes {
         }
         let mut limits: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for part in &self.parts {
-            if part.activations.is_none() {
-                limits.entry(format!("{}: its activations", part.name)).or_default().extend(["every dtype"]);
+            if let Some(bytes) = part.binding {
+                let what = format!("{}: its activations take one of {} MB", part.name, megabytes(bytes));
+                limits.entry(what).or_default().extend(["every dtype"]);
             }
             for (stored, dtype) in part.stored.iter().zip(&self.dtypes) {
                 if let Some(weight) = &stored.too_large {

@@ -46,13 +46,17 @@ pub fn attention(qkv: &[f32], out: &mut [f32], shape: &AttentionShape) {
     }
 }
 
-/// The dot product of two vectors whose length is a multiple of 4, summed in four lanes.
+/// The dot product of two vectors, summed in four lanes.
 pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0; 4];
     for (a, b) in a.as_chunks::<4>().0.iter().zip(b.as_chunks::<4>().0) {
         for i in 0..4 {
             lanes[i] += a[i] * b[i];
         }
+    }
+    let whole = a.len() - a.len() % 4;
+    for i in whole..a.len() {
+        lanes[i - whole] += a[i] * b[i];
     }
     (lanes[0] + lanes[1]) + (lanes[2] + lanes[3])
 }

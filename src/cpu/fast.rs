@@ -3,16 +3,16 @@
 use super::memory::Blocks;
 use super::plain::attention_shape;
 use super::{
-    copy_tokens, elementwise_gated, embedding, group_scales, head_norm, image_tokens, resized_positions, unpatchify,
-    write_cache,
+    copy_tokens, elementwise_gated, embedding, group_scales, image_tokens, resized_positions, unpatchify, write_cache,
 };
 use crate::plan::{
-    Arithmetic, Conv2d, Form, Kernel, Matmul, Part, PatchEmbed, Position, TensorId, Weight, WeightId, weight_limit,
+    Arithmetic, Conv2d, Form, HeadNorm, Kernel, Matmul, Part, PatchEmbed, Position, TensorId, Weight, WeightId,
+    weight_limit,
 };
 use crate::{Code, Error, Result, weights};
 use uvit_simd::{
-    CachedShape, Conv2dShape, F32Matrix, Finish, Floats, Inputs, IntMatrix, Level, Lines, PatchShape, Pixels,
-    Quantized, Threads, f32_convolution, f32_matmul, int_convolution, int_matmul,
+    CachedShape, Conv2dShape, F32Matrix, Finish, Floats, HeadNormShape, Inputs, IntMatrix, Level, Lines, PatchShape,
+    Pixels, Quantized, Threads, f32_convolution, f32_matmul, int_convolution, int_matmul,
 };
 
 /// A weight as its kernel reads it.
@@ -185,6 +185,14 @@ impl Launcher<'_> {
                     Arithmetic::Int { bits } => uvit_simd::int_attention(level, threads, qkv, out, &shape, bits),
                 }
             }
+            Kernel::HeadNorm(k) => {
+                let [out, qkv] = memory.tensors([k.out, k.qkv])?;
+                let [queries, keys] = k.weights;
+                let weights = [self.floats(queries)?.values(), self.floats(keys)?.values()];
+                let HeadNorm { tokens, out_tokens, at, heads, head_dim, eps, .. } = *k;
+                let shape = HeadNormShape { tokens, out_tokens, at, heads, head_dim, eps };
+                uvit_simd::head_norm(level, threads, qkv, weights, out, &shape);
+            }
             Kernel::CachedAttention(k) => {
                 let [out, qkv, cache, places, positions] =
                     memory.tensors([k.out, k.qkv, k.cache, k.places, k.positions])?;
@@ -249,11 +257,6 @@ impl Launcher<'_> {
             Kernel::GroupScales(k) => {
                 let [out, moments] = memory.tensors([k.out, k.moments])?;
                 group_scales(moments, self.floats(k.weight)?.values(), out, k);
-            }
-            Kernel::HeadNorm(k) => {
-                let [out, qkv] = memory.tensors([k.out, k.qkv])?;
-                let [queries, keys] = k.weights;
-                head_norm(qkv, [self.floats(queries)?.values(), self.floats(keys)?.values()], out, k);
             }
             Kernel::ImageTokens(k) => {
                 let [out, image] = memory.tensors([k.out, k.image])?;

@@ -35,7 +35,7 @@ pub struct Config {
 json::fields!(Config { gpt2, prefix_length, hidden_dim, stop_token, beam_size = 5, entry_length = 67 });
 
 /// `GPT2Config`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gpt2 {
     /// Tokens that there are.
     pub vocab_size: usize,

@@ -10,7 +10,7 @@ use crate::plan::{Activation, Groups, Op, Plan, Precision, Role, TensorId};
 use crate::{Error, Result};
 
 /// An activation by its name in transformers' configurations.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Act(pub Activation);
 
 const ACTS: [(&str, Activation); 3] =
@@ -59,9 +59,11 @@ impl Layers {
         within("num_hidden_layers", self.num_hidden_layers, 64)?;
         within("num_attention_heads", self.num_attention_heads, 1024)?;
         let Layers { hidden_size, num_attention_heads, layer_norm_eps, .. } = self;
-        if !hidden_size.is_multiple_of(4 * num_attention_heads) || hidden_size / num_attention_heads > 128 {
-            let cause =
-                format!("{hidden_size} channels in {num_attention_heads} heads are not 4 to 128 each, by fours");
+        let whole = hidden_size.is_multiple_of(4) && hidden_size.is_multiple_of(*num_attention_heads);
+        if !whole || hidden_size / num_attention_heads > 128 {
+            let cause = format!(
+                "{hidden_size} channels in {num_attention_heads} heads are no multiple of 4, or not 1 to 128 a head"
+            );
             return Err(unsupported(cause));
         }
         if !(*layer_norm_eps > 0.0 && *layer_norm_eps < 1.0) {

@@ -1,12 +1,15 @@
 //! Networks: configuration, tensor names, and the Plan that each records. One file a network; nothing here knows
 //! devices, stored dtypes or time.
 
+mod adaln;
 pub mod autoencoder_kl;
 pub mod autoencoder_tiny;
 pub mod caption_decoder;
 pub mod clip;
 pub mod clip_text;
 pub mod clip_vision;
+pub mod dit;
+pub mod latte;
 pub mod mmdit;
 mod ports;
 pub mod prefix_encoder;
@@ -64,6 +67,10 @@ pub enum Network {
     UvitT2i(uvit_t2i::Config),
     /// U-ViT of clips.
     UvitVideo(uvit_video::Config),
+    /// DiT.
+    Dit(dit::Config),
+    /// Latte, a DiT of clips.
+    Latte(latte::Config),
     /// UniDiffuser's U-ViT.
     UniDiffuser(unidiffuser::Config),
     /// Stable Diffusion 3's transformer.
@@ -94,6 +101,8 @@ const REGISTRY: &[(&str, Make)] = &[
     ("uvit", |params| Read::read(params).map(Network::Uvit)),
     ("uvit_t2i", |params| Read::read(params).map(Network::UvitT2i)),
     ("uvit_video", |params| Read::read(params).map(Network::UvitVideo)),
+    ("dit", |params| Read::read(params).map(Network::Dit)),
+    ("latte", |params| Read::read(params).map(Network::Latte)),
     ("unidiffuser", |params| Read::read(params).map(Network::UniDiffuser)),
     ("mmdit", |params| Read::read(params).map(Network::Mmdit)),
     ("clip_text", |params| Read::read(params).map(Network::ClipText)),
@@ -113,6 +122,8 @@ macro_rules! each {
             Network::Uvit($config) => $body,
             Network::UvitT2i($config) => $body,
             Network::UvitVideo($config) => $body,
+            Network::Dit($config) => $body,
+            Network::Latte($config) => $body,
             Network::UniDiffuser($config) => $body,
             Network::Mmdit($config) => $body,
             Network::ClipText($config) => $body,
@@ -152,6 +163,8 @@ impl Network {
             Network::Uvit(_) => "uvit",
             Network::UvitT2i(_) => "uvit_t2i",
             Network::UvitVideo(_) => "uvit_video",
+            Network::Dit(_) => "dit",
+            Network::Latte(_) => "latte",
             Network::UniDiffuser(_) => "unidiffuser",
             Network::Mmdit(_) => "mmdit",
             Network::ClipText(_) => "clip_text",
@@ -179,6 +192,8 @@ impl Network {
             Network::Uvit(config) => config.record(batch),
             Network::UvitT2i(config) => config.record(batch),
             Network::UvitVideo(config) => config.record(batch),
+            Network::Dit(config) => config.record(batch),
+            Network::Latte(config) => config.record(batch),
             Network::UniDiffuser(config) => config.record(batch),
             Network::Mmdit(config) => config.record(batch),
             Network::ClipText(config) => config.record(batch),
@@ -198,6 +213,8 @@ impl Network {
             Network::Uvit(config) => [config.in_chans, config.img_size],
             Network::UvitT2i(config) => [config.in_chans, config.img_size],
             Network::UvitVideo(config) => [config.uvit.in_chans, config.uvit.img_size],
+            Network::Dit(config) => [config.in_channels, config.input_size],
+            Network::Latte(config) => [config.dit.in_channels, config.dit.input_size],
             Network::UniDiffuser(config) => [config.in_chans, config.img_size],
             Network::Mmdit(config) => [config.in_channels, config.sample_size],
             _ => [0, 0],
@@ -209,6 +226,7 @@ impl Network {
     pub fn frames(&self) -> Option<usize> {
         match self {
             Network::UvitVideo(config) => Some(config.num_frames),
+            Network::Latte(config) => Some(config.num_frames),
             _ => None,
         }
     }
@@ -218,7 +236,7 @@ impl Network {
         Sample {
             picture: self.image_shape(),
             frames: self.frames(),
-            channels_first: matches!(self, Network::UvitVideo(_)),
+            channels_first: !matches!(self, Network::Latte(_)),
         }
     }
 
@@ -282,6 +300,8 @@ impl Network {
         match self {
             Network::Uvit(config) => config.num_classes.max(0) as usize,
             Network::UvitVideo(config) => config.uvit.num_classes.max(0) as usize,
+            Network::Dit(config) => config.num_classes + 1,
+            Network::Latte(config) => config.classes(),
             _ => 0,
         }
     }

@@ -55,12 +55,17 @@ impl Pictures {
     /// Far beyond any published model; what fits can neither overflow 32-bit sizes nor take long to record or to test, which
     /// happens before anybody knows whether the weights exist.
     pub fn validate(&self) -> Result<()> {
-        within("img_size", self.img_size, 4096)?;
+        self.validate_as("img_size", "in_chans")
+    }
+
+    /// The same, where a configuration has other names for height and width, and for channels.
+    pub fn validate_as(&self, size: &str, channels: &str) -> Result<()> {
+        within(size, self.img_size, 4096)?;
         within("patch_size", self.patch_size, 256)?;
-        within("in_chans", self.in_chans, 64)?;
+        within(channels, self.in_chans, 64)?;
         if !self.img_size.is_multiple_of(self.patch_size) {
             let Pictures { img_size, patch_size, .. } = self;
-            return Err(unsupported(format!("img_size {img_size} is no multiple of patch_size {patch_size}")));
+            return Err(unsupported(format!("{size} {img_size} is no multiple of patch_size {patch_size}")));
         }
         let [frames, depth] = self.frames.unwrap_or([1, 1]);
         within("num_frames", frames, 4096)?;
@@ -151,34 +156,46 @@ pub(super) fn time_token(plan: &mut Plan, name: &str, time: TensorId, dim: usize
     token
 }
 
-impl Transformer {
-    /// As [`Pictures::validate`], for sequences of so many tokens.
-    pub fn validate(&self, tokens: usize) -> Result<()> {
-        within("embed_dim", self.embed_dim, 4096)?;
-        within("depth", self.depth, 128)?;
-        within("num_heads", self.num_heads, 1024)?;
-        let Transformer { embed_dim, num_heads, mlp_ratio, .. } = self;
-        if !embed_dim.is_multiple_of(*num_heads) {
-            return Err(unsupported(format!("embed_dim {embed_dim} is no multiple of num_heads {num_heads}")));
+/// The sizes that blocks of attention and an MLP have everywhere.
+pub(super) struct Blocks<'a> {
+    /// What the configuration calls the width.
+    pub width: &'a str,
+    pub dim: usize,
+    pub depth: usize,
+    pub num_heads: usize,
+    pub mlp_ratio: f64,
+    /// Matrices `[dim, dim]` of a block, those of the MLP aside.
+    pub squares: f64,
+}
+
+impl Blocks<'_> {
+    /// As [`Pictures::validate`], for so many tokens an item, of which each attends to `seen`.
+    pub fn validate(&self, tokens: usize, seen: usize) -> Result<()> {
+        let Blocks { width, dim, depth, num_heads, mlp_ratio, squares } = *self;
+        within(width, dim, 4096)?;
+        within("depth", depth, 129)?;
+        within("num_heads", num_heads, 1024)?;
+        if !dim.is_multiple_of(num_heads) {
+            return Err(unsupported(format!("{width} {dim} is no multiple of num_heads {num_heads}")));
         }
-        let head_dim = embed_dim / num_heads;
+        let head_dim = dim / num_heads;
         if !head_dim.is_multiple_of(4) || head_dim > 128 {
             return Err(unsupported(format!("the head dim {head_dim} is no multiple of 4 up to 128")));
         }
-        let hidden = *embed_dim as f64 * mlp_ratio;
+        let hidden = dim as f64 * mlp_ratio;
         if !(1.0..16385.0).contains(&hidden) {
             return Err(unsupported(format!(
                 "mlp_ratio {} makes the MLP {} wide, not 1 to 16384",
-                decimal(*mlp_ratio),
+                decimal(mlp_ratio),
                 decimal(hidden)
             )));
         }
         if tokens > 1 << 16 {
             return Err(unsupported(format!("an image has {tokens} tokens, at most 65536 are supported")));
         }
-        let (d, tokens, blocks) = (*embed_dim as f64, tokens as f64, (self.depth | 1) as f64);
-        let parameters = blocks * d * (6.0 * d + 2.0 * hidden);
-        let work = tokens * (parameters + 2.0 * blocks * tokens * d);
+        let (d, tokens, blocks) = (dim as f64, tokens as f64, depth as f64);
+        let parameters = blocks * d * (squares * d + 2.0 * hidden);
+        let work = tokens * (parameters + 2.0 * blocks * seen as f64 * d);
         let limits = [("parameters", parameters, 8e9, "8e9"), ("multiply-adds an image", work, 4e13, "4e13")];
         for (what, found, most, shown) in limits {
             if found > most {
@@ -189,6 +206,15 @@ impl Transformer {
             }
         }
         Ok(())
+    }
+}
+
+impl Transformer {
+    /// As [`Pictures::validate`], for sequences of so many tokens.
+    pub fn validate(&self, tokens: usize) -> Result<()> {
+        let Transformer { embed_dim: dim, depth, num_heads, mlp_ratio, .. } = *self;
+        let blocks = Blocks { width: "embed_dim", dim, depth: depth | 1, num_heads, mlp_ratio, squares: 6.0 };
+        within("depth", depth, 128).and(blocks.validate(tokens, tokens))
     }
 
     /// Records all blocks and the last norm; returns the tensor `norm`.

@@ -14,6 +14,8 @@ pub(super) fn read(config: &Value, component: &str) -> json::Result<(&'static st
         ("AutoencoderKL", _) => autoencoder_kl(config).map(|params| ("autoencoder_kl", params)),
         ("AutoencoderTiny", _) => Ok(("autoencoder_tiny", config.clone())),
         ("UniDiffuserModel", _) => unidiffuser(config).map(|params| ("unidiffuser", params)),
+        ("DiTTransformer2DModel" | "Transformer2DModel", _) => dit(config).map(|params| ("dit", params)),
+        ("SD3Transformer2DModel", _) => mmdit(config).map(|params| ("mmdit", params)),
         ("UniDiffuserTextDecoder", _) if component == TEXT_PROJECTOR => {
             prefix_encoder(config).map(|params| ("prefix_encoder", params))
         }
@@ -125,6 +127,63 @@ fn unidiffuser(config: &Value) -> json::Result<Value> {
         "text_dim": number("text_dim")?, "num_text_tokens": number("num_text_tokens")?,
         "clip_img_dim": number("clip_img_dim")?,
     }))
+}
+
+/// diffusers' DiTTransformer2DModel, which was called Transformer2DModel at first: its defaults, and what of it no network here
+/// computes. Its norms before the MLP have another `norm_eps`, and its time embedding other frequencies, than the DiT that was trained:
+/// those of facebookresearch/DiT are computed.
+fn dit(config: &Value) -> json::Result<Value> {
+    let filled = filled(
+        config,
+        json!({
+            "num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": null,
+            "num_layers": 28, "attention_bias": true, "sample_size": 32, "patch_size": 2, "activation_fn": "gelu-approximate",
+            "num_embeds_ada_norm": 1000, "norm_type": "ada_norm_zero", "norm_elementwise_affine": false,
+        }),
+    );
+    let class = "a transformer of diffusers";
+    if filled["norm_type"] == "ada_norm_single" {
+        return Err(format!("{class} whose norm_type is \"ada_norm_single\": PixArt, which is not supported"));
+    }
+    only(
+        class,
+        &filled,
+        &[
+            ("norm_type", json!("ada_norm_zero")),
+            ("activation_fn", json!("gelu-approximate")),
+            ("attention_bias", json!(true)),
+            ("norm_elementwise_affine", json!(false)),
+        ],
+    )?;
+    let number = |name: &str| filled[name].as_u64().ok_or_else(|| format!("{class} without {name}"));
+    let channels = number("in_channels")?;
+    let out = filled["out_channels"].as_u64().unwrap_or(channels);
+    if out != channels && out != channels.saturating_mul(2) {
+        return Err(format!("{class} whose out_channels is {out}, not {channels} or twice as many"));
+    }
+    Ok(json!({
+        "input_size": number("sample_size")?, "patch_size": number("patch_size")?, "in_channels": channels,
+        "hidden_size": number("num_attention_heads")?.saturating_mul(number("attention_head_dim")?),
+        "depth": number("num_layers")?, "num_heads": number("num_attention_heads")?, "mlp_ratio": 4.0,
+        "num_classes": number("num_embeds_ada_norm")?, "learn_sigma": out != channels,
+    }))
+}
+
+/// diffusers' SD3Transformer2DModel: its defaults, and what of it no network here computes.
+fn mmdit(config: &Value) -> json::Result<Value> {
+    let filled = filled(
+        config,
+        json!({
+            "sample_size": 128, "patch_size": 2, "in_channels": 16, "num_layers": 18, "attention_head_dim": 64,
+            "num_attention_heads": 18, "joint_attention_dim": 4096, "caption_projection_dim": 1152, "pooled_projection_dim": 2048,
+            "out_channels": 16, "pos_embed_max_size": 96, "dual_attention_layers": [],
+        }),
+    );
+    only("an SD3Transformer2DModel", &filled, &[("out_channels", filled["in_channels"].clone())])?;
+    match filled["qk_norm"].as_str() {
+        None | Some("rms_norm") => Ok(filled),
+        Some(other) => Err(format!("an SD3Transformer2DModel whose qk_norm is {other:?}, not \"rms_norm\"")),
+    }
 }
 
 /// diffusers' UniDiffuserTextDecoder with its defaults.
@@ -294,5 +353,38 @@ mod tests {
         assert!(refused(&decoder, "activation_function", json!("relu"), "caption_decoder").contains("\"relu\""));
         let gpt2 = read(&json!({ "model_type": "gpt2" }), "caption_decoder").unwrap_err();
         assert!(gpt2.contains("encode_prefix"), "{gpt2}");
+    }
+
+    /// As diffusers' scripts write them for the published checkpoints.
+    #[test]
+    fn transformers_of_diffusers_are_the_published_ones() {
+        let dit = json!({
+            "_class_name": "Transformer2DModel", "activation_fn": "gelu-approximate", "attention_bias": true, "attention_head_dim": 72,
+            "cross_attention_dim": null, "dropout": 0.0, "in_channels": 4, "norm_elementwise_affine": false, "norm_num_groups": 32,
+            "norm_type": "ada_norm_zero", "num_attention_heads": 16, "num_embeds_ada_norm": 1000, "num_layers": 28, "out_channels": 8,
+            "patch_size": 2, "sample_size": 64,
+        });
+        let mmdit = json!({
+            "_class_name": "SD3Transformer2DModel", "attention_head_dim": 64, "caption_projection_dim": 1536, "in_channels": 16,
+            "joint_attention_dim": 4096, "num_attention_heads": 24, "num_layers": 24, "out_channels": 16, "patch_size": 2,
+            "pooled_projection_dim": 2048, "pos_embed_max_size": 384, "qk_norm": "rms_norm", "sample_size": 128,
+            "dual_attention_layers": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12],
+        });
+        for (config, name) in [(&dit, "dit-xl-2-512"), (&mmdit, "sd3.5-medium")] {
+            let (architecture, params) = read(config, "denoiser").unwrap();
+            let published = preset(name).unwrap().config;
+            let network = |params| Network::of(architecture, params).unwrap();
+            assert_eq!(network(&params), network(&published), "{name}");
+        }
+        let refused = |config: &Value, field: &str, value: Value| {
+            let mut changed = config.clone();
+            changed[field] = value;
+            read(&changed, "denoiser").unwrap_err()
+        };
+        assert!(refused(&dit, "norm_type", json!("ada_norm_single")).contains("PixArt"));
+        assert!(refused(&dit, "attention_bias", json!(false)).contains("attention_bias is false"));
+        assert!(refused(&dit, "sample_size", Value::String("64".into())).contains("without sample_size"));
+        assert!(refused(&mmdit, "qk_norm", json!("layer_norm")).contains("qk_norm is \"layer_norm\""));
+        assert!(refused(&mmdit, "out_channels", json!(32)).contains("out_channels is 32, not 16"));
     }
 }

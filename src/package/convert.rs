@@ -2,6 +2,7 @@
 
 use super::given;
 use super::manifest::{Component, DENOISER, FORMAT_VERSION, Label, Licence, Manifest, Sampling};
+use super::positions;
 use super::task::Task;
 use crate::json::{self, Fields, Read, Value};
 use crate::model::{Batch, Network};
@@ -31,8 +32,10 @@ fn parse(file: &str, text: &str) -> Result<Value> {
 pub fn describe(config: &str, of_labels: Option<&str>, of_licences: Option<&str>) -> Result<Manifest> {
     let params = parse("the configuration", config)?;
     let of_config = |what| bad("the configuration", what);
+    let architecture = Fields::of(&params).and_then(|fields| fields.or("architecture", String::from("uvit")));
+    let architecture = architecture.map_err(of_config)?;
+    let params = positions::kept(&architecture, params);
     let fields = Fields::of(&params).map_err(of_config)?;
-    let architecture = fields.or("architecture", String::from("uvit")).map_err(of_config)?;
     let network = Network::of(&architecture, &params)
         .map_err(|e| Error::new(e.code, format!("the configuration: {}", e.cause), REMEDY))?;
     let components = Named::of(DENOISER, Component::new(&network));
@@ -123,8 +126,8 @@ fn sampling(fields: &Fields<'_>) -> json::Result<Sampling> {
     })
 }
 
-/// The layers whose results are the prediction: U-ViT's, and what a UniDiffuser has beside it.
-const LAST: [&str; 3] = ["decoder_pred", "clip_img_out", "text_out"];
+/// The layers whose results are the prediction: U-ViT's, what a UniDiffuser has beside it, DiT's and Stable Diffusion 3's.
+const LAST: [&str; 5] = ["decoder_pred", "clip_img_out", "text_out", "final_layer.linear", "proj_out."];
 
 /// Bytes of floats that 8-bit variants hold as they are, at most.
 const LARGE: usize = 1 << 20;

@@ -5,6 +5,8 @@
 use super::convert::manifest;
 use super::given;
 use super::manifest::{Component, DENOISER, Manifest};
+use super::pipelines;
+use super::positions;
 use super::published;
 use super::task::{
     CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, PREVIEW_DECODER, TEXT_ENCODER, TEXT_ENCODER_2,
@@ -69,6 +71,11 @@ const KNOWN: [(&str, &[&str]); 9] = [
 /// The field that lists them.
 pub(super) const COMPONENTS: &str = "components";
 
+/// Stable Diffusion 3's third text encoder, and what is said of it.
+pub(super) const THIRD_ENCODER: &str = "text_encoder_3";
+pub(super) const T5: &str =
+    "text_encoder_3: a T5, which is ignored: the model draws without it, as if its tokens were zeros";
+
 /// What Stable Diffusion's latents are multiplied with.
 const SCALE: f64 = 0.18215;
 
@@ -85,6 +92,11 @@ impl Description {
     /// `INVALID_ARGUMENT`, `UNSUPPORTED_MODEL`, `IO`.
     pub fn find(path: &Path) -> Result<Option<Description>> {
         if path.is_dir() {
+            if let Some(found) = pipelines::dit(path)? {
+                let mut description = Description::read(&found, path)?;
+                description.file = Some(path.join(published::PIPELINE));
+                return Ok(Some(description));
+            }
             published::refuse_pipeline(path)?;
         }
         let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
@@ -110,7 +122,8 @@ impl Description {
             Code::Io => e,
             _ => e.of(&file.display().to_string()),
         })?;
-        (description.left_out, description.file) = (left_out, Some(file));
+        description.left_out.append(&mut left_out);
+        description.file = Some(file);
         Ok(Some(description))
     }
 
@@ -122,7 +135,12 @@ impl Description {
         let bad = |what: String| invalid(what, REMEDY);
         let fields = Fields::of(value).map_err(bad)?;
         let (mut components, mut sources) = (Named::default(), Vec::new());
+        let mut left_out = Vec::new();
         for (name, value) in Fields::of(&value[COMPONENTS]).map_err(bad)?.all() {
+            if name == THIRD_ENCODER {
+                left_out.push(T5.to_owned());
+                continue;
+            }
             let (component, source) = read_component(name, value, folder)?;
             components.insert(name, component);
             sources.push(source);
@@ -145,7 +163,7 @@ impl Description {
         let task = fields.or("task", known).map_err(bad)?;
         let manifest = manifest(&fields, task, components).map_err(bad)?;
         let prompts = fields.or("prompts", Vec::new()).map_err(bad)?;
-        Ok(Description { sources, tokenizer, caption_tokenizer, prompts, ..Description::of(manifest) })
+        Ok(Description { sources, tokenizer, caption_tokenizer, prompts, left_out, ..Description::of(manifest) })
     }
 
     /// A denoiser alone, as it was described by [`super::describe`].
@@ -291,10 +309,6 @@ fn beside(sources: &[PartSource], asset: &str) -> Option<PathBuf> {
 fn read_component(name: &str, value: &Value, folder: &Path) -> Result<(Component, PartSource)> {
     let bad = |what: String| invalid(format!("component {name}: {what}"), REMEDY);
     let Some((_, architectures)) = KNOWN.iter().find(|(known, _)| *known == name) else {
-        if name == "text_encoder_3" {
-            let cause = "component text_encoder_3: a T5 is not computed, its tokens are zeros".to_owned();
-            return Err(invalid(cause, "Leave it out: the model draws without it, as diffusers does"));
-        }
         let known = KNOWN.map(|(known, _)| known).join(", ");
         return Err(invalid(format!("there is no component {name:?}"), format!("Those that there are: {known}")));
     };
@@ -317,6 +331,7 @@ fn read_component(name: &str, value: &Value, folder: &Path) -> Result<(Component
         (None, Some(_)) => return Err(bad("it has params, but no architecture".into())),
         (Some(_), None) => return Err(bad("it has an architecture, but no params".into())),
     };
+    let params = positions::kept(&architecture, params);
     let network = Network::of(&architecture, &params);
     let network = network.map_err(|e| e.of(&format!("component {name}")))?;
     network.record(crate::model::Batch::plain(1)).map_err(|e| e.of(&format!("component {name}")))?;

@@ -21,6 +21,10 @@ mod manifest;
 #[cfg(not(target_arch = "wasm32"))]
 mod official;
 #[cfg(not(target_arch = "wasm32"))]
+mod pipelines;
+#[cfg(not(target_arch = "wasm32"))]
+mod positions;
+#[cfg(not(target_arch = "wasm32"))]
 mod presets;
 mod preview;
 #[cfg(not(target_arch = "wasm32"))]

@@ -3,18 +3,21 @@
 use super::configurations;
 use super::manifest::DENOISER;
 use super::task::{
-    CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, TEXT_ENCODER, TEXT_PROJECTOR, TOKENIZER,
+    CAPTION_DECODER, CAPTION_TOKENIZER, DECODER, ENCODER, IMAGE_ENCODER, TEXT_ENCODER, TEXT_ENCODER_2, TEXT_PROJECTOR,
+    TOKENIZER,
 };
 use crate::json::Value;
 use crate::{Code, Error, Result};
 use std::path::{Path, PathBuf};
 
-/// What the folders of a diffusers pipeline are called, by component or asset; one asset has two names.
-const FOLDERS: [(&str, &str); 10] = [
+/// What the folders of a diffusers pipeline are called, by component or asset; some have two names.
+const FOLDERS: [(&str, &str); 12] = [
     (DENOISER, "unet"),
+    (DENOISER, "transformer"),
     (DECODER, "vae"),
     (ENCODER, "vae"),
     (TEXT_ENCODER, "text_encoder"),
+    (TEXT_ENCODER_2, "text_encoder_2"),
     (TEXT_PROJECTOR, "text_decoder"),
     (CAPTION_DECODER, "text_decoder"),
     (IMAGE_ENCODER, "image_encoder"),
@@ -24,7 +27,34 @@ const FOLDERS: [(&str, &str); 10] = [
 ];
 
 /// diffusers' list of a pipeline's parts.
-const PIPELINE: &str = "model_index.json";
+pub(super) const PIPELINE: &str = "model_index.json";
+
+/// Pipelines that people may take for one of this build's, by the beginnings of their names. What Stable Diffusion before XL is, its
+/// UNet says.
+const OTHERS: [(&str, &str); 7] = [
+    ("StableDiffusionXL", "Stable Diffusion XL"),
+    ("StableCascade", "Stable Cascade"),
+    ("Flux", "Flux"),
+    ("PixArt", "PixArt"),
+    ("Latte", "Latte for text"),
+    ("HunyuanDiT", "Hunyuan-DiT"),
+    ("Sana", "Sana"),
+];
+
+/// What people call a pipeline.
+fn called(folder: &Path, class: &str) -> Option<&'static str> {
+    if let Some((_, name)) = OTHERS.iter().find(|(begin, _)| class.starts_with(begin)) {
+        return Some(name);
+    }
+    // CLIP's widths: that of OpenAI's, and that of OpenCLIP's, which the second version reads.
+    let unet =
+        read_json(&folder.join("unet").join("config.json")).ok().filter(|_| class.starts_with("StableDiffusion"));
+    match unet?["cross_attention_dim"].as_u64() {
+        Some(768) => Some("Stable Diffusion 1"),
+        Some(1024) => Some("Stable Diffusion 2"),
+        _ => None,
+    }
+}
 
 fn unsupported(cause: String, remedy: &str) -> Error {
     Error::new(Code::UnsupportedModel, cause, remedy)
@@ -93,7 +123,8 @@ pub(super) fn refuse_pipeline(folder: &Path) -> Result<()> {
         None => "it has no denoiser that this build knows".into(),
     };
     let pipeline = index["_class_name"].as_str().unwrap_or("pipeline");
-    let cause = format!("{}: a {pipeline} of diffusers: {what}; it holds {}", folder.display(), parts.join(", "));
+    let name = called(folder, pipeline).map_or(String::new(), |name| format!("{name}, which is not supported, "));
+    let cause = format!("{}: {name}a {pipeline} of diffusers: {what}; it holds {}", folder.display(), parts.join(", "));
     let remedy = "Its vae, text_encoder and tokenizer can be components beside a denoiser that is known: write a description \
         (docs/format.md)";
     Err(unsupported(cause, remedy))

@@ -449,11 +449,10 @@ fn single(plan: &Plan, op: &Op, compute: Compute) -> Kernel {
                 Groups::Strided { tokens } => (tokens, true),
             };
             // docs/arithmetic.md: with few tokens attention is a small part of the work, and floats cost little.
+            let integers = head_dim <= MOST_INT_HEAD_DIM && head_dim.is_multiple_of(4);
             let arithmetic = match compute {
-                Compute::Fast if tokens >= INT_ATTENTION_TOKENS && head_dim <= MOST_INT_HEAD_DIM => {
-                    Arithmetic::Int { bits: 7 }
-                }
-                Compute::Quality | Compute::Fast if head_dim <= MOST_INT_HEAD_DIM => Arithmetic::Int { bits: 12 },
+                Compute::Fast if tokens >= INT_ATTENTION_TOKENS && integers => Arithmetic::Int { bits: 7 },
+                Compute::Quality | Compute::Fast if integers => Arithmetic::Int { bits: 12 },
                 _ => Arithmetic::F32,
             };
             let (first, queries) = (0, tokens);

@@ -81,7 +81,7 @@ impl Plan {
                     }
                 };
                 check(fits && heads * head_dim == dim, "qkv is not 3 x heads x head_dim")
-                    .or(check(head_dim <= 512 && head_dim % 4 == 0, "head_dim is not a multiple of 4 up to 512"))
+                    .or(check(head_dim <= 512 && dim % 4 == 0, "heads are wider than 512, or no whole vec4s together"))
                     .or(check(whole, "an item is no whole number of groups"))
             }
             Op::HeadNorm { qkv, weights, heads, out, at, .. } => {

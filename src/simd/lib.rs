@@ -18,6 +18,7 @@ mod conv2d;
 mod elementwise;
 mod functions;
 mod group_norm;
+mod head_norm;
 mod int_attention;
 mod isa;
 mod layer_norm;
@@ -36,6 +37,7 @@ pub use conv2d::conv2d;
 pub use elementwise::elementwise;
 pub use functions::multiply_add_peak;
 pub use group_norm::{group_moments, group_norm};
+pub use head_norm::{HeadNormShape, head_norm};
 pub use int_attention::int_attention;
 pub use isa::Level;
 pub use layer_norm::layer_norm;
@@ -50,9 +52,10 @@ pub use threads::Threads;
 use std::ops::Range;
 
 /// An activation fused into the kernel that feeds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Activation {
     /// Identity.
+    #[default]
     None,
     /// Exact GELU.
     Gelu,

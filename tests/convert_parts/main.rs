@@ -1,14 +1,20 @@
 //! `uvit convert` of models of several networks: descriptions, the folders of other libraries, and what can be wrong with them.
 #![cfg(feature = "cli")]
 
+mod clips;
 #[allow(dead_code)]
 #[path = "../devices/mod.rs"]
 mod devices;
 mod folders;
+mod layouts;
 #[path = "../odd_model/mod.rs"]
 mod odd_model;
+#[path = "../checkpoints/pth.rs"]
+#[allow(dead_code)]
+mod pth;
 mod published;
 mod small;
+mod transformers;
 
 use odd_model::{fresh, listing};
 use serde_json::{Value, json};
@@ -107,7 +113,7 @@ fn what_is_wrong_with_a_description_is_said() {
         (
             with("/components/vae", text.clone()),
             Code::InvalidArgument,
-            &["no component \"vae\"", "text_encoder, text_projector, decoder"],
+            &["no component \"vae\"", "text_encoder, text_encoder_2, text_projector, decoder"],
         ),
         (
             with("/components/decoder", text.clone()),

@@ -22,7 +22,7 @@ use uvit_web::weights::StoredFile;
 const MAX_BINDING: usize = 128 << 20;
 
 /// Every component's Program at the model's size, and its largest matrix in q4.
-fn fits_a_device_with_default_limits(manifest: &Manifest) {
+pub fn fits_a_device_with_default_limits(manifest: &Manifest) {
     for name in manifest.runs() {
         let network = manifest.network(name).unwrap();
         let copies = if name == DENOISER { 2 } else { 1 };
@@ -58,7 +58,7 @@ fn forget_peak() {
 }
 
 /// A folder that notes how much memory the process took between one component's files and the next one's.
-struct Watched {
+pub struct Watched {
     folder: PathBuf,
     seen: RefCell<Vec<(String, u64)>>,
 }
@@ -89,7 +89,7 @@ impl Source for Watched {
     }
 }
 
-fn load(folder: &Path) -> (Pipeline, Rc<Watched>) {
+pub fn load(folder: &Path) -> (Pipeline, Rc<Watched>) {
     let options = LoadOptions {
         device: DeviceChoice::Cpu,
         compute: ComputeChoice::Fixed(Compute::Quality),
@@ -109,7 +109,7 @@ fn load(folder: &Path) -> (Pipeline, Rc<Watched>) {
     (pipeline, watched)
 }
 
-fn run(pipeline: &mut Pipeline, watched: &Watched, what: &str, request: &Request) -> Generated {
+pub fn run(pipeline: &mut Pipeline, watched: &Watched, what: &str, request: &Request) -> Generated {
     let begin = Instant::now();
     let before = resident().map_or(0, |[now, _]| now);
     let mut control = Control { on_step: &mut |_| {}, stopped: &|| false };

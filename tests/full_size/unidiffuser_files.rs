@@ -90,7 +90,7 @@ pub fn write_folder(preset: &Preset, folder: &Path) -> Vec<Listed> {
 }
 
 /// The first lines of CLIP's vocabulary.
-fn clip_merges() -> String {
+pub fn clip_merges() -> String {
     let vocabulary =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/clip_tokenizer/bpe_simple_vocab_16e6.txt.gz");
     let mut text = String::new();

@@ -1,8 +1,8 @@
 //! Several networks on one device: the same test natively and in the browser, on every kind of device.
 
 use uvit_web::model::{
-    Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip, clip_text, clip_vision, mmdit, prefix_encoder,
-    unidiffuser, uvit, uvit_t2i, uvit_video,
+    Batch, Network, PortKind, autoencoder_kl, caption_decoder, clip, clip_text, clip_vision, dit, latte, mmdit,
+    prefix_encoder, unidiffuser, uvit, uvit_t2i, uvit_video,
 };
 use uvit_web::pipeline::{Component, Denoiser, Guidance, NamedTensor, Shape, Values};
 use uvit_web::plan::{Activation, Compute, WeightUse, lower};
@@ -86,6 +86,31 @@ pub fn text_network() -> Network {
         conv: true,
         skip: true,
     })
+}
+
+/// DiT with a variance: nine patches of 3 x 3, three heads of 16.
+pub fn vector_network() -> Network {
+    Network::Dit(vector_config())
+}
+
+/// Its parameters.
+pub fn vector_config() -> dit::Config {
+    dit::Config {
+        input_size: 9,
+        patch_size: 3,
+        in_channels: 4,
+        hidden_size: 48,
+        depth: 2,
+        num_heads: 3,
+        mlp_ratio: 3.0,
+        num_classes: 6,
+        learn_sigma: true,
+    }
+}
+
+/// Latte, of five frames of those.
+pub fn frames_network() -> Network {
+    Network::Latte(latte::Config { dit: vector_config(), num_frames: 5, extras: 2 })
 }
 
 /// Stable Diffusion 3's transformer: two blocks, of which the first attends twice, with RMS norm of heads or without; 25 patches and
@@ -290,7 +315,13 @@ pub async fn come_and_go(device: &Device, compute: Compute) {
     let mut streams = load(device, compute, streams_network("rms_norm")).await.unwrap();
     let of_streams = forward(&mut streams).await;
     assert!(forward(&mut clips).await == of_clips && forward(&mut streams).await == of_streams);
-    drop((a, b, words, prefix, seeing, captions, clips, streams));
+    let mut vectors = load(device, compute, vector_network()).await.unwrap();
+    let of_vectors = forward(&mut vectors).await;
+    assert_eq!(of_vectors.iter().map(|result| result.name.as_str()).collect::<Vec<_>>(), ["out", "variance"]);
+    let mut frames = load(device, compute, frames_network()).await.unwrap();
+    let of_frames = forward(&mut frames).await;
+    assert!(forward(&mut vectors).await == of_vectors && forward(&mut frames).await == of_frames);
+    drop((a, b, words, prefix, seeing, captions, clips, streams, vectors, frames));
     assert_eq!(device.memory().bytes, start);
 }
 

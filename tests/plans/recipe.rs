@@ -1,5 +1,8 @@
 //! Plans from lists of small numbers, as a property test draws them, and what they mean, operation by operation.
 
+#[path = "clips.rs"]
+mod clips;
+
 use std::collections::HashMap;
 use uvit_web::cpu;
 use uvit_web::plan::{
@@ -54,7 +57,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
             .filter(|&id| plan.shape(id).split_last().unwrap().1 == &shape[..shape.len() - 1])
             .collect();
         let n = WIDTHS[second % WIDTHS.len()];
-        let out = match kind % 13 {
+        let out = match kind % 14 {
             0 => plan.linear(&format!("linear {at}"), x, None, n, second % 2 == 0),
             1 => plan.linear(&format!("linear {at}"), x, Some(beside[second % beside.len()]), n, second % 2 == 0),
             // One matrix for several Linears.
@@ -80,6 +83,7 @@ pub fn record(steps: &[Step], items: std::ops::Range<usize>) -> Recorded {
                 );
                 out
             }
+            13 if shape.len() == 3 && dim % 8 == 0 => clips::through_a_clip(&mut plan, at, x, n, second),
             11 if shape.len() == 3 => some_tokens(&mut plan, at, x, n, second),
             7 if second.is_multiple_of(2) => plan.layer_norm(&format!("norm {at}"), x, 1e-5),
             7 => modulated(&mut plan, x, &pool, at, second),
@@ -155,11 +159,11 @@ pub fn tensors(plan: &Plan) -> Vec<Tensor> {
 /// Some of the tokens of x: both ends of it in one tensor, which may have some twice, or its end alone.
 fn some_tokens(plan: &mut Plan, at: usize, x: TensorId, n: usize, second: usize) -> TensorId {
     let (batch, tokens) = (plan.shape(x)[0], plan.shape(x)[1]);
-    let (count, both) = (tokens.div_ceil(2), second % 2 == 0);
+    let (count, both) = (tokens.div_ceil(2), second.is_multiple_of(2));
     let out = plan.scratch("", &[batch, if both { 2 * count } else { count }, n]);
-    plan.linear_rows(&format!("end {at}"), x, tokens - count, count, out, 0, second % 3 == 0);
+    plan.linear_rows(&format!("end {at}"), x, tokens - count, count, out, 0, second.is_multiple_of(3));
     if both {
-        plan.linear_rows(&format!("begin {at}"), x, 0, count, out, count, second % 3 != 0);
+        plan.linear_rows(&format!("begin {at}"), x, 0, count, out, count, !second.is_multiple_of(3));
     }
     out
 }
@@ -193,10 +197,11 @@ fn modulated(plan: &mut Plan, x: TensorId, pool: &[TensorId], at: usize, second:
 fn attention(plan: &mut Plan, qkv: TensorId, shape: &[usize], second: usize) -> TensorId {
     let out = plan.scratch("", shape);
     // Items of the inputs have three tokens or one.
-    let tokens = if second / 8 % 2 == 0 { 1 } else { shape[1] };
+    let tokens = if (second / 8).is_multiple_of(2) { 1 } else { shape[1] };
     let groups =
         [Groups::Item, Groups::Consecutive { tokens }, Groups::Strided { tokens }, Groups::Item][second / 2 % 4];
-    plan.push(Op::Attention { qkv, heads: [1, 2, 4][second % 3], causal: second % 2 == 1, groups, out });
+    // The last has heads that are no whole vec4s.
+    plan.push(Op::Attention { qkv, heads: [1, 2, 4, 8][second % 4], causal: second % 2 == 1, groups, out });
     out
 }
 
@@ -324,7 +329,7 @@ pub fn meaning(recorded: &Recorded) -> HashMap<TensorId, Vec<f32>> {
                 let index = index.map(|index| values[&index].as_slice());
                 cpu::embedding(&rows, index, positions.as_deref(), &mut result, &kernel);
             }
-            ref other => panic!("{other:?} is not recorded here"),
+            ref other => clips::meaning(plan, other, &values, &weight, &mut result).expect("another operation"),
         }
         values.insert(op.writes(), result);
     }

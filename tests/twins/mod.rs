@@ -444,6 +444,11 @@ fn attentions(all: &mut Vec<Case>) {
         (1, 257, 2, 72),
         (2, 5, 1, 128),
         (1, 67, 1, 512),
+        // Heads that are no whole vec4s.
+        (1, 9, 2, 10),
+        (2, 33, 4, 5),
+        (1, 130, 12, 1),
+        (1, 66, 2, 90),
     ] {
         for causal in [false, true] {
             let mask = if causal { "causal " } else { "" };
@@ -464,6 +469,7 @@ fn attentions(all: &mut Vec<Case>) {
         (1, 2, 135, 1, 72),
         (2, 257, 16, 2, 4),
         (1, 3, 1200, 1, 64),
+        (2, 3, 9, 4, 3),
     ] {
         for strided in [false, true] {
             let causal = tokens == 7;

@@ -18,9 +18,13 @@ export function estimatesOf({ clips = [] }: Step, { frameRate }: PipelineInfo): 
   return clips.map((frames) => ({ frames, frameRate }));
 }
 
-/** The frame that stands for a clip where there is room for one. */
-export function middleOf({ frames }: Clip): ImageData {
-  return frames[Math.floor(frames.length / 2)] as ImageData;
+/** Which frame stands for a clip where nothing moves: an early one, since by the middle what moves may have left. */
+export function posterAt(frames: number): number {
+  return Math.floor(frames / 8);
+}
+
+export function posterOf({ frames }: Clip): ImageData {
+  return frames[posterAt(frames.length)] as ImageData;
 }
 
 /** `16 frames, 2.0 s`. */

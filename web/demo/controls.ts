@@ -170,7 +170,8 @@ function fillFrom(address: URLSearchParams): void {
   }
   modelSelect.value = model.id;
   addressField.hidden = true;
-  fillWeights([]);
+  dtype.replaceChildren();
+  byId('dtype-field', HTMLElement).hidden = true;
   byId('about', HTMLElement).textContent = model.about;
   for (const select of [device, compute]) {
     select.value = asked.get(select.id) ?? 'auto';
@@ -250,7 +251,8 @@ export function fillControls(info: PipelineInfo): string | undefined {
 
 /** Fills the choice of stored forms, of which the first is the usual one. */
 export function fillWeights(weights: Weight[]): void {
-  const wanted = asked.get('dtype');
+  // Loading again must not forget what was chosen since.
+  const wanted = dtype.options.length > 0 ? dtype.value : asked.get('dtype');
   dtype.replaceChildren(
     ...weights.map(({ dtype, all }, k) => {
       const value = k === 0 ? '' : dtype;
@@ -352,7 +354,8 @@ export function chosenModel(): Model {
 function showWords(read: boolean, moving: boolean): void {
   openPanes(read, moving ? 'Clips' : 'Pictures', model.words !== undefined);
   negativeField.hidden = !read;
-  kinds.hidden = styles.hidden = read || moving;
+  // Of a model by its address nothing is known beforehand.
+  kinds.hidden = styles.hidden = read || moving || !MODELS.includes(model);
   motions.hidden = !moving;
   labelField.hidden = classField.hidden = framesField.hidden = true;
 }

@@ -1,13 +1,12 @@
 /** A strip with a picture of every step: how a clip came out of noise. Pressed, a step's estimate is played in the large. */
 
-import { type Clip, middleOf } from './clips.js';
+import { type Clip, posterOf } from './clips.js';
 import { button, byId, make, paint } from './elements.js';
 import { movesUnasked } from './player.js';
 
-/** Of more than so many bytes, steps are remembered by their middle frame. */
+/** Of more than so many bytes, steps are remembered by a single frame. */
 const KEPT_BYTES = 96e6;
 
-const panel = byId('film', HTMLElement);
 const strip = byId('film-steps', HTMLElement);
 let bytes = 0;
 /** The step that somebody looks at while others come; undefined: the newest. */
@@ -19,11 +18,10 @@ export function startFilm(onPress: (clips: Clip[]) => void): void {
   show = onPress;
 }
 
-/** Forgets the steps; the strip stays where there will be others. */
-export function clearFilm(awaited: boolean): void {
+/** Forgets the steps. */
+export function clearFilm(): void {
   bytes = 0;
   chosen = undefined;
-  panel.hidden = !awaited;
   strip.replaceChildren();
 }
 
@@ -33,9 +31,9 @@ export function addStep(name: string, given: Clip[]): void {
   if (!first) return;
   const size = given.reduce((sum, { frames }) => sum + frames.reduce((all, { data }) => all + data.length, 0), 0);
   bytes += size;
-  const clips = bytes <= KEPT_BYTES ? given : given.map((clip) => ({ ...clip, frames: [middleOf(clip)] }));
+  const clips = bytes <= KEPT_BYTES ? given : given.map((clip) => ({ ...clip, frames: [posterOf(clip)] }));
   const small = make('canvas');
-  paint(small, middleOf(first));
+  paint(small, posterOf(first));
   const step = button('thumb', '', () => {
     // The newest is what goes on by itself.
     chosen = step === strip.lastElementChild ? undefined : step;
@@ -48,7 +46,7 @@ export function addStep(name: string, given: Clip[]): void {
   let timer: ReturnType<typeof setInterval> | undefined;
   const rest = () => {
     clearInterval(timer);
-    paint(small, middleOf(first));
+    paint(small, posterOf(first));
   };
   const move = () => {
     clearInterval(timer);

@@ -1,9 +1,9 @@
 /** The pictures and clips: noise before, previews while drawing, results with their seeds and a way to save them, and those drawn before. */
 
 import type { GenerateResult, PipelineInfo } from 'uvit-web';
-import { type Clip, clipsOf, middleOf } from './clips.js';
+import { type Clip, clipsOf, posterOf } from './clips.js';
 import { button, byId, make, paint } from './elements.js';
-import { screen } from './player.js';
+import type { Screen } from './player.js';
 import type { Form } from './saving.js';
 
 /** A picture or a clip that was drawn, and what draws it again. */
@@ -34,10 +34,17 @@ const FORMS: Form[] = ['APNG', 'WebM', 'GIF'];
 const gallery = byId('gallery', HTMLElement);
 const strip = byId('strip', HTMLFieldSetElement);
 
+/** What plays clips, once there is a player. */
+let project: (screens: Screen[]) => void = () => {};
+
+export function projectBy(player: (screens: Screen[]) => void): void {
+  project = player;
+}
+
 /** Frames full of noise: what a diffusion model starts from. */
 export function showNoise(count: number, size: number): void {
   side = size;
-  screen([]);
+  project([]);
   gallery.style.setProperty('--image-size', `${size > LARGE ? 1 : size}px`);
   gallery.classList.toggle('large', size > LARGE);
   gallery.style.setProperty('--columns', String(columns(count)));
@@ -73,7 +80,7 @@ export function showEstimates(clips: Clip[]): void {
     canvas.classList.toggle('small', (clips[0]?.frames[0]?.width ?? side) < side);
     canvas.ariaLabel = 'A clip taking shape';
   }
-  screen(frames.map((canvas, k) => ({ canvas, clip: clips[k] as Clip })));
+  project(frames.map((canvas, k) => ({ canvas, clip: clips[k] as Clip })));
 }
 
 /** The pictures or clips of a result; `addressOf` gives what draws the one with this seed again. */
@@ -86,7 +93,7 @@ export function drawingsOf(
   const { device, settings } = result;
   const { labelName, prompt } = settings;
   const clips = clipsOf(result);
-  const pictures = clips.length > 0 ? clips.map(middleOf) : result.images.map(({ imageData }) => imageData);
+  const pictures = clips.length > 0 ? clips.map(posterOf) : result.images.map(({ imageData }) => imageData);
   return pictures.map((image, k) => {
     const [{ width, height }, clip] = [image, clips[k]];
     const seed = result.seed + k;
@@ -129,7 +136,7 @@ export function showPictures(drawings: Drawing[], offer: Offer, say: (words: str
     const clip = drawings[k]?.clip;
     return clip ? [{ canvas, clip }] : [];
   });
-  screen(moving);
+  project(moving);
 }
 
 function saveButton({ seed, settings, file }: Drawing, canvas: HTMLCanvasElement): HTMLElement {

@@ -24,25 +24,22 @@ import {
   written,
 } from './controls.js';
 import { byId } from './elements.js';
-import { addStep, clearFilm, endFilm, startFilm } from './film.js';
-import { fillFirst, readFirst, startFirst, takeFirst, takeFirstFile, takesFirst } from './first.js';
 import {
   type Drawing,
   drawingsOf,
   keepPictures,
   middle,
+  projectBy,
   showEstimates,
   showNoise,
   showPictures,
   showPreviews,
 } from './gallery.js';
 import { MODELS, type Model, manifestOf } from './models.js';
-import { gigabytes, verdictOn, weightsOf } from './need.js';
+import { gigabytes, SMALL, weightsOf } from './need.js';
 import { fillOrigin, readOrigin, startFrom, startFromFile, startOrigin } from './origin.js';
 import { keepPairs, type Pair, pairsOf, startPairs } from './pairs.js';
 import * as panes from './panes.js';
-import { offerPlayer, startPlayer } from './player.js';
-import { offerProfile } from './profile.js';
 import {
   clearError,
   hideFacts,
@@ -76,6 +73,10 @@ let starter: HTMLElement = generate;
 let refocus = false;
 /** The model that is loaded or on its way. */
 let model: Model;
+/** The player and the like, once there was a model of clips. */
+let moving: typeof import('./moving.js') | undefined;
+/** What the film strip ends with: nothing of it is an estimate. */
+let finished: { clips: Clip[]; drawings: Drawing[] } | undefined;
 /** The model that somebody wants to load though the device may not bear it. */
 let borne: string | undefined;
 
@@ -91,17 +92,9 @@ let stranger = startControls(
 /** Puts a picture into its pane. */
 const take = (source: File | HTMLImageElement) => void panes.takePicture(source).then(clearError, showError);
 startOrigin(showError, (file) => {
-  if (takesFirst()) takeFirstFile(file).then(clearError, showError);
+  if (moving?.takesFirst()) moving.takeFirstFile(file).then(clearError, showError);
   else if (prompted() && pipeline?.info.imageShape) take(file);
   else startFromFile(file).catch(showError);
-});
-startFirst(showError);
-startPlayer();
-/** What the film strip ends with: nothing of it is an estimate. */
-let finished: { clips: Clip[]; drawings: Drawing[] } | undefined;
-startFilm((clips) => {
-  if (clips === finished?.clips) showDrawings(finished.drawings);
-  else showEstimates(clips);
 });
 panes.startPanes((mode) => void draw(mode), take, {
   text: 'Repaint',
@@ -156,6 +149,8 @@ async function start(): Promise<void> {
   showWarnings([]);
   showStatus(`Loading: ${model.name}`, { aloud: true, done: 0 });
   setState('loading');
+  // What fails here is asked for again below.
+  if (model.clips) startMoving().catch(() => {});
   const device = chosenDevice();
   const compute = chosenCompute();
   try {
@@ -173,13 +168,15 @@ async function start(): Promise<void> {
     pipeline = loaded;
     const label = fillControls(loaded.info);
     fillOrigin(loaded.info);
-    fillFirst(loaded.info);
+    if (loaded.info.frames > 0) await startMoving();
+    if (mine.signal.aborted) return;
+    moving?.fillFirst(loaded.info);
     if (loaded.info.prompts) panes.fillPanes(loaded.info);
     placeStop();
     // Of a model by its address, nothing was known.
-    if (loaded.info.imageSize !== usualSize()) showEmpty();
+    if (!MODELS.includes(model)) showEmpty();
     showDevice(loaded.info, device);
-    offerProfile(loaded, (thrown) => showError(thrown));
+    void offerProfile(loaded);
     showLicences(loaded.info);
     showStatus('Ready', { aloud: true, done: 0 });
     setState('ready');
@@ -204,7 +201,8 @@ async function bearable(signal: AbortSignal): Promise<boolean | undefined> {
   if (signal.aborted) return undefined;
   fillWeights(weights);
   const weight = weights.find(({ dtype }) => dtype === (chosenDtype() ?? weights[0]?.dtype));
-  if (!weight || borne === model.id) return false;
+  if (!weight || weight.all < SMALL || borne === model.id) return false;
+  const { verdictOn } = await import('./verdict.js');
   const verdict = await verdictOn(weight, chosenDevice());
   if (signal.aborted) return undefined;
   if (verdict === 'whole' || verdict === 'parts') return verdict === 'parts';
@@ -222,6 +220,31 @@ async function bearable(signal: AbortSignal): Promise<boolean | undefined> {
   showError(verdict, [...actions, { text: 'Load it anyway', onPress: anyway }]);
   setState('failed');
   return undefined;
+}
+
+/** Loads what only models of clips use, once. */
+async function startMoving(): Promise<void> {
+  if (moving) return;
+  const loaded = await import('./moving.js');
+  // Another start may have come first.
+  if (moving) return;
+  moving = loaded;
+  projectBy(loaded.screen);
+  loaded.startPlayer();
+  loaded.startFirst(showError);
+  loaded.startFilm((clips) => {
+    if (clips === finished?.clips) showDrawings(finished.drawings);
+    else showEstimates(clips);
+  });
+}
+
+/** For developers, which nobody waits for. */
+async function offerProfile(loaded: Pipeline): Promise<void> {
+  const panel = byId('profile', HTMLElement);
+  panel.hidden = true;
+  if (loaded.info.device !== 'webgpu') return;
+  const { fillProfile } = await import('./profile.js');
+  if (loaded === pipeline) fillProfile(panel, loaded, showError);
 }
 
 /** Stop stands where what starts stands. */
@@ -255,14 +278,14 @@ async function draw(mode?: Mode): Promise<void> {
     const result = await active.generate({
       ...options,
       ...((!mode || mode === 't2i') && readOrigin()),
-      ...readFirst(),
+      ...moving?.readFirst(),
       ...(mode?.startsWith('i2') && given.picture && { image: given.picture.source }),
       floatPixels: true,
       signal: mine.signal,
       onStep: (step) => {
         showStep(step, staged, doing);
         const clips = estimatesOf(step, info);
-        if (clips.length > 0) addStep(nameOf(step), clips);
+        if (clips.length > 0) moving?.addStep(nameOf(step), clips);
         else if (mode) panes.showShape(step);
         else if (step.preview) showPreviews(step.preview);
       },
@@ -275,7 +298,7 @@ async function draw(mode?: Mode): Promise<void> {
     } else {
       const clips = drawings.flatMap(({ clip }) => clip ?? []);
       finished = { clips, drawings };
-      endFilm(clips);
+      moving?.endFilm(clips);
       showDrawings(drawings);
       keepPictures(drawings, again);
     }
@@ -308,7 +331,7 @@ function vary(canvas: HTMLCanvasElement): void {
 
 /** The next clips begin with the frame in sight. */
 function begin(canvas: HTMLCanvasElement): void {
-  takeFirst(middle(canvas, pipeline?.info.imageSize ?? canvas.width));
+  moving?.takeFirst(middle(canvas, pipeline?.info.imageSize ?? canvas.width));
   showStatus('The next clip begins with this frame', { aloud: true });
 }
 
@@ -366,9 +389,9 @@ function fail(what: string, thrown: unknown): void {
 
 function showEmpty(): void {
   finished = undefined;
-  const moving = pipeline ? pipeline.info.frames > 0 : chosenModel().clips !== undefined;
-  clearFilm(moving);
-  offerPlayer(moving);
+  const still = pipeline ? pipeline.info.frames === 0 : !chosenModel().clips;
+  byId('player', HTMLElement).hidden = byId('film', HTMLElement).hidden = still;
+  moving?.clearFilm();
   if (prompted()) panes.showPane();
   else showNoise(pictures(), pipeline?.info.imageSize ?? usualSize());
 }

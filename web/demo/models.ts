@@ -57,13 +57,18 @@ export const GROUPS: Record<string, Model[]> = {
 
 export const MODELS = Object.values(GROUPS).flat();
 
+/** Those that were asked for by where they lie. */
+const ELSEWHERE = new Map<string, Model>();
+
 /** The model of a name in the address; of none, the first. Undefined: there is no such model. */
 export function modelOf(id: string | null): Model | undefined {
   if (id === null) return MODELS[0];
   if (!/[/.]/.test(id)) return MODELS.find((model) => model.id === id);
   // The folder is called as the model is, mostly.
   const name = /([^/]+)\/?(?:manifest\.json)?(?:[?#].*)?$/.exec(id)?.[1] ?? id;
-  return { id, name, about: `From ${id}`, first: {} };
+  const model = ELSEWHERE.get(id) ?? { id, name, about: `From ${id}`, first: {} };
+  ELSEWHERE.set(id, model);
+  return model;
 }
 
 /** Its description, beside which its files lie. */

@@ -1,6 +1,6 @@
-/** Whether a device can bear a model, before any of it is fetched: what its manifest says beside what the browser tells of the machine. */
+/** What a model weighs, before any of it is fetched: what its manifest says. */
 
-import { capabilities, type DeviceChoice, type Dtype, UvitError } from 'uvit-web';
+import type { Dtype } from 'uvit-web';
 
 /** What one stored form of a model weighs, in bytes. */
 export interface Weight {
@@ -19,14 +19,8 @@ interface Manifest {
 
 /** Networks that come with the first request that needs them. */
 const ON_DEMAND = ['encoder', 'image_encoder', 'caption_decoder'];
-/** Beside the weights, there is what is computed. */
-const ROOM = 1.25;
-/** So much of a machine's memory a page can count on. */
-const SHARE = 0.5;
-/** WebAssembly's addresses end here, and so does what the CPU can hold. */
-const ADDRESSES = 2 ** 32;
-/** Below that, nobody needs to be asked. */
-const SMALL = 1e9;
+/** Below so many bytes, nobody needs to be asked. */
+export const SMALL = 0.8e9;
 
 /** What a model weighs in each of its stored forms, the usual one first; none where the manifest cannot be read: others will say why. */
 export async function weightsOf(manifest: string, signal: AbortSignal): Promise<Weight[]> {
@@ -43,36 +37,6 @@ export async function weightsOf(manifest: string, signal: AbortSignal): Promise<
   } catch {
     return [];
   }
-}
-
-/** How a model can be loaded on a device: all at once, part by part, or, as far as can be known, not at all. */
-export type Verdict = 'whole' | 'parts' | UvitError;
-
-/** Whether a device bears a stored form. */
-export async function verdictOn({ dtype, all, largest }: Weight, device: DeviceChoice): Promise<Verdict> {
-  if (all * ROOM < SMALL) return 'whole';
-  const cpu = device === 'cpu' || (device === 'auto' && (await capabilities()).auto.device === 'cpu');
-  // Not in TypeScript's library, nor in every browser.
-  const { deviceMemory } = navigator as { deviceMemory?: number };
-  const told = (deviceMemory ?? Number.POSITIVE_INFINITY) * 2 ** 30 * SHARE;
-  const least = Math.min(told, cpu ? ADDRESSES : Number.POSITIVE_INFINITY);
-  if (all * ROOM <= least && (deviceMemory || all * ROOM < 2 * SMALL)) return 'whole';
-  const stages = largest < all ? `, of which the largest network has ${gigabytes(largest)}` : '';
-  const need = `the model's weights are ${gigabytes(all)} in ${dtype}${stages}`;
-  if (!deviceMemory && all * ROOM <= least) {
-    const cause = `${need}, and this browser does not say how much memory there is`;
-    return refusal(cause, 'Go on if this machine has twice as much to spare');
-  }
-  if (largest * ROOM <= least) return 'parts';
-  const has =
-    told <= least
-      ? `this browser tells of ${deviceMemory} GB of memory, of which a page can count on half`
-      : `on the CPU a page can hold ${gigabytes(ADDRESSES)}`;
-  return refusal(`${need}: with room to compute, about ${gigabytes(largest * ROOM)}; ${has}`, 'Nothing was fetched');
-}
-
-function refusal(cause: string, remedy: string): UvitError {
-  return new UvitError('OUT_OF_MEMORY', cause, remedy);
 }
 
 /** `1.4 GB`; a small one in megabytes. */

@@ -2,7 +2,6 @@
 
 import type { GenerateOptions, PipelineInfo } from 'uvit-web';
 import { button, byId } from './elements.js';
-import { readFloats } from './floats.js';
 import { middle } from './gallery.js';
 
 const section = byId('origin', HTMLFieldSetElement);
@@ -89,7 +88,8 @@ export function startOrigin(onError: (thrown: unknown) => void, onDrop: (file: F
     forgetLatents();
     const [file] = latentsFile.files ?? [];
     if (!file) return;
-    readFloats(file).then(
+    const read = async () => (await import('./floats.js')).readFloats(file);
+    read().then(
       (values) => {
         latents = values;
         forget.hidden = false;

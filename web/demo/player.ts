@@ -1,6 +1,6 @@
 /** Plays clips: all in sight at once, under one row of controls, by keys too. Where people want less motion, only once they ask. */
 
-import type { Clip } from './clips.js';
+import { type Clip, posterAt } from './clips.js';
 import { byId, paint } from './elements.js';
 
 /** A clip and where it is seen. */
@@ -47,11 +47,6 @@ export function startPlayer(): void {
   });
 }
 
-/** Whether there will be clips to play. */
-export function offerPlayer(offered: boolean): void {
-  bar.hidden = !offered;
-}
-
 /** Shows clips, at the frame where those before were, if there were any; none: there is nothing to be played. */
 export function screen(shown: Screen[]): void {
   const begins = screens.length === 0;
@@ -71,7 +66,7 @@ export function screen(shown: Screen[]): void {
   const frames = length();
   scrub.max = String(frames);
   if (begins) {
-    at = movesUnasked() ? 0 : Math.floor(frames / 2);
+    at = movesUnasked() ? 0 : posterAt(frames);
     play(movesUnasked());
   }
   seek(Math.min(at, frames - 1));

@@ -1,13 +1,11 @@
 /** For developers: which kernels take the GPU's time, measured at the press of a button. */
 
 import type { Pipeline, Profile, Tuning } from 'uvit-web';
-import { button, byId, make } from './elements.js';
+import { button, make } from './elements.js';
 
-const panel = byId('profile', HTMLElement);
-
-/** Offers to measure; hidden where no GPU draws. `fail` tells the visitor what went wrong. */
-export function offerProfile(pipeline: Pipeline, fail: (thrown: unknown) => void): void {
-  panel.hidden = pipeline.info.device !== 'webgpu';
+/** Offers to measure a GPU in a panel; `fail` tells the visitor what went wrong. Loaded where there is one, once a model is ready. */
+export function fillProfile(panel: HTMLElement, pipeline: Pipeline, fail: (thrown: unknown) => void): void {
+  panel.hidden = false;
   const result = make('div', { class: 'profile-result', 'aria-live': 'polite' });
   const start = button('quiet', 'Measure every kernel', async () => {
     start.disabled = true;

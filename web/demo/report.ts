@@ -13,7 +13,6 @@ import {
 import { lengthOf } from './clips.js';
 import { title } from './controls.js';
 import { button, byId, make } from './elements.js';
-import { toNpy } from './floats.js';
 import { fileName, save } from './gallery.js';
 import { MODES } from './panes.js';
 
@@ -189,11 +188,12 @@ export function showWarnings(texts: string[]): void {
   warnings.replaceChildren(...texts.map((text) => make('p', {}, sentence(text))));
 }
 
-function saveFloats(result: GenerateResult, info: PipelineInfo): void {
+async function saveFloats(result: GenerateResult, info: PipelineInfo): Promise<void> {
   const [first] = result.images;
   const values = result.images.flatMap(({ floats }) => floats ?? []);
-  if (first)
-    save(toNpy(values, [values.length, info.channels, first.height, first.width]), `${fileName(result, info, 0)}.npy`);
+  if (!first) return;
+  const { toNpy } = await import('./floats.js');
+  save(toNpy(values, [values.length, info.channels, first.height, first.width]), `${fileName(result, info, 0)}.npy`);
 }
 
 /** A failure: what happened, what to do, and a button that does it. */
@@ -246,6 +246,7 @@ function megabytes(bytes: number): string {
 
 /** Causes and remedies come without a full stop, and some begin with a name in lower case. */
 function sentence(text: string): string {
-  const capital = text.charAt(0).toUpperCase() + text.slice(1);
+  // An address is no word.
+  const capital = /^https?:/.test(text) ? text : text.charAt(0).toUpperCase() + text.slice(1);
   return /[.!?]$/.test(capital) ? capital : `${capital}.`;
 }

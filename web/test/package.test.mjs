@@ -35,11 +35,16 @@ before(() => {
       const pipeline = await load(query.get('model'), { device: query.get('device'), threads: 2 });
       const { images, device, dispatches, workers } = await pipeline.generate({ label: 6, steps: 2, seed: 1, count: 2 });
       const { threads } = pipeline.info;
+      // The entry for files is loaded on demand, with the library that is built into it.
+      const { encodeApng, encodeGif } = await import('uvit-web/clips');
+      const frames = images.map(({ imageData }) => imageData);
+      const files = await Promise.all([encodeApng(frames, 8), encodeGif(frames, 8)]);
       // A single core is not shared, whatever is asked for.
       const alone = threads === 1 && device === 'cpu' && navigator.hardwareConcurrency === 1;
       said.textContent = JSON.stringify({
         device, workers: alone ? 2 : workers, threads, gpu: dispatches > 0,
         sizes: images.map((i) => i.rgba.length), seeds: images.map((i) => i.seed),
+        files: files.map(({ type }) => type),
       });
     } catch (error) {
       said.textContent = String(error) + (error instanceof UvitError);
@@ -48,7 +53,7 @@ before(() => {
 });
 after(() => rmSync(app, { recursive: true, force: true }));
 
-const PICTURES = { sizes: [64 * 64 * 4, 64 * 64 * 4], seeds: [1, 2] };
+const PICTURES = { sizes: [64 * 64 * 4, 64 * 64 * 4], seeds: [1, 2], files: ['image/png', 'image/gif'] };
 /** Every kind of worker that the package starts has to survive the bundler. */
 const CASES = [
   { name: 'on WebGPU', isolated: false, expected: { device: 'webgpu', workers: 1, threads: 1, gpu: true } },

@@ -52,15 +52,18 @@ struct Params {
 
 /// For some head dims, which are nothing but a loop's length.
 pub(super) fn variants(tile: AttentionTile) -> Vec<Variant> {
-    let plain = [4, 12, 64, 72, 128].map(|head_dim| variant(head_dim, tile, false));
+    let plain = [4, 10, 12, 64, 72, 128].map(|head_dim| variant(head_dim, tile, false));
     plain.into_iter().chain([16, 64, 128].map(|head_dim| variant(head_dim, tile, true))).collect()
 }
 
 fn variant(head_dim: usize, tile: AttentionTile, packed: bool) -> Variant {
+    let odd = !head_dim.is_multiple_of(4);
     Variant {
         kernel: "attention",
         variables: vec![
-            ("HEAD_DIM4", (head_dim / 4).to_string()),
+            ("HEAD", (if odd { head_dim } else { head_dim / 4 }).to_string()),
+            ("HEAD_DIM4", head_dim.div_ceil(4).to_string()),
+            ("ODD", u8::from(odd).to_string()),
             ("QUERIES", tile.queries.to_string()),
             ("KEYS4", tile.keys4.to_string()),
             ("SHARED", u8::from(tile.shared).to_string()),

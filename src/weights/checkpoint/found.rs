@@ -129,7 +129,8 @@ pub fn is_whole(set: &Shapes, network: &Network) -> Result<bool> {
     Ok(spellings::of(network).iter().any(|spelling| {
         let tensors = spelled(spelling, &sources);
         let expected = expected(&tensors);
-        let there = |(name, shape): &(&str, Vec<usize>)| set.get(*name).is_some_and(|set| set == shape);
+        let there =
+            |(name, shape): &(&str, Vec<usize>)| set.get(*name).is_some_and(|set| spelling.fits(name, set, shape));
         // What is repeated is one of the network's own in block 0.
         let others = set.keys().filter(|name| spelling.is_beside(name) && !spelling.is_repeated(name)).count();
         expected.iter().all(there) && expected.len() + others == set.len()
@@ -158,7 +159,7 @@ pub fn find_part(path: &Path, network: &Network, weights: &Weights) -> Result<Fo
 fn find_in(path: &Path, network: &Network, weights: &Weights, alone: bool) -> Result<Found> {
     let mut file = File::open(path)?;
     let sources = sources(network)?;
-    let (spelling, tensors) = spell(&file, network, &sources);
+    let (spelling, tensors) = spell(&file, network, &sources, weights);
     let parts = expected(&tensors);
     let expected: Vec<(&str, &[usize])> = parts.iter().map(|(name, shape)| (*name, shape.as_slice())).collect();
     let (found, mut report) = choice::choose(&file, &expected, weights, alone, &spelling)?;
@@ -232,11 +233,21 @@ fn check_repeated(file: &mut File, spelling: &Spelling, found: &BTreeMap<String,
 
 /// The names that a network's tensors have in a file, several of one tensor where the file keeps its parts apart: of its spellings
 /// the one that finds the most.
-fn spell(file: &File, network: &Network, sources: &[(String, Vec<usize>)]) -> (Spelling, Vec<Spelled>) {
+fn spell(
+    file: &File,
+    network: &Network,
+    sources: &[(String, Vec<usize>)],
+    weights: &Weights,
+) -> (Spelling, Vec<Spelled>) {
+    // Another network of the file may have what this one leaves out.
+    let meant = |tensor: &Listed| match weights {
+        Weights::Key(key) => format!(".{}", tensor.full_name()).contains(&format!(".{key}.")),
+        _ => true,
+    };
     let there = |part: &Part| {
         let is = |tensor: &Listed| {
             let before = tensor.name.strip_suffix(part.name.as_str());
-            before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
+            before.is_some_and(|before| before.is_empty() || before.ends_with('.')) && meant(tensor)
         };
         file.tensors.iter().any(is)
     };

@@ -222,6 +222,15 @@ pub fn shapes(path: &Path) -> Result<Vec<Shapes>> {
     Ok(starts.iter().map(set).collect())
 }
 
+/// Whether a file holds tensors under a key.
+///
+/// # Errors
+/// `IO`, `BAD_CHECKPOINT`.
+pub fn holds(path: &Path, key: &str) -> Result<bool> {
+    let under = |tensor: &Listed| tensor.full_name().strip_prefix(key).is_some_and(|rest| rest.starts_with('.'));
+    Ok(File::open(path)?.tensors.iter().any(under))
+}
+
 /// Reads the weights of a file whatever network they are for: the EMA ones where there are some, under their names without
 /// what a wrapper put before all of them.
 ///

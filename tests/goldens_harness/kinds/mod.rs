@@ -6,6 +6,7 @@ pub mod clip_tokenizer;
 pub mod diffusers;
 pub mod dpm_solver;
 pub mod end_to_end;
+pub mod end_to_end_dit;
 pub mod end_to_end_sd3;
 pub mod euler_maruyama;
 pub mod guidance;
