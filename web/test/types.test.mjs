@@ -5,16 +5,17 @@ import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';
 import { launch, openPage, WEBGPU, withPackage } from './browser.mjs';
 import { fieldsOf, mismatches } from './fields.mjs';
-import { goldenModel } from './golden-model.mjs';
+import { goldenModel, sd3Model } from './golden-model.mjs';
 import { startServer } from './server.mjs';
 
 const MODEL = '/models/emoji/manifest.json';
 const WORDS = '/models/avatars/manifest.json';
 /** Clips of 12 frames of 16 x 16. */
-const FILES = goldenModel('small', 'uvit_video_t2_386_tokens', {
-  labels: [{ index: 0, name: 'still' }],
-  null_class: 3,
-});
+const FILES = {
+  ...goldenModel('small', 'uvit_video_t2_386_tokens', { labels: [{ index: 0, name: 'still' }], null_class: 3 }),
+  ...sd3Model('sd3'),
+};
+const TWO_READERS = '/sd3/manifest.json';
 const CLIPS = '/small/manifest.json';
 const readme = readFileSync(new URL('../README.md', import.meta.url), 'utf8');
 
@@ -31,7 +32,7 @@ async function collect(args, device) {
     const page = await openPage(browser, `${server.url}/blank.html`);
     return await withPackage(
       page,
-      async (uvit, [model, words, moving, device]) => {
+      async (uvit, [model, words, moving, twoReaders, device]) => {
         // Objects of the platform cannot leave the page as what they are.
         const plain = (value) =>
           JSON.parse(
@@ -56,15 +57,17 @@ async function collect(args, device) {
         results.push(await any.generate({ mode: 'joint', steps: 1, latents: true, preview: true, onStep }));
         const clips = await uvit.load(moving, { device, tune: 'off' });
         results.push(await clips.generate({ label: 0, steps: 1, frames: 14, preview: true, onStep }));
+        const two = await uvit.load(twoReaders, { device, tune: 'off' });
+        results.push(await two.generate({ prompt: 'a red cube', prompt2: 'a toy', steps: 1 }));
         return {
           ...found,
           Capabilities: [await uvit.capabilities()],
-          PipelineInfo: [pipeline, any, clips].map(({ info }) => plain(info)),
+          PipelineInfo: [pipeline, any, clips, two].map(({ info }) => plain(info)),
           GenerateResult: results.map(plain),
           Profile: [await pipeline.profile()].filter((profile) => profile !== null),
         };
       },
-      [MODEL, WORDS, CLIPS, device],
+      [MODEL, WORDS, CLIPS, TWO_READERS, device],
     );
   } finally {
     await browser.close();
