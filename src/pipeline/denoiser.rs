@@ -35,6 +35,13 @@ pub struct Shape {
     pub absent: Vec<(usize, &'static str)>,
 }
 
+impl Shape {
+    /// The first port alone, on one worker, with nothing kept or left out.
+    pub fn plain(batch: Batch, scratch_slots: usize) -> Shape {
+        Shape { batch, drawn: 0..1, scratch_slots, workers: 1, outer: None, masked: false, absent: Vec::new() }
+    }
+}
+
 /// A port that is drawn, and noise in one copy.
 pub(super) struct Absent {
     pub copy: usize,

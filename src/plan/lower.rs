@@ -1,6 +1,7 @@
 //! Plan to Program: which operations one kernel computes together, and where tensors lie.
 
 use super::arena::{Interval, place};
+use super::kernel::*;
 use super::program::*;
 use super::{Arithmetic, Compute, Form, GateOf, Groups, Op, PACK_GROUP, Plan, Role, Tensor, TensorId};
 use crate::{Code, Error, Result};

@@ -54,15 +54,7 @@ pub async fn draw_by(device: &Device, sampler: SamplerKind, start: Option<&[f32]
     let labels = |labels: [u32; 2]| vec![NamedTensor::new("y", Values::Indices(labels.to_vec()))];
     let guidance = Guidance::classifier_free(labels([1, 4]), labels([5, 5]), 1.5);
     let recipe = recipe(&settings).unwrap();
-    let shape = Shape {
-        batch: guidance.batch(2),
-        drawn: 0..1,
-        scratch_slots: recipe.scratch_slots,
-        workers: 1,
-        outer: None,
-        masked: false,
-        absent: Vec::new(),
-    };
+    let shape = Shape::plain(guidance.batch(2), recipe.scratch_slots);
     let inputs = Inputs {
         guidance,
         start,

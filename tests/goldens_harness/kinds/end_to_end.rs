@@ -87,15 +87,7 @@ pub fn judge(case: &Case, report: &mut Report) {
         };
         let unconditional = given(&vec![null_class.unwrap_or(0); labels.len()]);
         let guidance = Guidance::classifier_free(given(&labels), unconditional, form.guidance_scale(scale));
-        let shape = Shape {
-            batch: guidance.batch(count),
-            drawn: 0..1,
-            scratch_slots: recipe.scratch_slots,
-            workers: 1,
-            outer: None,
-            masked: false,
-            absent: Vec::new(),
-        };
+        let shape = Shape::plain(guidance.batch(count), recipe.scratch_slots);
         let inputs = Inputs {
             guidance,
             start: None,

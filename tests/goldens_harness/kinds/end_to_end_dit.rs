@@ -69,15 +69,7 @@ fn judge_run(run: &Run, device: &Device, checks: &mut Checks) -> Result<(), Stop
     // The first is drawn for a start that is given here.
     let mut drawn: Vec<Vec<f32>> = case.tensor("noise")?.rows()[..steps].iter().rev().map(|row| floats(row)).collect();
     drawn.push(start.clone());
-    let shape = Shape {
-        batch: guidance.batch(count),
-        drawn: 0..1,
-        scratch_slots: recipe.scratch_slots,
-        workers: 1,
-        outer: None,
-        masked: false,
-        absent: Vec::new(),
-    };
+    let shape = Shape::plain(guidance.batch(count), recipe.scratch_slots);
     let inputs = Inputs {
         guidance,
         start: Some(&start),

@@ -124,15 +124,8 @@ fn judge_run(run: &Run, device: &Device, checks: &mut Checks) -> Result<(), Stop
         (number(&params["max_position_embeddings"]) + number(&params["max_sequence_length"])).into();
     let own = number(&transformer["sample_size"]);
     let mut component = component(case, device, "mmdit", "transformer", &transformer)?;
-    let shape = Shape {
-        batch: Batch { size: (size != [own; 2]).then_some(size), ..guidance.batch(count) },
-        drawn: 0..1,
-        scratch_slots: recipe.scratch_slots,
-        workers: 1,
-        outer: None,
-        masked: false,
-        absent: Vec::new(),
-    };
+    let shape =
+        Shape::plain(Batch { size: (size != [own; 2]).then_some(size), ..guidance.batch(count) }, recipe.scratch_slots);
     let inputs = Inputs {
         guidance,
         start: Some(&start),

@@ -82,15 +82,7 @@ fn judge_run(run: &Run, device: &Device, checks: &mut Checks) -> Result<(), Stop
         drawn.extend(rows.iter().rev().map(|row| row.iter().map(|v| *v as f32).collect()));
     }
     drawn.push(start.clone());
-    let shape = Shape {
-        batch: guidance.batch(count),
-        drawn: 0..1,
-        scratch_slots: recipe.scratch_slots,
-        workers: 1,
-        outer: None,
-        masked: inpaint,
-        absent: Vec::new(),
-    };
+    let shape = Shape { masked: inpaint, ..Shape::plain(guidance.batch(count), recipe.scratch_slots) };
     let inputs = Inputs {
         guidance,
         start: Some(&start),
