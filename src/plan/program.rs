@@ -115,9 +115,9 @@ impl View {
 pub struct Program {
     /// By [`TensorId`].
     pub views: Vec<View>,
-    /// By [`WeightId`].
+    /// By [`super::WeightId`].
     pub weights: Vec<Weight>,
-    /// By [`WeightId`]: how the kernels expect it.
+    /// By [`super::WeightId`]: how the kernels expect it.
     pub forms: Vec<Form>,
     /// In order.
     pub kernels: Vec<Kernel>,
