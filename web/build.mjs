@@ -24,6 +24,7 @@ const FEATURES = [
   'simd',
 ];
 const VARIANTS = {
+  webgpu: FEATURES,
   simd128: FEATURES,
   'relaxed-simd': [...FEATURES, 'relaxed-simd'],
   threads: [...FEATURES, 'relaxed-simd', 'threads'],

@@ -1,19 +1,24 @@
 //! The CPU as a device: which kernels run, and the memory that Sessions share.
 
-use super::{Memory, fast, plain};
+#[cfg(feature = "fast-cpu")]
+use super::fast;
+use super::{Memory, plain};
 use crate::meter::{Meter, Metered};
 use crate::plan::{Capabilities, Compute, Form, Mix, Program, StateLayout, Weight, WeightId};
 use crate::{Code, Error, Result, weights};
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::{Rc, Weak};
-use uvit_simd::{Level, Lines, Threads};
+use uvit_simd::Lines;
+#[cfg(feature = "fast-cpu")]
+use uvit_simd::{Level, Threads};
 
 /// Which kernels.
 enum Kernels {
     /// The twins, that everything else is compared with.
     Plain,
     /// The fast ones.
+    #[cfg(feature = "fast-cpu")]
     Fast { level: Level, threads: Threads },
 }
 
@@ -42,6 +47,7 @@ impl Device {
     }
 
     /// With the fast kernels, on an instruction set that the processor must have ([`Level::all`]).
+    #[cfg(feature = "fast-cpu")]
     pub fn fast(level: Level, threads: Threads) -> Device {
         Device::new(Kernels::Fast { level, threads })
     }
@@ -65,6 +71,7 @@ impl Device {
     pub fn threads(&self) -> usize {
         match &self.kernels {
             Kernels::Plain => 1,
+            #[cfg(feature = "fast-cpu")]
             Kernels::Fast { threads, .. } => threads.count(),
         }
     }
@@ -113,6 +120,7 @@ pub struct Weights {
 
 enum Stored {
     Plain(Vec<plain::Stored>),
+    #[cfg(feature = "fast-cpu")]
     Fast(Vec<fast::Packed>),
 }
 
@@ -121,6 +129,7 @@ impl Weights {
     pub fn new(device: Rc<Device>, compute: Compute) -> Weights {
         let stored = match device.kernels {
             Kernels::Plain => Stored::Plain(Vec::new()),
+            #[cfg(feature = "fast-cpu")]
             Kernels::Fast { .. } => Stored::Fast(Vec::new()),
         };
         Weights { device, compute, stored, forms: Vec::new(), metered: Vec::new() }
@@ -153,12 +162,14 @@ impl Weights {
                 put(all, id, stored);
                 bytes
             }
+            #[cfg(feature = "fast-cpu")]
             (Stored::Fast(all), Kernels::Fast { level, .. }) => {
                 let packed = fast::Packed::new(*level, weight, form, tensor)?;
                 let bytes = packed.bytes();
                 put(all, id, packed);
                 bytes
             }
+            #[cfg(feature = "fast-cpu")]
             (Stored::Fast(_), Kernels::Plain) => return Err(Error::internal("packed weights beside plain kernels")),
         };
         put(&mut self.forms, id, Some(form));
@@ -226,6 +237,7 @@ impl State {
 pub struct Session {
     weights: Rc<Weights>,
     memory: Memory,
+    #[cfg(feature = "fast-cpu")]
     kept: fast::Scratch,
 }
 
@@ -240,7 +252,12 @@ impl Session {
         let scratch = device.scratch(program.slab_bytes.iter().sum())?;
         device.sessions.set(device.sessions.get() + 1);
         let memory = Memory::new(program, io, scratch, state, device.sessions.get())?;
-        Ok(Session { weights, memory, kept: fast::Scratch::default() })
+        Ok(Session {
+            weights,
+            memory,
+            #[cfg(feature = "fast-cpu")]
+            kept: fast::Scratch::default(),
+        })
     }
 
     /// Its tensors.
@@ -264,9 +281,11 @@ impl Session {
     /// # Errors
     /// `INTERNAL` if tensors of a kernel overlap, or another Session's run came between.
     pub fn run(&mut self, range: Range<usize>, items: Option<usize>, budget: u64) -> Result<usize> {
-        let Session { weights, memory, kept } = self;
+        let Session { weights, memory, .. } = self;
         let (next, multiply_adds) = match (&weights.stored, &weights.device.kernels) {
+            #[cfg(feature = "fast-cpu")]
             (Stored::Fast(packed), Kernels::Fast { level, threads }) => {
+                let kept = &mut self.kept;
                 let launcher = fast::Launcher { level: *level, threads, weights: packed };
                 memory.run(range, items, budget, |walk| {
                     threads.enter(|| walk.each(|blocks, kernel| launcher.launch(blocks, kept, kernel)))
@@ -274,6 +293,7 @@ impl Session {
             }
             (Stored::Plain(stored), _) => memory
                 .run(range, items, budget, |walk| walk.each(|blocks, kernel| plain::launch(blocks, stored, kernel))),
+            #[cfg(feature = "fast-cpu")]
             (Stored::Fast(_), Kernels::Plain) => Err(Error::internal("packed weights beside plain kernels")),
         }?;
         let device = &weights.device;

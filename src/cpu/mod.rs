@@ -1,7 +1,7 @@
 //! The plain kernels and their sessions: the reference that every device is compared with.
 //!
 //! One function an operation, written to be obviously right rather than fast; f32 arithmetic in index order. What users
-//! run on the CPU is `fast`, over the kernels of [`uvit_simd`].
+//! run on the CPU is `fast`, over the kernels of [`uvit_simd`], in builds that have it (the feature `fast-cpu`).
 
 mod attention;
 mod cached_attention;
@@ -11,6 +11,7 @@ mod copy_tokens;
 mod device;
 mod elementwise;
 mod embedding;
+#[cfg(feature = "fast-cpu")]
 mod fast;
 mod group_moments;
 mod group_norm;

@@ -9,6 +9,7 @@ use crate::plan::{Compute, Kind, Program, WeightId};
 use crate::runtime;
 #[cfg(feature = "gpu")]
 use crate::runtime::{Tune, Tuned, choose};
+#[cfg(feature = "fast-cpu")]
 use crate::simd::Threads;
 use crate::weights::Dtype;
 use crate::{Code, Error, Result};
@@ -76,7 +77,7 @@ pub struct LoadOptions {
     /// The last [`Tuned::records`].
     #[cfg(feature = "gpu")]
     pub records: Option<String>,
-    /// Why [`DeviceChoice::Cpu`], where the caller did not ask for it but found no better device.
+    /// Why the CPU, where the caller has looked for a GPU before, and found none that will do.
     pub reason: Option<String>,
     /// Whether components stay loaded (the default), or each is brought when its stage begins and goes with it: slower, in the
     /// memory of the largest stage.
@@ -149,6 +150,8 @@ impl Write for DeviceInfo {
             ("deviceReason", self.device_reason.as_str().into()),
             #[cfg(feature = "gpu")]
             ("adapter", self.adapter.write()),
+            #[cfg(not(feature = "gpu"))]
+            ("adapter", Value::Null),
             #[cfg(feature = "gpu")]
             ("tuned", self.tuned.write()),
         ])
@@ -198,18 +201,30 @@ pub struct Opened {
 ///
 /// # Errors
 /// With [`DeviceChoice::WebGpu`]: `NO_WEBGPU`, `INSECURE_CONTEXT`, `LIMIT_TOO_SMALL`, `SHADER_FAILED`, `WRONG_RESULT`;
-/// `INVALID_ARGUMENT` for arithmetic that the device does not have. Else `WRONG_RESULT` where the CPU's kernels are wrong.
+/// `INVALID_ARGUMENT` for arithmetic that the device does not have. Else `WRONG_RESULT` where the CPU's kernels are wrong; in builds
+/// without the CPU device, `INVALID_ARGUMENT` with [`DeviceChoice::Cpu`], and what is wrong with the GPU with [`DeviceChoice::Auto`].
 pub async fn open(options: &LoadOptions, wanted: &[Wanted<'_>]) -> Result<Opened> {
-    let reason = match options.device {
-        DeviceChoice::Cpu => options.reason.clone().unwrap_or_else(|| "the CPU was asked for".into()),
+    let refusal = match options.device {
+        DeviceChoice::Cpu => None,
         DeviceChoice::WebGpu => {
             let why = "WebGPU was asked for, and computes correctly";
             return open_gpu(false, why, wanted, options).await.map_err(|refusal| refusal.0);
         }
         DeviceChoice::Auto => match open_gpu(true, REAL_GPU, wanted, options).await {
             Ok(opened) => return Ok(opened),
-            Err(refusal) => refusal.reason(),
+            Err(refusal) => Some(refusal),
         },
+    };
+    open_cpu(refusal, wanted, options).await
+}
+
+/// The CPU, where no GPU was asked for, or it was refused.
+#[cfg(feature = "fast-cpu")]
+async fn open_cpu(refusal: Option<Refusal>, wanted: &[Wanted<'_>], options: &LoadOptions) -> Result<Opened> {
+    let reason = match (&options.reason, refusal) {
+        (Some(reason), _) => reason.clone(),
+        (None, Some(refusal)) => refusal.reason(),
+        (None, None) => "the CPU was asked for".into(),
     };
     let threads = options.threads.map_or_else(Threads::all, Threads::new);
     let device = runtime::Device::cpu(threads);
@@ -235,14 +250,27 @@ pub async fn open(options: &LoadOptions, wanted: &[Wanted<'_>]) -> Result<Opened
     Ok(Opened { device, compute, info })
 }
 
+/// This build has the twins alone. Whoever goes on with another one tells its reader why: the cause is a sentence for people.
+#[cfg(not(feature = "fast-cpu"))]
+async fn open_cpu(refusal: Option<Refusal>, _: &[Wanted<'_>], _: &LoadOptions) -> Result<Opened> {
+    Err(match refusal {
+        Some(refusal) => Error::new(refusal.0.code, refusal.reason(), refusal.0.remedy.clone()),
+        None => {
+            Error::new(Code::InvalidArgument, "this build has no CPU device", "Build with the feature \"fast-cpu\"")
+        }
+    })
+}
+
 fn first<'a, 'b>(wanted: &'a [Wanted<'b>]) -> Result<&'a Wanted<'b>> {
     wanted.first().ok_or_else(|| Error::internal("a device is opened for no network"))
 }
 
 /// Weights in f32 may take so much before integers are taken whatever their speed.
+#[cfg(feature = "fast-cpu")]
 const MOST_F32_BYTES: usize = 1 << 30;
 
 /// The faster of the arithmetics that keep a picture's quality.
+#[cfg(feature = "fast-cpu")]
 async fn measured(device: &runtime::Device, wanted: &Wanted<'_>) -> Result<Compute> {
     let quality = wanted.program(device, Compute::Quality)?;
     let parameters: usize = quality.weights.iter().map(|w| w.shape.iter().product::<usize>()).sum();
@@ -254,6 +282,7 @@ async fn measured(device: &runtime::Device, wanted: &Wanted<'_>) -> Result<Compu
     runtime::fastest(device, &[(Compute::Quality, &quality), (Compute::F32, &floats)], &stored).await
 }
 
+/// Why a GPU.
 const REAL_GPU: &str = "a GPU was found and computes correctly";
 
 /// What this machine can do, and what [`DeviceChoice::Auto`] would choose before any model is known, as `Capabilities` of

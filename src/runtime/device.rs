@@ -5,6 +5,7 @@ use super::{Kind, each};
 use crate::gpu;
 use crate::meter::Memory;
 use crate::plan::{Capabilities, Compute};
+#[cfg(feature = "fast-cpu")]
 use crate::simd::{Level, Threads};
 use crate::{Code, Error, Result, cpu};
 use std::rc::Rc;
@@ -24,11 +25,13 @@ impl Device {
     }
 
     /// The CPU, on the best instruction set of this processor.
+    #[cfg(feature = "fast-cpu")]
     pub fn cpu(threads: Threads) -> Device {
         Device::cpu_with(Level::detect(), threads)
     }
 
     /// The CPU, on an instruction set that it must have ([`Level::all`]).
+    #[cfg(feature = "fast-cpu")]
     pub fn cpu_with(level: Level, threads: Threads) -> Device {
         Device(Kind::Host(Rc::new(cpu::Device::fast(level, threads))))
     }

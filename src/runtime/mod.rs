@@ -5,6 +5,7 @@
 //! One face for the CPU ([`crate::cpu`]) and GPUs ([`crate::gpu`]); nothing here knows networks, samplers or files.
 
 mod device;
+#[cfg(feature = "fast-cpu")]
 mod fastest;
 mod self_test;
 mod session;
@@ -15,6 +16,7 @@ mod turn;
 mod weights;
 
 pub use device::Device;
+#[cfg(feature = "fast-cpu")]
 pub use fastest::fastest;
 pub use self_test::{Stored, kinds, self_test};
 pub use session::Session;

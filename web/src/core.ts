@@ -16,6 +16,10 @@ export interface StartedCore {
 // Bundlers recognise these expressions and emit the files as they are. That the glue stays a file of its own is on
 // purpose: only the chosen build's is fetched, and the threads of a pool import the same one.
 const FILES: Record<WasmVariant, { glue: URL; wasm: URL }> = {
+  webgpu: {
+    glue: new URL('./webgpu/uvit_web.js', import.meta.url),
+    wasm: new URL('./webgpu/uvit_web_bg.wasm', import.meta.url),
+  },
   simd128: {
     glue: new URL('./simd128/uvit_web.js', import.meta.url),
     wasm: new URL('./simd128/uvit_web_bg.wasm', import.meta.url),

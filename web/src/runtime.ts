@@ -1,10 +1,10 @@
-/** Starts the best build of the wasm core that this browser runs, with its pool of threads where it has one. */
+/** Starts the best build of the wasm core for a device that this browser has, with its pool of threads where it has one. */
 
 import { type StartedCore, startCore } from './core.js';
-import { toUvitError } from './errors.js';
+import { type ErrorCode, toUvitError } from './errors.js';
 import { startPool } from './pool.js';
 import type { CoreLoadOptions } from './protocol.js';
-import type { DeviceChoice, WasmVariant } from './types.js';
+import type { WasmVariant } from './types.js';
 import { cpuFacts, variantsFor } from './variant.js';
 
 /** More threads than this gain little on matrices as small as a picture's. */
@@ -17,46 +17,71 @@ export interface Runtime extends StartedCore {
   threads: number;
   /** Threads or workers that the CPU device may use. */
   wanted: number;
-  /** The device to ask the core for. */
-  device: DeviceChoice;
-  /** Why the CPU, where that was decided here. */
+  /** Why the CPU, where `auto` took it. */
   reason?: string;
 }
 
+/** Of a GPU, not of the model or of what was asked for: with these, `auto` goes on with the CPU. */
+const OF_GPUS: readonly ErrorCode[] = [
+  'NO_WEBGPU',
+  'INSECURE_CONTEXT',
+  'LIMIT_TOO_SMALL',
+  'SHADER_FAILED',
+  'WRONG_RESULT',
+  'DEVICE_LOST',
+  'OUT_OF_MEMORY',
+];
+
 /**
- * Starts the build that is asked for; `auto` goes on to the next best where one does not start. `onThreads` gets the
- * locks of the pool's threads as soon as they are there.
+ * Starts the build for the device that is asked for; `auto` goes on to the next best where one does not start. `onThreads`
+ * gets the locks of the pool's threads as soon as they are there. `refused` says why no GPU, where that is known.
  */
 export async function startRuntime(
-  options: CoreLoadOptions,
+  { device, wasm, threads: most }: CoreLoadOptions,
   onThreads: (locks: string[]) => void = () => {},
+  refused?: string,
 ): Promise<Runtime> {
   const cpu = cpuFacts();
-  const wanted = Math.min(options.threads ?? cpu.hardwareConcurrency, MOST_THREADS);
-  const threadable = variantsFor(options.wasm, cpu);
-  // The build with threads has no GPU device: where one is to be had, another build is the right one.
-  const noGpu = threadable[0] === 'threads' && options.device === 'auto' ? await whyNoGpu() : undefined;
-  const withGpu = options.device === 'webgpu' || (options.device === 'auto' && noGpu === undefined);
-  const others = threadable.filter((variant) => variant !== 'threads');
-  const variants = withGpu && others.length > 0 ? others : threadable;
+  const wanted = Math.min(most ?? cpu.hardwareConcurrency, MOST_THREADS);
+  let variants = variantsFor(wasm, device, cpu);
+  let reason = refused;
+  if (device === 'auto' && wasm !== 'webgpu') {
+    reason ??= wasm === 'auto' ? await whyNoGpu() : `the build ${wasm} was asked for, which is the CPU's`;
+    if (reason !== undefined) variants = variants.filter((variant) => variant !== 'webgpu');
+  }
   for (const [place, variant] of variants.entries()) {
     try {
       const started = await startCore(variant);
       const threads = variant === 'threads' ? await startThreads(started, wanted, onThreads) : 1;
-      const chosen = noGpu === undefined ? { device: options.device } : { device: 'cpu' as const, reason: noGpu };
-      return { ...started, ...chosen, variant, threads, wanted };
+      return { ...started, variant, threads, wanted, ...(reason !== undefined && { reason }) };
     } catch (thrown) {
       if (place === variants.length - 1) throw thrown;
-      console.warn(`uvit-web: goes on without ${variant}: ${toUvitError(thrown).cause}`);
+      const { cause } = toUvitError(thrown);
+      if (variant === 'webgpu') reason = cause;
+      console.warn(`uvit-web: goes on without ${variant}: ${cause}`);
     }
   }
   throw new Error('there is always a last variant');
 }
 
-/** Why `auto` takes the CPU, or nothing if there is a real GPU. */
+/** Why `auto` goes on with the CPU after loading on a GPU has failed so; nothing if the CPU would not help, or was ruled out. */
+export function refusal({ device, wasm }: CoreLoadOptions, { variant }: Runtime, thrown: unknown): string | undefined {
+  const { code, cause } = toUvitError(thrown);
+  const other = device === 'auto' && wasm === 'auto' && variant === 'webgpu';
+  return other && OF_GPUS.includes(code) ? cause : undefined;
+}
+
+/** Why `auto` takes the CPU, or nothing if there is a real GPU. The sentences are those of the core (`src/pipeline/device.rs`). */
 async function whyNoGpu(): Promise<string | undefined> {
-  const adapter = await navigator.gpu?.requestAdapter().catch(() => null);
-  if (!adapter) return 'this browser offers no WebGPU adapter';
+  const { gpu } = navigator;
+  if (!gpu) {
+    return isSecureContext
+      ? 'this browser has no WebGPU'
+      : 'this page is no secure context (https or localhost), so the browser hides WebGPU';
+  }
+  // As the core asks for it.
+  const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null);
+  if (!adapter) return 'there is no GPU adapter';
   // Older browsers have it on the adapter itself.
   const { isFallbackAdapter } = adapter as { isFallbackAdapter?: boolean };
   const { info } = adapter as { info?: { isFallbackAdapter?: boolean } };

@@ -29,7 +29,7 @@ const COMPUTE: readonly ComputeChoice[] = ['auto', 'f32', 'quality', 'fast', 'f1
 const PRESETS: readonly Preset[] = ['fast', 'draft'];
 const MODES: readonly Mode[] = ['t2i', 'i2t', 'joint', 'i', 't', 'i2t2i', 't2i2t'];
 const TUNE: readonly TuneChoice[] = ['auto', 'off', 'again'];
-const WASM: readonly WasmChoice[] = ['auto', 'simd128', 'relaxed-simd', 'threads'];
+const WASM: readonly WasmChoice[] = ['auto', 'webgpu', 'simd128', 'relaxed-simd', 'threads'];
 const SEEDS = 2 ** 32;
 
 /** What `check` gives; what it throws is about the arguments, and so is what they themselves throw when they are read. */

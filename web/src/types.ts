@@ -26,20 +26,21 @@ export type Preset = 'fast' | 'draft';
  */
 export type Mode = 't2i' | 'i2t' | 'joint' | 'i' | 't' | 'i2t2i' | 't2i2t';
 
-/** A build of the wasm core; they compute the same at different speeds. */
-export type WasmVariant = 'simd128' | 'relaxed-simd' | 'threads';
+/** A build of the wasm core, for one device: `webgpu`, or the CPU, at different speeds. */
+export type WasmVariant = 'webgpu' | 'simd128' | 'relaxed-simd' | 'threads';
 
 /** When to measure which variants of the kernels are fastest. */
 export type TuneChoice = 'auto' | 'off' | 'again';
 
-/** Which build is asked for; `auto` takes the best that the browser and the page allow. */
+/** Which build is asked for; `auto` takes the best for the device that the browser and the page allow. */
 export type WasmChoice = 'auto' | WasmVariant;
 
 /** How far `load()` has come. */
 export interface LoadProgress {
   /**
    * `runtime`: the wasm module starts. `manifest`: the model's description is fetched. `weights`: bytes
-   * arrive, are checked and uploaded. `compile`: kernels are prepared.
+   * arrive, are checked and uploaded. `compile`: kernels are prepared. Where a GPU fails and `auto` goes on with the CPU, it
+   * begins again.
    */
   phase: 'runtime' | 'manifest' | 'weights' | 'compile';
   /** Bytes of weights received so far. */
@@ -62,7 +63,7 @@ export interface LoadOptions {
    * a batch and the halves of guidance, each with a copy of the weights, as memory allows.
    */
   threads?: number;
-  /** Default `auto`. `threads` needs a page that is cross-origin isolated. */
+  /** Default `auto`. It must be one of the device's; `threads` needs a page that is cross-origin isolated. */
   wasm?: WasmChoice;
   /**
    * Whether to measure which variants of the kernels are fastest on this GPU, for at most 1.5 s (10 s on a software

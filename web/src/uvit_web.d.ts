@@ -12,7 +12,7 @@ export default function init(options: {
   memory?: WebAssembly.Memory;
 }): Promise<unknown>;
 
-/** JSON of `Capabilities`. */
+/** JSON of `Capabilities`; in the build `webgpu` alone. */
 export function capabilities(): Promise<string>;
 
 /** Starts the pool of threads that the CPU device uses from then on. Only in the build `threads`, as are the next three. */
@@ -67,8 +67,9 @@ export type Arrays = {
 export class Loader {
   private constructor();
   /**
-   * Reads the manifest and asks for the device; `optionsJson` is `{ device, dtype?, compute?, threads?, tune?, records?, keepLoaded?,
-   * tiling?, onlyDenoiser? }`, threads those of the pool.
+   * Reads the manifest and asks for the device; `optionsJson` is `{ device, reason?, dtype?, compute?, threads?, tune?, records?,
+   * keepLoaded?, tiling?, onlyDenoiser? }`, threads those of the pool. With `auto`, a build takes the device that it has, or says
+   * why it cannot: the cause is a sentence for people.
    */
   static create(manifestJson: string, optionsJson: string): Promise<Loader>;
   /** Checks a file's hash and uploads what it holds. */
@@ -83,7 +84,7 @@ export class WasmPipeline {
   private constructor();
   /** JSON of `PipelineInfo`. */
   info(): string;
-  /** JSON of `Profile`; builds with the GPU device only. */
+  /** JSON of `Profile`; in the build `webgpu` alone. */
   profile(count: number): Promise<string>;
   /**
    * One forward of a component's network: a tensor for every port that takes one (floats, times in f64, indices in u32);

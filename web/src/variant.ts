@@ -1,10 +1,11 @@
 /**
- * Which build of the wasm core this browser gets, decided before anything is downloaded. The three builds compute
- * the same; `relaxed-simd` has faster instructions, and `threads` shares one memory among several threads.
+ * Which build of the wasm core this browser gets, decided before anything is downloaded. Each holds one device: `webgpu`
+ * the GPU's, the other three the CPU's. Those compute the same; `relaxed-simd` has faster instructions, and `threads`
+ * shares one memory among several threads.
  */
 
 import { invalidArgument, UvitError } from './errors.js';
-import type { CpuFacts, WasmChoice, WasmVariant } from './types.js';
+import type { CpuFacts, DeviceChoice, WasmChoice, WasmVariant } from './types.js';
 
 const HEADER = [0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00];
 /** `(type (func (result v128)))` and one function of that type. */
@@ -32,8 +33,16 @@ export function cpuFacts(): CpuFacts {
 }
 
 /** The builds to try, the best one first: one where a build was asked for by name. Throws where none can run. */
-export function variantsFor(choice: WasmChoice, cpu: CpuFacts): WasmVariant[] {
+export function variantsFor(choice: WasmChoice, device: DeviceChoice, cpu: CpuFacts): WasmVariant[] {
   if (!cpu.simd128) throw unsupported('WebAssembly SIMD (simd128)');
+  const other = choice === 'webgpu' ? 'cpu' : 'webgpu';
+  if (choice !== 'auto' && device === other) {
+    throw invalidArgument(
+      `wasm is ${JSON.stringify(choice)}, a build that has no device "${device}"`,
+      'Leave wasm out: the best build for the device is taken',
+    );
+  }
+  if (device === 'webgpu' || choice === 'webgpu') return ['webgpu'];
   if ((choice === 'relaxed-simd' || choice === 'threads') && !cpu.relaxedSimd) {
     throw unsupported(`relaxed SIMD, which wasm: ${JSON.stringify(choice)} needs`);
   }
@@ -45,8 +54,9 @@ export function variantsFor(choice: WasmChoice, cpu: CpuFacts): WasmVariant[] {
     );
   }
   if (choice !== 'auto') return [choice];
-  if (!cpu.relaxedSimd) return ['simd128'];
-  return cpu.threads ? ['threads', 'relaxed-simd'] : ['relaxed-simd'];
+  const gpu: WasmVariant[] = device === 'auto' ? ['webgpu'] : [];
+  if (!cpu.relaxedSimd) return [...gpu, 'simd128'];
+  return cpu.threads ? [...gpu, 'threads', 'relaxed-simd'] : [...gpu, 'relaxed-simd'];
 }
 
 function moduleOf(instructions: number[]): Uint8Array<ArrayBuffer> {

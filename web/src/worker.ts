@@ -8,9 +8,9 @@ import { aborted, internal, toUvitError, type UvitError } from './errors.js';
 import { fetchBytes, fetchText } from './fetch.js';
 import { holdForLife, lifeName } from './life.js';
 import { type Part, Parts, plannedWorkers } from './parts.js';
-import type { FromWorker, Request, ResultMetadata } from './protocol.js';
+import type { CoreLoadOptions, FromWorker, Request, ResultMetadata } from './protocol.js';
 import { readRecords, writeRecords } from './records.js';
-import { type Runtime, startRuntime } from './runtime.js';
+import { type Runtime, refusal, startRuntime } from './runtime.js';
 import type { LoadProgress, PipelineInfo, Port } from './types.js';
 import type { Outputs, Tensors, WasmPipeline } from './uvit_web.js';
 import { cpuFacts } from './variant.js';
@@ -85,37 +85,73 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
   const runtime = await startRuntime(options, live);
   report({ phase: 'manifest' });
   const manifest = await fetchText(manifestUrl);
-  const { dtype, compute, tune, keepLoaded, tiling } = options;
-  const { threads, device, reason } = runtime;
+  const bring = ({ file, bytes }: StoredFile, onProgress: (received: number) => void) =>
+    fetchBytes(new URL(file, manifestUrl).href, bytes, onProgress);
+  /** A device that fails does so mostly over the first file, or before: the next one takes what has come. */
+  let last: { file: string; data: Promise<Uint8Array> } | undefined;
+  const fetchFile = async (needed: NeededFile, before: number) => {
+    if (last?.file !== needed.file) {
+      const data = bring(needed, (received) => report({ loadedBytes: before + received }));
+      last = { file: needed.file, data };
+    }
+    const data = await last.data;
+    report({ loadedBytes: before + needed.bytes });
+    return data;
+  };
+  const model = { id, manifest, options, report, bring, fetchFile };
+  try {
+    await loadOn(runtime, model);
+  } catch (thrown) {
+    const reason = refusal(options, runtime, thrown);
+    if (reason === undefined) throw thrown;
+    console.warn(`uvit-web: goes on without ${runtime.variant}: ${reason}`);
+    report({ phase: 'runtime', loadedBytes: 0 });
+    await loadOn(await startRuntime(options, live, reason), model);
+  }
+}
+
+/** A model on its way, whatever device takes it. */
+interface Arriving {
+  /** The request's. */
+  id: number;
+  manifest: string;
+  options: CoreLoadOptions;
+  report(changes: Partial<LoadProgress>): void;
+  bring(stored: StoredFile, onProgress: (received: number) => void): Promise<Uint8Array>;
+  /** With progress, after so many bytes of other files. */
+  fetchFile(needed: NeededFile, before: number): Promise<Uint8Array>;
+}
+
+async function loadOn(runtime: Runtime, model: Arriving): Promise<void> {
+  const { id, manifest, options, report, bring, fetchFile } = model;
+  const { device, dtype, compute, tune, keepLoaded, tiling } = options;
+  const { core, variant, threads, reason } = runtime;
   const asked = { device, reason, dtype, compute, threads, tune, keepLoaded, tiling };
-  const files: NeededFile[] = JSON.parse(runtime.core.files(manifest, JSON.stringify(asked)));
+  const files: NeededFile[] = JSON.parse(core.files(manifest, JSON.stringify(asked)));
   const sizeOf = (some: NeededFile[]) => some.reduce((sum, { bytes }) => sum + bytes, 0);
   report({ phase: 'weights', totalBytes: sizeOf(files) });
   // Helpers compute forwards of the denoiser, and nothing else.
   const ofDenoiser = files.filter(({ of }) => of === DENOISER);
-  const workers = device === 'webgpu' || ofDenoiser.length === 0 ? 1 : affordableWorkers(runtime, sizeOf(ofDenoiser));
+  const workers = variant === 'webgpu' || ofDenoiser.length === 0 ? 1 : affordableWorkers(runtime, sizeOf(ofDenoiser));
   /** What the helpers will need; where there are to be none, nothing is kept. */
   const kept: Uint8Array[] = [];
-  const bring = ({ file, bytes }: StoredFile, onProgress: (received: number) => void) =>
-    fetchBytes(new URL(file, manifestUrl).href, bytes, onProgress);
-  const fetchFile = (needed: NeededFile) => {
-    const before = progress.loadedBytes;
-    return bring(needed, (received) => report({ loadedBytes: before + received }));
-  };
   // The device opens, compiles and is tested while the first weights are on their way.
   const open = async () => {
-    const records = device === 'cpu' ? undefined : await readRecords();
-    return runtime.core.Loader.create(manifest, JSON.stringify({ ...asked, records }));
+    const records = variant === 'webgpu' ? await readRecords() : undefined;
+    return core.Loader.create(manifest, JSON.stringify({ ...asked, records }));
   };
   const opening = open();
   for (const [index, needed] of files.entries()) {
-    const [loader, data] = await Promise.all([opening, fetchFile(needed)]);
-    await loader.addFile(index, data);
+    const [loader, data] = await Promise.all([opening, fetchFile(needed, sizeOf(files.slice(0, index)))]);
+    await loader.addFile(index, data).catch((thrown: unknown) => {
+      loader.free();
+      throw thrown;
+    });
     if (workers > 1 && needed.of === DENOISER) kept.push(data);
   }
   report({ phase: 'compile' });
   pipeline = await (await opening).finish((json) => bring(JSON.parse(json), () => {}));
-  const found: PipelineInfo & { tuned: { records?: string } | null } = JSON.parse(pipeline.info());
+  const found: PipelineInfo & { tuned?: { records?: string } | null } = JSON.parse(pipeline.info());
   if (found.tuned?.records) {
     await writeRecords(found.tuned.records);
     delete found.tuned.records;
@@ -124,9 +160,9 @@ async function loadModel({ id, manifestUrl, options }: LoadRequest): Promise<voi
     if (error) console.warn(`uvit-web: a variant of the kernels is not used here: ${error}`);
   }
   const ports = found.components.find(({ name }) => name === DENOISER)?.ports ?? [];
-  info = { ...found, ports, wasm: runtime.variant, threads, workers: found.device === 'cpu' ? workers : 1 };
+  info = { ...found, ports, wasm: variant, threads, workers };
   send({ type: 'loaded', id, info });
-  if (info.workers > 1) startParts(runtime, manifest, info, kept);
+  if (workers > 1) startParts(runtime, manifest, info, kept);
 }
 
 interface StoredFile {
@@ -181,7 +217,7 @@ function work(call: Call, stop: AbortSignal): Promise<void> {
 
 async function profile(id: number, count: number): Promise<void> {
   if (!pipeline) throw internal('profile came before a model was loaded');
-  // The build for shared memory has no GPU device.
+  // Builds for the CPU have none.
   const json = info?.device === 'webgpu' ? await pipeline.profile(count) : 'null';
   send({ type: 'profile', id, profile: JSON.parse(json) });
 }
