@@ -130,7 +130,7 @@ fn sampling(fields: &Fields<'_>) -> json::Result<Sampling> {
 const LAST: [&str; 5] = ["decoder_pred", "clip_img_out", "text_out", "final_layer.linear", "proj_out."];
 
 /// Bytes of floats that 8-bit variants hold as they are, at most.
-const LARGE: usize = 1 << 20;
+const LARGE: usize = 128 << 10;
 
 /// How to store one variant.
 #[derive(Clone, Debug)]
