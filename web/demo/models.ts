@@ -35,6 +35,24 @@ export const GROUPS: Record<string, Model[]> = {
       words: { examples: AVATARS, compose: describeAvatar, pictures: HELD_OUT },
     },
   ],
+  Clips: [
+    {
+      id: 'clips',
+      name: 'Little clips',
+      about: 'Pixel-art people in eight motions: 16 frames, or longer.',
+      first: { label: 'jump', seed: '5' },
+      clips: {
+        blink: 'the eyes close twice',
+        talk: 'the mouth opens and closes',
+        nod: 'the head goes down and up',
+        shake: 'the head goes right and left',
+        jump: 'crouches, jumps and lands',
+        walk: 'leaves at one side, comes back at the other',
+        hat: 'a hat falls onto the head',
+        light: 'the background changes colour and changes back',
+      },
+    },
+  ],
 };
 
 export const MODELS = Object.values(GROUPS).flat();
