@@ -187,6 +187,36 @@ for (const device of ['cpu', 'webgpu']) {
   });
 }
 
+test("the page's own clips: picked from their group, eight motions, and what a visitor sees first moves", async () => {
+  const page = await openPage(browser, `${server.url}/?device=cpu`);
+  await reach(page, 'ready');
+  const group = page.locator('#model optgroup[label=Clips]');
+  await page.locator('#model').selectOption(await group.locator('option').getAttribute('value'));
+  await reach(page, 'ready');
+  assert.deepEqual(await page.locator('#motion-options label').allInnerTexts(), [
+    'Blink',
+    'Talk',
+    'Nod',
+    'Shake',
+    'Jump',
+    'Walk',
+    'Hat',
+    'Light',
+  ]);
+  assert.equal(await page.locator('#motion-says').innerText(), 'Crouches, jumps and lands.');
+  await drawn(page);
+  const frames = await scrubbed(page);
+  assert.equal(frames.length, 16);
+  // In the air, then back.
+  const far = (a, b) => a.reduce((sum, value, i) => sum + Math.abs(value - b[i]), 0) / a.length;
+  const [up, back] = [8, 15].map((k) => far(frames[0], frames[k]));
+  assert.ok(up > 3 * back, `frame 9 is off by ${up}, the last by ${back}`);
+  await page.locator('#motion-options label', { hasText: 'Walk' }).click();
+  assert.equal(await page.locator('#motion-says').innerText(), 'Leaves at one side, comes back at the other.');
+  assert.deepEqual(page.errors, []);
+  await page.close();
+});
+
 test('the film strip holds every step, each is played when pressed, and the last is the clip', async () => {
   const page = await openPage(browser, `${server.url}/?${QUERY}&device=cpu&steps=6`);
   await reach(page, 'ready');
