@@ -138,7 +138,7 @@ fn stable_diffusion_3_medium_is_converted_loaded_stage_by_stage_and_run() {
     let index =
         json!({ "_class_name": "StableDiffusion3Pipeline", "transformer": ["diffusers", "SD3Transformer2DModel"] });
     std::fs::write(hub.join("model_index.json"), index.to_string()).unwrap();
-    // A guided step is two such forwards, of twenty minutes each on two cores.
+    // Without guidance: a guided step is two such forwards.
     let prompt = Some("a red cube on a blue sphere".into());
     let request = Request { steps: Some(1), seed: 1, prompt, guidance_scale: Some(1.0), ..Request::default() };
     let (manifest, drawn) = convert_and_draw(&folder, &hub, &[], &request);
