@@ -152,7 +152,9 @@ for (const [what, flaw, reason] of FAILURES) {
   });
 
   test(`a GPU that ${what} is an error where it, or its build, was asked for`, async () => {
-    for (const options of [{ device: 'webgpu' }, { device: 'auto', wasm: 'webgpu' }]) {
+    const asked = [{ device: 'webgpu' }, { device: 'auto', wasm: 'webgpu' }];
+    // On a software adapter it takes its time until all variants of the kernels have been tried.
+    for (const options of flaw === wrong ? asked.slice(1) : asked) {
       const { error, fetched } = await loadWith([real, flaw], options);
       assert.ok(['WRONG_RESULT', 'DEVICE_LOST', 'OUT_OF_MEMORY'].includes(error?.code), JSON.stringify(error));
       assert.ok(!fetched.includes('relaxed-simd'));
