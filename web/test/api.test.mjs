@@ -6,19 +6,15 @@ import { readFile } from 'node:fs/promises';
 import { after, afterEach, before, beforeEach, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { launch, openPage, WEBGPU, withPackage } from './browser.mjs';
+import { tensorsIn, valuesOf } from './safetensors.mjs';
 import { startServer } from './server.mjs';
 
 const MODEL = '/models/emoji/manifest.json';
 
-/** The f32 tensors of a .safetensors file, by name. */
+/** The tensors of a .safetensors file, by name. */
 function tensors(bytes) {
-  const length = Number(bytes.readBigUInt64LE(0));
-  const { __metadata__, ...header } = JSON.parse(bytes.subarray(8, 8 + length));
-  const values = ([from, to]) =>
-    new Float32Array(bytes.buffer.slice(bytes.byteOffset + 8 + length + from).slice(0, to - from));
-  return Object.fromEntries(
-    Object.entries(header).map(([name, { shape, data_offsets: at }]) => [name, { shape, values: values(at) }]),
-  );
+  const all = tensorsIn(bytes).map(([name, tensor]) => [name, { shape: tensor.shape, values: valuesOf(tensor) }]);
+  return Object.fromEntries(all);
 }
 
 let server;

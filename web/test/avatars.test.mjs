@@ -12,6 +12,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { launch, openPage, WEBGPU, withPackage } from './browser.mjs';
+import { tensorsIn, valuesOf } from './safetensors.mjs';
 import { startServer } from './server.mjs';
 
 const repository = fileURLToPath(new URL('../..', import.meta.url));
@@ -118,15 +119,8 @@ for (const device of ['cpu', 'webgpu']) {
 /** What PyTorch has computed: the runs, and the values of a tensor of theirs. */
 function reference() {
   const { end_to_end: runs } = JSON.parse(readFileSync(join(checkpoints, 'reference.json')));
-  const bytes = readFileSync(join(checkpoints, 'reference.safetensors'));
-  const start = 8 + Number(bytes.readBigUInt64LE(0));
-  const header = JSON.parse(bytes.subarray(8, start));
-  const values = (name) => {
-    const found = header[name];
-    if (!found) return undefined;
-    const [from, to] = found.data_offsets.map((at) => start + at);
-    return found.dtype === 'U8' ? bytes.subarray(from, to) : new Float32Array(bytes.buffer.slice(from, to));
-  };
+  const all = new Map(tensorsIn(readFileSync(join(checkpoints, 'reference.safetensors'))));
+  const values = (name) => (all.has(name) ? valuesOf(all.get(name)) : undefined);
   return { runs, values };
 }
 

@@ -11,6 +11,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { launch, openPage, WEBGPU, withPackage } from './browser.mjs';
+import { tensorsIn, valuesOf } from './safetensors.mjs';
 import { startServer } from './server.mjs';
 
 const repository = fileURLToPath(new URL('../..', import.meta.url));
@@ -40,23 +41,10 @@ after(async () => {
   rmSync(converted, { recursive: true });
 });
 
-/** The tensors of a .safetensors file, by name. */
+/** The values of a file's tensors, by name. */
 function tensors(file) {
-  const bytes = readFileSync(file);
-  const length = Number(bytes.readBigUInt64LE(0));
-  const header = JSON.parse(bytes.subarray(8, 8 + length).toString());
-  return (name) => {
-    const { dtype, data_offsets: at } = header[name];
-    const kinds = { F32: Float32Array, F16: Uint16Array, I32: Int32Array, U8: Uint8Array };
-    const data = bytes.subarray(8 + length + at[0], 8 + length + at[1]);
-    const values = new kinds[dtype](data.buffer.slice(data.byteOffset, data.byteOffset + data.length));
-    return dtype === 'F16' ? Float32Array.from(values, half) : values;
-  };
-}
-
-function half(bits) {
-  const [sign, exponent, fraction] = [bits >> 15 ? -1 : 1, (bits >> 10) & 31, bits & 1023];
-  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -24 * fraction);
+  const all = new Map(tensorsIn(readFileSync(file)));
+  return (name) => valuesOf(all.get(name));
 }
 
 /** Those clips of a file, `[group, index]`: what to ask for, and PyTorch's values as the API hands them out: by frame, in [-1, 1]. */

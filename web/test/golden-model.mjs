@@ -4,6 +4,7 @@ import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { gunzipSync } from 'node:zlib';
+import { tensorsIn } from './safetensors.mjs';
 
 const goldens = fileURLToPath(new URL('../../tests/goldens/', import.meta.url));
 
@@ -96,20 +97,7 @@ function configOf(name) {
 
 /** The tensors of a file of a case, `[name, { dtype, shape, bytes }]`. */
 function tensorsOf(name, file) {
-  const data = readFileSync(`${goldens}${name}/${file}.safetensors`);
-  const begin = 8 + Number(data.readBigUInt64LE());
-  const header = JSON.parse(data.subarray(8, begin));
-  delete header.__metadata__;
-  return Object.entries(header).map(
-    ([
-      name,
-      {
-        dtype,
-        shape,
-        data_offsets: [from, to],
-      },
-    ]) => [name, { dtype, shape, bytes: data.subarray(begin + from, begin + to) }],
-  );
+  return tensorsIn(readFileSync(`${goldens}${name}/${file}.safetensors`));
 }
 
 /** Queries, keys and values are stored as one, rows below rows. */
